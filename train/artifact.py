@@ -1,0 +1,115 @@
+"""The artifact: one directory that holds everything needed to make sequences, and nothing that must be unpickled.
+
+    generator.safetensors   the averaged weights, float32
+    card.json               generator config, codec, data fingerprint, metrics, MLflow run id, library versions,
+                            the weights' SHA-256 and golden samples for two seeds
+
+Loading proves the artifact: the checksum must fit and the golden samples must come out again. This module is a LEAF:
+besides the standard library and torch it imports safetensors and the other leaves only, so that it runs unchanged
+inside the model archive.
+"""
+
+import copy
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from train import codec as codecs
+from train import generator as generators
+from train.codec import Codec
+from train.generator import Generator
+
+WEIGHTS = "generator.safetensors"
+CARD = "card.json"
+FORMAT = 1
+GOLDEN_SEEDS = (0, 1)
+GOLDEN_ROWS = 8
+
+
+class ArtifactError(ValueError):
+    """The directory is not a whole, untampered artifact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A loaded artifact. The generator is in float64 and in evaluation mode (see `generator.generate`)."""
+
+    generator: Generator
+    codec: Codec
+    card: dict[str, Any]
+
+    def sample(self, n: int, seed: int) -> Tensor:
+        """`n` rounded sequences, uint8 (n, length); the same for the same seed on every machine."""
+        return generators.sample(self.generator, n, seed)
+
+
+def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, Any]) -> Artifact:
+    """Write an artifact, replacing an older one, and return it as a server would load it.
+
+    Args:
+        directory: where it will be. It appears whole or not at all.
+        facts: what else the card should say (model version, data, metrics, run id, libraries), as plain JSON.
+    """
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    weights = {name: tensor.detach().cpu().float().contiguous() for name, tensor in generator.state_dict().items()}
+    safetensors.torch.save_file(weights, partial / WEIGHTS)
+    serving = for_serving(copy.deepcopy(generator))
+    card = {
+        "format": FORMAT,
+        **facts,
+        "generator": generator.config(),
+        "codec": codec.to_dict(),
+        "weights_sha256": _sha256(partial / WEIGHTS),
+        "golden": [
+            {"seed": seed, "rows": generators.sample(serving, GOLDEN_ROWS, seed).tolist()} for seed in GOLDEN_SEEDS
+        ],
+    }
+    (partial / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n")
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+    return load(directory)
+
+
+def load(directory: Path) -> Artifact:
+    """Read and prove an artifact.
+
+    Raises:
+        ArtifactError: a file is missing or broken, the weights are not the ones that the card describes, or the
+            golden samples do not come out again.
+    """
+    try:
+        card = json.loads((directory / CARD).read_text())
+        if card["format"] != FORMAT:
+            raise ArtifactError(f"{directory}: format {card['format']}, but this version reads format {FORMAT}")
+        if _sha256(directory / WEIGHTS) != card["weights_sha256"]:
+            raise ArtifactError(f"{directory / WEIGHTS}: the checksum is not the one on the card")
+        generator = generators.build(card["generator"])
+        generator.load_state_dict(safetensors.torch.load_file(directory / WEIGHTS))
+        codec = codecs.from_dict(card["codec"])
+        golden = [(sample["seed"], sample["rows"]) for sample in card["golden"]]
+    except ArtifactError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as problem:
+        raise ArtifactError(f"{directory}: not a readable artifact ({problem})") from problem
+    artifact = Artifact(generator=for_serving(generator), codec=codec, card=card)
+    for seed, rows in golden:
+        if artifact.sample(len(rows), seed).tolist() != rows:
+            raise ArtifactError(f"{directory}: the golden samples of seed {seed} do not come out again")
+    return artifact
+
+
+def for_serving(generator: Generator) -> Generator:
+    """The same generator, made ready to sample: on the CPU, in float64, without dropout or gradients."""
+    return generator.cpu().double().eval().requires_grad_(False)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

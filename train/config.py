@@ -1,0 +1,127 @@
+"""The configuration of a training job: one frozen dataclass, its presets, and its validation.
+
+Ranges of single values live in the command's option types; what is checked here are the values that depend on one
+another, and all problems are reported at once.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CODECS = ("auto", "bits", "presence")
+GENERATORS = ("residual", "textbook")
+DEVICES = ("auto", "cpu", "cuda")
+BASELINES = ("none", "fast", "all")
+
+
+class InputError(ValueError):
+    """A mistake that the user can correct: a wrong option, file or row. Commands end with exit code 2."""
+
+
+class JobError(RuntimeError):
+    """The work itself failed. Commands end with exit code 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides the outcome of a run. Saved as config.json, logged as MLflow parameters."""
+
+    # data
+    data: str = "movie-reviews"
+    column: str | None = None
+    label_column: str | None = None
+    codec: str = "auto"
+    words: int = 64
+    holdout: float = 0.2
+    validation: float = 0.15
+    split_seed: int = 0
+    max_bad_rows: int = 100
+
+    # networks
+    preset: str = "default"
+    generator: str = "residual"
+    width: int = 256
+    blocks: int = 2
+
+    # training
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    penalty: float = 1.0
+    average: float = 0.999
+    epochs: int | None = None
+    max_minutes: float | None = 2.0
+    seed: int = 0
+    device: str = "auto"
+
+    # evidence and output
+    tick: int = 20_000
+    out: str = "runs"
+    experiment: str = "lookalike"
+    baselines: str = "fast"
+    gate: str = "default"
+
+    def __post_init__(self) -> None:
+        """Check what depends on one another.
+
+        Raises:
+            InputError: naming every problem, one after the other.
+        """
+        problems = []
+        if self.epochs is None and self.max_minutes is None:
+            problems.append("--epochs or --max-minutes must say when training ends")
+        if self.holdout + self.validation >= 0.95:
+            problems.append(
+                f"--holdout {self.holdout:g} and --validation {self.validation:g} leave nothing to train on"
+            )
+        if self.generator == "textbook" and self.batch_size != 1:
+            problems.append(f"--generator textbook learns one sample a step: --batch-size 1, not {self.batch_size}")
+        if problems:
+            raise InputError("; ".join(problems))
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # The textbook system: one sample a step, 50 epochs over all training rows, no averaging, no selection.
+    "textbook": {
+        "generator": "textbook",
+        "batch_size": 1,
+        "epochs": 50,
+        "max_minutes": None,
+        "validation": 0.0,
+        "average": 0.0,
+        "penalty": 0.0,
+        "baselines": "none",
+        "gate": "none",
+    },
+}
+
+
+def resolve(given: Mapping[str, Any]) -> Config:
+    """The configuration for the values that were given; the preset supplies the rest.
+
+    Who gives epochs and no minutes means the epochs: the preset's limit of minutes then does not hold.
+
+    Raises:
+        InputError: as `Config` raises it.
+    """
+    values = {**PRESETS[given.get("preset", Config.preset)], **given}
+    if given.get("epochs") is not None and "max_minutes" not in given:
+        values["max_minutes"] = None
+    return Config(**values)
+
+
+def from_json(text: str) -> Config:
+    """The configuration that a run directory holds; fields this version does not know are refused.
+
+    Raises:
+        InputError: the text is not a configuration.
+    """
+    try:
+        return Config(**json.loads(text))
+    except (TypeError, ValueError) as problem:
+        raise InputError(f"config.json cannot be read: {problem}") from problem

