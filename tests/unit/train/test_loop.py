@@ -1,0 +1,138 @@
+"""The training loop: the textbook pinned to a plain reference, data order, averaging, stopping, resuming."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from train import builtin, loop
+from train.config import Config, resolve
+from train.loop import State, Tick
+
+ROWS = torch.tensor(builtin.toy(60))
+
+
+def configured(**given: Any) -> Config:
+    return resolve({"width": 8, "blocks": 1, "batch_size": 16, "tick": 16, "epochs": 2, **given})
+
+
+def textbook(**given: Any) -> Config:
+    return resolve({"preset": "textbook", "epochs": 2, "tick": 1, **given})
+
+
+def trained(config: Config, ticks: list[Tick] | None = None) -> State:
+    torch.manual_seed(config.seed)
+    state = State.new(config, loop.new_generator(config, ROWS.shape[1]), torch.device("cpu"))
+
+    def on_tick(tick: Tick) -> bool:
+        if ticks is not None:
+            ticks.append(tick)
+        return False
+
+    loop.train(state, ROWS, config, on_tick=on_tick)
+    return state
+
+
+def plain_textbook(rows: Tensor, epochs: int, seed: int) -> list[tuple[float, float]]:
+    """The textbook GAN as a textbook prints it: the losses of every step."""
+    torch.manual_seed(seed)
+    length = rows.shape[1]
+    G, D = nn.Sequential(nn.Linear(length, length), nn.Sigmoid()), nn.Sequential(nn.Linear(length, 1), nn.Sigmoid())  # noqa: N806
+    bce, optimize = nn.BCELoss(), lambda net: torch.optim.Adam(net.parameters(), lr=0.001)
+    g_optimizer, d_optimizer = optimize(G), optimize(D)
+    losses, real_label, fake_label = [], torch.ones(1, 1), torch.zeros(1, 1)
+    for real in rows.float().repeat(epochs, 1).split(1):
+        fake = G(torch.rand(1, length))
+        d_loss = bce(D(real), real_label) + bce(D(fake.detach()), fake_label)
+        d_optimizer.zero_grad(), d_loss.backward(), d_optimizer.step()
+        g_loss = bce(D(fake), real_label)
+        g_optimizer.zero_grad(), g_loss.backward(), g_optimizer.step()
+        losses.append((g_loss.item(), d_loss.item()))
+    return losses
+
+
+def test_the_textbook_preset_is_the_textbook() -> None:
+    ticks: list[Tick] = []
+    trained(textbook(seed=5), ticks)
+    ours = [(tick.losses["generator_loss"], tick.losses["discriminator_loss"]) for tick in ticks]
+    assert len(ours) == 120
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(plain_textbook(ROWS, 2, seed=5)), atol=1e-6, rtol=0)
+
+
+def test_every_epoch_shows_every_row_once() -> None:
+    config = configured()
+    order = loop.data_order(60, config)
+    numbers = torch.arange(60, dtype=torch.uint8)[:, None]
+    shown = torch.cat(list(loop.batches(order, numbers, 0, 16, 120))).flatten()
+    assert sorted(shown[:60].tolist()) == sorted(shown[60:].tolist()) == list(range(60))
+    assert shown[:60].tolist() != shown[60:].tolist()
+
+
+def test_the_data_order_goes_on_where_it_was_left() -> None:
+    config = configured()
+    order = loop.data_order(60, config)
+    whole = torch.cat(list(loop.batches(order, ROWS, 0, 16, 200)))
+    rest = torch.cat(list(loop.batches(order, ROWS, 96, 16, 200)))
+    assert torch.equal(rest, whole[96:])
+
+
+def test_a_batch_may_be_larger_than_the_data() -> None:
+    order = loop.data_order(60, configured())
+    assert [len(batch) for batch in loop.batches(order, ROWS, 0, 150, 200)] == [150, 50]
+
+
+@pytest.mark.parametrize("config", [configured(epochs=4), textbook(epochs=4, tick=7)], ids=["default", "textbook"])
+def test_a_resumed_run_ends_with_the_same_weights(config: Config) -> None:
+    undisturbed = trained(config)
+    steps = 0
+
+    def interrupted() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps == 5
+
+    torch.manual_seed(config.seed)
+    first = State.new(config, loop.new_generator(config, 5), torch.device("cpu"))
+    assert loop.train(first, ROWS, config, on_tick=lambda tick: False, interrupted=interrupted) == "interrupted"
+    saved = copy.deepcopy(first.state_dict())
+    torch.manual_seed(999)
+    second = State.new(config, loop.new_generator(config, 5), torch.device("cpu"))
+    second.load_state_dict(saved)
+    assert loop.train(second, ROWS, config, on_tick=lambda tick: False) == "epochs"
+    for part in ("generator", "discriminator", "averaged"):
+        expected, found = getattr(undisturbed, part).state_dict(), getattr(second, part).state_dict()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_averaged_weights_follow_slowly() -> None:
+    state = trained(configured(epochs=8, average=0.9))
+    ours, current = state.averaged.state_dict(), state.generator.state_dict()
+    assert any(not torch.equal(ours[name], current[name]) for name in current)
+
+
+def test_training_stops_when_a_tick_says_so() -> None:
+    config = configured(epochs=100)
+    torch.manual_seed(0)
+    state = State.new(config, loop.new_generator(config, 5), torch.device("cpu"))
+    assert loop.train(state, ROWS, config, on_tick=lambda tick: tick.seen >= 64) == "stopped"
+    assert state.seen == 64
+
+
+def test_training_stops_at_the_time_limit() -> None:
+    config = configured(epochs=None, max_minutes=0.01)
+    torch.manual_seed(0)
+    state = State.new(config, loop.new_generator(config, 5), torch.device("cpu"))
+    assert loop.train(state, ROWS, config, on_tick=lambda tick: False) == "minutes"
+    assert state.seconds >= 0.6
+
+
+def test_a_loss_that_is_no_number_stops_training() -> None:
+    config = configured()
+    torch.manual_seed(0)
+    state = State.new(config, loop.new_generator(config, 5), torch.device("cpu"))
+    with torch.no_grad():
+        next(state.discriminator.parameters()).fill_(float("nan"))
+    with pytest.raises(loop.NonFiniteError, match="16 sequences"):
+        loop.train(state, ROWS, config, on_tick=lambda tick: False)

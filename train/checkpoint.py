@@ -1,0 +1,50 @@
+"""Checkpoints: the whole training state in one file that is either complete or not there.
+
+A file is named by the sequences seen and by the hash of its content, so that a torn or damaged one is recognised
+and the newest good one found. Reading unpickles nothing but tensors and plain values (torch's weights_only).
+"""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEEP = 2  # the newest may turn out to be damaged; the one before is the spare
+
+
+def save(directory: Path, seen: int, state: dict[str, Any]) -> Path:
+    """Write a checkpoint so that it survives a crash at any moment, and remove those older than the spare."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    path = directory / f"{seen:015d}-{_digest(content)}.pt"
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    for old in _newest_first(directory)[KEEP:]:
+        old.unlink()
+    return path
+
+
+def load_newest(directory: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint whose content is what its name says, or None."""
+    for path in _newest_first(directory):
+        content = path.read_bytes()
+        if path.stem.endswith(f"-{_digest(content)}"):
+            return path, torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return None
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.pt"), reverse=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,274 @@
+"""The adversarial training loop. It knows nothing of MLflow, commands or files.
+
+Work is counted in sequences seen. Everything that decides the outcome (data order, noise, weights, optimizer moments)
+follows from `State`, so that a restored state goes on exactly where it was saved.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train import losses
+from train.config import Config
+from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
+from train.generator import Generator, ResidualGenerator, TextbookGenerator
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class NonFiniteError(RuntimeError):
+    """A loss became infinite or NaN: the weights are lost, the last checkpoint is not."""
+
+
+@dataclass(kw_only=True)
+class State:
+    """Everything that training changes.
+
+    Attributes:
+        averaged: exponential moving average of the generator (without averaging, the generator itself); what is
+            judged and shipped.
+        seen: real sequences shown to the discriminator so far.
+        seconds: training time so far, over all sessions.
+        best: the averaged weights with the best validation score so far, and that score.
+    """
+
+    generator: Generator
+    discriminator: nn.Module
+    averaged: Generator
+    generator_optimizer: torch.optim.Optimizer
+    discriminator_optimizer: torch.optim.Optimizer
+    seen: int = 0
+    seconds: float = 0.0
+    best_score: float = math.inf
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, config: Config, generator: Generator, device: torch.device) -> "State":
+        """A fresh state around a generator; draws the discriminator's first weights from torch's global stream."""
+        generator = generator.to(device)
+        discriminator = new_discriminator(config, generator.length).to(device)
+        # The textbook system keeps Adam's standard momentum; adversarial training is steadier without it.
+        betas = (0.9, 0.999) if config.generator == "textbook" else (0.0, 0.99)
+        optimizers = [
+            torch.optim.Adam(net.parameters(), lr=config.learning_rate, betas=betas)
+            for net in (generator, discriminator)
+        ]
+        return cls(
+            generator=generator,
+            discriminator=discriminator,
+            averaged=copy.deepcopy(generator).requires_grad_(False) if config.average else generator,
+            generator_optimizer=optimizers[0],
+            discriminator_optimizer=optimizers[1],
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as tensors, numbers and dicts, random streams included."""
+        return {
+            **{name: getattr(self, name).state_dict() for name in self._parts()},
+            "seen": self.seen,
+            "seconds": self.seconds,
+            "best_score": self.best_score,
+            "best": self.best,
+            "cpu_stream": torch.get_rng_state(),
+            "cuda_streams": torch.cuda.get_rng_state_all(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        for name in self._parts():
+            getattr(self, name).load_state_dict(saved[name])
+        self.seen, self.seconds = saved["seen"], saved["seconds"]
+        self.best_score, self.best = saved["best_score"], saved["best"]
+        torch.set_rng_state(saved["cpu_stream"])
+        if len(saved["cuda_streams"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(saved["cuda_streams"])
+
+    @staticmethod
+    def _parts() -> tuple[str, ...]:
+        return "generator", "discriminator", "averaged", "generator_optimizer", "discriminator_optimizer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """What happened since the last tick. Losses are means over its steps, `last_losses` those of its last step."""
+
+    seen: int
+    epoch: float
+    seconds: float
+    sequences_per_second: float
+    losses: dict[str, float]
+    last_losses: dict[str, float]
+
+
+def new_generator(config: Config, length: int) -> Generator:
+    if config.generator == "textbook":
+        return TextbookGenerator(length)
+    return ResidualGenerator(length=length, width=config.width, blocks=config.blocks)
+
+
+def new_discriminator(config: Config, length: int) -> nn.Module:
+    if config.generator == "textbook":
+        return TextbookDiscriminator(length)
+    return ResidualDiscriminator(length, config.width, config.blocks)
+
+
+def train(
+    state: State,
+    rows: Tensor,
+    config: Config,
+    *,
+    on_tick: Callable[[Tick], bool],
+    interrupted: Callable[[], bool] = lambda: False,
+) -> str:
+    """Train until the epochs or the minutes are used up, a tick says stop, or somebody interrupts.
+
+    Args:
+        state: changed in place.
+        rows: training codes, uint8 (rows, length), on the device that trains.
+        on_tick: called every `config.tick` sequences and at the end; True stops training.
+        interrupted: asked after every step.
+
+    Returns:
+        Why it ended: "epochs", "minutes", "stopped" or "interrupted".
+
+    Raises:
+        NonFiniteError: at the tick after it happened.
+    """
+    total = math.inf if config.epochs is None else config.epochs * len(rows)
+    limit = math.inf if config.max_minutes is None else config.max_minutes * 60
+    order = data_order(len(rows), config)
+    meter = Meter(state)
+    for batch in batches(order, rows, state.seen, config.batch_size, total):
+        meter.add(step(state, batch, config))
+        update_average(state, config.average)
+        state.seen += len(batch)
+
+        done = state.seen >= total
+        stop = interrupted()
+        if not (done or stop or state.seen // config.tick > meter.seen // config.tick):
+            continue
+
+        tick = meter.read(len(rows))
+        if not all(math.isfinite(loss) for loss in tick.losses.values()):
+            raise NonFiniteError(f"the losses are {tick.losses} after {state.seen:,} sequences")
+        enough = on_tick(tick)
+        if done or stop or enough or state.seconds >= limit:
+            return "epochs" if done else "interrupted" if stop else "stopped" if enough else "minutes"
+        meter = Meter(state)
+    return "epochs"
+
+
+def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
+    """One discriminator step, then one generator step, on the same noise. Losses stay on the device."""
+    objective = OBJECTIVES[config.generator]
+    discriminator = state.discriminator
+    fake = state.generator(torch.rand(len(real), state.generator.noise_size, device=real.device))
+
+    seen_real, seen_fake = real.requires_grad_(), fake.detach().requires_grad_()
+    real_scores, fake_scores = discriminator(seen_real), discriminator(seen_fake)
+    discriminator_loss = objective.discriminator(real_scores, fake_scores)
+    penalty = torch.zeros((), device=real.device)
+    if config.penalty:
+        penalty = losses.gradient_penalty(seen_real, real_scores) + losses.gradient_penalty(seen_fake, fake_scores)
+    descend(state.discriminator_optimizer, discriminator_loss + config.penalty * penalty)
+
+    generator_loss = objective.generator(discriminator(real).detach(), discriminator(fake))
+    descend(state.generator_optimizer, generator_loss)
+    return {
+        "generator_loss": generator_loss.detach(),
+        "discriminator_loss": discriminator_loss.detach(),
+        "gradient_penalty": penalty.detach(),
+    }
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def update_average(state: State, decay: float) -> None:
+    """Move the averaged weights towards the current ones; early on faster, so that the start is soon forgotten."""
+    if state.averaged is state.generator:
+        return
+    decay = min(decay, state.seen / (state.seen + 10_000))
+    ours, current = state.averaged.state_dict(), state.generator.state_dict()
+    for name, value in ours.items():
+        value.lerp_(current[name], 1 - decay)
+
+
+def data_order(n: int, config: Config) -> Callable[[int], Tensor]:
+    """Which rows to show: `order(epoch)` is that epoch's permutation. The textbook shows the rows as they come."""
+    if config.generator == "textbook":
+        return lambda epoch: torch.arange(n)
+    return lambda epoch: torch.randperm(n, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch))
+
+
+def batches(order: Callable[[int], Tensor], rows: Tensor, seen: int, batch_size: int, total: float) -> Iterator[Tensor]:
+    """Float batches from position `seen` of the endless stream of epochs, `total` sequences at the most.
+
+    A batch may reach over the end of an epoch, so that small sets need no partial batches.
+    """
+    epoch, offset = divmod(seen, len(rows))
+    pending = order(epoch)[offset:]
+    while seen < total:
+        size = int(min(batch_size, total - seen))
+        while len(pending) < size:
+            epoch += 1
+            pending = torch.cat([pending, order(epoch)])
+        chosen, pending = pending[:size], pending[size:]
+        yield rows[chosen.to(rows.device)].float()
+        seen += size
+
+
+class Meter:
+    """Adds up what happens between two ticks; reads the device once, at the tick."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.seen = state.seen
+        self.started = time.monotonic()
+        self.steps = 0
+        self.sums: dict[str, Tensor] = {}
+        self.last: dict[str, Tensor] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        self.steps += 1
+        self.sums = {name: self.sums[name] + value for name, value in values.items()} if self.sums else values
+        self.last = values
+
+    def read(self, epoch_size: int) -> Tick:
+        """The tick, and its time added to the state's."""
+        means = {name: total.item() / self.steps for name, total in self.sums.items()}
+        last = {name: value.item() for name, value in self.last.items()}
+        elapsed = time.monotonic() - self.started
+        self.state.seconds += elapsed
+        seen = self.state.seen
+        return Tick(
+            seen=seen,
+            epoch=seen / epoch_size,
+            seconds=self.state.seconds,
+            sequences_per_second=(seen - self.seen) / max(elapsed, 1e-9),
+            losses=means,
+            last_losses=last,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The two losses of one game."""
+
+    discriminator: Loss
+    generator: Loss
+
+
+OBJECTIVES = {
+    "textbook": Objective(discriminator=losses.textbook_discriminator, generator=losses.textbook_generator),
+    "residual": Objective(discriminator=losses.relativistic_discriminator, generator=losses.relativistic_generator),
+}
