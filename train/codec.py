@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any, Protocol
 
 import torch
@@ -110,7 +111,7 @@ class PresenceCodec:
         return codes
 
     def decode(self, codes: Tensor) -> list[str]:
-        return [" ".join(self.words[k] for k in row.nonzero().flatten().tolist()) for row in codes]
+        return [" ".join(compress(self.words, row)) for row in codes.tolist()]
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "words": self.words}

@@ -200,6 +200,8 @@ def _load_file(path: Path, column: str | None, label_column: str | None, codec: 
 
 
 def _dataset(table: Table, file: str, column: str | None, label_column: str | None, codec: str) -> Dataset:
+    if len(table.numbers) == 0:
+        raise InputError(f"no row can be used: {table.bad[0] if table.bad else 'there are only column names'}")
     for option, name in (("--column", column), ("--label-column", label_column)):
         if name is not None and name not in table.columns:
             raise InputError(f"{option} {name}: the columns are {', '.join(table.columns)}")

@@ -1,0 +1,220 @@
+"""Whole training jobs on small data, with a real MLflow store: what they leave, resume and refuse."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.entities import Run
+
+from train import artifact, builtin, rundir
+from train.__main__ import main
+
+FAST = ["--epochs", "20", "--tick", "2000", "--baselines", "fast", "--gate", "none"]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("LOOKALIKE_OUT", str(tmp_path / "runs"))
+
+
+def store(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/runs/mlflow.db"
+
+
+def only_run(tmp_path: Path) -> Run:
+    client = mlflow.MlflowClient(store(tmp_path))
+    experiment = client.get_experiment_by_name("lookalike")
+    assert experiment is not None
+    parents = client.search_runs([experiment.experiment_id], "tags.`data` != ''")
+    assert len(parents) == 1
+    return parents[0]
+
+
+def test_a_job_leaves_everything_that_was_promised(tmp_path: Path) -> None:
+    assert main(["fit", "--data", "toy", *FAST]) == 0
+
+    run = rundir.newest(tmp_path / "runs")
+    assert run.path.name == "00001-toy-bits"
+    names = {path.relative_to(run.path).parts[0] for path in run.path.rglob("*") if path.is_file()}
+    assert names >= {
+        "config.json", "log.txt", "stats.jsonl", "checkpoints", "artifact", "samples.csv", "metrics.json",
+        "report.html", "plots", "lookalike.mar",
+    }  # fmt: skip
+    metrics = json.loads(run.metrics.read_text())
+    assert {"GAN", "floor"} < set(metrics["scores"])
+    assert metrics["scores"]["GAN"]["correlation_ratio"] > 0
+    assert artifact.load(run.artifact).card["version"] == "1"
+
+    tracked = only_run(tmp_path)
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.params["epochs"] == "20"
+    assert set(tracked.data.metrics) >= {"generator_loss", "discriminator_loss", "correlation_ratio", "marginal_ratio"}
+    assert any(name.startswith("system/") for name in tracked.data.metrics)
+    assert {each.dataset.name for each in tracked.inputs.dataset_inputs} == {"toy"}
+    client = mlflow.MlflowClient(store(tmp_path))
+    ticks = len(run.stats.read_text().splitlines())
+    assert len(client.get_metric_history(tracked.info.run_id, "generator_loss")) == ticks
+    files = {file.path for file in client.list_artifacts(tracked.info.run_id, "run")}
+    assert {"run/report.html", "run/plots", "run/config.json"} <= files
+    assert client.get_model_version("lookalike", "1").run_id == tracked.info.run_id
+
+
+def test_the_mlflow_model_gives_the_rows_of_the_artifact(tmp_path: Path) -> None:
+    assert main(["fit", "--data", "toy", *FAST]) == 0
+    script = (
+        "import json, sys, mlflow; mlflow.set_tracking_uri(sys.argv[1]);"
+        "model = mlflow.pyfunc.load_model('models:/lookalike/1');"
+        "print(json.dumps(model.predict([{'n': 4, 'seed': 3}, {'n': 2, 'seed': 9}])))"
+    )
+    # Away from the project, so that the code which the model carries is what runs.
+    done = subprocess.run(
+        [sys.executable, "-c", script, store(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    answers = json.loads(done.stdout.splitlines()[-1])
+    loaded = artifact.load(rundir.newest(tmp_path / "runs").artifact)
+    assert [answer["sequences"] for answer in answers] == [loaded.sample(4, 3).tolist(), loaded.sample(2, 9).tolist()]
+    assert [answer["seed"] for answer in answers] == [3, 9]
+
+
+def test_the_textbook_prints_what_the_textbook_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "rows.npy", builtin.toy(40))
+    assert main(["fit", "--preset", "textbook", "--data", str(tmp_path / "rows.npy")]) == 0
+    printed = capsys.readouterr().out
+    for epoch in range(10, 51, 10):
+        assert f"Epoch {epoch}/50:\t Generator loss: " in printed
+    assert printed.count("Discriminator loss: ") == 5
+    for title in ("real rows:", "generated rows, rounded:"):
+        rows = printed.split(title)[1].splitlines()[1:6]
+        assert all(len(row.split()) == 5 and set(row.split()) <= {"0", "1"} for row in rows)
+
+
+def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> None:
+    job = ["fit", "--data", "toy", "--epochs", "600", "--tick", "2000", "--baselines", "none", "--gate", "none"]
+    assert main([*job, "--out", str(tmp_path / "undisturbed")]) == 0
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train", *job], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    stats = tmp_path / "runs" / "00001-toy-bits" / "stats.jsonl"
+    while not (stats.exists() and len(stats.read_text().splitlines()) >= 3):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Go on with: python -m train fit --resume" in errors
+
+    before = only_run(tmp_path).info.run_id
+    assert main(["fit", "--resume"]) == 0
+    assert only_run(tmp_path).info.run_id == before
+    weights = [
+        (tmp_path / out / "00001-toy-bits" / "artifact" / "generator.safetensors").read_bytes()
+        for out in ("undisturbed", "runs")
+    ]
+    assert weights[0] == weights[1]
+    seen = [json.loads(line)["seen"] for line in stats.read_text().splitlines()]
+    assert seen == sorted(set(seen))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nofile.csv"], "--data nofile.csv: no such file"),
+        (["--data", "{csv}", "--column", "nope"], "--column nope: the columns are id, review"),
+        (["--data", "toy", "--batch-size", "0"], "--batch-size"),
+        (["--data", "toy", "--device", "cuda"], "--device cuda: torch sees no GPU"),
+        (["--data", "toy", "--config", "{yaml}"], "there is no option colour"),
+        (["--data", "toy", "--gate", "no.yaml"], "--gate no.yaml"),
+        (["--resume"], "--resume: there is no run"),
+        (["--nonsense"], "No such option"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_typos_are_answered_in_one_line_and_leave_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    csv, yaml = tmp_path / "reviews.csv", tmp_path / "config.yaml"
+    csv.write_text("id,review\n" + "1,a film\n" * 20)
+    yaml.write_text("colour: blue\n")
+    before = sorted(tmp_path.rglob("*"))
+    if options[-1] == "cuda" and __import__("torch").cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert main(["fit", *(option.format(csv=csv, yaml=yaml) for option in options)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_prints_the_resolved_configuration_and_creates_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--data", "toy", "--seed", "4", "--dry-run"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert (config["codec"], config["seed"]) == ("bits", 4)
+    assert config["device"] in ("cpu", "cuda")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flag_beats_environment_beats_file_beats_preset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("data: toy\nseed: 1\nwords: 11\nholdout: 0.3\n")
+    monkeypatch.setenv("LOOKALIKE_SEED", "2")
+    monkeypatch.setenv("LOOKALIKE_WORDS", "12")
+    assert main(["fit", "--config", str(file), "--seed", "3", "--preset", "textbook", "--dry-run"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert (config["seed"], config["words"], config["holdout"], config["batch_size"]) == (3, 12, 0.3, 1)
+
+
+def test_a_failed_gate_ends_with_three_and_keeps_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("c2st_auc: <= 0.1\n")
+    assert main(["fit", "--data", "toy", "--epochs", "2", "--gate", str(gate), "--baselines", "none"]) == 3
+    assert "c2st_auc is" in capsys.readouterr().out
+    run = rundir.newest(tmp_path / "runs")
+    assert run.artifact.is_dir()
+    assert json.loads(run.metrics.read_text())["passed"] is False
+
+
+def test_training_goes_on_without_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert main(["fit", "--data", "toy", *FAST]) == 0
+    run = rundir.newest(tmp_path / "runs")
+    assert "MLflow cannot be used" in run.log.read_text()
+    assert run.report.is_file()
+
+
+def test_sample_export_and_evaluate_work_on_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--data", "toy", *FAST]) == 0
+    run = str(rundir.newest(tmp_path / "runs").path)
+    for ending in ("csv", "npy"):
+        assert main(["sample", run, "--n", "300", "--seed", "5", "--out", f"{tmp_path}/fake.{ending}"]) == 0
+    real = tmp_path / "real.npy"
+    np.save(real, builtin.toy(600, seed=9))
+    capsys.readouterr()
+    report = tmp_path / "judged.html"
+    assert main(["evaluate", "--real", str(real), "--synthetic", f"{tmp_path}/fake.csv", "--json", "--out", str(report)]) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert set(scores) == {"synthetic", "floor"}
+    assert "judged.html" not in report.read_text()
+    assert main(["export", run, "--out", f"{tmp_path}/again.mar"]) == 0
+    assert (tmp_path / "again.mar").is_file()
+
+
+def test_sample_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", str(tmp_path), "--n", "1", "--out", str(tmp_path / "a.csv")]) == 2
+    assert "not a readable artifact" in capsys.readouterr().err

@@ -1,0 +1,70 @@
+"""The artifact: what is saved comes back, and anything else is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from train import artifact, generator
+from train.artifact import ArtifactError
+from train.codec import BitsCodec
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    made = generator.build({"name": "residual", "length": 6, "width": 8, "blocks": 1})
+    artifact.save(tmp_path / "artifact", made, BitsCodec("abcdef"), {"version": "7", "run_id": None})
+    return tmp_path / "artifact"
+
+
+def test_an_artifact_comes_back(saved: Path) -> None:
+    loaded = artifact.load(saved)
+    assert loaded.card["version"] == "7"
+    assert loaded.codec.columns == list("abcdef")
+    assert loaded.sample(8, 1).tolist() == loaded.card["golden"][1]["rows"]
+    assert sorted(path.name for path in saved.iterdir()) == ["card.json", "generator.safetensors"]
+    assert [path.name for path in saved.parent.iterdir()] == ["artifact"]
+
+
+def swap_weights(folder: Path) -> None:
+    content = bytearray((folder / "generator.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "generator.safetensors").write_bytes(bytes(content))
+
+
+def edit(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    change(card)
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no card": (lambda folder: (folder / "card.json").unlink(), "card.json"),
+    "no weights": (lambda folder: (folder / "generator.safetensors").unlink(), "generator.safetensors"),
+    "half a card": (lambda folder: (folder / "card.json").write_text('{"format": 1'), "not a readable artifact"),
+    "other weights": (swap_weights, "the checksum is not the one on the card"),
+    "other golden rows": (lambda folder: edit(folder, lambda card: card["golden"][0]["rows"][0].reverse() or card["golden"][0]["rows"].reverse()), "golden samples"),  # type: ignore[index]
+    "newer format": (lambda folder: edit(folder, lambda card: card.update(format=2)), "format 2"),
+    "unknown generator": (lambda folder: edit(folder, lambda card: card["generator"].update(name="x")), "not a readable"),  # type: ignore[attr-defined]
+    "other size": (lambda folder: edit(folder, lambda card: card["generator"].update(width=9)), "not a readable"),  # type: ignore[attr-defined]
+    "unknown codec": (lambda folder: edit(folder, lambda card: card["codec"].update(name="x")), "unknown codec 'x'"),  # type: ignore[attr-defined]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_artifact_is_refused(saved: Path, kind: str) -> None:
+    damage, message = DAMAGES[kind]
+    damage(saved)
+    with pytest.raises(ArtifactError) as caught:
+        artifact.load(saved)
+    assert message in str(caught.value)
+    assert str(saved) in str(caught.value)
+
+
+def test_saving_again_replaces_the_artifact(saved: Path) -> None:
+    other = generator.build({"name": "textbook", "length": 6})
+    artifact.save(saved, other, BitsCodec("abcdef"), {"version": "8"})
+    assert artifact.load(saved).card["version"] == "8"

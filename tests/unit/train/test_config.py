@@ -1,0 +1,43 @@
+"""The configuration: presets, what wins over what, and problems reported together."""
+
+import pytest
+
+from train import config
+from train.config import PRESETS, Config, InputError, resolve
+
+
+def test_presets_resolve() -> None:
+    assert all(resolve({"preset": name}).preset == name for name in PRESETS)
+
+
+def test_what_is_given_wins_over_the_preset() -> None:
+    found = resolve({"preset": "textbook", "epochs": 7})
+    assert (found.epochs, found.batch_size, found.generator) == (7, 1, "textbook")
+
+
+def test_epochs_alone_lift_the_limit_of_minutes() -> None:
+    assert resolve({"epochs": 5}).max_minutes is None
+    assert resolve({"epochs": 5, "max_minutes": 1.0}).max_minutes == 1.0
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        resolve({"generator": "textbook", "max_minutes": None, "holdout": 0.6, "validation": 0.5})
+    for part in ("--epochs or --max-minutes", "--holdout 0.6 and --validation 0.5", "--batch-size 1, not 256"):
+        assert part in str(caught.value)
+
+
+def test_a_config_survives_its_file() -> None:
+    made = resolve({"data": "toy", "seed": 3})
+    assert config.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"nonsense": 1}'])
+def test_a_file_that_is_no_config_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"config\.json cannot be read"):
+        config.from_json(text)
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Config().seed = 1  # type: ignore[misc]

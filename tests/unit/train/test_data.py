@@ -1,0 +1,184 @@
+"""Reading data: every format, every kind of bad row, the split and the fingerprint."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train import builtin, data
+from train.config import InputError
+
+TEXTS = [f'film number {i}, "really"\nit says' for i in range(12)]
+BITS = np.random.default_rng(1).integers(0, 2, (12, 3)).astype(np.uint8)
+
+
+def text_files(folder: Path) -> list[Path]:
+    """The same twelve texts with a label, in every format that can hold both."""
+    table = pa.table({"id": list(range(12)), "review": TEXTS, "stars": [str(i % 3) for i in range(12)]})
+    quoted = [text.replace('"', '""') for text in TEXTS]
+    csv = "id,review,stars\n" + "".join(f'{i},"{text}",{i % 3}\n' for i, text in enumerate(quoted))
+    (folder / "a.csv").write_text(csv)
+    (folder / "a.tsv").write_text(
+        csv.replace("d,r", "d\tr").replace("w,s", "w\ts").replace(',"f', '\t"f').replace('",', '"\t')
+    )
+    (folder / "a.csv.gz").write_bytes(gzip.compress(csv.encode()))
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    pa.parquet.write_table(table, folder / "a.parquet")
+    return sorted(folder.iterdir())
+
+
+def bit_files(folder: Path) -> list[Path]:
+    lines = [" ".join(map(str, row)) for row in BITS]
+    (folder / "b.csv").write_text("x1,x2,x3\n" + "".join(line.replace(" ", ",") + "\n" for line in lines))
+    (folder / "b.txt").write_text("\n".join(lines))
+    (folder / "b.jsonl").write_text("".join(json.dumps(row.tolist()) + "\n" for row in BITS))
+    np.save(folder / "b.npy", BITS.astype(float))
+    pa.parquet.write_table(pa.table({f"x{i + 1}": BITS[:, i].astype(bool) for i in range(3)}), folder / "b.parquet")
+    return sorted(folder.iterdir())
+
+
+def test_every_format_gives_the_same_texts(tmp_path: Path) -> None:
+    sets = [data.load(str(path), label_column="stars") for path in text_files(tmp_path)]
+    assert len(sets) == 5
+    assert all(found.texts == TEXTS and found.labels == [str(i % 3) for i in range(12)] for found in sets)
+    assert len({found.fingerprint() for found in sets}) == 1
+
+
+def test_every_format_gives_the_same_bits(tmp_path: Path) -> None:
+    sets = [data.load(str(path)) for path in bit_files(tmp_path)]
+    assert len(sets) == 5
+    assert all(np.array_equal(found.rows, BITS) and found.columns == ("x1", "x2", "x3") for found in sets)
+    assert len({found.fingerprint() for found in sets}) == 1
+
+
+def test_a_folder_of_shards_is_one_set(tmp_path: Path) -> None:
+    for shard in range(3):
+        np.save(tmp_path / f"part-{shard}.npy", BITS)
+    (tmp_path / "README").write_text("not a shard")
+    assert np.array_equal(data.load(str(tmp_path)).rows, np.concatenate([BITS] * 3))
+
+
+def test_shards_must_have_the_same_columns(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", BITS)
+    np.save(tmp_path / "b.npy", BITS[:, :2])
+    with pytest.raises(InputError, match=r"b\.npy does not have the columns"):
+        data.load(str(tmp_path))
+
+
+def test_bad_rows_are_named_and_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(
+        b"id,review\n" + b"".join(b"%d,good film %d\n" % (i, i) for i in range(10)) + b"x\n7,\n8,caf\xe9\n9,fine\n"
+    )
+    found = data.load(str(path), max_bad_rows=3)
+    assert len(found) == 11
+    assert found.skipped == (
+        "a.csv row 11: 1 columns where the header names 2",
+        "a.csv row 13: column review is not UTF-8",
+        "a.csv row 12: empty",
+    )
+    with pytest.raises(InputError, match="3 unusable rows, more than --max-bad-rows 2: a.csv row 11"):
+        data.load(str(path), max_bad_rows=2)
+
+
+def test_a_value_that_is_no_bit_makes_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "b.csv"
+    path.write_text("a,b\n" + "0,1\n" * 20 + "1,7\n")
+    assert data.load(str(path), max_bad_rows=1).skipped == ("b.csv row 21: column b holds '7', not 0 or 1",)
+
+
+def test_json_lines_may_be_broken(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('"a text"\n' * 11 + "{broken\n" + "3\n")
+    found = data.load(str(path), max_bad_rows=2)
+    assert found.skipped == ("a.jsonl row 12: not JSON", "a.jsonl row 13: neither an object, a text nor a list")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "the file is empty"),
+        ("a.xlsx", b"x", "the name must end in .csv, .tsv"),
+        ("a.parquet", b"nonsense", "Parquet"),
+        ("a.csv.gz", b"nonsense", "gzip"),
+        ("a.npy", b"nonsense", "pickle"),
+        ("a.csv", b"a,a\n1,2\n", "two columns have the same name"),
+        ("a.csv", b"one,two\n" + b"here,there\n" * 12, "which column holds the text? Name it with --column: one, two"),
+        ("a.txt", b"one\ntwo\n", "2 usable rows; at least 10"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        data.load(str(tmp_path / name))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_options_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    path = text_files(tmp_path)[0]
+    with pytest.raises(InputError, match="--column nope: the columns are id, review, stars"):
+        data.load(str(path), column="nope")
+    with pytest.raises(InputError, match="--label-column nope"):
+        data.load(str(path), label_column="nope")
+    with pytest.raises(InputError, match="--codec presence: toy holds rows of 0 and 1"):
+        data.load("toy", codec="presence")
+    with pytest.raises(InputError, match="none of the built-in sets"):
+        data.load("nofile.csv")
+
+
+@given(st.binary(max_size=200), st.sampled_from(sorted(data.READERS)))
+def test_any_content_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str) -> None:
+    path = tmp_path_factory.mktemp("any") / f"a{ending}"
+    path.write_bytes(content)
+    try:
+        assert len(data.load(str(path), max_bad_rows=1000)) >= data.MIN_ROWS
+    except InputError as problem:
+        assert "\n" not in str(problem)  # noqa: PT017
+
+
+@given(st.integers(10, 500), st.floats(0.01, 0.9), st.floats(0, 0.5), st.integers(0, 9))
+def test_the_split_uses_every_row_once(n: int, holdout: float, validation: float, seed: int) -> None:
+    parts = data.split(n, holdout=holdout, validation=validation, seed=seed)
+    together = np.concatenate([parts.train, parts.validation, parts.heldout])
+    assert sorted(together) == list(range(n))
+    again = data.split(n, holdout=holdout, validation=validation, seed=seed)
+    assert np.array_equal(parts.heldout, again.heldout)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("digits", (1797, 64)), ("toy", (1000, 5)), ("chain", (20_000, 32)), ("topics", (20_000, 64))]
+)
+def test_built_in_bits(name: str, shape: tuple[int, int]) -> None:
+    found = data.load(name)
+    assert found.bits is not None
+    assert found.bits.shape == shape
+    assert set(np.unique(found.bits)) == {0, 1}
+
+
+def test_the_chain_has_the_documented_memory() -> None:
+    bits = builtin.chain(50_000, 12).astype(int)
+    before = 2 * bits[:, 5] + bits[:, 6]
+    risen = [bits[before == k, 7].mean() for k in range(4)]
+    np.testing.assert_allclose(risen, [0.15, 0.80, 0.45, 0.60], atol=0.015)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet", ".npy"])
+def test_what_is_written_can_be_read(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"out{ending}"
+    data.check_writable(path)
+    data.write(path, BITS, ["x1", "x2", "x3"])
+    assert np.array_equal(data.load(str(path)).rows, BITS)
+
+
+@pytest.mark.parametrize(("name", "message"), [("a.xls", "must end in .csv"), ("no/a.csv", "there is no folder")])
+def test_what_cannot_be_written_is_refused_first(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        data.check_writable(tmp_path / name)

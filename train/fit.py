@@ -1,0 +1,449 @@
+"""One training job from data to evidence: what `python -m train fit` runs."""
+
+import contextlib
+import copy
+import dataclasses
+import json
+import logging
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from tqdm import tqdm
+
+from train import artifact, baselines, checkpoint, data, evidence, gate, loop, metrics, report, rundir, tracking
+from train.codec import BitsCodec, Codec, PresenceCodec
+from train.config import Config, InputError, JobError, from_json
+from train.data import Dataset, Split
+from train.evidence import Evidence
+from train.gate import Verdict
+from train.generator import Generator, sample
+from train.loop import State, Tick
+from train.rundir import RunDirectory
+from train.tracking import Tracker
+
+log = logging.getLogger("lookalike")
+
+CHECKPOINT_SECONDS = 20
+LOG_SECONDS = 15  # between progress lines where there is no terminal
+EVALUATION_SEED = 0
+SAMPLE_ROWS = 1000
+PRINTED_ROWS = 5
+MAY_CHANGE = ("epochs", "max_minutes", "device", "gate", "baselines")  # when a run is continued
+TEXTBOOK_EPOCHS = 10  # the textbook prints its losses every so many epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a job leaves: its run directory, and what the gate says of it."""
+
+    run: RunDirectory
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The data of a job, encoded and split. Codes are uint8 (rows, length)."""
+
+    dataset: Dataset
+    codec: Codec
+    parts: Split
+    train: Tensor
+    validation: Tensor
+    heldout: Tensor
+
+
+def prepare(config: Config) -> Prepared:
+    """Read, split and encode the data. The codec is fitted on the training rows only.
+
+    Raises:
+        InputError: the data cannot be used, or does not fit the options.
+    """
+    dataset = data.load(
+        config.data,
+        column=config.column,
+        label_column=config.label_column,
+        codec=config.codec,
+        max_bad_rows=config.max_bad_rows,
+    )
+    parts = data.split(len(dataset), holdout=config.holdout, validation=config.validation, seed=config.split_seed)
+    codec: Codec
+    if dataset.texts is None:
+        codec = BitsCodec(dataset.columns)
+    else:
+        try:
+            codec = PresenceCodec.fit([dataset.texts[row] for row in parts.train], config.words)
+        except ValueError as problem:
+            raise InputError(f"--words {config.words}: {problem}") from problem
+    codes = codec.encode(dataset.rows)
+    return Prepared(
+        dataset=dataset,
+        codec=codec,
+        parts=parts,
+        train=codes[parts.train],
+        validation=codes[parts.validation],
+        heldout=codes[parts.heldout],
+    )
+
+
+def resolved(config: Config, prepared: Prepared) -> Config:
+    """The configuration with every "auto" decided.
+
+    Raises:
+        InputError: a GPU is asked for that torch does not see.
+    """
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; `python -m train doctor` says what is missing")
+    return dataclasses.replace(config, device=device, codec=prepared.codec.name)
+
+
+def fit(config: Config) -> Outcome:
+    """Train anew.
+
+    Raises:
+        InputError: the data or the options cannot be used; nothing was created.
+        JobError: training failed or was interrupted; the message says how to go on.
+    """
+    prepared = prepare(config)
+    config = resolved(config, prepared)
+    gate.read(config.gate)
+    run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}")
+    return _run(run, config, prepared, saved=None)
+
+
+def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
+    """The configuration with which a run goes on: its own, with what may change.
+
+    Raises:
+        InputError: a change would make it another run.
+    """
+    config = from_json(run.config.read_text())
+    for name, value in changes.items():
+        if name not in MAY_CHANGE and value != getattr(config, name):
+            option = name.replace("_", "-")
+            before = getattr(config, name)
+            raise InputError(f"--{option} {value}: {run.path} was started with {before}, which --resume keeps")
+    return dataclasses.replace(config, **{name: value for name, value in changes.items() if name in MAY_CHANGE})
+
+
+def resume(run: RunDirectory, config: Config) -> Outcome:
+    """Go on with a run: the same directory, the same MLflow run, the state of its last good checkpoint.
+
+    Args:
+        config: what `continued` returned.
+
+    Raises:
+        InputError: the data is not the data that the run started with.
+        JobError: as `fit` raises it.
+    """
+    prepared = prepare(config)
+    found = checkpoint.load_newest(run.checkpoints)
+    saved = None if found is None else found[1]
+    if saved is not None and saved["fingerprint"] != prepared.dataset.fingerprint():
+        raise InputError(f"--resume: {config.data} has changed since {run.path} was started")
+    return _run(run, resolved(config, prepared), prepared, saved)
+
+
+def _run(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Outcome:
+    try:
+        with FileLock(run.path / ".lock", timeout=0), _logging_to(run.log):
+            run.config.write_text(config.to_json())
+            tracker = tracking.start(config, run.path.name, _tags(config, prepared), (saved or {}).get("run_id"))
+            _announce(run, config, prepared, tracker, saved)
+            status = "FAILED"
+            try:
+                verdict = _Job(run, config, prepared, tracker, saved).work()
+                status = "FINISHED"
+            finally:
+                tracker.finish(status)
+    except Timeout as problem:
+        raise JobError(f"{run.path}: another process is working on this run") from problem
+    return Outcome(run=run, verdict=verdict)
+
+
+def _tags(config: Config, prepared: Prepared) -> dict[str, str]:
+    return {
+        "data": prepared.dataset.name,
+        "fingerprint": prepared.dataset.fingerprint(),
+        "codec": prepared.codec.name,
+        "device": _device_name(config),
+    }
+
+
+def _announce(
+    run: RunDirectory, config: Config, prepared: Prepared, tracker: Tracker, saved: dict[str, Any] | None
+) -> None:
+    parts, dataset = prepared.parts, prepared.dataset
+    log.info(
+        "%s: %s rows, codec %s, %d values a row; %s train, %s validate, %s judge",
+        dataset.name, f"{len(dataset):,}", config.codec, len(prepared.codec.columns),
+        f"{len(parts.train):,}", f"{len(parts.validation):,}", f"{len(parts.heldout):,}",
+    )  # fmt: skip
+    for line in dataset.skipped:
+        log.warning("skipped: %s", line)
+    tracked = f"MLflow run {tracker.run_id}" if tracker.run_id else "not tracked"
+    log.info("run %s on %s, %s", run.path, _device_name(config), tracked)
+    if saved is not None:
+        log.info("going on after %s sequences", f"{saved['state']['seen']:,}")
+
+
+class _Job:
+    """What the callbacks of one training run share."""
+
+    def __init__(
+        self, run: RunDirectory, config: Config, prepared: Prepared, tracker: Tracker, saved: dict[str, Any] | None
+    ) -> None:
+        self.run, self.config, self.prepared, self.tracker = run, config, prepared, tracker
+        torch.manual_seed(config.seed)
+        generator = loop.new_generator(config, prepared.train.shape[1])
+        self.state = State.new(config, generator, torch.device(config.device))
+        if saved is not None:
+            self.state.load_state_dict(saved["state"])
+        self.checkpointed = time.monotonic()
+        self.printed = 0.0
+
+    def work(self) -> Verdict:
+        """Train, then judge, save and report.
+
+        Raises:
+            JobError: training failed or was interrupted.
+        """
+        dataset = self.prepared.dataset
+        for part, context in ((self.prepared.train, "training"), (self.prepared.heldout, "evaluation")):
+            self.tracker.dataset(part.numpy(), name=dataset.name, source=dataset.source, context=context)
+        reason = self._train()
+        self._checkpoint()
+        if reason == "interrupted":
+            raise JobError(
+                f"interrupted; everything is saved. Go on with: python -m train fit --resume --out {self.config.out}"
+            )
+        log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{self.state.seen:,}", self.state.seconds)
+        return self._finish()
+
+    def _train(self) -> str:
+        rows = self.prepared.train.to(self.config.device)
+        with _interruptible() as interrupted, self._progress() as self.bar:
+            try:
+                return loop.train(self.state, rows, self.config, on_tick=self._on_tick, interrupted=interrupted)
+            except loop.NonFiniteError as problem:
+                raise JobError(f"{problem}; the last good state is in {self.run.checkpoints}") from problem
+
+    def _on_tick(self, tick: Tick) -> bool:
+        scores = self._validate()
+        record = {
+            **tick.losses,
+            **{f"validation_{name}": value for name, value in scores.items()},
+            "epoch": tick.epoch,
+            "sequences_per_second": tick.sequences_per_second,
+        }
+        with self.run.stats.open("a") as file:
+            file.write(json.dumps({"seen": tick.seen, "seconds": tick.seconds, **record}) + "\n")
+        self.tracker.metrics(record, step=tick.seen)
+        self._show(tick, scores)
+        if time.monotonic() - self.checkpointed > CHECKPOINT_SECONDS:
+            self._checkpoint()
+        return False
+
+    def _validate(self) -> dict[str, float]:
+        """Score the averaged generator on the validation rows and remember the best one."""
+        validation, train = self.prepared.validation, self.prepared.train
+        if len(validation) == 0:
+            return {}
+        synthetic = sample(self.state.averaged, len(validation), EVALUATION_SEED)
+        scores = metrics.quick_score(synthetic.numpy(), validation.numpy(), train.numpy())
+        if scores["score"] < self.state.best_score:
+            self.state.best_score = scores["score"]
+            self.state.best = {name: value.clone() for name, value in self.state.averaged.state_dict().items()}
+        return scores
+
+    def _checkpoint(self) -> None:
+        content = {
+            "state": self.state.state_dict(),
+            "fingerprint": self.prepared.dataset.fingerprint(),
+            "run_id": self.tracker.run_id,
+        }
+        checkpoint.save(self.run.checkpoints, self.state.seen, content)
+        self.checkpointed = time.monotonic()
+
+    def _finish(self) -> Verdict:
+        """Ship the best averaged weights: artifact, samples, evidence, report; then tell MLflow."""
+        run, codec = self.run, self.prepared.codec
+        generator = self.state.averaged
+        if self.state.best:
+            generator.load_state_dict(self.state.best)
+        found = self._judge(generator)
+        scores = found.scores[found.shipped]
+        verdict = gate.check(gate.read(self.config.gate), scores)
+
+        shipped = artifact.save(run.artifact, generator, codec, self._card(scores))
+        data.write(run.samples, shipped.sample(SAMPLE_ROWS, EVALUATION_SEED).numpy(), codec.columns)
+        run.metrics.write_text(json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
+        history = [json.loads(line) for line in run.stats.read_text().splitlines()]
+        page = report.Page(
+            title=f"{self.prepared.dataset.name}: how real are the lookalikes?",
+            verdict=verdict,
+            history=history,
+            decode=codec.decode,
+            provenance=self._provenance(),
+        )
+        pictures = report.figures(found, history)
+        run.report.write_text(report.render(found, page, pictures))
+        report.save_figures(pictures, run.plots)
+
+        self._print_rows(shipped)
+        log.info("\n%s\n", evidence.table(found))
+        log.info("%s", verdict.sentence)
+        log.info("report: %s", run.report)
+        self.tracker.metrics(evidence.numbers(scores), step=self.state.seen)
+        self.tracker.describe(f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```")
+        for name in list(found.scores)[1:]:
+            self.tracker.child(name, evidence.numbers(found.scores[name]))
+        self.tracker.files(run.path, skip=run.checkpoints.name)
+        self.tracker.model(run.artifact, champion=verdict.passed is True)
+        return verdict
+
+    def _judge(self, generator: Generator) -> Evidence:
+        """Sample the GAN and its baselines, as many rows as are held out, and score them all."""
+        data_ = self.prepared
+        log.info("judging against %s held-out rows", f"{len(data_.heldout):,}")
+        fitted = {"GAN": artifact.for_serving(copy.deepcopy(generator))}
+        fitted |= baselines.fit(
+            self.config.baselines, data_.train, data_.validation, seconds=self.state.seconds, seed=self.config.seed
+        )
+        n = min(len(data_.heldout), len(data_.train))
+        contenders = {name: sample(each, n, EVALUATION_SEED).numpy() for name, each in fitted.items()}
+        return evidence.judge(
+            contenders, data_.heldout.numpy(), data_.train.numpy(), columns=data_.codec.columns, seed=EVALUATION_SEED
+        )
+
+    def _card(self, scores: dict[str, Any]) -> dict[str, Any]:
+        dataset = self.prepared.dataset
+        return {
+            "name": "lookalike",
+            "version": str(self.run.number),
+            "run_id": self.tracker.run_id,
+            "run": self.run.path.name,
+            "data": {"name": dataset.name, "rows": len(dataset), "fingerprint": dataset.fingerprint()},
+            "metrics": evidence.numbers(scores),
+            "libraries": _libraries(),
+        }
+
+    def _provenance(self) -> dict[str, str]:
+        dataset, parts = self.prepared.dataset, self.prepared.parts
+        return {
+            "data": f"{dataset.source}, {len(dataset):,} rows ({len(dataset.skipped)} skipped)",
+            "fingerprint (SHA-256)": dataset.fingerprint(),
+            "rows": f"{len(parts.train):,} train, {len(parts.validation):,} validate, {len(parts.heldout):,} judge",
+            "sequences": f"{len(self.prepared.codec.columns)} values each, codec {self.prepared.codec.name}",
+            "training": f"{self.state.seen:,} sequences in {self.state.seconds:.0f} s on {_device_name(self.config)}",
+            "MLflow run": self.tracker.run_id or "not tracked",
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+            "libraries": ", ".join(f"{name} {number}" for name, number in _libraries().items()),
+            "configuration": " ".join(self.config.to_json().split()),
+        }
+
+    def _print_rows(self, shipped: artifact.Artifact) -> None:
+        for title, codes in (
+            ("real rows", self.prepared.heldout[:PRINTED_ROWS]),
+            ("generated rows, rounded", shipped.sample(PRINTED_ROWS, EVALUATION_SEED)),
+        ):
+            texts = shipped.codec.decode(codes)
+            lines = [" ".join(map(str, row)) for row in codes.tolist()] if texts is None else texts
+            log.info("\n%s:\n%s", title, "\n".join(f"  {line}" for line in lines))
+
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator["tqdm[Any]"]:
+        """A bar over the share of the budget used; without a terminal, a line now and then instead."""
+        layout = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+        with tqdm(total=100.0, desc="training", bar_format=layout, disable=None, leave=False) as bar:
+            yield bar
+
+    def _show(self, tick: Tick, scores: dict[str, float]) -> None:
+        config = self.config
+        shares = []
+        if config.epochs is not None:
+            shares.append(tick.epoch / config.epochs)
+        if config.max_minutes is not None:
+            shares.append(tick.seconds / (60 * config.max_minutes))
+        shown = {"G": tick.losses["generator_loss"], "D": tick.losses["discriminator_loss"]}
+        shown |= {"validation": scores["score"]} if scores else {}
+        self.bar.set_postfix(
+            {**{name: f"{value:.3f}" for name, value in shown.items()}, "epoch": f"{tick.epoch:.0f}"}, refresh=False
+        )
+        self.bar.update(min(100.0, 100 * max(shares)) - self.bar.n)
+        if config.preset == "textbook":
+            self._show_textbook(tick)
+        elif self.bar.disable and time.monotonic() - self.printed > LOG_SECONDS:
+            self.printed = time.monotonic()
+            line = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            log.info(
+                "%3.0f %%  epoch %.0f  %s  %s sequences/s",
+                100 * max(shares),
+                tick.epoch,
+                line,
+                f"{tick.sequences_per_second:,.0f}",
+            )
+
+    def _show_textbook(self, tick: Tick) -> None:
+        epoch = round(tick.epoch)
+        if epoch % TEXTBOOK_EPOCHS == 0 and tick.seen == epoch * len(self.prepared.train):
+            losses = tick.last_losses
+            log.info(
+                "Epoch %d/%d:\t Generator loss: %s\t Discriminator loss: %s",
+                epoch, self.config.epochs, losses["generator_loss"], losses["discriminator_loss"],
+            )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a question that the loop asks after each step; a second one ends at once."""
+    received: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Everything that is said also goes to the run's log, with the time."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    except Exception:
+        log.debug("the job failed", exc_info=True)
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _libraries() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "mlflow")}}
+
+
+def _device_name(config: Config) -> str:
+    if config.device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,99 @@
+"""The quality gate: limits on the numbers, read from a YAML file such as gate.yaml beside this module."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from train.config import InputError
+
+DEFAULT = Path(__file__).parent / "gate.yaml"
+RULE = re.compile(r"(<=|>=)\s*(\S+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """One line of the file, such as `c2st_auc: <= 0.7`."""
+
+    metric: str
+    sign: str
+    bound: float
+
+    def holds(self, value: float) -> bool:
+        return value <= self.bound if self.sign == "<=" else value >= self.bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the gate says.
+
+    Attributes:
+        passed: whether all limits hold; None where none were set.
+        reasons: a sentence for each limit.
+    """
+
+    passed: bool | None
+    reasons: list[str]
+
+    @property
+    def sentence(self) -> str:
+        if self.passed is None:
+            return "No quality gate was asked for: read the numbers before you rely on these rows."
+        if self.passed:
+            return "The quality gate passed: these rows keep the statistics of the real ones within all limits."
+        return f"The quality gate failed: {'; '.join(self.missed)}."
+
+    @property
+    def missed(self) -> list[str]:
+        return [reason for reason in self.reasons if "missed" in reason or "not measured" in reason]
+
+
+def read(name: str) -> list[Limit]:
+    """The limits in a file; those of gate.yaml for the name "default", none for "none".
+
+    Raises:
+        InputError: naming the file and the line that is not `metric: <= number` or `metric: >= number`.
+    """
+    if name == "none":
+        return []
+    path = DEFAULT if name == "default" else Path(name)
+    try:
+        lines = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise InputError(f"--gate {path}: {problem}") from problem
+    if not isinstance(lines, dict) or not lines:
+        raise InputError(f"--gate {path}: must hold lines such as `c2st_auc: <= 0.7`")
+    return [_limit(path, str(metric), str(rule)) for metric, rule in lines.items()]
+
+
+def _limit(path: Path, metric: str, rule: str) -> Limit:
+    match = RULE.fullmatch(rule.strip())
+    try:
+        bound = float(match[2]) if match else math.nan
+    except ValueError:
+        bound = math.nan
+    if match is None or not math.isfinite(bound):
+        raise InputError(f"--gate {path}: {metric}: {rule!r} is not `<= number` or `>= number`")
+    return Limit(metric=metric, sign=match[1], bound=bound)
+
+
+def check(limits: list[Limit], scores: Mapping[str, Any]) -> Verdict:
+    """Hold the scores against the limits. A number that was not measured fails: it proves nothing."""
+    if not limits:
+        return Verdict(passed=None, reasons=[])
+    reasons, passed = [], True
+    for limit in limits:
+        value = scores.get(limit.metric)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            passed = False
+            reasons.append(f"{limit.metric} was not measured; the gate asks for {limit.sign} {limit.bound:g}")
+        else:
+            holds = limit.holds(value)
+            passed = passed and holds
+            gap = "" if holds else f", missed by {abs(value - limit.bound):.3g}"
+            reasons.append(f"{limit.metric} is {value:.3g}; the gate asks for {limit.sign} {limit.bound:g}{gap}")
+    return Verdict(passed=passed, reasons=reasons)

@@ -1,0 +1,290 @@
+"""The pictures and the HTML page: one file that needs no network, legible in the light, in the dark and on paper."""
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from train import metrics
+from train.evidence import FLOOR, Evidence
+from train.gate import Verdict
+
+Array = npt.NDArray[Any]
+
+INK = "#010203"  # stands for the page's own text colour, which differs between light and dark
+# Okabe and Ito's palette: told apart by colour-blind readers.
+BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+STYLE: Any = {
+    "svg.hashsalt": "lookalike",  # the same picture gives the same bytes
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.transparent": True,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+NEIGHBOUR_ROWS = 8
+HEATMAP_COLUMNS = 128  # more columns than this are summarised by their commonest
+
+# One number of the table: what it is called, what it says, which value is ideal, from which distance on it is bad.
+ROWS = (
+    ("correlation_ratio", "Correlations", "error of the correlation matrix, in units of the floor", 1.0, 1.0),
+    ("triple_ratio", "Triples", "error of third moments, in units of the floor", 1.0, 1.0),
+    ("marginal_ratio", "Marginals", "error of the column means, in units of the floor", 1.0, 1.0),
+    ("c2st_auc", "Judge's AUC", "how well a classifier tells it from real rows; 0.5 = not at all", 0.5, 0.25),
+    ("copy_excess", "Copies", "share of training rows repeated, beyond what chance gives", 0.0, 0.05),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Everything that the page shows beside the evidence.
+
+    Attributes:
+        title: what was judged.
+        verdict: what the gate says.
+        history: the lines of stats.jsonl; empty where nothing was trained.
+        decode: the codec's decode.
+        provenance: name and value of all that a reader may want to trace.
+    """
+
+    title: str
+    verdict: Verdict
+    history: list[dict[str, float]]
+    decode: Callable[[Tensor], list[str] | None]
+    provenance: dict[str, str]
+
+
+def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
+    """The HTML page."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("report.html.j2").render(
+        page=page,
+        table=_table(evidence),
+        contenders=[*evidence.contenders, FLOOR],
+        counts=evidence.scores[evidence.shipped],
+        reading=reading(page.history),
+        figures={name: _inline(figure) for name, figure in pictures.items()},
+        neighbours=neighbours(evidence, page.decode),
+        warnings=evidence.scores[evidence.shipped].get("warnings", []),
+    )
+
+
+def figures(evidence: Evidence, history: list[dict[str, float]]) -> dict[str, Figure]:
+    """The pictures by name; they go into the page and, as files, to MLflow."""
+    with matplotlib.rc_context(STYLE):
+        pictures = {
+            "correlations": _correlations(evidence),
+            "moments": _moments(evidence),
+            "ones": _ones(evidence),
+        }
+        if history:
+            pictures["training"] = _training(history)
+    return pictures
+
+
+def save_figures(pictures: dict[str, Figure], directory: Path) -> None:
+    """Write every picture as DIRECTORY/name.png, black on white."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, figure in pictures.items():
+        figure.savefig(directory / f"{name}.png", dpi=130, facecolor="white", transparent=False)
+
+
+def reading(history: list[dict[str, float]]) -> str:
+    """What the loss curves say, in a sentence. Empty where nothing was trained.
+
+    Compares the last tenth of training with the balance of the game, where the discriminator cannot tell (a loss of
+    log 2, or 2 log 2 for the textbook's sum), and the last validation score with the best.
+    """
+    if not history:
+        return ""
+    tail = history[-max(1, len(history) // 10) :]
+    discriminator = float(np.mean([tick["discriminator_loss"] for tick in tail]))
+    generator = float(np.mean([tick["generator_loss"] for tick in tail]))
+    balance = math.log(2)
+    scores = [tick["validation_score"] for tick in history if "validation_score" in tick]
+    if discriminator < 0.1 * balance:
+        return (
+            f"Discriminator too strong: its loss fell to {discriminator:.3f} (balance: {balance:.2f}), "
+            "so it hardly teaches the generator any more. Raise --penalty, or lower --width."
+        )
+    if scores and scores[-1] > 1.5 * min(scores) + 0.05:
+        return (
+            f"Past its best: the validation score rose from {min(scores):.2f} to {scores[-1]:.2f} while the losses "
+            "went on. The generator began to memorise or to drift; the best checkpoint ships, not the last."
+        )
+    return (
+        f"Healthy: the losses ended at {generator:.2f} (generator) and {discriminator:.2f} (discriminator) without "
+        "either side winning. That says the game goes on, not how good the rows are: for that, see the table."
+    )
+
+
+def neighbours(evidence: Evidence, decode: Callable[[Tensor], list[str] | None]) -> list[dict[str, Any]]:
+    """The first synthetic rows, each with its nearest training row and the number of values in which they differ."""
+    synthetic = evidence.contenders[evidence.shipped][:NEIGHBOUR_ROWS]
+    found = []
+    for row in synthetic.astype(np.int16):
+        distances = np.abs(evidence.train - row).sum(axis=1)
+        nearest = evidence.train[distances.argmin()]
+        found.append(
+            {
+                "row": _shown(row, nearest, decode),
+                "nearest": _shown(nearest, row, decode),
+                "distance": int(distances.min()),
+            }
+        )
+    return found
+
+
+def _shown(row: Array, other: Array, decode: Callable[[Tensor], list[str] | None]) -> Markup:
+    """A row as text, or as bits with those marked that differ from the other row."""
+    texts = decode(torch.as_tensor(row[None]))
+    if texts is not None:
+        return Markup("{}").format(texts[0] or "(none of the words)")
+    marks = (
+        Markup("<b>{}</b>" if mine != theirs else "{}").format(int(mine))
+        for mine, theirs in zip(row, other, strict=True)
+    )
+    return Markup("").join(marks)
+
+
+def _table(evidence: Evidence) -> list[dict[str, Any]]:
+    rows = []
+    for key, label, meaning, ideal, bad in ROWS:
+        cells = [_cell(evidence.scores[name], key, ideal, bad) for name in (*evidence.contenders, FLOOR)]
+        if key == "copy_excess":
+            cells[-1] = {"text": "-", "grade": "none"}  # the floor is made of training rows
+        rows.append({"key": key, "label": label, "meaning": meaning, "cells": cells})
+    return rows
+
+
+def _cell(scores: dict[str, Any], key: str, ideal: float, bad: float) -> dict[str, str]:
+    value = scores.get(key)
+    if value is None:
+        return {"text": "-", "grade": "none", "interval": ""}
+    distance = (value - ideal) / bad if key != "c2st_auc" else abs(value - ideal) / bad
+    grade = "good" if distance <= 0.25 else "fair" if distance <= 0.75 else "poor"
+    low, high = scores.get(f"{key}_low"), scores.get(f"{key}_high")
+    decimals = 2 if ideal == 1.0 else 3
+    interval = "" if low is None else f"{low:.{decimals}f} to {high:.{decimals}f}"
+    return {"text": f"{value:.{decimals}f}", "grade": grade, "interval": interval}
+
+
+# --- pictures --------------------------------------------------------------------------------------------------
+
+
+def _correlations(evidence: Evidence) -> Figure:
+    """Real, synthetic and their difference; differences within twice the sampling error are left blank."""
+    columns = _busiest(evidence.heldout)
+    real = metrics.correlation_matrix(evidence.heldout[:, columns])
+    synthetic = metrics.correlation_matrix(evidence.contenders[evidence.shipped][:, columns])
+    n = min(len(evidence.heldout), len(evidence.contenders[evidence.shipped]))
+    # Standard error of a Pearson correlation is (1 - r^2) / sqrt(n), here of two independent ones.
+    noise = 2 * np.hypot(1 - real**2, 1 - synthetic**2) / math.sqrt(n)
+    difference = np.where(np.abs(synthetic - real) > noise, synthetic - real, np.nan)
+    off_diagonal = ~np.eye(len(columns), dtype=bool)
+    limit = max(
+        0.05, float(np.quantile(np.abs(real[off_diagonal]), 0.99))
+    )  # a few extreme pairs must not bleach the rest
+    figure = Figure(figsize=(9.6, 3.3), layout="constrained")
+    axes = figure.subplots(1, 3)
+    titles = ("real (held-out)", "synthetic", "synthetic - real, beyond noise")
+    for ax, matrix, title in zip(axes, (real, synthetic, difference), titles, strict=True):
+        image = ax.imshow(
+            np.where(off_diagonal, matrix, np.nan), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="none"
+        )
+        ax.set_title(title)
+        ax.set_xticks([])
+        ax.set_yticks([])
+    figure.colorbar(image, ax=list(axes), shrink=0.8, label="correlation", extend="both")
+    return figure
+
+
+def _busiest(codes: Array) -> Array:
+    """Numbers of the columns that a heatmap shows: all, or those whose values vary most."""
+    if codes.shape[1] <= HEATMAP_COLUMNS:
+        return np.arange(codes.shape[1])
+    return np.sort(np.argsort(-codes.var(axis=0))[:HEATMAP_COLUMNS])
+
+
+def _moments(evidence: Evidence) -> Figure:
+    """Column means and triple moments, synthetic against held-out: on the diagonal is right."""
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    triples = metrics.draw_triples(evidence.heldout.shape[1])
+    for ax, moments, title in (
+        (left, lambda codes: codes.mean(axis=0), "column means"),
+        (right, lambda codes: metrics.triple_moments(codes, triples), "triple moments"),
+    ):
+        real = moments(evidence.heldout)
+        for color, (name, codes) in reversed(list(zip(SERIES, evidence.contenders.items(), strict=False))):
+            ax.scatter(real, moments(codes), s=9, alpha=0.6, color=color, label=name, linewidths=0, rasterized=True)
+        end = max(float(real.max()), 0.01) * 1.05
+        ax.plot([0, end], [0, end], color=INK, linewidth=0.8, alpha=0.5)
+        ax.set(title=title, xlabel="real (held-out)", ylabel="synthetic")
+    left.legend(frameon=False)
+    return figure
+
+
+def _ones(evidence: Evidence) -> Figure:
+    """How many ones a row has: real against every contender."""
+    figure = Figure(figsize=(9.6, 2.8), layout="constrained")
+    ax = figure.subplots()
+    length = evidence.heldout.shape[1]
+    counts = {"real (held-out)": evidence.heldout, **evidence.contenders}
+    top = max(int(codes.sum(axis=1).max()) for codes in counts.values())
+    for color, (name, codes) in zip((INK, *SERIES), counts.items(), strict=False):
+        shares = np.bincount(codes.sum(axis=1, dtype=np.int64), minlength=length + 1) / len(codes)
+        ax.plot(
+            shares[: top + 1],
+            color=color,
+            label=name,
+            linewidth=2 if color in (INK, BLUE) else 1.2,
+            drawstyle="steps-mid",
+        )
+    ax.set(xlabel="ones in a row", ylabel="share of rows")
+    ax.legend(frameon=False)
+    return figure
+
+
+def _training(history: list[dict[str, float]]) -> Figure:
+    """Losses, and the validation scores that choose the checkpoint."""
+    validated = [tick for tick in history if "validation_score" in tick]
+    figure = Figure(figsize=(9.6, 2.8), layout="constrained")
+    axes = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
+    seen = [tick["seen"] for tick in history]
+    for color, name in ((BLUE, "generator_loss"), (ORANGE, "discriminator_loss")):
+        axes[0].plot(seen, [tick[name] for tick in history], color=color, label=name.replace("_", " "))
+    axes[0].set(xlabel="sequences seen", ylabel="loss")
+    axes[0].legend(frameon=False)
+    if validated:
+        names = [name for name in validated[0] if name.startswith("validation_")]
+        for color, name in zip(SERIES, names, strict=False):
+            values = [tick[name] for tick in validated]
+            axes[1].plot([tick["seen"] for tick in validated], values, color=color, label=name.replace("_", " "))
+        axes[1].set(xlabel="sequences seen", ylabel="validation", yscale="log")
+        axes[1].legend(frameon=False)
+    return figure
+
+
+def _inline(figure: Figure) -> Markup:
+    """The picture as SVG inside the page, in the page's own text colour."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", dpi=144, metadata={"Date": None})
+    svg = buffer.getvalue()
+    return Markup(svg[svg.index("<svg") :].replace(INK, "currentColor"))

@@ -1,0 +1,90 @@
+"""The run directory: where a run keeps its files, and how runs are numbered and found."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from train.config import InputError
+
+NAME = re.compile(r"(\d{5})-.+")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The places inside one run directory, such as runs/00007-movie-reviews-presence."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        match = NAME.fullmatch(self.path.name)
+        assert match, self.path
+        return int(match[1])
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def stats(self) -> Path:
+        return self.path / "stats.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def artifact(self) -> Path:
+        return self.path / "artifact"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.csv"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def archive(self) -> Path:
+        return self.path / "lookalike.mar"
+
+
+def create(out: Path, name: str) -> RunDirectory:
+    """The next run directory under `out`. Two jobs that start at once get two numbers."""
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".lock"):
+        number = max((run.number for run in existing(out)), default=0) + 1
+        path = out / f"{number:05d}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
+        path.mkdir()
+    return RunDirectory(path)
+
+
+def newest(out: Path) -> RunDirectory:
+    """The run with the highest number.
+
+    Raises:
+        InputError: there is none.
+    """
+    runs = existing(out)
+    if not runs:
+        raise InputError(f"--resume: there is no run under {out}")
+    return max(runs, key=lambda run: run.number)
+
+
+def existing(out: Path) -> list[RunDirectory]:
+    return [RunDirectory(path) for path in out.glob("*") if path.is_dir() and NAME.fullmatch(path.name)]
