@@ -1,7 +1,8 @@
 # Lookalike. `make` alone explains the targets; every target does its own set-up, once.
 
-# The newest Python that the project supports.
-PYTHON ?= $(firstword $(foreach version,3.12 3.11,$(shell command -v python$(version))) python3)
+# Which Python makes the environment; by default the first of these that is 3.11 or 3.12.
+PYTHON ?=
+PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 TORCH ?= 2.13.0
 VENV ?= .venv
 ARGS ?=
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve request status stop mlflow doctor test test-unit lint format bench-quality clean clean-venv
+.PHONY: help setup train serve request status stop mlflow doctor test test-unit lint format readme bench-quality clean clean-venv
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,10 +23,11 @@ setup: $(READY) ## Make the virtual environment (all other targets do it by them
 
 # torch first and by pip: a bare requirement could bring a newer build than the one named here.
 $(READY): pyproject.toml constraints.txt
-	@echo "Setting up $(VENV) with $(PYTHON) (a few minutes, once)"
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) else \
-	  "Lookalike needs Python 3.11 or 3.12, and $(PYTHON) is %d.%d. Name another: make PYTHON=/path/to/python3.12" % v)'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || for python in $(PYTHONS); do \
+	  $$python -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && \
+	  echo "Setting up $(VENV) with $$python (a few minutes, once)" && $$python -m venv $(VENV) && exit; \
+	  done; test -x $(BIN)/python || { echo "Error: Lookalike needs Python 3.11 or 3.12, and none of these is: $(PYTHONS)." \
+	  "Name yours: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet torch==$(TORCH)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[serve,dev]"
 	@touch $@
@@ -67,6 +69,9 @@ lint: $(READY) ## Lint and check types
 format: $(READY) ## Put the code into its form
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
+
+readme: $(READY) ## Bring the options in the README up to date
+	@PYTHONPATH=. $(BIN)/python tests/unit/test_readme.py
 
 bench-quality: $(READY) ## GAN, baselines and floor on four data sets, three seeds (about an hour)
 	@$(BIN)/python tests/bench/quality.py $(ARGS)

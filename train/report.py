@@ -137,18 +137,15 @@ def reading(history: list[dict[str, float]]) -> str:
 def neighbours(evidence: Evidence, decode: Callable[[Tensor], list[str] | None]) -> list[dict[str, Any]]:
     """The first synthetic rows, each with its nearest training row and the number of values in which they differ."""
     synthetic = evidence.contenders[evidence.shipped][:NEIGHBOUR_ROWS]
-    found = []
-    for row in synthetic.astype(np.int16):
-        distances = np.abs(evidence.train - row).sum(axis=1)
-        nearest = evidence.train[distances.argmin()]
-        found.append(
-            {
-                "row": _shown(row, nearest, decode),
-                "nearest": _shown(nearest, row, decode),
-                "distance": int(distances.min()),
-            }
-        )
-    return found
+    distances, indices = metrics.nearest(synthetic, evidence.train)
+    return [
+        {
+            "row": _shown(row, evidence.train[index], decode),
+            "nearest": _shown(evidence.train[index], row, decode),
+            "distance": int(distance),
+        }
+        for row, distance, index in zip(synthetic, distances, indices, strict=True)
+    ]
 
 
 def _shown(row: Array, other: Array, decode: Callable[[Tensor], list[str] | None]) -> Markup:
@@ -167,8 +164,6 @@ def _table(evidence: Evidence) -> list[dict[str, Any]]:
     rows = []
     for key, label, meaning, ideal, bad in ROWS:
         cells = [_cell(evidence.scores[name], key, ideal, bad) for name in (*evidence.contenders, FLOOR)]
-        if key == "copy_excess":
-            cells[-1] = {"text": "-", "grade": "none"}  # the floor is made of training rows
         rows.append({"key": key, "label": label, "meaning": meaning, "cells": cells})
     return rows
 
@@ -191,8 +186,8 @@ def _cell(scores: dict[str, Any], key: str, ideal: float, bad: float) -> dict[st
 def _correlations(evidence: Evidence) -> Figure:
     """Real, synthetic and their difference; differences within twice the sampling error are left blank."""
     columns = _busiest(evidence.heldout)
-    real = metrics.correlation_matrix(evidence.heldout[:, columns])
-    synthetic = metrics.correlation_matrix(evidence.contenders[evidence.shipped][:, columns])
+    real = _matrix(evidence.heldout[:, columns])
+    synthetic = _matrix(evidence.contenders[evidence.shipped][:, columns])
     n = min(len(evidence.heldout), len(evidence.contenders[evidence.shipped]))
     # Standard error of a Pearson correlation is (1 - r^2) / sqrt(n), here of two independent ones.
     noise = 2 * np.hypot(1 - real**2, 1 - synthetic**2) / math.sqrt(n)
@@ -215,6 +210,15 @@ def _correlations(evidence: Evidence) -> Figure:
     return figure
 
 
+def _matrix(codes: Array) -> Array:
+    """The correlation matrix (length, length) by the metrics' own definition: 0 where a column is constant."""
+    length = codes.shape[1]
+    matrix = np.eye(length)
+    first, second = metrics.pairs(length)
+    matrix[first, second] = matrix[second, first] = metrics.correlations(metrics.Moments.of(codes))
+    return matrix
+
+
 def _busiest(codes: Array) -> Array:
     """Numbers of the columns that a heatmap shows: all, or those whose values vary most."""
     if codes.shape[1] <= HEATMAP_COLUMNS:
@@ -226,10 +230,9 @@ def _moments(evidence: Evidence) -> Figure:
     """Column means and triple moments, synthetic against held-out: on the diagonal is right."""
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    triples = metrics.draw_triples(evidence.heldout.shape[1])
     for ax, moments, title in (
         (left, lambda codes: codes.mean(axis=0), "column means"),
-        (right, lambda codes: metrics.triple_moments(codes, triples), "triple moments"),
+        (right, lambda codes: metrics.Moments.of(codes).triples / len(codes), "triple moments"),
     ):
         real = moments(evidence.heldout)
         for color, (name, codes) in reversed(list(zip(SERIES, evidence.contenders.items(), strict=False))):
@@ -285,6 +288,7 @@ def _training(history: list[dict[str, float]]) -> Figure:
 def _inline(figure: Figure) -> Markup:
     """The picture as SVG inside the page, in the page's own text colour."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", dpi=144, metadata={"Date": None})
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", dpi=144, metadata={"Date": None})
     svg = buffer.getvalue()
     return Markup(svg[svg.index("<svg") :].replace(INK, "currentColor"))

@@ -207,7 +207,10 @@ def test_sample_export_and_evaluate_work_on_a_run(tmp_path: Path, capsys: pytest
     np.save(real, builtin.toy(600, seed=9))
     capsys.readouterr()
     report = tmp_path / "judged.html"
-    assert main(["evaluate", "--real", str(real), "--synthetic", f"{tmp_path}/fake.csv", "--json", "--out", str(report)]) == 0
+    assert (
+        main(["evaluate", "--real", str(real), "--synthetic", f"{tmp_path}/fake.csv", "--json", "--out", str(report)])
+        == 0
+    )
     scores = json.loads(capsys.readouterr().out)["scores"]
     assert set(scores) == {"synthetic", "floor"}
     assert "judged.html" not in report.read_text()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,10 +36,14 @@ def swap_weights(folder: Path) -> None:
     (folder / "generator.safetensors").write_bytes(bytes(content))
 
 
-def edit(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
+def edit(folder: Path, change: Callable[[Any], object]) -> None:
     card = json.loads((folder / "card.json").read_text())
     change(card)
     (folder / "card.json").write_text(json.dumps(card))
+
+
+def swap_golden(card: Any) -> None:
+    card["golden"][0]["rows"][0] = [1 - bit for bit in card["golden"][0]["rows"][0]]
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -46,12 +51,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda folder: (folder / "generator.safetensors").unlink(), "generator.safetensors"),
     "half a card": (lambda folder: (folder / "card.json").write_text('{"format": 1'), "not a readable artifact"),
     "other weights": (swap_weights, "the checksum is not the one on the card"),
-    "other golden rows": (lambda folder: edit(folder, lambda card: card["golden"][0]["rows"][0].reverse() or card["golden"][0]["rows"].reverse()), "golden samples"),  # type: ignore[index]
+    "other golden rows": (lambda folder: edit(folder, swap_golden), "golden samples"),
     "newer format": (lambda folder: edit(folder, lambda card: card.update(format=2)), "format 2"),
-    "unknown generator": (lambda folder: edit(folder, lambda card: card["generator"].update(name="x")), "not a readable"),  # type: ignore[attr-defined]
-    "other size": (lambda folder: edit(folder, lambda card: card["generator"].update(width=9)), "not a readable"),  # type: ignore[attr-defined]
-    "unknown codec": (lambda folder: edit(folder, lambda card: card["codec"].update(name="x")), "unknown codec 'x'"),  # type: ignore[attr-defined]
-}  # fmt: skip
+    "unknown generator": (
+        lambda folder: edit(folder, lambda card: card["generator"].update(name="x")),
+        "not a readable",
+    ),
+    "other size": (lambda folder: edit(folder, lambda card: card["generator"].update(width=9)), "not a readable"),
+    "unknown codec": (lambda folder: edit(folder, lambda card: card["codec"].update(name="x")), "unknown codec 'x'"),
+}
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

@@ -83,7 +83,7 @@ def test_bad_rows_are_named_and_skipped(tmp_path: Path) -> None:
         "a.csv row 13: column review is not UTF-8",
         "a.csv row 12: empty",
     )
-    with pytest.raises(InputError, match="3 unusable rows, more than --max-bad-rows 2: a.csv row 11"):
+    with pytest.raises(InputError, match=r"3 unusable rows, more than --max-bad-rows 2: a\.csv row 11"):
         data.load(str(path), max_bad_rows=2)
 
 

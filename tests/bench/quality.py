@@ -1,0 +1,89 @@
+"""Quality bench: the GAN, every baseline and the floor on four data sets, several seeds, mean and spread.
+
+Every cell comes from whole training jobs as `python -m train fit` runs them, with the same options for all sets; half
+of the rows judge. Prints the table and, with --write, puts it into the README between its markers.
+"""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import click
+import torch
+
+from train import fit
+from train.config import resolve
+from train.evidence import SHOWN
+
+SETS = ("digits", "movie-reviews", "chain", "topics")
+README = Path(__file__).parents[2] / "README.md"
+START, END = "<!-- quality: start -->", "<!-- quality: end -->"
+
+Scores = dict[str, dict[str, list[float]]]  # contender -> metric -> one value a seed
+
+
+@click.command()
+@click.option("--sets", multiple=True, type=click.Choice(SETS), default=SETS, show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True)
+@click.option("--baselines", type=click.Choice(["fast", "all"]), default="all", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench"), show_default=True)
+@click.option("--write", is_flag=True, help="Replace the table in the README.")
+def main(sets: tuple[str, ...], seeds: int, minutes: float, baselines: str, out: Path, write: bool) -> None:
+    """Measure and print the table."""
+    parts = [f"{_machine()}; {seeds} seeds, each with its own split; at most {minutes:g} minutes of training."]
+    for name in sets:
+        parts.append(_table(name, _measure(name, seeds, minutes, baselines, out)))
+        print(parts[-1], flush=True)
+    text = "\n\n".join(parts)
+    if write:
+        before, rest = README.read_text().split(START)
+        README.write_text(f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}")
+
+
+def _measure(name: str, seeds: int, minutes: float, baselines: str, out: Path) -> Scores:
+    scores: Scores = defaultdict(lambda: defaultdict(list))
+    for seed in range(seeds):
+        given = {
+            "data": name, "codec": "presence" if name == "movie-reviews" else "auto", "seed": seed, "split_seed": seed,
+            "holdout": 0.5, "max_minutes": minutes, "baselines": baselines, "out": str(out), "gate": "none",
+        }  # fmt: skip
+        outcome = fit.fit(resolve(given))
+        found = json.loads(outcome.run.metrics.read_text())["scores"]
+        for contender, values in found.items():
+            for metric in SHOWN:
+                if values.get(metric) is not None:
+                    scores[contender][metric].append(values[metric])
+        print(f"{name}, seed {seed}: AUC {found['GAN']['c2st_auc']:.3f}", file=sys.stderr, flush=True)
+    return scores
+
+
+def _table(name: str, scores: Scores) -> str:
+    lines = [f"| {name} | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|"]
+    for contender, values in scores.items():
+        cells = [_cell(values[metric], decimals) for metric, (_, decimals) in SHOWN.items()]
+        lines.append(f"| {contender} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float], decimals: int) -> str:
+    """Mean and standard deviation over the seeds."""
+    if not values:
+        return "-"
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{decimals}f} ± {spread:.{decimals}f}"
+
+
+def _machine() -> str:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    day = datetime.datetime.now(tz=datetime.UTC).date()
+    return f"Measured on {day}: {device} ({platform.machine()}), torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The report: self-contained, escaped, and honest about what it was given."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from train import builtin, evidence, gate, report
+from train.evidence import Evidence
+
+HISTORY = [
+    {"seen": 1000 * i, "generator_loss": 0.8, "discriminator_loss": 0.6, "validation_score": 2.0 - i / 10}
+    for i in range(10)
+]
+
+
+@pytest.fixture(scope="module")
+def found() -> Evidence:
+    rows = builtin.toy(900)
+    shuffled = np.random.default_rng(0).permuted(rows[:300], axis=0)
+    contenders = {"GAN": rows[600:], "marginals": shuffled}
+    return evidence.judge(contenders, rows[:300], rows[300:600], columns=list("abcde"))
+
+
+def page(decode: Callable[[Tensor], list[str] | None] = lambda codes: None, **changes: object) -> report.Page:
+    fields = {
+        "title": "toy <b>rows</b>",
+        "verdict": gate.Verdict(passed=False, reasons=["c2st_auc is 0.9; the gate asks for <= 0.7, missed by 0.2"]),
+        "history": HISTORY,
+        "decode": decode,
+        "provenance": {"data": "toy"},
+    }
+    return report.Page(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def rendered(found: Evidence, shown: report.Page) -> str:
+    return report.render(found, shown, report.figures(found, shown.history))
+
+
+def test_the_page_needs_nothing_from_outside(found: Evidence) -> None:
+    html = rendered(found, page())
+    assert not re.search(r"<(script|link|img|iframe)|url\(|@import", html.replace("url(#", ""))
+    links = set(re.findall(r'(?:src|href)="([^"]*)"', html))
+    assert all(link.startswith(("#", "data:")) for link in links)
+
+
+def test_the_page_shows_every_contender_and_the_verdict(found: Evidence) -> None:
+    html = rendered(found, page())
+    for part in (">GAN<", ">marginals<", ">floor<", "The quality gate failed: c2st_auc is 0.9", "correlation_ratio"):
+        assert part in html
+    assert html.count("<svg") == 4
+
+
+def test_what_users_bring_is_escaped(found: Evidence) -> None:
+    html = rendered(found, page(decode=lambda codes: ["<script>alert(1)</script>"] * len(codes)))
+    assert "<script>" not in html
+    assert "toy &lt;b&gt;rows" in html
+
+
+def test_without_training_there_are_no_loss_curves(found: Evidence) -> None:
+    html = rendered(found, page(history=[]))
+    assert "<h2>Training</h2>" not in html
+    assert html.count("<svg") == 3
+
+
+def test_the_same_evidence_gives_the_same_page(found: Evidence) -> None:
+    assert rendered(found, page()) == rendered(found, page())
+
+
+def test_neighbours_are_the_nearest_training_rows(found: Evidence) -> None:
+    for pair, row in zip(report.neighbours(found, lambda codes: None), found.contenders["GAN"], strict=False):
+        assert pair["distance"] == np.abs(found.train.astype(int) - row).sum(axis=1).min()
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({}, "Healthy"),
+        ({"discriminator_loss": 0.01}, "Discriminator too strong"),
+        ({"validation_score": 9.0}, "Past its best"),
+    ],
+)
+def test_loss_curves_are_read_in_plain_words(changes: dict[str, float], word: str) -> None:
+    assert report.reading([*HISTORY, {**HISTORY[-1], **changes}]).startswith(word)
+
+
+def test_pictures_are_saved_as_files(found: Evidence, tmp_path: Path) -> None:
+    report.save_figures(report.figures(found, HISTORY), tmp_path / "plots")
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == ["correlations.png", "moments.png", "ones.png", "training.png"]
+
+
+def test_wide_rows_are_shown_by_their_liveliest_columns() -> None:
+    rows = (torch.rand(60, 300, generator=torch.Generator().manual_seed(0)) < 0.5).numpy().astype(np.uint8)
+    rows[:, :100] = 0
+    assert report._busiest(rows).min() >= 100
+    assert len(report._busiest(rows)) == report.HEATMAP_COLUMNS

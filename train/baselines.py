@@ -1,0 +1,197 @@
+"""Baselines: what is free. Ordinary generators, fitted on the same training rows as the GAN.
+
+    fit_marginals       every column a coin of its own
+    fit_gaussian        every pairwise correlation as well, in closed form and seconds
+
+Codes are uint8 tensors (rows, length) with values 0 and 1. Weights are fitted in float64 and kept in float32, which is
+what an artifact stores.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train.generator import GaussianGenerator, IndependentGenerator
+
+IMPOSSIBLE = 10.0  # a latent threshold that a standard normal passes once in 10^23 rows
+PRIOR_WIDTHS = (math.inf, 0.8, 0.56, 0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05, 0.0)  # of latent correlations, Fisher's z
+SMALLEST_EIGENVALUE = 1e-8  # keeps the matrix invertible; duplicated columns then differ once in 10^4 rows
+NEWTON_STEPS = 40
+TOLERANCE = 1e-11
+NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
+PAIRS_PER_PASS = 1 << 16  # keeps the solver's intermediate results in the cache
+
+
+def fit_marginals(codes: Tensor) -> IndependentGenerator:
+    """Column means. A column that is constant in the training rows stays constant."""
+    _check(codes, codes)
+    generator = IndependentGenerator(codes.shape[1]).requires_grad_(False)
+    generator.probability.copy_(codes.double().mean(dim=0))
+    return generator
+
+
+def fit_gaussian(train_codes: Tensor, validation_codes: Tensor) -> GaussianGenerator:
+    """The dichotomised Gaussian with the training rows' marginals and shrunken pairwise correlations.
+
+    Latent correlations are tetrachoric, shrunk by the reliability of each (`shrink`), and repaired to a positive
+    definite matrix. The width of the prior is the one that makes the pairs of bits of the validation rows
+    likeliest (a composite likelihood: Lindsay 1988).
+
+    Raises:
+        ValueError: there are no training rows, or the two sets have different lengths.
+    """
+    _check(train_codes, validation_codes)
+    length = train_codes.shape[1]
+    pairs = torch.triu_indices(length, length, offset=1)
+    bias = torch.special.ndtri(train_codes.double().mean(dim=0)).clamp(-IMPOSSIBLE, IMPOSSIBLE)
+    raw, error = tetrachoric(train_codes)
+    seen = _pair_counts(validation_codes)
+    best, best_score = torch.eye(length, dtype=torch.float64), -math.inf
+    for width in PRIOR_WIDTHS:
+        latent = nearest_correlation(_symmetric(shrink(raw, error, width), length))
+        score = _composite_likelihood(seen, bias[pairs[0]], bias[pairs[1]], latent[*pairs])
+        if score > best_score:
+            best, best_score = latent, score
+    generator = GaussianGenerator(length).requires_grad_(False)
+    generator.linear.weight.copy_(torch.linalg.cholesky(best))
+    generator.linear.bias.copy_(bias)
+    return generator
+
+
+def tetrachoric(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Tetrachoric correlation of every pair of columns (i < j, row by row), and its standard error were it 0.
+
+    The correlation of the two standard normals that, cut at the thresholds of the marginals, have both bits on as
+    often as the rows do (Pearson 1900). An empty cell of a pair's 2 x 2 table counts as half a row
+    (Brown and Benedetti 1977), but two opposite empty cells mean a perfect correlation. A constant column gets 0.
+
+    Returns:
+        Two float64 tensors (pairs,), the first in [-1, 1]; the error is infinite for a constant column.
+    """
+    counts = _pair_counts(codes)
+    latent, error = torch.zeros_like(counts[0]), torch.full_like(counts[0], math.inf)
+    neither, one, other, both = counts
+    varied = (both + one) * (neither + other) * (both + other) * (neither + one) > 0
+    latent[varied], error[varied] = _tetrachoric(*counts[:, varied])
+    return latent, error
+
+
+def _tetrachoric(neither: Tensor, one: Tensor, other: Tensor, both: Tensor) -> tuple[Tensor, Tensor]:
+    n = neither + one + other + both
+    p, q = (both + one) / n, (both + other) / n
+    h, k = torch.special.ndtri(p), torch.special.ndtri(q)
+    # Half a row goes into an empty cell; the marginals stay, so the opposite cell gains it too.
+    half_a_row = 0.5 * ((neither == 0).double() + (both == 0).double() - (one == 0).double() - (other == 0).double())
+    latent = solve_correlation(h, k, (both + half_a_row) / n)
+    latent[one + other == 0] = 1.0
+    latent[neither + both == 0] = -1.0
+    return latent, (p * (1 - p) * q * (1 - q) / n).sqrt() / (_density(h) * _density(k))
+
+
+def solve_correlation(h: Tensor, k: Tensor, joint: Tensor) -> Tensor:
+    """Correlations at which standard normals x, y have P(x < h, y < k) = joint; all float64 (pairs,).
+
+    Newton's method for the angle asin(correlation), kept in a bracket: the joint probability rises with the angle,
+    and its slope is the integrand of `orthant`. Where no correlation fits, the nearest end, -1 or 1.
+    """
+    blocks = zip(h.split(PAIRS_PER_PASS), k.split(PAIRS_PER_PASS), joint.split(PAIRS_PER_PASS), strict=True)
+    return torch.cat([_solve(*block) for block in blocks])
+
+
+def _solve(h: Tensor, k: Tensor, joint: Tensor) -> Tensor:
+    low, high = torch.full_like(joint, -math.pi / 2), torch.full_like(joint, math.pi / 2)
+    angle = torch.zeros_like(joint)
+    for _ in range(NEWTON_STEPS):
+        excess = _orthant(h, k, angle) - joint
+        low, high = angle.where(excess < 0, low), angle.where(excess >= 0, high)
+        step = angle - excess / _slope(h, k, angle)
+        inside = (step >= low) & (step <= high)
+        angle = step.where(inside, (low + high) / 2)
+        if (excess.abs() < TOLERANCE).all():
+            break
+    return angle.sin()
+
+
+def orthant(h: Tensor, k: Tensor, correlation: Tensor) -> Tensor:
+    """P(x < h, y < k) of standard normals with that correlation; all float64 (pairs,).
+
+    Phi(h) Phi(k) + 1/(2 pi) * integral from 0 to asin(correlation) of exp(-(h^2 + k^2 - 2 h k sin t) / (2 cos^2 t)) dt
+    (Drezner and Wesolowsky 1990), by Gauss-Legendre quadrature.
+    """
+    return _orthant(h, k, correlation.asin())
+
+
+def _orthant(h: Tensor, k: Tensor, angle: Tensor) -> Tensor:
+    area = torch.zeros_like(angle)
+    for node, weight in zip(NODES.tolist(), NODE_WEIGHTS.tolist(), strict=True):
+        area += weight * _slope(h, k, angle * (1 + node) / 2)
+    return torch.special.ndtr(h) * torch.special.ndtr(k) + area * angle / 2
+
+
+def _slope(h: Tensor, k: Tensor, angle: Tensor) -> Tensor:
+    sine = angle.sin()
+    exponent = (h * h + k * k - 2 * h * k * sine) / (2 * (1 - sine * sine).clamp(min=1e-15))
+    return (-exponent).exp() / (2 * math.pi)
+
+
+def shrink(correlation: Tensor, error: Tensor, width: float) -> Tensor:
+    """Correlations drawn towards 0 by the unreliability of each; all float64 (pairs,).
+
+    On Fisher's z scale, with a normal prior of standard deviation `width` around 0 and a standard error for each, the
+    posterior mean is z * width^2 / (width^2 + error^2) (James and Stein 1961). On that scale a perfect correlation
+    stays perfect, so duplicated columns stay duplicates.
+    """
+    if math.isinf(width):
+        return correlation
+    reliability = width**2 / (width**2 + error**2) if width else torch.zeros_like(error)
+    return (correlation.atanh() * reliability).nan_to_num(0.0).tanh()
+
+
+def nearest_correlation(matrix: Tensor) -> Tensor:
+    """A positive definite correlation matrix near a symmetric one with diagonal 1, float64 (length, length).
+
+    Negative eigenvalues are raised and the diagonal is scaled back to 1 (Rousseeuw and Molenberghs 1993).
+    """
+    values, vectors = torch.linalg.eigh(matrix)
+    repaired = (vectors * values.clamp(min=SMALLEST_EIGENVALUE)) @ vectors.T
+    scale = repaired.diagonal().rsqrt()
+    return repaired * scale * scale[:, None]
+
+
+def _composite_likelihood(counts: Tensor, h: Tensor, k: Tensor, correlation: Tensor) -> float:
+    """Log likelihood of the 2 x 2 tables of all pairs, as if the pairs were independent of one another."""
+    both = orthant(h, k, correlation)
+    p, q = torch.special.ndtr(h), torch.special.ndtr(k)
+    cells = torch.stack([1 - p - q + both, p - both, q - both, both])
+    return (counts * cells.clamp(min=1e-9).log()).sum().item()
+
+
+def _pair_counts(codes: Tensor) -> Tensor:
+    """How many rows have neither, only the first, only the second, and both bits of a pair on: float64 (4, pairs)."""
+    n, length = codes.shape
+    bits = codes.double()
+    first, second = torch.triu_indices(length, length, offset=1)
+    ones, both = bits.sum(dim=0), (bits.T @ bits)[first, second]
+    one, other = ones[first] - both, ones[second] - both
+    return torch.stack([n - both - one - other, one, other, both])
+
+
+def _symmetric(above: Tensor, length: int) -> Tensor:
+    """The matrix with these values above the diagonal, the same below it, and 1 on it."""
+    matrix = torch.eye(length, dtype=above.dtype)
+    first, second = torch.triu_indices(length, length, offset=1)
+    matrix[first, second] = matrix[second, first] = above
+    return matrix
+
+
+def _density(x: Tensor) -> Tensor:
+    return (-x * x / 2).exp() / math.sqrt(2 * math.pi)
+
+
+def _check(train_codes: Tensor, other: Tensor) -> None:
+    if len(train_codes) == 0:
+        raise ValueError("there are no training rows")
+    if train_codes.shape[1] != other.shape[1]:
+        raise ValueError(f"training rows have {train_codes.shape[1]} values, validation rows {other.shape[1]}")

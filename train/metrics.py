@@ -1,0 +1,557 @@
+"""Numbers that mean something: synthetic rows against held-out real rows, beside what fresh real rows would score.
+
+Three sets of rows appear throughout, always in this order and, but for copies, at equal n:
+
+    synthetic   what a generator made
+    heldout     real rows that it has not seen
+    train       real rows that it has seen; against the held-out ones they show the floor: what fresh real rows score
+
+A ratio is a distance from synthetic to held-out rows over the same distance from training to held-out rows: 1 is as
+good as fresh real data. `compare` gives every number with its interval, `quick_score` a few of them in a
+fraction of a second. Bits are NumPy arrays uint8 (n, length); texts are lists of lists of tokens.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+from scipy.stats import rankdata
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits
+
+Array = npt.NDArray[Any]
+Bits = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+Scores = dict[str, Any]
+
+TRIPLES = 3000
+TRIPLES_SEED = 0
+FOLDS = 5
+BLOCKS = 50  # the bootstrap draws blocks of rows: with sums kept for each block, a replicate costs next to nothing
+REPLICATES = 200
+WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
+NORMAL_95 = 1.959964
+# A score whose 95 % interval reaches further than this to either side cannot tell good from bad.
+RESOLUTION = {
+    "c2st_auc": 0.05,
+    "copy_excess": 0.02,
+    "marginal_ratio": 0.5,
+    "correlation_ratio": 0.5,
+    "triple_ratio": 0.5,
+}
+
+
+# Moments: sums over rows, from which every ratio follows
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over rows of 0/1 values. Every array may have leading axes: one entry for each block or replicate."""
+
+    rows: Array  # (...): how many rows
+    ones: Array  # (..., length): rows with bit i on
+    both: Array  # (..., pairs): rows with bits i and j on, in the order of `pairs`
+    triples: Array  # (..., triples): rows with three bits on, in the order of `draw_triples`
+    totals: Array  # (..., length + 1): rows with that many bits on
+
+    @classmethod
+    def of(cls, bits: Bits) -> "Moments":
+        length = bits.shape[1]
+        columns = _words(bits.T)
+        totals = np.bincount(bits.sum(axis=1, dtype=np.int64), minlength=length + 1)
+        return cls(
+            np.array(len(bits), np.float64),
+            bits.sum(axis=0, dtype=np.float64),
+            _rows_with_all(columns, np.stack(pairs(length))),
+            _rows_with_all(columns, draw_triples(length).T),
+            totals.astype(np.float64),
+        )
+
+    @classmethod
+    def of_blocks(cls, bits: Bits, blocks: int) -> "Moments":
+        """The rows in their order, cut into blocks."""
+        parts = [cls.of(block) for block in np.array_split(bits, blocks)]
+        return cls(
+            *(np.stack(sums).astype(np.float32) for sums in zip(*(vars(p).values() for p in parts), strict=True))
+        )
+
+    def weighted(self, weights: Array) -> "Moments":
+        """Sums with block b counted weights[r, b] times, for each replicate r."""
+        return Moments(*(weights @ sums for sums in vars(self).values()))
+
+
+def _words(bits: Bits) -> Array:
+    """Each row of bits in words of 64, padded with zeros: uint64 (rows, words)."""
+    packed = np.packbits(bits, axis=1)
+    return np.ascontiguousarray(np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8)))).view(np.uint64)
+
+
+def _rows_with_all(columns: Array, chosen: Array) -> Floats:
+    """In how many rows all the chosen columns are 1, for each set of them: chosen is (columns in a set, sets)."""
+    sums = []
+    for part in np.array_split(chosen, 1 + chosen.shape[1] * columns.shape[1] // WORDS_PER_PASS, axis=1):
+        words = functools.reduce(np.bitwise_and, (columns[column] for column in part))
+        sums.append(np.bitwise_count(words).sum(axis=1, dtype=np.float64))
+    return np.concatenate(sums)
+
+
+@functools.lru_cache(maxsize=4)
+def pairs(length: int) -> tuple[Array, Array]:
+    """The columns i < j of every pair, ordered by their distance j - i, then by i."""
+    lag = np.repeat(np.arange(1, length), np.arange(length - 1, 0, -1))
+    first = np.concatenate([np.arange(length - k) for k in range(1, length)]) if length > 1 else lag
+    return first, first + lag
+
+
+@functools.lru_cache(maxsize=4)
+def draw_triples(length: int) -> Array:
+    """Triples of different columns, (triples, 3): all of them where there are at most 3,000, else 3,000 seeded ones."""
+    if math.comb(length, 3) <= TRIPLES:
+        every = [(i, j, k) for k in range(length) for j in range(k) for i in range(j)]
+        return np.array(every, dtype=np.int64).reshape(-1, 3)
+    rng = np.random.default_rng(TRIPLES_SEED)
+    found = np.empty((0, 3), np.int64)
+    while len(found) < TRIPLES:
+        candidates = np.sort(rng.integers(0, length, (2 * TRIPLES, 3)), axis=1)
+        distinct = (candidates[:, 0] < candidates[:, 1]) & (candidates[:, 1] < candidates[:, 2])
+        found = np.unique(np.concatenate([found, candidates[distinct]]), axis=0)
+    return rng.permutation(found)[:TRIPLES]
+
+
+def correlations(moments: Moments) -> Array:
+    """Pearson correlation of every pair of columns, (..., pairs); 0 where a column is constant."""
+    first, second = pairs(moments.ones.shape[-1])
+    mean = moments.ones / moments.rows[..., None]
+    spread = np.sqrt(mean * (1 - mean))
+    covariance = moments.both / moments.rows[..., None] - mean[..., first] * mean[..., second]
+    scale = spread[..., first] * spread[..., second]
+    return np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 0)
+
+
+def lag_correlations(moments: Moments) -> Array:
+    """Autocorrelation along the sequence: the mean correlation of columns k apart, (..., lags), k = 1 .. length / 2."""
+    length = moments.ones.shape[-1]
+    sizes = np.arange(length - 1, 0, -1)  # pairs come ordered by lag
+    kept = max(1, length // 2) if length > 1 else 0
+    sums = np.add.reduceat(correlations(moments), np.cumsum(sizes) - sizes, axis=-1) if length > 1 else np.empty(0)
+    return sums[..., :kept] / sizes[:kept]
+
+
+# Distances and ratios
+
+
+def marginal_distance(a: Moments, b: Moments) -> Array:
+    """Mean absolute difference of the column means."""
+    return _gap(a.ones / a.rows[..., None], b.ones / b.rows[..., None])
+
+
+def correlation_distance(a: Moments, b: Moments) -> Array:
+    """Mean absolute off-diagonal difference of the Pearson matrices."""
+    return _gap(correlations(a), correlations(b))
+
+
+def triple_distance(a: Moments, b: Moments) -> Array:
+    """Mean absolute difference of E[x_i x_j x_k] over the triples of `draw_triples`."""
+    return _gap(a.triples / a.rows[..., None], b.triples / b.rows[..., None])
+
+
+def lag_distance(a: Moments, b: Moments) -> Array:
+    """Mean absolute difference of the lag correlations."""
+    return _gap(lag_correlations(a), lag_correlations(b))
+
+
+def row_sum_distance(a: Moments, b: Moments) -> Array:
+    """Wasserstein-1 distance of the numbers of ones in a row, in ones: the area between the distribution functions."""
+    below_a, below_b = (np.cumsum(m.totals, axis=-1) / m.rows[..., None] for m in (a, b))
+    return np.abs(below_a - below_b).sum(axis=-1)
+
+
+def _gap(a: Array, b: Array) -> Array:
+    return np.abs(a - b).mean(axis=-1) if a.shape[-1] else np.zeros(a.shape[:-1])
+
+
+DISTANCES = {
+    "marginal": marginal_distance,
+    "correlation": correlation_distance,
+    "triple": triple_distance,
+    "lag": lag_distance,
+    "row_sum": row_sum_distance,
+}
+
+
+def ratio(name: str, synthetic: Bits, heldout: Bits, train: Bits) -> float:
+    """One of DISTANCES from synthetic to held-out rows, over that from training to held-out rows.
+
+    1 is as good as fresh real data; infinite where only the floor is 0, 1 where both are.
+    """
+    s, h, t = (Moments.of(bits) for bits in (synthetic, heldout, train))
+    return float(_over(DISTANCES[name](s, h), DISTANCES[name](t, h)))
+
+
+def _over(distance: Array, floor: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((distance == 0) & (floor == 0), 1.0, np.divide(distance, floor))
+
+
+def ratio_intervals(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap interval of every ratio of DISTANCES, laid around the estimate; NaN where it has none.
+
+    Rows are drawn in blocks, from each set by itself (Efron and Tibshirani 1993). Drawing rows adds noise to distance
+    and floor alike, which pulls the replicates towards 1; so only their spread is used, on a log scale.
+    """
+    rng = np.random.default_rng(seed)
+    blocks = [Moments.of_blocks(bits, min(BLOCKS, len(bits))) for bits in (synthetic, heldout, train)]
+    logs: dict[str, list[float]] = {name: [] for name in DISTANCES}
+    for _ in range(_replicates(synthetic.shape[1])):
+        s, h, t = (block.weighted(_draw(rng, len(block.rows))) for block in blocks)
+        for name, distance in DISTANCES.items():
+            logs[name].append(math.log(_over(distance(s, h), distance(t, h)) or math.nan))
+    return {name: _around(ratio(name, synthetic, heldout, train), logs[name]) for name in DISTANCES}
+
+
+def _replicates(length: int) -> int:
+    """Fewer for long rows: the pairs of columns are what takes time."""
+    return int(np.clip(20_000_000 // max(1, length * length), 40, REPLICATES))
+
+
+def _draw(rng: np.random.Generator, blocks: int) -> Array:
+    return rng.multinomial(blocks, np.full(blocks, 1 / blocks)).astype(np.float32)
+
+
+def _around(estimate: float, logs: list[float]) -> tuple[float, float]:
+    factor = math.exp(NORMAL_95 * float(np.std(logs)))
+    return estimate / factor, estimate * factor
+
+
+# A judge: can a classifier tell?
+
+
+def c2st(
+    synthetic: Array, heldout: Array, seed: int, *, folds: int = FOLDS, iterations: int = 100
+) -> tuple[float, float]:
+    """ROC AUC of a classifier told to tell synthetic from held-out rows, and its standard error.
+
+    A classifier two-sample test (Lopez-Paz and Oquab 2017). Gradient-boosted trees (scikit-learn's defaults), trained
+    and judged on different folds; the mean over folds. 0.5 is cannot tell, 1 is always right. NaN with fewer rows of
+    a kind than folds.
+    """
+    rows = np.concatenate([heldout, synthetic])
+    made = np.arange(len(rows)) >= len(heldout)
+    if min(len(heldout), len(synthetic)) < folds:
+        return math.nan, math.nan
+    aucs, variances = [], []
+    for fit, judge in StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, made):
+        scores = _trees(seed, iterations).fit(rows[fit], made[fit]).predict_proba(rows[judge])[:, 1]
+        auc, variance = auc_with_variance(scores[made[judge]], scores[~made[judge]])
+        aucs.append(auc)
+        variances.append(variance)
+    return float(np.mean(aucs)), math.sqrt(np.mean(variances) / folds)
+
+
+def auc_with_variance(positive: Array, negative: Array) -> tuple[float, float]:
+    """P(positive score > negative score) + half the ties, and its variance (DeLong et al. 1988).
+
+    For each score the share of the other kind that it beats is the difference of two ranks (Sun and Xu 2014).
+    """
+    ranks = rankdata(np.concatenate([positive, negative]))
+    m, n = len(positive), len(negative)
+    beats = (ranks[:m] - rankdata(positive)) / n
+    beaten = 1 - (ranks[m:] - rankdata(negative)) / m
+    variance = sum(np.var(v, ddof=1) / len(v) for v in (beats, beaten) if len(v) > 1)
+    return float(beats.mean()), float(variance)
+
+
+def _trees(seed: int, iterations: int) -> HistGradientBoostingClassifier:
+    return HistGradientBoostingClassifier(max_iter=iterations, early_stopping=False, random_state=seed)
+
+
+def utility(synthetic: Bits, heldout: Bits, label: int, seed: int) -> float:
+    """Train on synthetic, test on real (Esteban et al. 2017): ROC AUC of predicting column `label` from the others.
+
+    0.5 where the training rows' label is constant, NaN where the held-out one is.
+    """
+    (x, y), (test_x, test_y) = ((np.delete(bits, label, axis=1), bits[:, label]) for bits in (synthetic, heldout))
+    if len(np.unique(test_y)) < 2:
+        return math.nan
+    if len(np.unique(y)) < 2:
+        return 0.5
+    return float(roc_auc_score(test_y, _trees(seed, 100).fit(x, y).predict_proba(test_x)[:, 1]))
+
+
+# Copies and collapse
+
+
+def copy_rate(rows: Bits, train: Bits) -> float:
+    """Share of the rows that are found exactly among the training rows."""
+    return float(np.isin(_keys(rows), _keys(train)).mean())
+
+
+def distinct_share(rows: Bits) -> float:
+    """Distinct rows over rows; below what held-out rows score at the same n is mode collapse."""
+    return len(np.unique(_keys(rows))) / len(rows)
+
+
+def nearest(rows: Bits, others: Bits) -> tuple[Array, Array]:
+    """The Hamming distance to the nearest of the others, and which one it is (the first of equals), for each row."""
+    a, b = _words(rows), _words(others)
+    found = [_nearest(part, b) for part in np.array_split(a, 1 + a.size * len(b) // WORDS_PER_PASS)]
+    distance, index = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return distance, index
+
+
+def _nearest(a: Array, b: Array) -> tuple[Array, Array]:
+    distances = _distances(a, b)
+    index = distances.argmin(axis=1)
+    return distances[np.arange(len(a)), index], index
+
+
+def _distances(a: Array, b: Array) -> Array:
+    """Hamming distances of all rows of two sets of packed rows: uint32 (rows of a, rows of b)."""
+    distances = np.zeros((len(a), len(b)), np.uint32)
+    for word in range(a.shape[1]):
+        distances += np.bitwise_count(a[:, None, word] ^ b[None, :, word])
+    return distances
+
+
+def near_copy_share(synthetic: Bits, heldout: Bits, train: Bits) -> tuple[float, float]:
+    """P(nearest training row closer than nearest held-out row) + half the ties, and its standard error.
+
+    With as many training as held-out rows a generator that has learnt the distribution, and no rows, scores 0.5.
+    """
+    to_train, to_heldout = nearest(synthetic, train)[0], nearest(synthetic, heldout)[0]
+    closer = (to_train < to_heldout) + 0.5 * (to_train == to_heldout)
+    return float(closer.mean()), float(closer.std() / math.sqrt(len(closer)))
+
+
+def _keys(bits: Bits) -> Array:
+    """One opaque value for each row, equal where rows are."""
+    words = _words(bits)
+    return words.view(np.dtype((np.void, words.shape[1] * 8))).ravel()
+
+
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share of n rows (Wilson 1927)."""
+    z2 = NORMAL_95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = NORMAL_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def excess_interval(share: float, other: float, n: int) -> tuple[float, float]:
+    """95 % interval of the difference of two independent shares of n rows (Newcombe 1998, method 10)."""
+    (low, high), (other_low, other_high) = share_interval(share, n), share_interval(other, n)
+    below = math.hypot(share - low, other_high - other)
+    above = math.hypot(high - share, other - other_low)
+    return share - other - below, share - other + above
+
+
+def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits, seed: int, folds: int = 2) -> float:
+    """A cheap judge for small n: AUC of kernel ridge regression on the rows' kind, over the held-out rows' folds.
+
+    The kernel is exp(-2 d / mean d) of the Hamming distance d (a Laplace kernel on the corners of the cube). Half of
+    the synthetic rows are judged; the others join the fit against training rows, so that it learns something
+    even from few held-out ones. NaN with fewer rows than folds.
+    """
+    n = min(len(heldout), len(synthetic) // 2)
+    extra = min(len(train), len(synthetic) - n)
+    if n < folds:
+        return math.nan
+    rows = np.concatenate([heldout[:n], synthetic[:n], train[:extra], synthetic[n : n + extra]])
+    made = np.repeat([False, True, False, True], [n, n, extra, extra])
+    distances = _distances(_words(rows), _words(rows)).astype(np.float32)
+    kernel = np.exp(-2 * distances / max(float(distances.mean()), 1e-9))
+    aucs = []
+    for fit, judge in StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows[: 2 * n], made[: 2 * n]):
+        known = np.concatenate([fit, np.arange(2 * n, len(rows))])
+        ridge = kernel[np.ix_(known, known)] + np.float32(0.1) * np.eye(len(known), dtype=np.float32)
+        with threadpool_limits(1, "blas"):  # threads cost more than they give, above all on a busy machine
+            weights = scipy.linalg.solve(ridge, made[known] - np.float32(0.5), assume_a="pos", check_finite=False)
+        scores = kernel[np.ix_(judge, known)] @ weights
+        aucs.append(auc_with_variance(scores[made[judge]], scores[~made[judge]])[0])
+    return float(np.mean(aucs))
+
+
+# All of it
+
+
+def compare(
+    synthetic: Array, heldout: Array, train: Array | None = None, *, seed: int = 0, label: int | None = None
+) -> Scores:
+    """Every number for bits: scores, their floors, 95 % intervals (`<name>_low`, `<name>_high`) and warnings.
+
+    All sets are cut to the smallest one's n, by the seed; only copies are looked for among all training rows.
+
+    Args:
+        synthetic: (n, length). Values other than 0 and 1 are counted as `soft_share`, then rounded.
+        heldout, train: (n, length) of 0 and 1. Without training rows, half of the held-out ones stand in as the
+            fresh real sample, and nothing is said about copies.
+        label: a column that a model would predict from the others, for `utility`.
+
+    Returns:
+        A flat dictionary that JSON can hold; None where a number does not exist.
+
+    Raises:
+        ValueError: a set is empty, has another length than the others, or holds other values than numbers in [0, 1].
+    """
+    soft = soft_share(synthetic)
+    synthetic, heldout = _as_bits(synthetic, "synthetic"), _as_bits(heldout, "held-out", real=True)
+    everything = None if train is None else _as_bits(train, "training", real=True)
+    _check_lengths(synthetic, heldout, everything)
+    rng = np.random.default_rng(seed)
+    sizes = {"synthetic_rows": len(synthetic), "heldout_rows": len(heldout), "train_rows": 0}
+    if everything is None:
+        heldout, fresh = np.array_split(rng.permutation(heldout), 2)
+    else:
+        sizes["train_rows"], fresh = len(everything), everything
+    n = min(len(synthetic), len(heldout), len(fresh))
+    if n == 0:
+        raise ValueError("there are too few rows to compare: " + ", ".join(f"{v} {k}" for k, v in sizes.items()))
+    s, h, t = (rng.permutation(rows)[:n] for rows in (synthetic, heldout, fresh))
+    scores: Scores = {"n": n, **sizes, "columns": s.shape[1], "soft_share": soft}
+    scores |= _ratio_scores(s, h, t, seed) | _judge_scores(s, h, t, seed) | _collapse_scores(s, h)
+    if everything is not None:
+        scores |= _copy_scores(s, h, t, everything)
+    if label is not None:
+        scores |= {"utility": utility(s, h, label, seed), "utility_floor": utility(t, h, label, seed)}
+    scores = {name: _finite(score) for name, score in scores.items()}
+    return {**scores, "warnings": warnings_of(scores)}
+
+
+def quick_score(synthetic: Bits, validation: Bits, train: Bits, *, seed: int = 0, rows: int = 1000) -> dict[str, float]:
+    """The numbers of `compare` that are cheap enough for every tick of training, on at most `rows` rows of each set.
+
+    `score`, the lower the better, ranks checkpoints: the judge's AUC, plus a tenth of the mean logarithm of the three
+    ratios (which still falls when the judge is always right), plus the share of copies beyond the validation rows'.
+    """
+    rng = np.random.default_rng(seed)
+    n = min(len(synthetic), len(validation), len(train), rows)
+    s, h, t = (rng.permutation(bits)[:n] for bits in (synthetic, validation, train))
+    a, b, c = Moments.of(s), Moments.of(h), Moments.of(t)
+    scores = {
+        f"{name}_ratio": float(_over(DISTANCES[name](a, b), DISTANCES[name](c, b)))
+        for name in ("marginal", "correlation", "triple")
+    }
+    worse = np.log(np.clip(list(scores.values()), 1.0, 100.0)).mean()
+    scores["c2st_auc"] = quick_c2st(rng.permutation(synthetic)[:rows], rng.permutation(validation), t, seed)
+    scores["copy_excess"] = copy_rate(s, train) - copy_rate(h, train)
+    scores["near_copy_share"] = near_copy_share(s, h, t)[0]
+    scores["distinct_ratio"] = distinct_share(s) / distinct_share(h)
+    scores["score"] = max(scores["c2st_auc"], 0.5) + 0.1 * float(worse) + max(scores["copy_excess"], 0.0)
+    return scores
+
+
+def soft_share(rows: Array) -> float:
+    """Share of the values that are neither 0 nor 1: what was not rounded."""
+    return float(((rows != 0) & (rows != 1)).mean()) if rows.size else 0.0
+
+
+def warnings_of(scores: Scores) -> list[str]:
+    """What a reader must know before believing the scores."""
+    found = []
+    if scores["soft_share"]:
+        found.append(f"{scores['soft_share']:.1%} of the synthetic values are neither 0 nor 1: rounded to measure")
+    if scores["constant_columns"]:
+        found.append(f"{scores['constant_columns']} columns are constant in the synthetic but not in the held-out rows")
+    if scores["heldout_constant_columns"]:
+        found.append(f"{scores['heldout_constant_columns']} columns are constant in the held-out rows: correlation 0")
+    for name, resolution in RESOLUTION.items():
+        found += _too_uncertain(name, resolution, scores)
+    return found
+
+
+def _too_uncertain(name: str, resolution: float, scores: Scores) -> list[str]:
+    """A score says something only where its 95 % interval is narrower than the differences that matter."""
+    if name not in scores:
+        return []
+    n, (score, low, high) = scores["n"], (scores[key] for key in (name, f"{name}_low", f"{name}_high"))
+    if score is None or low is None:
+        return [f"{name} does not exist for these {n} rows"]
+    if high - low <= 2 * resolution:
+        return []
+    # Intervals shrink with the square root of n; a ratio's does not, once there is nothing but noise in it.
+    needed = n * ((high - low) / 2 / resolution) ** 2
+    remedy = f"; about {_round_up(needed)} would do" if not name.endswith("_ratio") else ""
+    few = f"{n} rows" + (f" of {scores['columns']} columns" if name.endswith("_ratio") else "")
+    return [f"{few} are too few to tell {name} within {resolution}: it may be {low:.2f} to {high:.2f}{remedy}"]
+
+
+def _round_up(number: float) -> int:
+    step = 10 ** max(0, math.floor(math.log10(number)) - 1)
+    return math.ceil(number / step) * step
+
+
+def _ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
+    a, b, c = (Moments.of(rows) for rows in (s, h, t))
+    intervals = ratio_intervals(s, h, t, seed)
+    scores: Scores = {}
+    for name, distance in DISTANCES.items():
+        scores[f"{name}_distance"], scores[f"{name}_floor"] = float(distance(a, b)), float(distance(c, b))
+        scores[f"{name}_ratio"] = float(_over(distance(a, b), distance(c, b)))
+        scores[f"{name}_ratio_low"], scores[f"{name}_ratio_high"] = intervals[name]
+    return scores
+
+
+def _judge_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
+    (auc, error), (floor, _) = c2st(s, h, seed), c2st(t, h, seed)
+    return {
+        "c2st_auc": auc,
+        "c2st_auc_low": max(0.0, auc - NORMAL_95 * error),
+        "c2st_auc_high": min(1.0, auc + NORMAL_95 * error),
+        "c2st_floor": floor,
+    }
+
+
+def _collapse_scores(s: Bits, h: Bits) -> Scores:
+    share, floor = distinct_share(s), distinct_share(h)
+    (flat, real_flat) = ((rows.min(axis=0) == rows.max(axis=0)) for rows in (s, h))
+    return {
+        "distinct_share": share,
+        "distinct_floor": floor,
+        "distinct_ratio": share / floor,
+        "constant_columns": int((flat & ~real_flat).sum()),
+        "heldout_constant_columns": int(real_flat.sum()),
+    }
+
+
+def _copy_scores(s: Bits, h: Bits, t: Bits, train: Bits) -> Scores:
+    rate, floor = copy_rate(s, train), copy_rate(h, train)
+    low, high = excess_interval(rate, floor, len(s))
+    near, error = near_copy_share(s, h, t)
+    return {
+        "copy_rate": rate,
+        "copy_floor": floor,
+        "copy_excess": rate - floor,
+        "copy_excess_low": low,
+        "copy_excess_high": high,
+        "near_copy_share": near,
+        "near_copy_share_low": near - NORMAL_95 * error,
+        "near_copy_share_high": near + NORMAL_95 * error,
+        "near_copy_floor": 0.5,
+    }
+
+
+def _as_bits(rows: Array, kind: str, real: bool = False) -> Bits:
+    rows = np.asarray(rows)
+    if rows.ndim != 2:
+        raise ValueError(f"the {kind} rows must be (rows, length), not {rows.shape}")
+    if not ((rows >= 0) & (rows <= 1)).all():
+        raise ValueError(f"the {kind} rows hold values outside 0 to 1")
+    if real and soft_share(rows):
+        raise ValueError(f"the {kind} rows hold values other than 0 and 1")
+    return (rows > 0.5).astype(np.uint8)
+
+
+def _check_lengths(synthetic: Bits, heldout: Bits, train: Bits | None) -> None:
+    lengths = {rows.shape[1] for rows in (synthetic, heldout, train) if rows is not None}
+    if len(lengths) > 1:
+        raise ValueError(f"rows of different lengths: {sorted(lengths)}")
+
+
+def _finite(score: Any) -> Any:
+    return None if isinstance(score, float) and not math.isfinite(score) else score
