@@ -1,0 +1,208 @@
+"""The commands: options in, one call each. `python -m serve --help` lists them."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serve import client as clients
+from serve import server
+from serve import state as states
+from serve.archive import MODEL_NAME
+from serve.client import Client, ClientError
+from serve.server import ServeError, Settings, UsageError
+
+WORK_FAILED, WRONG_USAGE = 1, 2
+PORT = click.IntRange(1, 65535)
+MAX_SEED = 2**32 - 1  # train.generator.MAX_SEED, whose module would bring torch into every command
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def option(name: str, **settings: Any) -> Decorator:
+    """A click option that also listens to LOOKALIKE_SERVE_NAME and shows its default."""
+    field = name.split("/")[0].removeprefix("--").replace("-", "_")
+    variable = f"LOOKALIKE_SERVE_{field.upper()}"
+    return click.option(name, field, envvar=variable, show_envvar=True, show_default=True, **settings)
+
+
+def runs_option() -> Decorator:
+    folder = click.Path(path_type=Path)
+    return option("--runs", type=folder, default=Path("runs"), help="Where runs are kept, and the server's own files.")
+
+
+def json_option(what: str) -> Decorator:
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def cli() -> None:
+    """Serve lookalikes over HTTP with TorchServe."""
+
+
+@cli.command()
+@runs_option()
+@option("--model", help="An archive, run directory, artifact or registered model.  [default: the newest run]")
+@option("--host", default=Settings.host, help="Where to listen.")
+@option("--port", type=PORT, default=Settings.port, help="Port of the predictions.")
+@option("--metrics-port", type=PORT, default=Settings.metrics_port, help="Port of the Prometheus metrics.")
+@option("--workers", type=click.IntRange(1, 64), default=Settings.workers, help="Worker processes.")
+@option("--tokens/--no-tokens", default=None, help="Whether predictions need a token.  [default: unless on loopback]")
+@option(
+    "--wait-seconds", type=click.FloatRange(1, 600), default=Settings.wait_seconds, help="Limit for the first answer."
+)
+@click.option("--foreground", is_flag=True, help="Stay until interrupted, then stop the server: for containers.")
+def start(*, foreground: bool, **given: Any) -> None:
+    """Start TorchServe with a model and wait until it answers."""
+    settings = Settings(**given)
+    if foreground:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, as Ctrl-C does
+    state = server.start(settings, lambda line: click.echo(line, err=True))
+    try:
+        _introduce(settings, state)
+        if foreground:
+            server.attend(settings.runs, state)
+    except KeyboardInterrupt:
+        server.stop(settings.runs)
+
+
+@cli.command()
+@runs_option()
+@option("--grace-seconds", type=click.FloatRange(0, 600), default=30.0, help="How long requests may take to finish.")
+def stop(runs: Path, grace_seconds: float) -> None:
+    """Let accepted requests finish and stop the server."""
+    click.echo("stopped" if server.stop(runs, grace_seconds) else "no server runs here")
+
+
+@cli.command()
+@runs_option()
+@json_option("the state")
+def status(runs: Path, as_json: bool) -> None:
+    """Say what runs: model, versions, workers, queue. Exit code 1 when nothing does."""
+    found = server.status(runs)
+    if as_json:
+        click.echo(json.dumps(found))
+    elif found:
+        click.echo(_status_text(found))
+    if found is None:
+        raise ServeError("no server runs here; start one with: python -m serve start")
+
+
+@cli.command()
+@runs_option()
+@click.option("-n", type=click.IntRange(1), default=5, show_default=True, help="How many sequences.")
+@option("--seed", type=click.IntRange(0, MAX_SEED), help="The same seed gives the same sequences.  [default: drawn]")
+@option("--address", help="Ask this server instead of the one started here.")
+@option("--token", help="The token for --address.")
+@json_option("the answer's exact body")
+def request(runs: Path, n: int, seed: int | None, address: str | None, token: str | None, as_json: bool) -> None:
+    """Ask for sequences."""
+    body = _client(runs, address, token).request(n, seed)
+    click.echo(body if as_json else clients.show(body))
+
+
+@cli.command()
+@runs_option()
+@click.argument("version")
+def use(runs: Path, version: str) -> None:
+    """Switch to VERSION: one that is loaded, was served before or was trained here, or a model as for --model."""
+    click.echo(f"version {server.use(runs, version)} answers now")
+
+
+@cli.command()
+@runs_option()
+def token(runs: Path) -> None:
+    """Print the token for predictions, for curl: -H "Authorization: Bearer $(python -m serve token)"."""
+    state = states.read(runs)
+    if state is None or not state.tokens:
+        raise ServeError("no server with tokens runs here")
+    click.echo(server.inference_token(state))
+
+
+@cli.command()
+@runs_option()
+@option("--model", help="As for start.")
+@option("--port", type=PORT, default=18080, help="Port for the server under test.")
+@option("--metrics-port", type=PORT, default=18082, help="Port of its metrics.")
+@option("--seconds", type=click.FloatRange(0.1, 60), default=3.0, help="How long each line is measured.")
+@json_option("the measurements")
+def bench(runs: Path, model: str | None, port: int, metrics_port: int, seconds: float, as_json: bool) -> None:
+    """Measure a server of its own beside a no-op handler, a FastAPI twin and the bare generator."""
+    from serve import bench as benches
+
+    settings = Settings(runs=runs, model=model, port=port, metrics_port=metrics_port)
+    click.echo(benches.HEADING, err=as_json)
+    lines = benches.run(settings, seconds, lambda line: click.echo(benches.text(line), err=as_json))
+    if as_json:
+        click.echo(json.dumps([vars(line) for line in lines]))
+
+
+def _client(runs: Path, address: str | None, token: str | None) -> Client:
+    """A client for the address given, else for the server started here."""
+    if address:
+        return Client(address=address.rstrip("/"), token=token)
+    state = states.read(runs)
+    if state is None:
+        raise ServeError("no server runs here; start one with: python -m serve start")
+    return Client(address=state.address, token=server.inference_token(state), renew=lambda: server.newer_token(state))
+
+
+def _introduce(settings: Settings, state: states.State) -> None:
+    """Say what was started, and how to use it."""
+    found = server.status(settings.runs)
+    assert found, "it has just answered"
+    default = next(version for version in found["versions"] if version["default"])
+    click.echo(f"model    {found['model']} version {default['version']}, MLflow run {default['run_id'] or 'unknown'}")
+    click.echo(f"address  {found['address']}/predictions/{found['model']}")
+    click.echo(f"metrics  {found['metrics']}")
+    click.echo(f"logs     {found['logs']}")
+    click.echo(f"try      {_curl(state)}")
+
+
+def _curl(state: states.State) -> str:
+    bearer = ' -H "Authorization: Bearer $(python -m serve token)"' if state.tokens else ""
+    asked = """-d '{"n": 5, "seed": 1}' -H 'Content-Type: application/json'"""
+    return f"curl -X POST {state.address}/predictions/{MODEL_NAME} {asked}{bearer}"
+
+
+def _status_text(found: dict[str, Any]) -> str:
+    lines = [f"{found['model']} at {found['address']} (process {found['pid']}), metrics at {found['metrics']}"]
+    for version in found["versions"]:
+        workers = ", ".join(f"{worker['pid']} {worker['status']}" for worker in version["workers"])
+        queue = version["queue"]
+        mark = "*" if version["default"] else " "
+        lines.append(
+            f"{mark} version {version['version']}, MLflow run {version['run_id'] or 'unknown'}, workers: {workers}, "
+            f"queue: {queue['pendingRequests']} waiting, room for {queue['remainingCapacity']}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; every foreseen problem is one line on standard error."""
+    try:
+        code = cli.main(arguments, prog_name="python -m serve", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as problem:
+        click.echo(problem.format_message())
+        return WRONG_USAGE
+    except click.ClickException as problem:
+        return _fail(problem.format_message(), WRONG_USAGE)
+    except UsageError as problem:
+        return _fail(str(problem), WRONG_USAGE)
+    except (ServeError, ClientError, OSError) as problem:
+        return _fail(str(problem), WORK_FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", WORK_FAILED)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

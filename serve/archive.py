@@ -1,0 +1,156 @@
+"""The model archive: an artifact and the code that serves it, in one .mar file that needs nothing else of this project.
+
+    handler.py, serve/, train/           the code, unchanged
+    generator.safetensors, card.json     the artifact
+    model-config.yaml, MAR-INF/          what TorchServe reads, and the SHA-256 of every other file
+
+The format is torch-model-archiver's (a test compares the two). The tool itself is not used: it works in a folder of a
+fixed name that it deletes first, and stamps the time into the result. Here the same artifact gives the same bytes.
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+TRAIN = HERE.parent / "train"
+MODEL_NAME = "lookalike"
+CARD = "card.json"
+ARTIFACT_FILES = ("generator.safetensors", CARD)
+LEAVES = {
+    "serve": ("__init__.py", "gate.py", "request.py", "watch.py"),
+    "train": ("__init__.py", "codec.py", "generator.py", "artifact.py"),
+}
+CONFIG = "model-config.yaml"
+MANIFEST = "MAR-INF/MANIFEST.json"
+CHECKSUMS = "MAR-INF/SHA256.json"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # becomes a file name and a part of an address
+MAX_UNPACKED_BYTES = 2**31
+PROOF_SECONDS = 120
+PROOF = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import pathlib
+from train import artifact
+try:
+    artifact.load(pathlib.Path(sys.argv[1]))
+except artifact.ArtifactError as problem:
+    sys.exit(str(problem).replace(sys.argv[1] + "/", ""))
+"""
+
+
+class ArchiveError(ValueError):
+    """There is no archive to be made of this, or it is broken."""
+
+
+def build(artifact_directory: Path, mar: Path) -> Path:
+    """Pack an artifact into a model archive, replacing an older one, and return the archive's path.
+
+    It appears whole or not at all, and is the same byte for byte for the same artifact and code.
+
+    Raises:
+        ArchiveError: the directory is no artifact, or its card names no usable version.
+    """
+    try:
+        contents = {name: (artifact_directory / name).read_bytes() for name in ARTIFACT_FILES}
+        version = _version(json.loads(contents[CARD]))
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ArchiveError(f"{artifact_directory}: not an artifact that can be served ({problem})") from problem
+    contents |= {name: (HERE / name).read_bytes() for name in ("handler.py", CONFIG)}
+    for package, names in LEAVES.items():
+        contents |= {f"{package}/{name}": (HERE.parent / package / name).read_bytes() for name in names}
+    contents[MANIFEST] = _manifest(version)
+    contents[CHECKSUMS] = json.dumps(_checksums(contents), indent=1).encode()
+    mar.parent.mkdir(parents=True, exist_ok=True)
+    partial = mar.with_name(mar.name + ".partial")
+    with zipfile.ZipFile(partial, "w") as archive:
+        for name, content in sorted(contents.items()):
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
+    return partial.replace(mar)
+
+
+def verify(mar: Path) -> dict[str, Any]:
+    """Prove an archive as a server would use it, and return its card.
+
+    Every file must have the checksum that the archive names for it, and the archive's own code, run alone in a process
+    of its own, must make the artifact's golden samples again.
+
+    Raises:
+        ArchiveError: the archive is truncated, altered or not one of ours, or its golden samples do not come out.
+    """
+    with _unpacked(mar) as folder:
+        try:
+            card: dict[str, Any] = json.loads((folder / CARD).read_text())
+            manifest = json.loads((folder / MANIFEST).read_text())["model"]
+            if (manifest["modelName"], manifest["modelVersion"]) != (MODEL_NAME, _version(card)):
+                raise ValueError("the manifest names another model or version than the card")
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise ArchiveError(f"{mar}: not a model archive of Lookalike ({problem})") from problem
+        command = [sys.executable, "-I", "-c", PROOF, str(folder)]
+        proof = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PROOF_SECONDS)
+    if proof.returncode:
+        reason = proof.stderr.strip().splitlines() or [f"exit code {proof.returncode}"]
+        raise ArchiveError(f"{mar}: refused, {reason[-1]}")
+    return card
+
+
+def read_card(mar: Path) -> dict[str, Any]:
+    """The card in an archive that has been proved before."""
+    with zipfile.ZipFile(mar) as contents:
+        card: dict[str, Any] = json.loads(contents.read(CARD))
+    return card
+
+
+@contextmanager
+def _unpacked(mar: Path) -> Iterator[Path]:
+    """A temporary folder with the archive's files, whose checksums fit."""
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as name:
+        folder = Path(name).resolve()
+        try:
+            with zipfile.ZipFile(mar) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
+                    raise ArchiveError(f"{mar}: refused, it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
+                contents = {entry: archive.read(entry) for entry in archive.namelist()}
+            named = dict(json.loads(contents.pop(CHECKSUMS)))
+        except ArchiveError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError) as problem:
+            raise ArchiveError(f"{mar}: not a whole model archive of Lookalike ({problem})") from problem
+        found = _checksums(contents)
+        if found != named:
+            differing = min(file for file in found.keys() | named.keys() if found.get(file) != named.get(file))
+            raise ArchiveError(f"{mar}: refused, {differing} is not the file that was packed")
+        for file, content in contents.items():
+            path = (folder / file).resolve()
+            if not path.is_relative_to(folder):
+                raise ArchiveError(f"{mar}: refused, {file} would lie outside its folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        yield folder
+
+
+def _version(card: dict[str, Any]) -> str:
+    version = str(card["version"])
+    if not VERSION.fullmatch(version):
+        raise ValueError(f"version {version!r} has other characters than letters, digits, dot, dash and underscore")
+    return version
+
+
+def _checksums(contents: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
+
+
+def _manifest(version: str) -> bytes:
+    """MANIFEST.json as torch-model-archiver writes it, but for the time of day."""
+    model = {"modelName": MODEL_NAME, "handler": "handler.py", "modelVersion": version, "configFile": CONFIG}
+    return json.dumps({"createdOn": "01/01/1980 00:00:00", "runtime": "python", "model": model}, indent=2).encode()

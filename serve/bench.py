@@ -1,0 +1,175 @@
+"""How fast is it? The served model beside what could be: a handler that does nothing, a FastAPI twin, no server at all.
+
+All run one after the other on this machine, with one worker each, and share its cores with the client that loads them.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from serve import archive, load, management, server
+from serve.archive import MODEL_NAME
+from serve.request import CONTENT_TYPES
+from serve.server import ServeError, Settings
+from serve.state import State
+
+SIZES = (1, 100, 1000, 10_000)
+CONNECTIONS = (1, 16)
+NOOP = """
+class Nothing:
+    def initialize(self, context): pass
+    def handle(self, data, context):
+        for index in range(len(data)):
+            context.set_response_content_type(index, "application/json")
+        return [b"{}"] * len(data)
+"""
+TWIN_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One measurement: `what` answered requests for n sequences over so many connections."""
+
+    what: str
+    n: int
+    format: str
+    connections: int
+    per_second: float
+    p50: float
+    p99: float
+    failures: int
+
+    @property
+    def sequences_per_second(self) -> float:
+        return self.n * self.per_second
+
+
+def run(settings: Settings, seconds: float, tell: Callable[[Line], None]) -> list[Line]:
+    """Measure everything, `seconds` for each line, and pass each line on as it is there.
+
+    Raises:
+        ServeError: a server did not start.
+    """
+    lines: list[Line] = []
+
+    def note(line: Line) -> None:
+        lines.append(line)
+        tell(line)
+
+    with (
+        server.located(settings.runs, settings.model) as source,
+        tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder,
+    ):
+        artifact = _artifact(source, Path(folder, "artifact"))
+        for line in _in_process(artifact, seconds):
+            note(line)
+        with _twin(artifact) as port:
+            for line in _loaded("FastAPI twin", ("127.0.0.1", port), "/", seconds):
+                note(line)
+        with _torchserve(replace(settings, runs=Path(folder), model=str(source))) as state:
+            address = (state.host, state.port)
+            for line in _loaded("no-op handler", address, "/predictions/noop", seconds, sizes=(1,)):
+                note(line)
+            for line in _loaded("TorchServe", address, f"/predictions/{MODEL_NAME}", seconds):
+                note(line)
+    return lines
+
+
+def text(line: Line) -> str:
+    """A line of the table."""
+    return (
+        f"{line.what:14} {line.n:6,} {line.format:5} {line.connections:4} {line.per_second:10,.0f} "
+        f"{line.sequences_per_second:13,.0f} {line.p50:9.2f} {line.p99:9.2f} {line.failures:5}"
+    )
+
+
+HEADING = f"{'what':14} {'n':>6} {'as':5} {'conn':>4} {'requests/s':>10} {'sequences/s':>13}    p50 ms    p99 ms fails"
+
+
+def _artifact(source: Path, target: Path) -> Path:
+    """The artifact in an archive, or `source` itself."""
+    if source.is_dir():
+        return source
+    with zipfile.ZipFile(source) as contents:
+        for name in archive.ARTIFACT_FILES:
+            contents.extract(name, target)
+    return target
+
+
+def _in_process(artifact: Path, seconds: float) -> Iterator[Line]:
+    """Generate and encode in a loop, in a process of its own with one thread: what one core can do at best."""
+    command = [sys.executable, "-m", "serve.twin", "loop", str(artifact), str(seconds), *map(str, SIZES)]
+    done = subprocess.run(command, cwd=server.HERE.parent, capture_output=True, text=True)
+    if done.returncode:
+        raise ServeError(f"the loop in process failed: {done.stderr.strip().splitlines()[-1]}")
+    for measured in map(json.loads, done.stdout.splitlines()):
+        yield Line(what="in process", connections=1, failures=0, **measured)
+
+
+@contextmanager
+def _twin(artifact: Path) -> Iterator[int]:
+    """A FastAPI server around the same artifact; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "serve.twin", "serve", str(artifact), str(port)]
+    with subprocess.Popen(
+        command, cwd=server.HERE.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as twin:
+        try:
+            deadline = time.monotonic() + TWIN_SECONDS
+            while not _answers(port):
+                if time.monotonic() > deadline or twin.poll() is not None:
+                    raise ServeError("the FastAPI twin did not start; are fastapi and uvicorn installed?")
+                time.sleep(server.POLL_SECONDS)
+            yield port
+        finally:
+            twin.terminate()
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _torchserve(settings: Settings) -> Iterator[State]:
+    """TorchServe with the model and, beside it, the handler that does nothing."""
+    state = server.start(settings, lambda line: None)
+    try:
+        store = settings.runs / "serve" / "model-store"
+        manifest: dict[str, Any] = {"runtime": "python", "model": {"modelName": "noop", "handler": "noop.py"}}
+        manifest["model"]["modelVersion"] = "1"
+        with zipfile.ZipFile(store / "noop.mar", "w") as mar:
+            mar.writestr("noop.py", NOOP)
+            mar.writestr(archive.MANIFEST, json.dumps(manifest))
+        query = "url=noop.mar&model_name=noop&initial_workers=1&synchronous=true&batch_size=16&max_batch_delay=1"
+        management.call(state.management_socket, "POST", f"/models?{query}", None)
+        yield state
+    finally:
+        server.stop(settings.runs)
+
+
+def _loaded(
+    what: str, address: tuple[str, int], path: str, seconds: float, sizes: tuple[int, ...] = SIZES
+) -> Iterator[Line]:
+    """Every size over every number of connections; the largest as npy too."""
+    for n in sizes:
+        for form in ("json", "npy") if n == max(SIZES) else ("json",):
+            for connections in CONNECTIONS:
+                body = json.dumps({"n": n, "seed": 1}).encode()
+                measured = load.run(
+                    address, path, body, connections=connections, seconds=seconds, accept=CONTENT_TYPES[form]
+                )
+                yield Line(what=what, n=n, format=form, connections=connections, **asdict(measured))

@@ -1,0 +1,85 @@
+"""Ask a running server for sequences, and show them to people."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from serve.archive import MODEL_NAME
+
+TIMEOUT_SECONDS = 60
+# A full queue and a stopping server answer 503, before any work was done, so asking again is safe.
+RETRY = Retry(total=4, backoff_factor=0.3, status_forcelist=[503], allowed_methods=None, raise_on_status=False)
+
+
+class ClientError(RuntimeError):
+    """The server gave no answer, or refused; the message is one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """A server's address and the token that it wants, if any.
+
+    Attributes:
+        renew: gives a fresh token when the server no longer accepts this one.
+    """
+
+    address: str
+    token: str | None = None
+    renew: Callable[[], str | None] | None = None
+
+    def request(self, n: int, seed: int | None = None) -> bytes:
+        """The body of the answer, exactly as it came.
+
+        Raises:
+            ClientError: nothing answers there, or the server refuses.
+        """
+        fields = {"n": n} if seed is None else {"n": n, "seed": seed}
+        answer = self._post(fields, self.token)
+        if self.renew and answer.status_code == requests.codes.bad_request and b"InvalidKeyException" in answer.content:
+            answer = self._post(fields, self.renew())
+        if answer.status_code != requests.codes.ok:
+            raise ClientError(f"{self.address} refused with {answer.status_code}: {explain(answer.content)}")
+        return answer.content
+
+    def _post(self, fields: dict[str, int], token: str | None) -> requests.Response:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        with requests.Session() as session:
+            session.trust_env = False  # neither a proxy nor a .netrc of the user's is meant for this server
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, HTTPAdapter(max_retries=RETRY))
+            try:
+                return session.post(
+                    f"{self.address}/predictions/{MODEL_NAME}", json=fields, headers=headers, timeout=TIMEOUT_SECONDS
+                )
+            except requests.ConnectionError as problem:
+                advice = "start a server with: python -m serve start"
+                raise ClientError(f"nothing answers at {self.address}; {advice}") from problem
+            except requests.RequestException as problem:
+                raise ClientError(f"{self.address}: {type(problem).__name__}") from problem
+
+
+def explain(body: bytes) -> str:
+    """What an error's body says: ours names a field, TorchServe's own has a message."""
+    try:
+        parsed: dict[str, Any] = json.loads(body)
+        if "error" in parsed:
+            return f"{parsed['error']['field']} {parsed['error']['message']}"
+        return " ".join(str(parsed["message"]).split())
+    except (ValueError, KeyError, TypeError):
+        return "no explanation"
+
+
+def show(body: bytes) -> str:
+    """The answer for people: a line for each sequence, its text where there is one, and where it came from."""
+    answer = json.loads(body)
+    rows = ["".join(map(str, sequence)) for sequence in answer["sequences"]]
+    texts = answer.get("text") or [""] * len(rows)
+    lines = [f"{row}  {text}".rstrip() for row, text in zip(rows, texts, strict=True)]
+    model = answer["model"]
+    run = f", MLflow run {model['run_id']}" if model["run_id"] else ""
+    return "\n".join([*lines, f"(seed {answer['seed']}, {model['name']} version {model['version']}{run})"])

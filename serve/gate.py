@@ -1,0 +1,50 @@
+"""The gate between a server that stops and its workers, so that no accepted request is lost.
+
+TorchServe itself drains nothing. So each worker holds a shared lock on one file while it answers a batch; `close`
+writes into that file, after which workers refuse what comes, and then waits until it can have the lock alone.
+This module is a LEAF: it imports the standard library only, so that it runs unchanged inside the model archive.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+VARIABLE = "LOOKALIKE_GATE"  # where a worker finds the path of its server's gate
+
+
+class Gate:
+    """A worker's side of the gate; without a path it is always open."""
+
+    def __init__(self, path: str | None) -> None:
+        self._file = os.open(path, os.O_RDONLY) if path else None
+
+    @contextmanager
+    def entered(self) -> Iterator[bool]:
+        """Hold the gate open for one batch; False when the server is stopping."""
+        if self._file is None:
+            yield True
+            return
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+        try:
+            yield os.fstat(self._file).st_size == 0
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def close(path: Path, seconds: float) -> bool:
+    """Close the gate and wait until every batch that had entered is answered; False when that took too long."""
+    deadline = time.monotonic() + seconds
+    with path.open("w") as file:
+        file.write("closed\n")
+        file.flush()
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.01)
+            else:
+                return True
+    return False

@@ -1,0 +1,133 @@
+"""The TorchServe handler: a batch of requests in, one answer for each of them out.
+
+TorchServe wants exactly one class in this module. It never raises for a client's mistake, since that would fail the
+whole batch: the mistaken request alone gets a 4xx and a body that names the field.
+"""
+
+import io
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from torch import Tensor
+
+from serve import gate as gates
+from serve import request as requests
+from serve import watch as watches
+from serve.request import Request, RequestError
+from serve.watch import Watch
+from train import artifact as artifacts
+from train import generator as generators
+
+MODEL_NAME = "lookalike"
+DEFAULT_MAX_BYTES = 6_000_000  # under TorchServe's own default limit, 6,553,500, beyond which a worker dies
+
+
+class LookalikeHandler:
+    """Answers requests with sequences of one artifact."""
+
+    def initialize(self, context: Any) -> None:
+        """Load and prove the artifact that lies beside this file.
+
+        Raises:
+            ArtifactError: the artifact is not whole, or does not make its golden samples again.
+        """
+        torch.set_num_threads(1)  # the workers share the cores; a request is too small to be worth splitting
+        logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
+        logging.getLogger("ts.metrics").setLevel(logging.INFO)  # metrics leave the worker as log lines
+        self.gate = gates.Gate(os.environ.get(gates.VARIABLE))
+        self.artifact = artifacts.load(Path(context.system_properties["model_dir"]))
+        card = self.artifact.card
+        self.model = {"name": MODEL_NAME, "version": str(card["version"]), "run_id": card.get("run_id")}
+        length = self.artifact.generator.length
+        longest = self.artifact.codec.decode(torch.ones(1, length, dtype=torch.uint8))
+        self.watch = self._watch(context.metrics)
+        settings = (context.model_yaml_config or {}).get("handler", {})
+        max_bytes = settings.get("max_response_bytes", DEFAULT_MAX_BYTES)
+        self.max_rows = requests.max_rows(max_bytes, length, longest[0] if longest else None)
+
+    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
+        """One answer for each item of the batch."""
+        with self.gate.entered() as is_open:
+            return self._answer_all(data, context) if is_open else self._turn_away(len(data), context)
+
+    def _answer_all(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
+        """Answers from one pass through the generator; the mistaken requests take no part in it."""
+        answers = [b""] * len(data)
+        accepted: list[tuple[int, Request]] = []
+        for index, parameters in enumerate(data):
+            try:
+                headers = context.get_all_request_header(index)
+                accepted.append((index, requests.parse(parameters, headers, self.max_rows)))
+            except RequestError as error:
+                answers[index] = self._refuse(error, index, context)
+        for (index, request), codes in zip(accepted, self._generate([request for _, request in accepted]), strict=True):
+            answers[index] = self._answer(request, codes, index, context)
+        return answers
+
+    def _watch(self, metrics: Any) -> Watch | None:
+        """Counts for Prometheus, where the server collects any."""
+        if metrics is None:
+            return None
+        reference = self.artifact.sample(watches.REFERENCE_ROWS, secrets.randbelow(generators.MAX_SEED))
+        watch = Watch(metrics, MODEL_NAME, reference)
+        watch.start()
+        return watch
+
+    def _generate(self, accepted: Sequence[Request]) -> Iterator[Tensor]:
+        """The codes of each request, uint8 (n, length). Every request has its own stream of noise."""
+        generator = self.artifact.generator
+        for together in _passes(accepted):
+            noise = torch.cat([generators.draw_noise(generator, request.n, request.seed) for request in together])
+            yield from torch.split(generators.generate(generator, noise), [request.n for request in together])
+
+    def _answer(self, request: Request, codes: Tensor, index: int, context: Any) -> bytes:
+        if self.watch:
+            self.watch.served(request.format, codes)
+        context.set_response_content_type(index, requests.CONTENT_TYPES[request.format])
+        if request.format == "npy":
+            context.set_response_header(index, "X-Lookalike-Seed", str(request.seed))
+            context.set_response_header(index, "X-Lookalike-Version", self.model["version"])
+            context.set_response_header(index, "X-Lookalike-Run-Id", self.model["run_id"] or "")
+            file = io.BytesIO()
+            np.save(file, codes.numpy())
+            return file.getvalue()
+        answer: dict[str, Any] = {"sequences": codes.numpy()}
+        text = self.artifact.codec.decode(codes)
+        if text is not None:
+            answer["text"] = text
+        answer |= {"seed": request.seed, "model": self.model}
+        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def _refuse(self, error: RequestError, index: int, context: Any) -> bytes:
+        if self.watch:
+            self.watch.refused(error.field if error.field in requests.NAMES else "unknown", error.status.value)
+        context.set_response_status(error.status.value, error.status.phrase, index)
+        context.set_response_content_type(index, requests.CONTENT_TYPES["json"])
+        return requests.encode_error(error)
+
+    def _turn_away(self, n: int, context: Any) -> list[bytes]:
+        """The server is stopping: these requests have not been accepted and may be sent again."""
+        for index in range(n):
+            context.set_response_header(index, "Retry-After", "1")
+        error = RequestError("server", "is stopping; try again", HTTPStatus.SERVICE_UNAVAILABLE)
+        return [self._refuse(error, index, context) for index in range(n)]
+
+
+def _passes(accepted: Sequence[Request]) -> Iterator[list[Request]]:
+    """The requests in the fewest groups, in order, whose noise fits into memory together; mostly one group."""
+    together: list[Request] = []
+    for request in accepted:
+        if together and sum(other.n for other in together) + request.n > generators.ROWS_PER_PASS:
+            yield together
+            together = []
+        together.append(request)
+    if together:
+        yield together

@@ -1,0 +1,45 @@
+"""TorchServe's management API, spoken over the private Unix socket that it listens on."""
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+SECONDS = 90  # registering a version waits until its workers have loaded it
+
+
+class ManagementError(RuntimeError):
+    """TorchServe did not do what was asked."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def call(path: Path, method: str, target: str, token: str | None) -> Any:
+    """The answer to one management request, parsed; TorchServe speaks JSON there.
+
+    Raises:
+        ManagementError: nothing answers, or the answer is not a success.
+    """
+    connection = _UnixConnection(path)
+    try:
+        connection.request(method, target, headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, http.client.HTTPException) as problem:
+        raise ManagementError(f"TorchServe's management API does not answer ({problem})") from problem
+    finally:
+        connection.close()
+    parsed = json.loads(body) if body.strip() else {}
+    if answer.status >= http.client.MULTIPLE_CHOICES:
+        raise ManagementError(f"TorchServe refused {method} {target}: {parsed.get('message', answer.reason)}")
+    return parsed

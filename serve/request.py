@@ -1,0 +1,142 @@
+"""One request: read what a client sent and say what is wrong with it.
+
+`parse` turns what TorchServe hands over into a Request or raises a RequestError that names the field; nothing that a
+client can send makes it raise anything else. This module is a LEAF: it imports the standard library and torch only, so
+that it runs unchanged inside the model archive.
+"""
+
+import functools
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from train.generator import MAX_SEED
+
+CONTENT_TYPES = {"json": "application/json", "npy": "application/x-npy"}
+ANY_TYPE = ("*/*", "application/*")
+FIELDS = ("n", "seed", "format")
+NAMES = (*FIELDS, "body", "Content-Type", "Accept", "server")  # what an error can name, besides unknown fields
+ENVELOPE_BYTES = 4096  # what an answer holds besides its rows: seed, model, punctuation
+BYTES_AS_SENT = (bytes, bytearray, memoryview)
+
+
+class RequestError(ValueError):
+    """What a client did wrong: the field, a message for people, and the HTTP status."""
+
+    def __init__(self, field: str, message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+        self.status = status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A valid request: how many sequences, from which seed, in which format ("json" or "npy")."""
+
+    n: int
+    seed: int
+    format: str
+
+
+def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], max_rows: Mapping[str, int]) -> Request:
+    """The request in one item of a TorchServe batch.
+
+    Args:
+        parameters: the parts of the request; HTTP has its body under "body", gRPC under a name of the client's choice.
+        headers: request headers, names in any case.
+        max_rows: how many sequences fit into an answer, for each format.
+
+    Raises:
+        RequestError: the request cannot be answered as it is.
+    """
+    named = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    content_type = named.get("content-type", "").split(";")[0].strip().lower()
+    if content_type not in ("", CONTENT_TYPES["json"]) or len(parameters) > 1:
+        raise RequestError(
+            "Content-Type", "send one JSON object as application/json", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+        )
+    fields = _json_object(next(iter(parameters.values()), b""))
+    for name in fields:
+        if name not in FIELDS:
+            raise RequestError(ascii(name[:40])[1:-1], f"is not a field; there are {', '.join(FIELDS)}")
+    chosen = _format(fields.get("format"), named.get("accept", "*/*"))
+    n = _whole_number("n", fields.get("n", 1), 1)
+    if n > max_rows[chosen]:
+        raise RequestError(
+            "n",
+            f"must be at most {max_rows[chosen]} for {chosen}, or the answer would be too large",
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        )
+    seed = fields.get("seed")
+    seed = secrets.randbelow(MAX_SEED + 1) if seed is None else _whole_number("seed", seed, 0, MAX_SEED)
+    return Request(n=n, seed=seed, format=chosen)
+
+
+def max_rows(max_bytes: int, length: int, longest_text: str | None) -> dict[str, int]:
+    """How many sequences of `length` codes fit into an answer of `max_bytes`, for each format, at the worst."""
+    text_bytes = 0 if longest_text is None else len(json.dumps(longest_text)) + 1
+    room = max_bytes - ENVELOPE_BYTES
+    return {"json": room // (2 * length + 2 + text_bytes), "npy": room // length}
+
+
+def encode_error(error: RequestError) -> bytes:
+    """The body of every refusal."""
+    return json.dumps({"error": {"field": error.field, "message": error.message}}).encode()
+
+
+def _json_object(body: Any) -> dict[str, Any]:
+    """The fields of a body, as bytes or already parsed; an empty body has none."""
+    if isinstance(body, BYTES_AS_SENT):
+        body = bytes(body).strip()
+        try:
+            body = json.loads(body) if body else {}
+        except (ValueError, RecursionError):
+            raise RequestError("body", "is not valid JSON") from None
+    if not isinstance(body, dict):
+        raise RequestError("body", 'must be a JSON object such as {"n": 5, "seed": 1}')
+    return body
+
+
+def _whole_number(field: str, value: Any, low: int, high: int | None = None) -> int:
+    # To Python True is an int and 5.0 equals 5; to us a whole number is what was written as one.
+    if type(value) is not int or value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise RequestError(field, f"must be a whole number, {bounds}")
+    return value
+
+
+def _format(asked: Any, accept: str) -> str:
+    """The format asked for by field, else the one that the Accept header likes best (JSON on a tie)."""
+    if asked is None:
+        return _negotiate(accept)
+    if not isinstance(asked, str) or asked not in CONTENT_TYPES:
+        raise RequestError("format", f"must be one of {', '.join(CONTENT_TYPES)}")
+    return asked
+
+
+@functools.lru_cache(maxsize=64)  # clients send the same few headers again and again
+def _negotiate(accept: str) -> str:
+    weights = {}
+    for choice in accept.split(",") if accept.strip() else ["*/*"]:
+        media_type, *parameters = (part.strip().lower() for part in choice.split(";"))
+        weights[media_type] = next((_weight(part[2:]) for part in parameters if part.startswith("q=")), 1.0)
+    liking = {
+        name: next((weights[kind] for kind in (media_type, *reversed(ANY_TYPE)) if kind in weights), 0.0)
+        for name, media_type in CONTENT_TYPES.items()
+    }
+    best = max(liking, key=lambda name: liking[name])
+    if liking[best] <= 0:
+        offered = " and ".join(CONTENT_TYPES.values())
+        raise RequestError("Accept", f"there are {offered}", HTTPStatus.NOT_ACCEPTABLE)
+    return best
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,469 @@
+"""Start, switch, examine and stop TorchServe.
+
+`start` checks everything that it can before a port opens (Java, ports, the archive's checksums and golden samples) and
+reports ready only when the server has answered a real prediction with the sequences that the card promises.
+"""
+
+import filecmp
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import requests
+
+from serve import archive, gate, management, registry
+from serve import state as states
+from serve.archive import MODEL_NAME, ArchiveError
+from serve.management import ManagementError
+from serve.registry import RegistryError
+from serve.state import State
+
+HERE = Path(__file__).resolve().parent
+RUN = re.compile(r"(\d{5})-.+")
+KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+LOOPBACK = ("127.0.0.1", "localhost")
+POLL_SECONDS = 0.2
+KILL_SECONDS = 10.0
+FLUSH_SECONDS = 0.3  # between the last answer of a worker and the end of the server that passes it on
+LOG_LINES = 12
+
+
+class ServeError(RuntimeError):
+    """The server cannot do what was asked; the message says why and what to do, in one line."""
+
+
+class UsageError(ServeError):
+    """An option does not fit this machine or these runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        model: the path of an archive, a run directory or an artifact, or a name in MLflow's registry such as
+            models:/lookalike@champion; None means the newest run's archive.
+    """
+
+    runs: Path
+    model: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    metrics_port: int = 8082
+    workers: int = 1
+    tokens: bool | None = None
+    wait_seconds: float = 40.0
+
+    @property
+    def need_tokens(self) -> bool:
+        """As asked for; when nothing was, then wherever others than this machine's own users can reach the server."""
+        return self.host not in LOOPBACK if self.tokens is None else self.tokens
+
+
+def start(settings: Settings, tell: Callable[[str], None]) -> State:
+    """Start TorchServe and return when it answers. A server that already runs for these runs is left alone.
+
+    Args:
+        tell: is given a line for people at each step.
+
+    Raises:
+        ServeError: nothing was started, or what was started has been stopped again.
+    """
+    running = states.read(settings.runs)
+    if running:
+        tell(f"TorchServe already runs at {running.address} (process {running.pid}); switch its model with: serve use")
+        return running
+    _check(settings)
+    home = states.directory(settings.runs)
+    with located(settings.runs, settings.model) as source:
+        for folder in ("logs", "model-store"):
+            (home / folder).mkdir(parents=True, exist_ok=True)
+        tell("proving the model: checksums and golden samples")
+        mar, card = _store(source, home)
+    scratch = Path(tempfile.mkdtemp(prefix="lookalike-serve-"))  # short, because Unix sockets have short names
+    started = time.monotonic()
+    try:
+        pid = _launch(settings, home, scratch, mar)
+        state = State(
+            pid=pid,
+            host=settings.host,
+            port=settings.port,
+            metrics_port=settings.metrics_port,
+            tokens=settings.need_tokens,
+            workers=settings.workers,
+            scratch=str(scratch),
+        )
+        states.write(settings.runs, state)
+        tell(f"starting TorchServe (process {pid}) with {mar.name}")
+        _await_golden(state, card, started + settings.wait_seconds)
+    except BaseException as problem:
+        _kill(settings.runs, scratch)
+        if isinstance(problem, ServeError):
+            for line in _last_messages(home):
+                tell(f"  {line}")
+            raise ServeError(f"{problem} Its logs are in {home / 'logs'}.") from problem
+        raise
+    tell(f"ready after {time.monotonic() - started:.1f} s")
+    return state
+
+
+def stop(runs: Path, grace_seconds: float = 30.0) -> bool:
+    """Let the accepted requests finish, then end the server. False when none runs."""
+    state = states.read(runs)
+    if state is None:
+        states.forget(runs)
+        return False
+    gate.close(state.gate, grace_seconds)
+    time.sleep(FLUSH_SECONDS)
+    _kill(runs, Path(state.scratch))
+    return True
+
+
+def status(runs: Path) -> dict[str, Any] | None:
+    """What runs, as plain JSON, or None: address, versions, workers, queue.
+
+    Raises:
+        ServeError: the process is there, but does not answer.
+    """
+    state = states.read(runs)
+    if state is None:
+        return None
+    described = _manage(state, "GET", f"/models/{MODEL_NAME}/all")
+    default = _manage(state, "GET", f"/models/{MODEL_NAME}")[0]["modelVersion"]
+    versions = [
+        {
+            "version": version["modelVersion"],
+            "default": version["modelVersion"] == default,
+            "run_id": _run_id(runs, version["modelVersion"]),
+            "workers": [{"pid": worker["pid"], "status": worker["status"]} for worker in version["workers"]],
+            "queue": version["jobQueueStatus"],
+        }
+        for version in described
+    ]
+    return {
+        "model": MODEL_NAME,
+        "address": state.address,
+        "metrics": f"http://{state.host}:{state.metrics_port}/metrics",
+        "pid": state.pid,
+        "tokens": state.tokens,
+        "logs": str(states.directory(runs) / "logs"),
+        "versions": versions,
+    }
+
+
+def attend(runs: Path, state: State) -> None:
+    """Stay for as long as the server runs, as a container's main process does.
+
+    Raises:
+        ServeError: the server ended by itself.
+    """
+    while states.process(state):
+        time.sleep(POLL_SECONDS)
+    raise ServeError(f"TorchServe ended by itself; its logs are in {states.directory(runs) / 'logs'}.")
+
+
+def use(runs: Path, wanted: str) -> str:
+    """Make a version the one that answers, loading it first where needed, and return its name.
+
+    Other versions stay loaded, at /predictions/lookalike/VERSION, so switching back takes no time.
+
+    Args:
+        wanted: a version that is loaded, in the model store or among the runs, or a model as in Settings.
+
+    Raises:
+        ServeError: no server runs, or there is no such version, or it does not prove itself.
+    """
+    state = states.read(runs)
+    if state is None:
+        raise ServeError("no server runs here; start one with: python -m serve start")
+    loaded = {version["modelVersion"] for version in _manage(state, "GET", f"/models/{MODEL_NAME}/all")}
+    version = wanted
+    if wanted not in loaded:
+        with _find_version(runs, wanted) as source:
+            mar, card = _store(source, states.directory(runs), loaded)
+        version = str(card["version"])
+        if version not in loaded:
+            query = f"url={mar.name}&model_name={MODEL_NAME}&initial_workers={state.workers}&synchronous=true"
+            _manage(state, "POST", f"/models?{query}")
+    _manage(state, "PUT", f"/models/{MODEL_NAME}/{version}/set-default")
+    return version
+
+
+@contextmanager
+def located(runs: Path, model: str | None) -> Iterator[Path]:
+    """The archive or artifact that `Settings.model` means; one from the registry is there for as long as it is used.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if model is None or not model.startswith(registry.SCHEME):
+        yield find_model(runs, None if model is None else Path(model))
+        return
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        try:
+            source = registry.fetch(model, runs, Path(folder))
+        except RegistryError as problem:
+            raise UsageError(f"--model {problem}") from problem
+        yield source
+
+
+def find_model(runs: Path, model: Path | None) -> Path:
+    """The archive or artifact to serve: `model` itself, what a run directory holds, or the newest run's archive.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if model is None:
+        archives = [path for path in runs.glob("*/lookalike.mar") if RUN.fullmatch(path.parent.name)]
+        if not archives:
+            raise UsageError(f"there is no trained model under {runs}; train one with: make train")
+        return max(archives, key=lambda path: path.parent.name)
+    for candidate in (model / "lookalike.mar", model / "artifact", model):
+        if candidate.is_file() or (candidate / archive.CARD).is_file():
+            return candidate
+    raise UsageError(f"--model {model}: neither an archive, nor a run directory with one, nor an artifact")
+
+
+def inference_token(state: State) -> str | None:
+    """The token that predictions need, or None where they need none."""
+    return _token(state, "inference")
+
+
+def newer_token(state: State) -> str | None:
+    """A fresh inference token; the one before is no longer accepted."""
+    if state.tokens:
+        management.call(state.management_socket, "GET", "/token?type=inference", _token(state, "API"))
+    return inference_token(state)
+
+
+def _check(settings: Settings) -> None:
+    """Raise a UsageError for what can be known to fail before anything is started."""
+    if ":" in settings.host:
+        raise UsageError(f"--host {settings.host}: TorchServe knows IPv4 addresses and names only")
+    if settings.port == settings.metrics_port:
+        raise UsageError("--port and --metrics-port must differ")
+    if not shutil.which(_java()):
+        raise UsageError(
+            "TorchServe needs Java 17 or newer; install it (Debian, Ubuntu: apt install openjdk-17-jre-headless; "
+            "macOS: brew install openjdk@17) or set JAVA_HOME"
+        )
+    for option, port in (("--port", settings.port), ("--metrics-port", settings.metrics_port)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.host, port))
+            except OSError as problem:
+                raise UsageError(
+                    f"{option} {port} on {settings.host} cannot be used ({problem.strerror}); "
+                    f"choose another port or stop what listens there"
+                ) from problem
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    return str(Path(home, "bin", "java")) if home else "java"
+
+
+def _mar_name(version: str) -> str:
+    return f"{MODEL_NAME}-{version}.mar"
+
+
+def _find_version(runs: Path, wanted: str) -> AbstractContextManager[Path]:
+    """A model by the name of a version in the store or of a run, else as in Settings."""
+    if archive.VERSION.fullmatch(wanted):
+        stored = states.directory(runs) / "model-store" / _mar_name(wanted)
+        run = next((path for path in runs.glob(f"{wanted:0>5}-*/lookalike.mar")), None)
+        known = stored if stored.is_file() else run
+        if known:
+            return nullcontext(known)
+        if not Path(wanted).exists():
+            raise UsageError(f"{wanted}: no version of that name was served here, and there is no such run or path")
+    return located(runs, wanted)
+
+
+def _store(source: Path, home: Path, loaded: Collection[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """Prove an archive and put it into the model store: what is served is the very copy that was proved.
+
+    A version in `loaded` must not change under a running server.
+    """
+    store = home / "model-store"
+    with tempfile.TemporaryDirectory(dir=home, prefix="proving-") as folder:
+        copy = Path(folder, "lookalike.mar")
+        try:
+            if source.is_dir():
+                archive.build(source, copy)
+            else:
+                shutil.copyfile(source, copy)
+            card = archive.verify(copy)
+        except (ArchiveError, subprocess.TimeoutExpired) as problem:
+            raise ServeError(str(problem).replace(str(copy), str(source))) from problem
+        target = store / _mar_name(str(card["version"]))
+        if str(card["version"]) in loaded and not filecmp.cmp(copy, target, shallow=False):
+            raise ServeError(f"{source}: another model with version {card['version']} is being served; stop it first")
+        return copy.replace(target), card
+
+
+def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
+    """Start Java through TorchServe's own launcher and return its process id."""
+    logs = str(home / "logs")
+    (scratch / "gate").touch()
+    (scratch / "workflows").mkdir()
+    (scratch / "config.properties").write_text(_properties(settings, home, scratch))
+    environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ} | {
+        "TMPDIR": str(scratch),
+        "TEMP": str(scratch),  # the launcher's pid file; Java's files and the workers' sockets
+        "LOG_LOCATION": logs,
+        "METRICS_LOCATION": logs,
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        gate.VARIABLE: str(scratch / "gate"),
+    }
+    command = [
+        sys.executable,
+        "-I",
+        "-m",
+        "ts.model_server",
+        "--start",
+        "--ncs",
+        "--models",
+        f"{MODEL_NAME}={mar.name}",
+        "--model-store",
+        str(mar.parent),
+        "--ts-config",
+        str(scratch / "config.properties"),
+        "--log-config",
+        str(HERE / "log4j2.xml"),
+    ]
+    with (home / "logs" / "console.log").open("w") as console:
+        launcher = subprocess.run(
+            command,
+            cwd=scratch,
+            env=environment,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            timeout=KILL_SECONDS,
+        )
+    try:
+        return int((scratch / ".model_server.pid").read_text())
+    except (OSError, ValueError) as problem:
+        raise ServeError(f"TorchServe's launcher failed (exit code {launcher.returncode}).") from problem
+
+
+def _properties(settings: Settings, home: Path, scratch: Path) -> str:
+    """config.properties as it is in this folder, and what only this start knows."""
+    facts = {
+        "inference_address": f"http://{settings.host}:{settings.port}",
+        "metrics_address": f"http://{settings.host}:{settings.metrics_port}",
+        "management_address": f"unix:{scratch / 'management.sock'}",
+        "grpc_inference_port": 0,  # gRPC cannot be switched off; 0 is any free port, on loopback
+        "grpc_management_port": 0,
+        "model_store": home / "model-store",
+        "workflow_store": scratch / "workflows",
+        "metrics_config": HERE / "metrics.yaml",
+        "default_workers_per_model": settings.workers,
+        "disable_token_authorization": str(not settings.need_tokens).lower(),
+    }
+    lines = [f"{name}={value}\n" for name, value in facts.items()]
+    return (HERE / "config.properties").read_text() + "\n" + "".join(lines)
+
+
+def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
+    """Wait until the server answers a golden sample's request with the golden sample."""
+    golden = card["golden"][0]
+    session = requests.Session()
+    session.trust_env = False  # a proxy would not reach loopback
+    while time.monotonic() < deadline:
+        if states.process(state) is None:
+            raise ServeError("TorchServe ended while it was starting.")
+        try:
+            token = inference_token(state)
+            answer = session.post(
+                f"{state.address}/predictions/{MODEL_NAME}",
+                json={"n": len(golden["rows"]), "seed": golden["seed"]},
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+                timeout=max(1.0, deadline - time.monotonic()),
+            )
+        except (requests.RequestException, OSError, ValueError, KeyError):
+            time.sleep(POLL_SECONDS)
+            continue
+        if answer.status_code == requests.codes.ok:
+            if answer.json()["sequences"] != golden["rows"]:
+                raise ServeError("TorchServe answers with other sequences than the model's golden samples.")
+            return
+        time.sleep(POLL_SECONDS)
+    raise ServeError("TorchServe did not answer a prediction in time.")
+
+
+def _kill(runs: Path, scratch: Path) -> None:
+    """End the server's processes and remove what they leave behind."""
+    state = states.read(runs)
+    process = states.process(state) if state else None
+    if process:
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+        for survivor in _await_end(family):
+            survivor.kill()
+        _await_end(family)
+    states.forget(runs)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _await_end(family: list[psutil.Process]) -> list[psutil.Process]:
+    """Wait for processes to end and return those that did not. A zombie has ended: its parent only has not noticed."""
+    deadline = time.monotonic() + KILL_SECONDS
+    while (alive := [process for process in family if _is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return alive
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _manage(state: State, method: str, target: str) -> Any:
+    try:
+        return management.call(state.management_socket, method, target, _token(state, "management"))
+    except ManagementError as problem:
+        raise ServeError(str(problem)) from problem
+
+
+def _token(state: State, kind: str) -> str | None:
+    if not state.tokens:
+        return None
+    key: str = json.loads(state.key_file.read_text())[kind]["key"]
+    return key
+
+
+def _run_id(runs: Path, version: str) -> str | None:
+    mar = states.directory(runs) / "model-store" / _mar_name(version)
+    run_id: str | None = archive.read_card(mar).get("run_id")
+    return run_id
+
+
+def _last_messages(home: Path) -> list[str]:
+    """The last lines that the server wrote, to its console and to its log, without the log's decorations."""
+    lines = []
+    for name in ("console.log", "server.log"):
+        try:
+            lines += (home / "logs" / name).read_text(errors="replace").splitlines()[-LOG_LINES:]
+        except OSError:
+            continue
+    return [json.loads(line)["message"] if line.startswith('{"time"') else line for line in lines]

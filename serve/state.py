@@ -1,0 +1,74 @@
+"""What is known of a running server: one small file under runs/serve, and the process that it names."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+MAIN_CLASS = "org.pytorch.serve.ModelServer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """A server that was started. `scratch` is a private folder with its sockets, keys and unpacked models."""
+
+    pid: int
+    host: str
+    port: int
+    metrics_port: int
+    tokens: bool
+    workers: int
+    scratch: str
+
+    @property
+    def address(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def management_socket(self) -> Path:
+        return Path(self.scratch, "management.sock")
+
+    @property
+    def gate(self) -> Path:
+        return Path(self.scratch, "gate")
+
+    @property
+    def key_file(self) -> Path:
+        return Path(self.scratch, "key_file.json")
+
+
+def directory(runs: Path) -> Path:
+    """Where a server started for these runs keeps its state, logs and model store."""
+    return runs.resolve() / "serve"
+
+
+def write(runs: Path, state: State) -> None:
+    path = directory(runs) / "state.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(state), indent=1) + "\n")
+    partial.replace(path)
+
+
+def forget(runs: Path) -> None:
+    (directory(runs) / "state.json").unlink(missing_ok=True)
+
+
+def read(runs: Path) -> State | None:
+    """The server started for these runs, or None when none was, or its process is no longer there."""
+    try:
+        state = State(**json.loads((directory(runs) / "state.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return state if process(state) else None
+
+
+def process(state: State) -> psutil.Process | None:
+    """The server's process, if the pid still belongs to it: pids are used again, so the command line must fit too."""
+    try:
+        found = psutil.Process(state.pid)
+        command = found.cmdline()
+    except psutil.Error:
+        return None
+    ours = MAIN_CLASS in command and str(Path(state.scratch, "config.properties")) in command
+    return found if ours and found.status() != psutil.STATUS_ZOMBIE else None

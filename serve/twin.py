@@ -1,0 +1,79 @@
+"""What `serve bench` compares with: the same answers from a plain FastAPI application, and from a bare loop.
+
+python -m serve.twin serve ARTIFACT PORT
+python -m serve.twin loop ARTIFACT SECONDS N...
+"""
+
+import io
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+
+from serve import request as requests
+from train import artifact as artifacts
+from train.artifact import Artifact
+
+MAX_ROWS = {"json": 100_000, "npy": 100_000}
+
+
+def answer(artifact: Artifact, n: int, seed: int, form: str) -> bytes:
+    """Generate and encode, as the handler does it for one request."""
+    codes = artifact.sample(n, seed)
+    if form == "npy":
+        file = io.BytesIO()
+        np.save(file, codes.numpy())
+        return file.getvalue()
+    body: dict[str, Any] = {"sequences": codes.numpy()}
+    text = artifact.codec.decode(codes)
+    if text is not None:
+        body["text"] = text
+    body |= {"seed": seed, "model": {"name": "lookalike", "version": artifact.card["version"], "run_id": None}}
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def serve(artifact: Artifact, port: int) -> None:
+    """The twin: one process, requests parsed as in the handler, generation in the event loop's thread pool."""
+    import uvicorn
+    from fastapi import FastAPI, Request, Response
+    from starlette.concurrency import run_in_threadpool
+
+    app = FastAPI()
+
+    @app.post("/")
+    async def predict(request: Request) -> Response:
+        asked = requests.parse({"body": await request.body()}, dict(request.headers), MAX_ROWS)
+        body = await run_in_threadpool(answer, artifact, asked.n, asked.seed, asked.format)
+        return Response(body, media_type=requests.CONTENT_TYPES[asked.format])
+
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error")
+
+
+def loop(artifact: Artifact, seconds: float, sizes: list[int]) -> None:
+    """One JSON line for each size and format: answers a second, and the time of one in milliseconds."""
+    for n in sizes:
+        for form in ("json", "npy") if n == max(sizes) else ("json",):
+            times: list[float] = []
+            begin = time.perf_counter()
+            while (start := time.perf_counter()) < begin + seconds or len(times) < 2:
+                answer(artifact, n, 1, form)
+                times.append(time.perf_counter() - start)
+            ranks = statistics.quantiles(times, n=100)
+            measured = {"n": n, "format": form, "per_second": len(times) / sum(times)}
+            print(json.dumps(measured | {"p50": ranks[49] * 1e3, "p99": ranks[98] * 1e3}), flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    what, directory, *rest = sys.argv[1:]
+    loaded = artifacts.load(Path(directory))
+    if what == "serve":
+        serve(loaded, int(rest[0]))
+    else:
+        loop(loaded, float(rest[0]), [int(n) for n in rest[1:]])

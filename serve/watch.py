@@ -1,0 +1,135 @@
+"""What a worker tells Prometheus: how much it served and refused, and whether what it serves has drifted.
+
+Metrics leave a worker as log lines that TorchServe's frontend reads, so they are added up here and told once a second.
+Drift is measured against sequences that the same artifact made when the worker started: a deployment that serves
+something else than its model shows. This module is a LEAF: it imports the standard library and torch only.
+"""
+
+import os
+import threading
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+REFERENCE_ROWS = 4096
+ROWS_PER_TELLING = 4096  # a sample is enough to see drift; more would cost a busy worker time
+SECONDS = 1.0
+METRICS = {
+    "requests_total": ("counter", "Format"),
+    "sequences_total": ("counter", "Format"),
+    "refusals_total": ("counter", "Field", "Status"),
+    "drift_marginal": ("gauge", "Worker"),
+    "drift_correlation": ("gauge", "Worker"),
+    "drift_compared": ("gauge", "Worker"),
+}
+
+
+class Watch:
+    """Adds up what one worker does. `metrics` is TorchServe's cache of metrics.
+
+    The archive brings its own description of its metrics, so that it can be served with any metrics.yaml; only those
+    that the server's file names too are passed on to Prometheus.
+    """
+
+    def __init__(self, metrics: Any, model_name: str, reference: Tensor) -> None:
+        self._model_name = model_name
+        self._metrics = {
+            name: _metric(metrics, f"lookalike_{name}", kind, ["ModelName", *labels])
+            for name, (kind, *labels) in METRICS.items()
+        }
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, ...]] = Counter()
+        self._waiting: list[Tensor] = []
+        self._waiting_rows = 0
+        self._drift = Drift(reference)
+
+    def start(self) -> None:
+        """Tell once a second, for as long as the worker lives."""
+        threading.Thread(target=self._tell_forever, daemon=True).start()
+
+    def served(self, form: str, codes: Tensor) -> None:
+        """One request was answered with these codes, uint8 (n, length)."""
+        with self._lock:
+            self._counts["requests_total", form] += 1
+            self._counts["sequences_total", form] += len(codes)
+            if self._waiting_rows < ROWS_PER_TELLING:
+                self._waiting.append(codes[:ROWS_PER_TELLING])
+                self._waiting_rows += len(self._waiting[-1])
+
+    def refused(self, field: str, status: int) -> None:
+        """One request was refused because of this field."""
+        with self._lock:
+            self._counts["refusals_total", field, str(status)] += 1
+
+    def tell(self) -> None:
+        """Pass on what has been added up since the last time."""
+        with self._lock:
+            counts, self._counts = self._counts, Counter()
+            waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
+        for (name, *labels), count in counts.items():
+            self._metrics[name].add_or_update(count, [self._model_name, *labels])
+        if waiting:
+            self._drift.add(torch.cat(waiting))
+            for name, value in self._drift.measure().items():
+                self._metrics[f"drift_{name}"].add_or_update(value, [self._model_name, str(os.getpid())])
+
+    def _tell_forever(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(SECONDS):
+            self.tell()
+
+
+def _metric(metrics: Any, name: str, kind: str, labels: list[str]) -> Any:
+    known = next(found for found in metrics.cache if found.value == kind)  # a member of TorchServe's enumeration
+    return metrics.cache[known].get(name) or metrics.add_metric_to_cache(name, "unit", labels, known)
+
+
+class Drift:
+    """How far the sequences seen so far are from a reference: in their marginals and in their correlations."""
+
+    def __init__(self, reference: Tensor) -> None:
+        self._expected = _Moments(reference.shape[1])
+        self._expected.add(reference)
+        self._seen = _Moments(reference.shape[1])
+
+    def add(self, codes: Tensor) -> None:
+        self._seen.add(codes)
+
+    def measure(self) -> dict[str, float]:
+        """Mean absolute differences of the column means and of the correlations, and how many sequences were seen."""
+        marginal = (self._seen.marginals() - self._expected.marginals()).abs().mean()
+        correlation = (self._seen.correlations() - self._expected.correlations()).abs()
+        pairs = max(correlation.numel() - len(correlation), 1)  # the diagonal differs by nothing
+        return {
+            "marginal": round(float(marginal), 6),
+            "correlation": round(float(correlation.sum()) / pairs, 6),
+            "compared": self._seen.n,
+        }
+
+
+class _Moments:
+    """First and second moments of 0/1 rows, added up."""
+
+    def __init__(self, length: int) -> None:
+        self.n = 0
+        self._ones = torch.zeros(length, dtype=torch.float64)
+        self._pairs = torch.zeros(length, length, dtype=torch.float64)
+
+    def add(self, codes: Tensor) -> None:
+        rows = codes.double()
+        self.n += len(rows)
+        self._ones += rows.sum(0)
+        self._pairs += rows.T @ rows
+
+    def marginals(self) -> Tensor:
+        return self._ones / self.n
+
+    def correlations(self) -> Tensor:
+        """(length, length), with 1 on the diagonal; a constant column counts as correlation 0."""
+        p = self.marginals()
+        deviation = (p * (1 - p)).sqrt()
+        scale = torch.outer(deviation, deviation)
+        covariance = self._pairs / self.n - torch.outer(p, p)
+        return torch.where(scale > 0, covariance / scale, 0.0).fill_diagonal_(1.0)

@@ -1,0 +1,54 @@
+"""Runs to serve, and what the tests know of a server."""
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from serve import archive
+from serve.server import Settings
+from serve.state import State
+from train import artifact
+from train.codec import PresenceCodec
+from train.generator import TextbookGenerator
+
+WORDS = ["film", "good", "plot", "great", "story", "dull"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server and the runs that it was started for."""
+
+    settings: Settings
+    state: State
+
+    @property
+    def url(self) -> str:
+        return f"{self.state.address}/predictions/lookalike"
+
+
+def make_run(runs: Path, number: int) -> Path:
+    """A run directory with an archive, as training leaves it; each number gives another generator."""
+    torch.manual_seed(number)
+    generator = TextbookGenerator(len(WORDS))
+    torch.nn.init.normal_(generator.linear.weight, std=3)
+    run = runs / f"{number:05d}-reviews"
+    artifact.save(run / "artifact", generator, PresenceCodec(WORDS), {"version": str(number), "run_id": f"run{number}"})
+    archive.build(run / "artifact", run / "lookalike.mar")
+    return run
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def settings_for(runs: Path) -> Settings:
+    port, metrics_port = free_ports(2)
+    return Settings(runs=runs, port=port, metrics_port=metrics_port, wait_seconds=90)

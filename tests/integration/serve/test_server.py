@@ -1,0 +1,469 @@
+"""Serving with the real TorchServe: predictions, mistakes, safety, versions, refusals, stopping."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import psutil
+import pytest
+import requests
+
+from serve import server
+from serve import state as states
+from serve.server import ServeError, Settings, UsageError
+from tests.integration.serve.running import Served, free_ports, make_run, settings_for
+from train import artifact
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+HEADERS = {"Content-Type": "application/json"}
+# MLflow leaves files open when it is imported, so it is kept out of this process.
+REGISTER = """
+import sys, mlflow
+from pathlib import Path
+import train
+mlflow.set_tracking_uri(sys.argv[1])
+mlflow.pyfunc.log_model(
+    name="model", python_model=str(Path(train.__file__).parent / "mlflow_model.py"),
+    artifacts={"artifact": sys.argv[2]}, registered_model_name="lookalike", pip_requirements=[],
+)
+mlflow.MlflowClient().set_registered_model_alias("lookalike", "champion", 1)
+print("version 4")
+"""
+FIND = """
+import json, sys
+from pathlib import Path
+from serve import server
+with server.located(Path(sys.argv[1]), sys.argv[2]) as artifact:
+    print("version", json.loads((artifact / "card.json").read_text())["version"])
+"""
+
+
+def post(served: Served, fields: dict[str, Any], **headers: str) -> requests.Response:
+    return requests.post(served.url, json=fields, headers=headers, timeout=30)
+
+
+def conform(schema: str, body: Any) -> None:
+    """Check a body against the description that ships."""
+    description = json.loads((Path(server.__file__).parent / "openapi.json").read_text())
+    jsonschema.validate(body, {"$ref": f"#/components/schemas/{schema}"} | description)
+
+
+def test_a_prediction_is_what_the_artifact_makes(served: Served) -> None:
+    answer = post(served, {"n": 5, "seed": 1})
+    body = answer.json()
+    conform("Response", body)
+    original = artifact.load(served.settings.runs / "00001-reviews" / "artifact")
+    assert answer.headers["content-type"] == "application/json"
+    assert body["sequences"] == original.sample(5, 1).tolist()
+    assert body["text"] == original.codec.decode(original.sample(5, 1))
+    assert body["seed"] == 1
+    assert body["model"] == {"name": "lookalike", "version": "1", "run_id": "run1"}
+
+
+def test_a_seed_gives_the_same_bytes_alone_and_among_others_on_any_worker(served: Served) -> None:
+    def ask(seed: int) -> bytes:
+        return post(served, {"n": 1 + seed % 7, "seed": seed}).content
+
+    alone = [ask(seed) for seed in range(40)]
+    with ThreadPoolExecutor(16) as pool:
+        for _ in range(3):
+            assert list(pool.map(ask, range(40))) == alone
+
+
+def test_npy(served: Served) -> None:
+    answer = post(served, {"n": 6, "seed": 2, "format": "npy"})
+    by_header = post(served, {"n": 6, "seed": 2}, Accept="application/x-npy")
+    assert answer.content == by_header.content
+    assert answer.headers["content-type"] == "application/x-npy"
+    assert answer.headers["X-Lookalike-Seed"] == "2"
+    assert np.load(io.BytesIO(answer.content)).tolist() == post(served, {"n": 6, "seed": 2}).json()["sequences"]
+
+
+def test_the_largest_answer_arrives(served: Served) -> None:
+    refused = post(served, {"n": 10**9})
+    limit = int(refused.json()["error"]["message"].split()[4])
+    answer = post(served, {"n": limit, "seed": 0})
+    assert refused.status_code == 413
+    assert len(answer.json()["sequences"]) == limit
+    assert len(answer.content) < 6_553_500
+
+
+@pytest.mark.parametrize(
+    ("data", "headers", "status", "field"),
+    [
+        (b'{"n": 0}', HEADERS, 400, "n"),
+        (b'{"n": true}', HEADERS, 400, "n"),
+        (b'{"n": 1e400}', HEADERS, 400, "n"),
+        (b'{"n": NaN}', HEADERS, 400, "n"),
+        (b'{"seed": -1}', HEADERS, 400, "seed"),
+        (b'{"format": "xml"}', HEADERS, 400, "format"),
+        (b'{"m": 5}', HEADERS, 400, "m"),
+        (b'{"n": ', HEADERS, 400, "body"),
+        (b"\xff\xfe", HEADERS, 400, "body"),
+        (b"[" * 60_000, HEADERS, 400, "body"),
+        (b'{"n": ' + b"9" * 60_000 + b"}", HEADERS, 400, "body"),
+        (b"[]", HEADERS, 400, "body"),
+        (b'{"n": 5}', {}, None, None),
+        (b'{"n": 5}', {"Content-Type": "text/plain"}, 415, "Content-Type"),
+        (b"n=5&seed=1", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "Content-Type"),
+        (b"nonsense", {"Content-Type": "multipart/form-data; boundary=x"}, 415, "Content-Type"),
+        (b"{}", HEADERS | {"Accept": "text/html"}, 406, "Accept"),
+    ],
+)
+def test_a_mistake_gets_its_status_and_field(
+    served: Served, data: bytes, headers: dict[str, str], status: int | None, field: str | None
+) -> None:
+    answer = requests.post(served.url, data=data, headers=headers, timeout=30)
+    assert answer.status_code == (status or 200), answer.text
+    if field:
+        conform("Error", answer.json())
+        assert answer.json()["error"]["field"] == field
+
+
+def test_a_form_without_fields_asks_for_one_sequence(served: Served) -> None:
+    assert len(requests.post(served.url, timeout=30).json()["sequences"]) == 1
+    assert len(requests.get(served.url, timeout=30).json()["sequences"]) == 1
+
+
+def test_a_body_that_is_too_long_is_refused(served: Served) -> None:
+    answer = requests.post(served.url, data=b" " * 200_000, headers=HEADERS, timeout=30)
+    assert answer.status_code == 413
+
+
+def test_mistakes_harm_no_neighbour(served: Served) -> None:
+    good = post(served, {"n": 3, "seed": 3}).content
+
+    def ask(k: int) -> tuple[int, bytes]:
+        answer = post(served, {"n": 3, "seed": 3} if k % 2 else {"n": "three"})
+        return answer.status_code, answer.content
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(64)))
+    assert {status for status, _ in answers[::2]} == {400}
+    assert set(answers[1::2]) == {(200, good)}
+
+
+def test_management_is_not_reachable_over_the_network(served: Served) -> None:
+    listening = {
+        (connection.laddr.ip, connection.laddr.port)
+        for connection in psutil.Process(served.state.pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {ip for ip, _ in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    for port in (served.state.port, served.state.metrics_port):
+        for path in ("models", "workflows", "models/lookalike"):
+            assert requests.get(f"http://127.0.0.1:{port}/{path}", timeout=30).status_code in (404, 405)
+            assert requests.post(f"http://127.0.0.1:{port}/{path}", timeout=30).status_code in (404, 405)
+    assert stat.S_IMODE(Path(served.state.scratch).stat().st_mode) == 0o700
+    assert stat.S_ISSOCK(served.state.management_socket.stat().st_mode)
+
+
+@pytest.mark.parametrize("target", ["/models?url=http://127.0.0.1:9/x.mar", "/workflows?url=http://127.0.0.1:9/x.war"])
+def test_nothing_is_fetched_even_by_the_owner(served: Served, target: str) -> None:
+    with pytest.raises(ServeError, match="does not match any allowed URL"):
+        server._manage(served.state, "POST", target)
+
+
+def test_workers_see_a_filtered_environment(served: Served) -> None:
+    workers = psutil.Process(served.state.pid).children(recursive=True)
+    assert len(workers) == 2
+    for worker in workers:
+        names = set(worker.environ())
+        assert not [name for name in names if "PYTEST" in name or "MLFLOW" in name or "SECRET" in name]
+        assert worker.exe() == psutil.Process().exe()
+
+
+def test_logs_hold_no_bodies(served: Served) -> None:
+    post(served, {"n": 1, "confidential": 1})
+    requests.post(served.url, data=b'{"confidential', headers=HEADERS, timeout=30)
+    for log in (served.settings.runs / "serve" / "logs").iterdir():
+        assert "confidential" not in log.read_text()
+
+
+def test_status_and_request_commands(served: Served, command: Command, tmp_path: Path) -> None:
+    runs = served.settings.runs
+    found = json.loads(command("status", "--runs", runs, "--json").stdout)
+    assert found["address"] == served.state.address
+    (version,) = (version for version in found["versions"] if version["version"] == "1")
+    assert version["run_id"] == "run1"
+    assert [worker["status"] for worker in version["workers"]] == ["READY", "READY"]
+    body = command("request", "--runs", runs, "-n", 4, "--seed", 9, "--json", cwd=tmp_path.parent).stdout
+    assert body == post(served, {"n": 4, "seed": 9}).text + "\n"
+    lines = command("request", "--runs", runs, "-n", 4, "--seed", 9).stdout.splitlines()
+    assert lines[0].split("  ")[0] == "".join(map(str, json.loads(body)["sequences"][0]))
+    assert lines[-1] == "(seed 9, lookalike version 1, MLflow run run1)"
+
+
+def test_starting_twice_says_so(served: Served) -> None:
+    told: list[str] = []
+    assert server.start(served.settings, told.append) == served.state
+    assert "already runs" in told[0]
+
+
+def test_versions_are_switched_and_switched_back(served: Served) -> None:
+    runs = served.settings.runs
+    other = make_run(runs, 2)
+    first = post(served, {"n": 5, "seed": 1}).content
+    assert server.use(runs, "2") == "2", "by the number of its run"
+    second = post(served, {"n": 5, "seed": 1})
+    assert second.json()["model"]["version"] == "2"
+    assert second.json()["sequences"] == artifact.load(other / "artifact").sample(5, 1).tolist()
+    assert requests.post(f"{served.url}/1", json={"n": 5, "seed": 1}, timeout=30).content == first
+    assert server.use(runs, "1") == "1"
+    assert post(served, {"n": 5, "seed": 1}).content == first
+    assert server.use(runs, str(other)) == "2", "by its path"
+    assert server.use(runs, "1") == "1"
+    with pytest.raises(UsageError, match="no version"):
+        server.use(runs, "3")
+
+
+def test_a_loaded_version_does_not_change_under_the_server(served: Served, tmp_path: Path) -> None:
+    make_run(tmp_path, 3)
+    impostor = tmp_path / "impostor"
+    shutil.copytree(tmp_path / "00003-reviews" / "artifact", impostor)
+    card = json.loads((impostor / "card.json").read_text()) | {"version": "1"}
+    (impostor / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ServeError, match="another model with version 1"):
+        server.use(served.settings.runs, str(impostor))
+
+
+def test_a_model_comes_from_the_registry(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no registry"), server.located(tmp_path, "models:/lookalike@champion"):
+        pass
+    artifact_directory = make_run(tmp_path, 4) / "artifact"
+    for code, arguments in (
+        (REGISTER, [f"sqlite:///{tmp_path}/mlflow.db", artifact_directory]),
+        (FIND, [tmp_path, "models:/lookalike@champion"]),
+        (FIND, [tmp_path, "models:/lookalike/1"]),
+    ):
+        call = [sys.executable, "-c", code, *map(str, arguments)]
+        environment = os.environ | {"PYTHONPATH": str(Path(server.__file__).parents[1])}
+        done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith("version 4\n")
+
+
+def test_a_worker_that_is_killed_is_replaced(served: Served) -> None:
+    victim = psutil.Process(served.state.pid).children(recursive=True)[0]
+    victim.kill()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        version = next(v for v in (server.status(served.settings.runs) or {})["versions"] if v["default"])
+        workers = psutil.Process(served.state.pid).children(recursive=True)
+        if victim.pid not in [w.pid for w in workers] and {w["status"] for w in version["workers"]} == {"READY"}:
+            break
+        time.sleep(0.5)
+    assert post(served, {"n": 5, "seed": 1}).status_code == 200
+
+
+def metrics_of(served: Served) -> dict[str, float]:
+    """Prometheus metrics by name, added up over their labels."""
+    lines = requests.get(f"http://127.0.0.1:{served.state.metrics_port}/metrics", timeout=30).text.splitlines()
+    found: Counter[str] = Counter()
+    for line in lines:
+        if not line.startswith("#"):
+            labels, value = line.rsplit(" ", 1)
+            found[labels.split("{")[0]] += float(value)
+    return dict(found)
+
+
+def test_prometheus_sees_sequences_refusals_and_drift(served: Served) -> None:
+    post(served, {"n": 1, "seed": 1})
+    time.sleep(1.5)
+    before = metrics_of(served)
+    post(served, {"n": 500})
+    post(served, {"n": 0})
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        after = metrics_of(served)
+        if after.get("lookalike_refusals_total", 0) > before.get("lookalike_refusals_total", 0):
+            break
+        time.sleep(0.2)
+    time.sleep(1.5)
+    after = metrics_of(served)
+    assert after["lookalike_sequences_total"] - before["lookalike_sequences_total"] == 500
+    assert after["lookalike_requests_total"] - before["lookalike_requests_total"] == 1
+    assert after["lookalike_refusals_total"] - before.get("lookalike_refusals_total", 0) == 1
+    assert after["ts_inference_latency_microseconds"] > before["ts_inference_latency_microseconds"]
+    assert after["lookalike_drift_compared"] >= 500
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Settings]:
+    """Settings for runs of their own, with one model and no server; one that a test leaves behind is stopped."""
+    make_run(tmp_path, 1)
+    yield settings_for(tmp_path)
+    server.stop(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "weights", "code"])
+def test_a_damaged_archive_is_refused_before_a_port_opens(fresh: Settings, command: Command, damage: str) -> None:
+    mar = fresh.runs / "00001-reviews" / "lookalike.mar"
+    content = mar.read_bytes()
+    if damage == "truncated":
+        mar.write_bytes(content[: len(content) // 2])
+    else:
+        name = {"weights": "generator.safetensors", "code": "handler.py"}[damage]
+        with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(mar, "w") as target:
+            for entry in source.namelist():
+                target.writestr(entry, source.read(entry) + (b"\n" if entry == name else b""))
+    done = command("start", "--runs", fresh.runs, "--port", fresh.port, "--metrics-port", fresh.metrics_port)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert str(mar) in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list((fresh.runs / "serve" / "model-store").iterdir())
+    assert states.read(fresh.runs) is None
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", fresh.port), timeout=1)
+
+
+def test_wrong_usage_is_one_line_and_leaves_nothing_behind(command: Command, tmp_path: Path) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    make_run(tmp_path / "with", 1)
+    with taken:
+        for arguments, part in (
+            (["start", "--runs", tmp_path / "none"], "make train"),
+            (["start", "--runs", tmp_path / "with", "--port", port], f"--port {port}"),
+            (["start", "--runs", tmp_path / "with", "--model", "nowhere"], "--model nowhere"),
+            (["start", "--runs", tmp_path / "with", "--host", "::1"], "--host"),
+            (["start", "--runs", tmp_path / "with", "--port", 8082], "--metrics-port"),
+            (["start", "--workers", "0"], "--workers"),
+            (["start", "--prot", "1"], "--prot"),
+            (["request", "-n", "many"], "-n"),
+            (["use"], "VERSION"),
+        ):
+            done = command(*arguments)
+            assert (done.returncode, done.stdout) == (2, ""), arguments
+            assert len(done.stderr.splitlines()) == 1, done.stderr
+            assert part in done.stderr
+    assert not (tmp_path / "none").exists()
+    assert not (tmp_path / "with" / "serve").exists()
+
+
+def test_without_a_server_there_is_one_line(command: Command, tmp_path: Path) -> None:
+    for arguments in (["status"], ["request"], ["use", "1"], ["token"]):
+        done = command(*arguments, "--runs", tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith("Error: no server")
+        assert len(done.stderr.splitlines()) == 1
+    (port,) = free_ports(1)
+    done = command("request", "--address", f"http://127.0.0.1:{port}")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "nothing answers" in done.stderr
+
+
+def test_stop_under_load_loses_no_accepted_request_and_tokens_guard(fresh: Settings, command: Command) -> None:
+    settings = Settings(**(vars(fresh) | {"tokens": True}))
+    state = server.start(settings, print)
+    url = f"{state.address}/predictions/lookalike"
+    token = command("token", "--runs", fresh.runs).stdout.strip()
+    assert requests.post(url, json={}, timeout=30).status_code == 400
+    assert "lookalike version 1" in command("request", "--runs", fresh.runs).stdout
+    renewed = server.newer_token(state)
+    assert renewed != token
+
+    seen: list[tuple[float, str]] = []
+    stopping = threading.Event()
+
+    def load() -> None:
+        with requests.Session() as session:
+            session.headers["Authorization"] = f"Bearer {renewed}"
+            while not stopping.is_set():
+                try:
+                    answer = session.post(url, json={"n": 2000, "seed": 1}, timeout=30)
+                    outcome = f"{answer.status_code} {len(answer.content)}"
+                except requests.ConnectionError:
+                    outcome = "gone"
+                seen.append((time.monotonic(), outcome))
+                if outcome == "gone":
+                    return
+
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(load) for _ in range(8)]
+        time.sleep(2)
+        began = time.monotonic()
+        assert server.stop(fresh.runs)
+        stopping.set()
+        for future in done:
+            future.result()
+    counts = Counter(outcome.split()[0] for _, outcome in seen)
+    good = {outcome for _, outcome in seen if outcome.startswith("200")}
+    assert len(good) == 1, "every answer is whole"
+    assert set(counts) <= {"200", "503", "gone"}, counts
+    assert counts["200"] > 8
+    assert {outcome.split()[0] for moment, outcome in seen if moment < began} == {"200"}
+    assert states.read(fresh.runs) is None
+    assert not Path(state.scratch).exists()
+    assert not psutil.pid_exists(state.pid) or psutil.Process(state.pid).status() == psutil.STATUS_ZOMBIE
+    assert not server.stop(fresh.runs)
+
+
+def test_tokens_are_on_wherever_others_can_reach_the_server() -> None:
+    assert not Settings(runs=Path()).need_tokens
+    assert Settings(runs=Path(), tokens=True).need_tokens
+    assert Settings(runs=Path(), host="0.0.0.0").need_tokens
+    assert not Settings(runs=Path(), host="0.0.0.0", tokens=False).need_tokens
+
+
+def test_in_the_foreground_a_signal_stops_it(fresh: Settings) -> None:
+    ports = ["--port", str(fresh.port), "--metrics-port", str(fresh.metrics_port), "--wait-seconds", "90"]
+    call = [sys.executable, "-m", "serve", "start", "--foreground", "--runs", str(fresh.runs), *ports]
+    with subprocess.Popen(call, cwd=Path(server.__file__).parents[1], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        while "try " not in process.stdout.readline():
+            assert process.poll() is None
+        state = states.read(fresh.runs)
+        process.terminate()
+        assert process.wait(60) == 0
+    assert state
+    assert states.process(state) is None
+
+
+def test_the_bench_measures_everything(fresh: Settings, command: Command) -> None:
+    ports = ("--port", fresh.port, "--metrics-port", fresh.metrics_port)
+    done = command("bench", "--runs", fresh.runs, *ports, "--seconds", "0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    lines = json.loads(done.stdout)
+    assert Counter(line["what"] for line in lines) == {
+        "in process": 5,
+        "FastAPI twin": 10,
+        "no-op handler": 2,
+        "TorchServe": 10,
+    }
+    assert all(line["failures"] == 0 and line["per_second"] > 0 and line["p50"] <= line["p99"] for line in lines)
+    assert not (fresh.runs / "serve").exists(), "it starts a server of its own"
+
+
+def test_a_pid_of_another_process_is_not_touched(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        facts = {
+            "host": "127.0.0.1",
+            "port": 1,
+            "metrics_port": 2,
+            "tokens": False,
+            "workers": 1,
+            "scratch": "/nowhere",
+        }
+        (tmp_path / "serve").mkdir()
+        (tmp_path / "serve" / "state.json").write_text(json.dumps(facts | {"pid": other.pid}))
+        assert states.read(tmp_path) is None
+        assert not server.stop(tmp_path)
+        assert other.poll() is None
+        other.kill()

@@ -1,0 +1,160 @@
+"""The model archive: whole, reproducible, self-contained, and refused when anything in it was changed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve import archive
+from serve.archive import ArchiveError
+
+# What a TorchServe worker does, with nothing on the path but the unpacked archive and the installed packages.
+ALONE = """
+import json, sys
+sys.path.insert(0, "")
+from handler import LookalikeHandler
+class Context:
+    system_properties = {"model_dir": "."}
+    model_yaml_config = metrics = None
+    def get_all_request_header(self, index): return {"Content-Type": "application/json"}
+    def set_response_content_type(self, index, kind): assert kind == "application/json"
+served = LookalikeHandler()
+served.initialize(Context())
+body, = served.handle([{"body": bytearray(b'{"n": 2, "seed": 1}')}], Context())
+packages = sorted({name.split(".")[0] for name in sys.modules})
+ours = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] in ("handler", "serve", "train")]
+print(json.dumps({"body": json.loads(body), "ours": ours, "packages": packages}))
+"""
+
+
+@pytest.fixture(scope="module")
+def mar(artifact_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archive.build(artifact_directory, tmp_path_factory.mktemp("mar") / "lookalike.mar")
+
+
+def repacked(mar: Path, target: Path, **changes: bytes | None) -> Path:
+    """A copy of an archive in which some files have other content, or are missing."""
+    with zipfile.ZipFile(mar) as source, zipfile.ZipFile(target, "w") as copy:
+        for name in source.namelist():
+            content = changes.get(Path(name).stem, source.read(name))
+            if content is not None:
+                copy.writestr(name, content)
+    return target
+
+
+def read_manifest(mar: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(mar) as contents:
+        manifest: dict[str, Any] = json.loads(contents.read(archive.MANIFEST))
+    return manifest
+
+
+def test_the_same_artifact_gives_the_same_bytes(mar: Path, artifact_directory: Path, tmp_path: Path) -> None:
+    again = archive.build(artifact_directory, tmp_path / "new" / "lookalike.mar")
+    assert again.read_bytes() == mar.read_bytes()
+    assert [path.name for path in again.parent.iterdir()] == ["lookalike.mar"]
+
+
+def test_it_runs_alone(mar: Path, artifact_directory: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(mar) as contents:
+        contents.extractall(tmp_path)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command = [sys.executable, "-I", "-c", ALONE]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    golden = json.loads((artifact_directory / "card.json").read_text())["golden"][1]
+    assert found["body"]["sequences"] == golden["rows"][:2]
+    assert all(Path(tmp_path, file).resolve().is_relative_to(tmp_path) for file in found["ours"]), found["ours"]
+    assert not {"mlflow", "click", "sklearn", "pandas", "requests"} & set(found["packages"])
+
+
+def test_the_manifest_is_the_one_that_torch_model_archiver_writes(mar: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "model_archiver.model_packaging",
+        "--model-name",
+        "lookalike",
+        "--version",
+        "1",
+        "--handler",
+        str(archive.HERE / "handler.py"),
+        "--config-file",
+        str(archive.HERE / archive.CONFIG),
+        "--export-path",
+        str(tmp_path),
+    ]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"TMPDIR": str(tmp_path)}, timeout=60)
+    ours, theirs = (read_manifest(path) for path in (mar, tmp_path / "lookalike.mar"))
+    assert ours["model"] == theirs["model"]
+    assert ours["runtime"] == theirs["runtime"]
+    assert ours.keys() == theirs.keys() - {"archiverVersion"}
+
+
+def test_verify_returns_the_card(mar: Path) -> None:
+    assert archive.verify(mar)["run_id"] == "abc"
+    assert archive.read_card(mar)["version"] == "1"
+
+
+@pytest.mark.parametrize("length", [0, 100, -1, -300])
+def test_a_truncated_archive_is_refused(mar: Path, tmp_path: Path, length: int) -> None:
+    broken = tmp_path / "broken.mar"
+    broken.write_bytes(mar.read_bytes()[:length])
+    with pytest.raises(ArchiveError, match=r"broken\.mar"):
+        archive.verify(broken)
+
+
+@pytest.mark.parametrize("name", ["handler", "card", "generator", "MANIFEST", "SHA256"])
+@pytest.mark.parametrize("content", [b"{}", b"", None])
+def test_a_changed_file_is_refused(mar: Path, tmp_path: Path, name: str, content: bytes | None) -> None:
+    with pytest.raises(ArchiveError):
+        archive.verify(repacked(mar, tmp_path / "changed.mar", **{name: content}))
+
+
+def test_another_models_card_is_refused_even_with_fitting_checksums(
+    mar: Path, artifact_directory: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(artifact_directory, other)
+    card = json.loads((other / "card.json").read_text())
+    card["golden"][0]["rows"][0][0] ^= 1
+    (other / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ArchiveError, match="golden samples of seed 0"):
+        archive.verify(archive.build(other, tmp_path / "swapped.mar"))
+
+
+def test_a_name_that_leaves_the_folder_is_refused(mar: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "evil.mar"
+    contents = {"../evil.py": b"", "card.json": b"{}"}
+    with zipfile.ZipFile(evil, "w") as made:
+        for name, content in contents.items():
+            made.writestr(name, content)
+        made.writestr(archive.CHECKSUMS, json.dumps(archive._checksums(contents)))
+    with pytest.raises(ArchiveError, match="outside"):
+        archive.verify(evil)
+
+
+@pytest.mark.parametrize("version", [None, "", "../1", "a b", "x" * 65])
+def test_an_artifact_without_a_usable_version_is_refused(
+    artifact_directory: Path, tmp_path: Path, version: str | None
+) -> None:
+    shutil.copytree(artifact_directory, tmp_path / "artifact")
+    card = json.loads((artifact_directory / "card.json").read_text())
+    changed = {name: value for name, value in (card | {"version": version}).items() if value is not None}
+    (tmp_path / "artifact" / "card.json").write_text(json.dumps(changed))
+    with pytest.raises(ArchiveError, match="version"):
+        archive.build(tmp_path / "artifact", tmp_path / "lookalike.mar")
+    assert not (tmp_path / "lookalike.mar").exists()
+
+
+def test_importing_it_is_light() -> None:
+    code = "import sys, serve.archive; print({'torch', 'requests', 'numpy', 'click'} & set(sys.modules))"
+    root = Path(archive.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "set()"

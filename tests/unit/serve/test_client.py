@@ -1,0 +1,102 @@
+"""The client: what it asks, what it shows, and what it says when something is wrong."""
+
+import http
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from serve import client as clients
+from serve.client import Client, ClientError
+
+ANSWER = {
+    "sequences": [[1, 0], [1, 1]],
+    "text": ["film", "film plot"],
+    "seed": 3,
+    "model": {"name": "lookalike", "version": "2", "run_id": "abc"},
+}
+
+
+@dataclass
+class Server:
+    """Answers with the given (status, body) pairs in turn and keeps what it was asked."""
+
+    address: str = ""
+    answers: list[tuple[int, bytes]] = field(default_factory=list)
+    asked: list[tuple[str | None, bytes]] = field(default_factory=list)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    facts = Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            facts.asked.append((self.headers["Authorization"], body))
+            status, answer = facts.answers.pop(0)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(answer)))
+            if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+                self.send_header("Retry-After", "0")
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        facts.address = f"http://127.0.0.1:{running.server_port}"
+        yield facts
+        running.shutdown()
+        thread.join()
+
+
+def test_the_exact_body_is_returned(server: Server) -> None:
+    server.answers = [(200, b'{"any":  "thing"}')]
+    assert Client(address=server.address).request(2, 3) == b'{"any":  "thing"}'
+    assert server.asked == [(None, b'{"n": 2, "seed": 3}')]
+
+
+def test_without_a_seed_none_is_sent(server: Server) -> None:
+    server.answers = [(200, b"{}")]
+    Client(address=server.address, token="t").request(2)
+    assert server.asked == [("Bearer t", b'{"n": 2}')]
+
+
+def test_a_busy_server_is_asked_again(server: Server) -> None:
+    server.answers = [(503, b""), (503, b""), (200, b"{}")]
+    assert Client(address=server.address).request(1) == b"{}"
+
+
+def test_an_expired_token_is_renewed_once(server: Server) -> None:
+    expired = json.dumps({"code": 400, "type": "InvalidKeyException", "message": "Token expired"}).encode()
+    server.answers = [(400, expired), (200, b"{}")]
+    assert Client(address=server.address, token="old", renew=lambda: "new").request(1) == b"{}"
+    assert [token for token, _ in server.asked] == ["Bearer old", "Bearer new"]
+    server.answers = [(400, expired)]
+    with pytest.raises(ClientError, match="400: Token expired"):
+        Client(address=server.address, token="old").request(1)
+
+
+def test_a_refusal_names_the_field(server: Server) -> None:
+    server.answers = [(413, b'{"error": {"field": "n", "message": "must be at most 5"}}')]
+    with pytest.raises(ClientError, match="413: n must be at most 5"):
+        Client(address=server.address).request(10)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"error": 1}'])
+def test_a_body_without_explanation_is_no_problem(body: bytes) -> None:
+    assert clients.explain(body) == "no explanation"
+
+
+def test_people_see_a_line_for_each_sequence() -> None:
+    shown = clients.show(json.dumps(ANSWER).encode()).splitlines()
+    assert shown == ["10  film", "11  film plot", "(seed 3, lookalike version 2, MLflow run abc)"]
+    bare = {name: value for name, value in ANSWER.items() if name != "text"}
+    assert clients.show(json.dumps(bare).encode()).splitlines()[:2] == ["10", "11"]

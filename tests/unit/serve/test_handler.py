@@ -1,0 +1,141 @@
+"""The handler: what it answers, alone and in batches."""
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve import gate, handler
+from serve.handler import LookalikeHandler
+from serve.request import Request
+from train import artifact
+from train import generator as generators
+
+JSON_HEADERS = {"Content-Type": "application/json"}
+Context = Any  # conftest's FakeContext
+
+
+@pytest.fixture
+def loaded(artifact_directory: Path, make_context: type) -> tuple[LookalikeHandler, Context]:
+    made, context = LookalikeHandler(), make_context(artifact_directory)
+    made.initialize(context)
+    return made, context
+
+
+def ask(loaded: tuple[LookalikeHandler, Context], *bodies: Any, headers: dict[str, str] = JSON_HEADERS) -> list[bytes]:
+    made, context = loaded
+    context.receive([dict(headers) for _ in bodies])
+    return made.handle([{"body": body} for body in bodies], context)
+
+
+def test_the_answer_holds_sequences_text_seed_and_model(
+    loaded: tuple[LookalikeHandler, Context], artifact_directory: Path
+) -> None:
+    (body,) = ask(loaded, b'{"n": 3, "seed": 7}')
+    answer = json.loads(body)
+    original = artifact.load(artifact_directory)
+    codes = original.sample(3, 7)
+    assert list(answer) == ["sequences", "text", "seed", "model"]
+    assert answer["sequences"] == codes.tolist()
+    assert answer["text"] == original.codec.decode(codes)
+    assert answer["seed"] == 7
+    assert answer["model"] == {"name": "lookalike", "version": "1", "run_id": "abc"}
+    assert not loaded[1].statuses
+    assert loaded[1].headers[0]["content-type"] == "application/json"
+
+
+def test_a_seed_gives_the_same_bytes_alone_and_in_a_batch(loaded: tuple[LookalikeHandler, Context]) -> None:
+    bodies = [json.dumps({"n": 1 + k % 5, "seed": k}).encode() for k in range(16)]
+    together = ask(loaded, *bodies)
+    assert together == [ask(loaded, body)[0] for body in bodies]
+    assert together[::-1] == ask(loaded, *bodies[::-1])
+
+
+def test_a_mistake_harms_no_neighbour(loaded: tuple[LookalikeHandler, Context]) -> None:
+    good = b'{"n": 2, "seed": 3}'
+    answers = ask(loaded, good, b"{", good, b'{"n": "two"}')
+    context = loaded[1]
+    assert answers[0] == answers[2] == ask(loaded, good)[0]
+    assert json.loads(answers[1])["error"]["field"] == "body"
+    assert json.loads(answers[3])["error"]["field"] == "n"
+    ask(loaded, good, b"{", good, b'{"n": "two"}')
+    assert context.statuses == {1: (400, "Bad Request"), 3: (400, "Bad Request")}
+
+
+def test_a_batch_too_large_for_one_pass_is_split(
+    loaded: tuple[LookalikeHandler, Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = [json.dumps({"n": n, "seed": n}).encode() for n in (5, 30, 1, 2, 3)]
+    together = ask(loaded, *bodies)
+    monkeypatch.setattr(generators, "ROWS_PER_PASS", 8)
+    groups = handler._passes([Request(n=n, seed=0, format="json") for n in (5, 30, 1, 2, 3)])
+    assert [len(group) for group in groups] == [1, 1, 3]
+    assert ask(loaded, *bodies) == together
+
+
+def test_a_batch_of_mistakes_alone_is_answered(loaded: tuple[LookalikeHandler, Context]) -> None:
+    assert [json.loads(body)["error"]["field"] for body in ask(loaded, b"{", b"[]")] == ["body", "body"]
+
+
+def test_npy_holds_the_sequences_and_headers_the_rest(loaded: tuple[LookalikeHandler, Context]) -> None:
+    (body,) = ask(loaded, b'{"n": 4, "seed": 5}', headers=JSON_HEADERS | {"accept": "application/x-npy"})
+    rows = np.load(io.BytesIO(body))
+    headers = dict(loaded[1].headers[0])
+    assert (rows.dtype, rows.shape) == (np.uint8, (4, 6))
+    assert rows.tolist() == json.loads(ask(loaded, b'{"n": 4, "seed": 5}')[0])["sequences"]
+    assert headers["content-type"] == "application/x-npy"
+    assert [headers[f"X-Lookalike-{name}"] for name in ("Seed", "Version", "Run-Id")] == ["5", "1", "abc"]
+
+
+def test_a_drawn_seed_is_returned_and_gives_the_same_again(loaded: tuple[LookalikeHandler, Context]) -> None:
+    (first,) = ask(loaded, b'{"n": 2}')
+    seed = json.loads(first)["seed"]
+    assert ask(loaded, json.dumps({"n": 2, "seed": seed}).encode()) == [first]
+
+
+def test_n_is_limited_by_the_size_of_the_answer(artifact_directory: Path, make_context: type) -> None:
+    made, context = LookalikeHandler(), make_context(artifact_directory, {"handler": {"max_response_bytes": 20_000}})
+    made.initialize(context)
+    limit = made.max_rows["json"]
+    (body,) = ask((made, context), json.dumps({"n": limit}).encode())
+    assert len(body) <= 20_000
+    (refused,) = ask((made, context), json.dumps({"n": limit + 1}).encode())
+    assert str(limit) in json.loads(refused)["error"]["message"]
+    assert context.statuses[0][0] == 413
+
+
+def test_a_tampered_artifact_is_not_loaded(artifact_directory: Path, make_context: type, tmp_path: Path) -> None:
+    for file in artifact_directory.iterdir():
+        content = bytearray(file.read_bytes())
+        content[-1] ^= file.suffix == ".safetensors"
+        (tmp_path / file.name).write_bytes(content)
+    with pytest.raises(artifact.ArtifactError, match="checksum"):
+        LookalikeHandler().initialize(make_context(tmp_path))
+
+
+def test_a_stopping_server_turns_requests_away(
+    artifact_directory: Path, make_context: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gate"
+    path.touch()
+    monkeypatch.setitem(os.environ, gate.VARIABLE, str(path))
+    made, context = LookalikeHandler(), make_context(artifact_directory)
+    made.initialize(context)
+    loaded = (made, context)
+    assert "sequences" in json.loads(ask(loaded, b"")[0])
+    with made.gate.entered() as is_open:
+        assert is_open
+        assert not gate.close(path, 0.1), "a batch is still being answered"
+    assert gate.close(path, 1)
+    assert json.loads(ask(loaded, b"")[0])["error"]["field"] == "server"
+    assert context.statuses[0][0] == 503
+    assert context.headers[0]["Retry-After"] == "1"
+
+
+def test_the_module_defines_exactly_one_class() -> None:
+    classes = [value for value in vars(handler).values() if isinstance(value, type)]
+    assert [found for found in classes if found.__module__ == handler.__name__] == [LookalikeHandler]

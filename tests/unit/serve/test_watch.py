@@ -1,0 +1,125 @@
+"""What a worker tells Prometheus."""
+
+import enum
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from serve import handler, watch
+from serve.watch import Drift, Watch
+
+REFERENCE = (torch.rand(2000, 4, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
+
+
+class Kind(enum.Enum):
+    """As TorchServe's MetricTypes."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+
+
+class FakeMetrics:
+    """TorchServe's metrics cache, filled from metrics.yaml; keeps what it is told."""
+
+    def __init__(self) -> None:
+        described = yaml.safe_load((Path(handler.__file__).parent / "metrics.yaml").read_text())["model_metrics"]
+        self.cache = {
+            kind: {
+                metric["name"]: FakeMetric(self, metric["name"], metric["dimensions"])
+                for metric in described[kind.value]
+            }
+            for kind in Kind
+        }
+        self.told: dict[tuple[str, ...], float] = {}
+
+    def add_metric_to_cache(self, name: str, unit: str, labels: list[str], kind: Kind) -> "FakeMetric":
+        self.cache[kind][name] = FakeMetric(self, name, labels)
+        return self.cache[kind][name]
+
+
+class FakeMetric:
+    """One metric of the cache."""
+
+    def __init__(self, metrics: FakeMetrics, name: str, dimensions: list[str]) -> None:
+        self.metrics, self.name, self.dimensions = metrics, name, dimensions
+
+    def add_or_update(self, value: float, labels: list[str]) -> None:
+        assert len(labels) == len(self.dimensions)
+        self.metrics.told[(self.name.removeprefix("lookalike_"), *labels)] = value
+
+
+def test_counts_are_told_once() -> None:
+    metrics = FakeMetrics()
+    watched = Watch(metrics, "m", REFERENCE)
+    watched.served("json", REFERENCE[:3])
+    watched.served("json", REFERENCE[:2])
+    watched.served("npy", REFERENCE[:7])
+    watched.refused("n", 413)
+    watched.tell()
+    counted = {key: value for key, value in metrics.told.items() if not key[0].startswith("drift")}
+    assert counted == {
+        ("requests_total", "m", "json"): 2,
+        ("sequences_total", "m", "json"): 5,
+        ("requests_total", "m", "npy"): 1,
+        ("sequences_total", "m", "npy"): 7,
+        ("refusals_total", "m", "n", "413"): 1,
+    }
+    metrics.told.clear()
+    watched.tell()
+    assert not metrics.told
+
+
+def test_metrics_yaml_describes_what_the_worker_tells() -> None:
+    metrics = FakeMetrics()
+    described = {name: metric.dimensions for kind in Kind for name, metric in metrics.cache[kind].items()}
+    Watch(metrics, "m", REFERENCE)
+    for name, (_, *labels) in watch.METRICS.items():
+        assert described[f"lookalike_{name}"] == ["ModelName", *labels]
+
+
+def test_a_server_that_knows_none_of_the_metrics_is_no_hindrance() -> None:
+    metrics = FakeMetrics()
+    metrics.cache = {kind: {} for kind in Kind}
+    watched = Watch(metrics, "m", REFERENCE)
+    watched.refused("n", 400)
+    watched.tell()
+    assert metrics.told["refusals_total", "m", "n", "400"] == 1
+
+
+def test_drift_looks_at_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ROWS_PER_TELLING", 10)
+    metrics = FakeMetrics()
+    watched = Watch(metrics, "m", REFERENCE)
+    for _ in range(5):
+        watched.served("json", REFERENCE[:100])
+    watched.tell()
+    assert [value for key, value in metrics.told.items() if key[0] == "drift_compared"] == [10]
+    assert metrics.told["sequences_total", "m", "json"] == 500
+
+
+def test_drift_is_nothing_for_the_reference_itself() -> None:
+    drift = Drift(REFERENCE)
+    for block in REFERENCE.split(300):
+        drift.add(block)
+    assert drift.measure() == {"marginal": 0.0, "correlation": 0.0, "compared": 2000}
+
+
+def test_drift_shows_wrong_marginals_and_wrong_correlations() -> None:
+    constant = Drift(REFERENCE)
+    constant.add(torch.zeros(100, 4, dtype=torch.uint8))
+    assert constant.measure()["marginal"] == pytest.approx(0.5, abs=0.02)
+    copied = Drift(REFERENCE)
+    copied.add(REFERENCE[:, :1].expand(-1, 4))
+    assert copied.measure()["marginal"] < 0.03
+    assert copied.measure()["correlation"] > 0.9
+
+
+def test_correlations_are_those_of_pearson() -> None:
+    rows = (torch.rand(500, 3, generator=torch.Generator().manual_seed(1)) < torch.tensor([0.2, 0.5, 0.9])).to(
+        torch.uint8
+    )
+    moments = watch._Moments(3)
+    moments.add(rows)
+    torch.testing.assert_close(moments.correlations(), torch.corrcoef(rows.T.double()))
