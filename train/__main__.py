@@ -66,11 +66,19 @@ def cli() -> None:
 @option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows may be skipped.")
 @option("--preset", type=click.Choice(list(PRESETS)), help="textbook: the classic GAN, one sample a step.")
 @option("--generator", type=click.Choice(GENERATORS), help="Which pair of networks plays.")
-@option("--width", type=click.IntRange(1, 8192), help="Hidden units of both networks.")
-@option("--blocks", type=click.IntRange(0, 64), help="Residual blocks of both networks.")
+@option("--hidden", type=click.IntRange(1, 8192), help="Hidden units of each of the generator's nets.")
+@option("--folds", type=click.IntRange(2, 100), help="How many nets the generator has, one for each fold of the rows.")
+@option("--warmup", type=click.FloatRange(0, 0.95), help="Share of the minutes that the warm start may take.")
+@option("--width", type=click.IntRange(1, 8192), help="Hidden units of the discriminator.")
+@option("--blocks", type=click.IntRange(0, 64), help="Residual blocks of the discriminator.")
 @option("--batch-size", type=click.IntRange(1, 1_000_000), help="Sequences a step.")
-@option("--learning-rate", type=click.FloatRange(0, 1, min_open=True), help="Of both Adams.")
+@option("--generator-rate", type=click.FloatRange(0, 1, min_open=True), help="Learning rate of the generator.")
+@option("--discriminator-rate", type=click.FloatRange(0, 1, min_open=True), help="Learning rate of the discriminator.")
+@option(
+    "--head-start", type=click.IntRange(0), help="Sequences that the discriminator sees before the generator moves."
+)
 @option("--penalty", type=click.FloatRange(0), help="Weight of the zero-centred gradient penalties.")
+@option("--flip", type=click.FloatRange(0, 0.5), help="Share of the bits flipped in what the discriminator sees.")
 @option(
     "--average",
     type=click.FloatRange(0, 1, max_open=True),
@@ -115,7 +123,7 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
     _archive(outcome.run.artifact, outcome.run.archive)
     click.echo(f"archive: {outcome.run.archive}")
     if outcome.verdict.passed is False:
-        raise SystemExit(GATE_FAILED)
+        raise click.exceptions.Exit(GATE_FAILED)
 
 
 @cli.command()
@@ -178,7 +186,7 @@ def evaluate(
     else:
         click.echo(f"{evidence.table(found)}\n\n{verdict.sentence}")
     if verdict.passed is False:
-        raise SystemExit(GATE_FAILED)
+        raise click.exceptions.Exit(GATE_FAILED)
 
 
 @cli.command()
@@ -201,7 +209,7 @@ def doctor(out: str, as_json: bool) -> None:
     found = checks.examine(Path(out))
     click.echo(json.dumps([vars(check) for check in found]) if as_json else checks.text(found))
     if any(check.state == "lacking" for check in found):
-        raise SystemExit(WORK_FAILED)
+        raise click.exceptions.Exit(WORK_FAILED)
 
 
 def _was_given(context: click.Context, name: str) -> bool:
@@ -224,7 +232,10 @@ def _load_artifact(run: Path) -> Any:
 def _archive(directory: Path, archive: Path) -> Path:
     from serve import archive as archives
 
-    return archives.build(directory, archive)
+    try:
+        return archives.build(directory, archive)
+    except archives.ArchiveError as problem:
+        raise JobError(str(problem)) from problem
 
 
 class _BesideTheBar(logging.Handler):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.generator import GaussianGenerator, IndependentGenerator
+from train.generator import GaussianGenerator, Generator, IndependentGenerator
 
 IMPOSSIBLE = 10.0  # a latent threshold that a standard normal passes once in 10^23 rows
 PRIOR_WIDTHS = (math.inf, 0.8, 0.56, 0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05, 0.0)  # of latent correlations, Fisher's z
@@ -22,6 +22,24 @@ NEWTON_STEPS = 40
 TOLERANCE = 1e-11
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 PAIRS_PER_PASS = 1 << 16  # keeps the solver's intermediate results in the cache
+
+
+def fit(
+    which: str, train_codes: Tensor, validation_codes: Tensor, *, seconds: float, seed: int
+) -> dict[str, Generator]:
+    """The baselines asked for, by name, in float64 and ready to be sampled.
+
+    Args:
+        which: "none"; "fast", those that take seconds; or "all".
+        seconds: how long the RNN may learn: as long as the GAN did.
+    """
+    if which == "none":
+        return {}
+    fitted: dict[str, Generator] = {
+        "independent": fit_marginals(train_codes),
+        "Gaussian copula": fit_gaussian(train_codes, validation_codes),
+    }
+    return {name: generator.double().eval() for name, generator in fitted.items()}
 
 
 def fit_marginals(codes: Tensor) -> IndependentGenerator:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CODECS = ("auto", "bits", "presence")
-GENERATORS = ("residual", "textbook")
+GENERATORS = ("nade", "textbook")
 DEVICES = ("auto", "cpu", "cuda")
 BASELINES = ("none", "fast", "all")
 
@@ -41,22 +41,28 @@ class Config:
 
     # networks
     preset: str = "default"
-    generator: str = "residual"
+    generator: str = "nade"
+    hidden: int = 128
+    folds: int = 6
+    warmup: float = 0.6
     width: int = 256
-    blocks: int = 2
+    blocks: int = 1
 
     # training
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    penalty: float = 1.0
-    average: float = 0.999
+    batch_size: int = 192
+    generator_rate: float = 2e-4
+    discriminator_rate: float = 2e-3
+    head_start: int = 50_000
+    penalty: float = 0.03
+    flip: float = 0.03
+    average: float = 0.99
     epochs: int | None = None
     max_minutes: float | None = 2.0
     seed: int = 0
     device: str = "auto"
 
     # evidence and output
-    tick: int = 20_000
+    tick: int | None = 20_000
     out: str = "runs"
     experiment: str = "lookalike"
     baselines: str = "fast"
@@ -90,11 +96,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "textbook": {
         "generator": "textbook",
         "batch_size": 1,
+        "generator_rate": 1e-3,
+        "discriminator_rate": 1e-3,
+        "head_start": 0,
+        "flip": 0.0,
+        "warmup": 0.0,
         "epochs": 50,
         "max_minutes": None,
         "validation": 0.0,
         "average": 0.0,
         "penalty": 0.0,
+        "tick": None,
         "baselines": "none",
         "gate": "none",
     },

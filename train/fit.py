@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import json
 import logging
+import math
 import platform
 import signal
 import time
@@ -19,13 +20,14 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
-from train import artifact, baselines, checkpoint, data, evidence, gate, loop, metrics, report, rundir, tracking
+from train import artifact, baselines, checkpoint, data, evidence, gate, loop, metrics, report, rundir, tracking, warmup
+from train import generator as generators
 from train.codec import BitsCodec, Codec, PresenceCodec
 from train.config import Config, InputError, JobError, from_json
 from train.data import Dataset, Split
 from train.evidence import Evidence
 from train.gate import Verdict
-from train.generator import Generator, sample
+from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
 from train.loop import State, Tick
 from train.rundir import RunDirectory
 from train.tracking import Tracker
@@ -33,6 +35,8 @@ from train.tracking import Tracker
 log = logging.getLogger("lookalike")
 
 CHECKPOINT_SECONDS = 20
+GAIN = 0.005  # a validation score must fall by this to be believed
+PATIENCE_TICKS = 20  # training stops after so many without a better validation score
 LOG_SECONDS = 15  # between progress lines where there is no terminal
 EVALUATION_SEED = 0
 SAMPLE_ROWS = 1000
@@ -206,12 +210,33 @@ class _Job:
     ) -> None:
         self.run, self.config, self.prepared, self.tracker = run, config, prepared, tracker
         torch.manual_seed(config.seed)
-        generator = loop.new_generator(config, prepared.train.shape[1])
-        self.state = State.new(config, generator, torch.device(config.device))
-        if saved is not None:
+        if saved is None:
+            generator, seconds = self._first_generator()
+            self.warm = copy.deepcopy(generator)
+            self.state = State.new(config, generator, torch.device(config.device))
+            self.state.seconds = seconds
+        else:
+            self.warm = generators.build(saved["generator"])
+            self.warm.load_state_dict(saved["warm"])
+            self.state = State.new(config, generators.build(saved["generator"]), torch.device(config.device))
             self.state.load_state_dict(saved["state"])
         self.checkpointed = time.monotonic()
         self.printed = 0.0
+
+    def _first_generator(self) -> tuple[Generator, float]:
+        """The generator that the game starts from, and the seconds that it took."""
+        config, rows = self.config, self.prepared.train
+        if config.generator == "textbook":
+            return TextbookGenerator(rows.shape[1]), 0.0
+        started = time.monotonic()
+        limit = math.inf if config.max_minutes is None else 60 * config.max_minutes * config.warmup
+        with tqdm(total=config.folds, desc="warm start", unit="net", disable=None, leave=False) as bar:
+            generator = warmup.warm_start(
+                rows.to(config.device), hidden=config.hidden, folds=config.folds, seconds=limit, tell=bar.update
+            )
+        seconds = time.monotonic() - started
+        log.info("warm start: %d nets of %d classes in %.0f s", generator.nets, generator.classes, seconds)
+        return generator, seconds
 
     def work(self) -> Verdict:
         """Train, then judge, save and report.
@@ -233,6 +258,8 @@ class _Job:
 
     def _train(self) -> str:
         rows = self.prepared.train.to(self.config.device)
+        if self.state.seen == 0:
+            self._validate()  # the warm start is the first candidate to ship
         with _interruptible() as interrupted, self._progress() as self.bar:
             try:
                 return loop.train(self.state, rows, self.config, on_tick=self._on_tick, interrupted=interrupted)
@@ -253,7 +280,7 @@ class _Job:
         self._show(tick, scores)
         if time.monotonic() - self.checkpointed > CHECKPOINT_SECONDS:
             self._checkpoint()
-        return False
+        return bool(scores) and tick.seen - self.state.best_seen >= PATIENCE_TICKS * (self.config.tick or 1)
 
     def _validate(self) -> dict[str, float]:
         """Score the averaged generator on the validation rows and remember the best one."""
@@ -262,14 +289,16 @@ class _Job:
             return {}
         synthetic = sample(self.state.averaged, len(validation), EVALUATION_SEED)
         scores = metrics.quick_score(synthetic.numpy(), validation.numpy(), train.numpy())
-        if scores["score"] < self.state.best_score:
-            self.state.best_score = scores["score"]
+        if scores["score"] < self.state.best_score - GAIN:
+            self.state.best_score, self.state.best_seen = scores["score"], self.state.seen
             self.state.best = {name: value.clone() for name, value in self.state.averaged.state_dict().items()}
         return scores
 
     def _checkpoint(self) -> None:
         content = {
             "state": self.state.state_dict(),
+            "generator": self.state.generator.config(),
+            "warm": self.warm.state_dict(),
             "fingerprint": self.prepared.dataset.fingerprint(),
             "run_id": self.tracker.run_id,
         }
@@ -279,9 +308,7 @@ class _Job:
     def _finish(self) -> Verdict:
         """Ship the best averaged weights: artifact, samples, evidence, report; then tell MLflow."""
         run, codec = self.run, self.prepared.codec
-        generator = self.state.averaged
-        if self.state.best:
-            generator.load_state_dict(self.state.best)
+        generator = self._chosen()
         found = self._judge(generator)
         scores = found.scores[found.shipped]
         verdict = gate.check(gate.read(self.config.gate), scores)
@@ -313,11 +340,29 @@ class _Job:
         self.tracker.model(run.artifact, champion=verdict.passed is True)
         return verdict
 
+    def _chosen(self) -> Generator:
+        """The averaged weights with the best validation score; without validation, the last ones."""
+        generator, state = self.state.averaged, self.state
+        if state.best:
+            generator.load_state_dict(state.best)
+            shipped = (
+                f"after {state.best_seen:,} sequences"
+                if state.best_seen
+                else "of the warm start, unimproved by the game"
+            )
+            log.info("the best validation score was that %s: %.3f", shipped, state.best_score)
+        if isinstance(generator, NadeGenerator) and state.best_seen:
+            rows = self.prepared.train.to(self.config.device).float()
+            warmup.calibrate(generator, rows.mean(0), len(rows))
+        return generator
+
     def _judge(self, generator: Generator) -> Evidence:
         """Sample the GAN and its baselines, as many rows as are held out, and score them all."""
         data_ = self.prepared
         log.info("judging against %s held-out rows", f"{len(data_.heldout):,}")
         fitted = {"GAN": artifact.for_serving(copy.deepcopy(generator))}
+        if isinstance(generator, NadeGenerator):
+            fitted["warm start"] = self.warm
         fitted |= baselines.fit(
             self.config.baselines, data_.train, data_.validation, seconds=self.state.seconds, seed=self.config.seed
         )

@@ -96,36 +96,88 @@ def normal_noise(noise: Tensor) -> Tensor:
     return torch.special.ndtri(noise.clamp(edge, 1 - edge))
 
 
-class ResidualGenerator(Generator):
-    """A residual MLP on Gaussian latents, with logistic noise in every bit: rounding is an exact draw of each bit.
+class NadeGenerator(Generator):
+    """Bits drawn one after the other, each given all before it, by one of several nets in one of several classes.
 
-    A bit is 1 where its logit plus logistic noise is positive. While training, the rounded value is passed on and the
-    gradient takes the way of the binary concrete relaxation (Maddison et al. 2017) at temperature `TAU`.
+    A neural autoregressive distribution estimator (Larochelle and Murray 2011) with three additions: direct
+    connections between bits, a table of logits for the last `WINDOW` bits that all positions share, and latent classes.
+    With x_s the earlier bits, r the net and k the class of the row,
+
+        logit_t = bias_rt + class_bias_rkt + sum_s direct_rts x_s + local_r[last bits]
+                  + output_rt . relu(hidden_bias_r + class_hidden_rk + sum_s input_rs x_s)
+
+    and bit t is 1 where logit_t plus logistic noise is positive: rounding is an exact draw of the bit. While training,
+    the rounded value is passed on and the gradient takes the way of the binary concrete relaxation (Maddison et al.
+    2017) at temperature `TAU`.
     """
 
-    name = "residual"
+    name = "nade"
+    WINDOW = 8
     TAU = 0.66
+    prior: Tensor  # the share of each class, (nets, classes)
 
-    def __init__(self, length: int, width: int, blocks: int) -> None:
+    def __init__(self, length: int, hidden: int, nets: int, classes: int) -> None:
         super().__init__()
-        self.length, self.width = length, width
-        self.noise_size = width + length
-        self.enter = nn.Linear(width, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width)) for _ in range(blocks)
-        )
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, length))
+        self.length, self.hidden, self.nets, self.classes = length, hidden, nets, classes
+        self.noise_size = length + 2  # a number for each bit, one for the net, one for the class
+        self.input = nn.Parameter(0.1 * torch.randn(nets, length, hidden))
+        self.hidden_bias = nn.Parameter(0.1 * torch.randn(nets, hidden))
+        self.output = nn.Parameter(torch.zeros(nets, length, hidden))
+        self.direct = nn.Parameter(torch.zeros(nets, length, length))
+        self.local = nn.Parameter(torch.zeros(nets, 2**self.WINDOW))
+        self.bias = nn.Parameter(torch.zeros(nets, length))
+        self.class_hidden = nn.Parameter(torch.zeros(nets, classes, hidden))
+        self.class_bias = nn.Parameter(torch.zeros(nets, classes, length))
+        self.register_buffer("prior", torch.full((nets, classes), 1 / classes))
 
     def config(self) -> dict[str, Any]:
-        return {"name": self.name, "length": self.length, "width": self.width, "blocks": len(self.blocks)}
+        sizes = {"hidden": self.hidden, "nets": self.nets, "classes": self.classes}
+        return {"name": self.name, "length": self.length, **sizes}
 
     def forward(self, noise: Tensor) -> Tensor:
-        latent, uniform = noise.split([self.width, self.length], dim=1)
-        hidden = self.enter(normal_noise(latent))
-        for block in self.blocks:
-            hidden = hidden + block(hidden)
-        soft = torch.sigmoid((self.leave(hidden) + torch.logit(uniform, eps=1e-6)) / self.TAU)
-        return (soft > 0.5).to(soft) + (soft - soft.detach())
+        uniform, net = noise[:, : self.length], (noise[:, -2] * self.nets).long()
+        kind = (noise[:, -1:] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
+        # What each bit adds to the hidden units and to the later logits: (nets, length, hidden + length).
+        effect = torch.cat([self.input, self.direct.tril(-1).transpose(1, 2)], dim=2)
+        logistic = torch.logit(uniform, eps=torch.finfo(noise.dtype).eps)
+        state = torch.cat(self._start(net, kind), dim=1)
+        recent = torch.zeros_like(net)
+        bits = []
+        for t in range(self.length):
+            logit = state[:, self.hidden + t] + (torch.relu(state[:, : self.hidden]) * self.output[net, t]).sum(1)
+            bit = self._round(logit + self.local[net, recent] + logistic[:, t])
+            bits.append(bit)
+            state = torch.addcmul(state, (bit - 0.5)[:, None], effect[net, t])
+            recent = (2 * recent + bit.detach().long()) % 2**self.WINDOW
+        return torch.stack(bits, dim=1)
+
+    def logits(self, rows: Tensor, net: int, kind: Tensor) -> Tensor:
+        """The logit of every bit of given rows, (rows, length), as one net sees them in the given classes (rows,)."""
+        nets = torch.full_like(kind, net)
+        hidden, logit = self._start(nets, kind)
+        centred = rows - 0.5
+        added = centred[:, :, None] * self.input[net]
+        hidden = hidden[:, None] + added.cumsum(1) - added  # (rows, length, hidden): what the bits before t add
+        padded = torch.nn.functional.pad(rows, (self.WINDOW, 0))[:, :-1].long()
+        recent = (
+            padded.unfold(1, self.WINDOW, 1) * (2 ** torch.arange(self.WINDOW - 1, -1, -1, device=rows.device))
+        ).sum(2)
+        logit = logit + centred @ self.direct[net].tril(-1).T + self.local[net][recent]
+        return logit + (torch.relu(hidden) * self.output[net]).sum(2)
+
+    def _start(self, net: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden units and logits before any bit is known: (rows, hidden) and (rows, length)."""
+        return (
+            self.hidden_bias[net] + self.class_hidden[net, kind],
+            self.bias[net] + self.class_bias[net, kind],
+        )
+
+    def _round(self, logit: Tensor) -> Tensor:
+        bit = (logit > 0).to(logit)
+        if not torch.is_grad_enabled():
+            return bit
+        soft = torch.sigmoid(logit / self.TAU)
+        return bit + (soft - soft.detach())
 
 
 def build(config: dict[str, Any]) -> Generator:
@@ -162,5 +214,5 @@ def sample(generator: Generator, n: int, seed: int) -> Tensor:
 
 
 GENERATORS: dict[str, Any] = {
-    kind.name: kind for kind in (TextbookGenerator, ResidualGenerator, IndependentGenerator, GaussianGenerator)
+    kind.name: kind for kind in (TextbookGenerator, NadeGenerator, IndependentGenerator, GaussianGenerator)
 }

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from train import losses
 from train.config import Config
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
-from train.generator import Generator, ResidualGenerator, TextbookGenerator
+from train.generator import Generator
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -35,7 +35,7 @@ class State:
             judged and shipped.
         seen: real sequences shown to the discriminator so far.
         seconds: training time so far, over all sessions.
-        best: the averaged weights with the best validation score so far, and that score.
+        best: the averaged weights with the best validation score so far; `best_score` is that score, `best_seen` when.
     """
 
     generator: Generator
@@ -46,6 +46,7 @@ class State:
     seen: int = 0
     seconds: float = 0.0
     best_score: float = math.inf
+    best_seen: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -55,16 +56,14 @@ class State:
         discriminator = new_discriminator(config, generator.length).to(device)
         # The textbook system keeps Adam's standard momentum; adversarial training is steadier without it.
         betas = (0.9, 0.999) if config.generator == "textbook" else (0.0, 0.99)
-        optimizers = [
-            torch.optim.Adam(net.parameters(), lr=config.learning_rate, betas=betas)
-            for net in (generator, discriminator)
-        ]
         return cls(
             generator=generator,
             discriminator=discriminator,
             averaged=copy.deepcopy(generator).requires_grad_(False) if config.average else generator,
-            generator_optimizer=optimizers[0],
-            discriminator_optimizer=optimizers[1],
+            generator_optimizer=torch.optim.Adam(generator.parameters(), lr=config.generator_rate, betas=betas),
+            discriminator_optimizer=torch.optim.Adam(
+                discriminator.parameters(), lr=config.discriminator_rate, betas=betas
+            ),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,6 +73,7 @@ class State:
             "seen": self.seen,
             "seconds": self.seconds,
             "best_score": self.best_score,
+            "best_seen": self.best_seen,
             "best": self.best,
             "cpu_stream": torch.get_rng_state(),
             "cuda_streams": torch.cuda.get_rng_state_all(),
@@ -83,7 +83,7 @@ class State:
         for name in self._parts():
             getattr(self, name).load_state_dict(saved[name])
         self.seen, self.seconds = saved["seen"], saved["seconds"]
-        self.best_score, self.best = saved["best_score"], saved["best"]
+        self.best_score, self.best_seen, self.best = saved["best_score"], saved["best_seen"], saved["best"]
         torch.set_rng_state(saved["cpu_stream"])
         if len(saved["cuda_streams"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(saved["cuda_streams"])
@@ -105,12 +105,6 @@ class Tick:
     last_losses: dict[str, float]
 
 
-def new_generator(config: Config, length: int) -> Generator:
-    if config.generator == "textbook":
-        return TextbookGenerator(length)
-    return ResidualGenerator(length=length, width=config.width, blocks=config.blocks)
-
-
 def new_discriminator(config: Config, length: int) -> nn.Module:
     if config.generator == "textbook":
         return TextbookDiscriminator(length)
@@ -130,7 +124,7 @@ def train(
     Args:
         state: changed in place.
         rows: training codes, uint8 (rows, length), on the device that trains.
-        on_tick: called every `config.tick` sequences and at the end; True stops training.
+        on_tick: called every `config.tick` sequences (an epoch where it is None) and at the end; True stops training.
         interrupted: asked after every step.
 
     Returns:
@@ -141,16 +135,18 @@ def train(
     """
     total = math.inf if config.epochs is None else config.epochs * len(rows)
     limit = math.inf if config.max_minutes is None else config.max_minutes * 60
+    every = config.tick or len(rows)
     order = data_order(len(rows), config)
     meter = Meter(state)
     for batch in batches(order, rows, state.seen, config.batch_size, total):
+        set_rates(state, config, progress(state, total, limit, meter))
         meter.add(step(state, batch, config))
         update_average(state, config.average)
         state.seen += len(batch)
 
         done = state.seen >= total
         stop = interrupted()
-        if not (done or stop or state.seen // config.tick > meter.seen // config.tick):
+        if not (done or stop or state.seen // every > meter.seen // every):
             continue
 
         tick = meter.read(len(rows))
@@ -168,6 +164,8 @@ def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
     objective = OBJECTIVES[config.generator]
     discriminator = state.discriminator
     fake = state.generator(torch.rand(len(real), state.generator.noise_size, device=real.device))
+    # A discriminator that never sees a row as it is cannot learn the training rows by heart.
+    real, fake = flip(real, config.flip), flip(fake, config.flip)
 
     seen_real, seen_fake = real.requires_grad_(), fake.detach().requires_grad_()
     real_scores, fake_scores = discriminator(seen_real), discriminator(seen_fake)
@@ -178,12 +176,38 @@ def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
     descend(state.discriminator_optimizer, discriminator_loss + config.penalty * penalty)
 
     generator_loss = objective.generator(discriminator(real).detach(), discriminator(fake))
-    descend(state.generator_optimizer, generator_loss)
+    if state.seen >= config.head_start:
+        descend(state.generator_optimizer, generator_loss)
     return {
         "generator_loss": generator_loss.detach(),
         "discriminator_loss": discriminator_loss.detach(),
         "gradient_penalty": penalty.detach(),
     }
+
+
+def flip(rows: Tensor, share: float) -> Tensor:
+    """Exchange 0 and 1 in a random share of the values; gradients pass."""
+    if not share:
+        return rows
+    return torch.where(torch.rand_like(rows) < share, 1 - rows, rows)
+
+
+def progress(state: State, total: float, limit: float, meter: "Meter") -> float:
+    """The share of the budget used: of the sequences or of the seconds, whichever is further."""
+    return max(state.seen / total, (state.seconds + meter.elapsed()) / limit)
+
+
+def set_rates(state: State, config: Config, done: float) -> None:
+    """Learning rates fall to zero over the second half of the budget; the textbook's stay as they are."""
+    if config.generator == "textbook":
+        return
+    factor = max(0.0, min(1.0, 2 * (1 - done)))
+    for optimizer, rate in (
+        (state.generator_optimizer, config.generator_rate),
+        (state.discriminator_optimizer, config.discriminator_rate),
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -194,13 +218,11 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 @torch.no_grad()
 def update_average(state: State, decay: float) -> None:
-    """Move the averaged weights towards the current ones; early on faster, so that the start is soon forgotten."""
+    """Move the averaged weights towards the current ones."""
     if state.averaged is state.generator:
         return
-    decay = min(decay, state.seen / (state.seen + 10_000))
-    ours, current = state.averaged.state_dict(), state.generator.state_dict()
-    for name, value in ours.items():
-        value.lerp_(current[name], 1 - decay)
+    for ours, current in zip(state.averaged.parameters(), state.generator.parameters(), strict=True):
+        ours.lerp_(current, 1 - decay)
 
 
 def data_order(n: int, config: Config) -> Callable[[int], Tensor]:
@@ -243,11 +265,15 @@ class Meter:
         self.sums = {name: self.sums[name] + value for name, value in values.items()} if self.sums else values
         self.last = values
 
+    def elapsed(self) -> float:
+        """Seconds since the last tick."""
+        return time.monotonic() - self.started
+
     def read(self, epoch_size: int) -> Tick:
         """The tick, and its time added to the state's."""
         means = {name: total.item() / self.steps for name, total in self.sums.items()}
         last = {name: value.item() for name, value in self.last.items()}
-        elapsed = time.monotonic() - self.started
+        elapsed = self.elapsed()
         self.state.seconds += elapsed
         seen = self.state.seen
         return Tick(
@@ -270,5 +296,5 @@ class Objective:
 
 OBJECTIVES = {
     "textbook": Objective(discriminator=losses.textbook_discriminator, generator=losses.textbook_generator),
-    "residual": Objective(discriminator=losses.relativistic_discriminator, generator=losses.relativistic_generator),
+    "nade": Objective(discriminator=losses.relativistic_discriminator, generator=losses.relativistic_generator),
 }

@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
 
 Array = npt.NDArray[Any]
 Bits = npt.NDArray[np.uint8]
@@ -225,16 +225,17 @@ def _draw(rng: np.random.Generator, blocks: int) -> Array:
 
 
 def _around(estimate: float, logs: list[float]) -> tuple[float, float]:
-    factor = math.exp(NORMAL_95 * float(np.std(logs)))
+    kept = [value for value in logs if math.isfinite(value)]
+    if len(kept) < 2 or not math.isfinite(estimate):
+        return math.nan, math.nan
+    factor = math.exp(NORMAL_95 * float(np.std(kept)))
     return estimate / factor, estimate * factor
 
 
 # A judge: can a classifier tell?
 
 
-def c2st(
-    synthetic: Array, heldout: Array, seed: int, *, folds: int = FOLDS, iterations: int = 100
-) -> tuple[float, float]:
+def c2st(synthetic: Array, heldout: Array, seed: int) -> tuple[float, float]:
     """ROC AUC of a classifier told to tell synthetic from held-out rows, and its standard error.
 
     A classifier two-sample test (Lopez-Paz and Oquab 2017). Gradient-boosted trees (scikit-learn's defaults), trained
@@ -243,15 +244,15 @@ def c2st(
     """
     rows = np.concatenate([heldout, synthetic])
     made = np.arange(len(rows)) >= len(heldout)
-    if min(len(heldout), len(synthetic)) < folds:
+    if min(len(heldout), len(synthetic)) < FOLDS:
         return math.nan, math.nan
     aucs, variances = [], []
-    for fit, judge in StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, made):
-        scores = _trees(seed, iterations).fit(rows[fit], made[fit]).predict_proba(rows[judge])[:, 1]
+    for fit, judge in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, made):
+        scores = _trees(rows[fit], made[fit], rows[judge], seed)
         auc, variance = auc_with_variance(scores[made[judge]], scores[~made[judge]])
         aucs.append(auc)
         variances.append(variance)
-    return float(np.mean(aucs)), math.sqrt(np.mean(variances) / folds)
+    return float(np.mean(aucs)), math.sqrt(np.mean(variances) / FOLDS)
 
 
 def auc_with_variance(positive: Array, negative: Array) -> tuple[float, float]:
@@ -267,8 +268,11 @@ def auc_with_variance(positive: Array, negative: Array) -> tuple[float, float]:
     return float(beats.mean()), float(variance)
 
 
-def _trees(seed: int, iterations: int) -> HistGradientBoostingClassifier:
-    return HistGradientBoostingClassifier(max_iter=iterations, early_stopping=False, random_state=seed)
+def _trees(x: Array, y: Array, test_x: Array, seed: int) -> Array:
+    """P(y = 1) of the test rows by gradient-boosted trees."""
+    trees = HistGradientBoostingClassifier(early_stopping=False, random_state=seed)
+    with threadpool_limits(1):  # on a busy machine more threads take up to seventy times as long
+        return np.asarray(trees.fit(x, y).predict_proba(test_x)[:, 1])
 
 
 def utility(synthetic: Bits, heldout: Bits, label: int, seed: int) -> float:
@@ -281,7 +285,7 @@ def utility(synthetic: Bits, heldout: Bits, label: int, seed: int) -> float:
         return math.nan
     if len(np.unique(y)) < 2:
         return 0.5
-    return float(roc_auc_score(test_y, _trees(seed, 100).fit(x, y).predict_proba(test_x)[:, 1]))
+    return float(roc_auc_score(test_y, _trees(x, y, test_x, seed)))
 
 
 # Copies and collapse
@@ -370,7 +374,7 @@ def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits, seed: int, folds: in
     for fit, judge in StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows[: 2 * n], made[: 2 * n]):
         known = np.concatenate([fit, np.arange(2 * n, len(rows))])
         ridge = kernel[np.ix_(known, known)] + np.float32(0.1) * np.eye(len(known), dtype=np.float32)
-        with threadpool_limits(1, "blas"):  # threads cost more than they give, above all on a busy machine
+        with threadpool_limits(1):
             weights = scipy.linalg.solve(ridge, made[known] - np.float32(0.5), assume_a="pos", check_finite=False)
         scores = kernel[np.ix_(judge, known)] @ weights
         aucs.append(auc_with_variance(scores[made[judge]], scores[~made[judge]])[0])

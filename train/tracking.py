@@ -110,8 +110,11 @@ class MLflowTracker:
 
     def __init__(self, config: Config, name: str, tags: Mapping[str, str], run_id: str | None) -> None:
         self.lost = False
-        uri = store_uri(Path(config.out))
+        uri, chosen = store_uri(Path(config.out)), os.environ.get("MLFLOW_TRACKING_URI")
         mlflow.set_tracking_uri(uri)
+        if chosen is None:
+            # MLflow writes it there; the next job of this process may have another store.
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
         if uri.startswith("sqlite:") and mlflow.get_experiment_by_name(config.experiment) is None:
             # MLflow's default would be ./mlruns, wherever the command happens to run.
             files = Path(config.out).resolve() / "mlflow-artifacts"

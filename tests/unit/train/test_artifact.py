@@ -16,7 +16,7 @@ from train.codec import BitsCodec
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     torch.manual_seed(1)
-    made = generator.build({"name": "residual", "length": 6, "width": 8, "blocks": 1})
+    made = generator.build({"name": "nade", "length": 6, "hidden": 4, "nets": 2, "classes": 2})
     artifact.save(tmp_path / "artifact", made, BitsCodec("abcdef"), {"version": "7", "run_id": None})
     return tmp_path / "artifact"
 
@@ -57,7 +57,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: edit(folder, lambda card: card["generator"].update(name="x")),
         "not a readable",
     ),
-    "other size": (lambda folder: edit(folder, lambda card: card["generator"].update(width=9)), "not a readable"),
+    "other size": (lambda folder: edit(folder, lambda card: card["generator"].update(hidden=9)), "not a readable"),
     "unknown codec": (lambda folder: edit(folder, lambda card: card["codec"].update(name="x")), "unknown codec 'x'"),
 }
 

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train import generator
-from train.generator import GENERATORS, Generator
+from train.generator import GENERATORS, Generator, NadeGenerator
 
-ARGUMENTS = {"width": 16, "blocks": 1}
+ARGUMENTS = {"hidden": 8, "nets": 3, "classes": 2}
 
 
 def small(name: str, length: int = 12) -> Generator:
     torch.manual_seed(3)
-    extra = ARGUMENTS if name == "residual" else {}
+    extra = ARGUMENTS if name == "nade" else {}
     return generator.build({"name": name, "length": length, **extra}).double().eval()
 
 
@@ -58,9 +58,53 @@ def test_normal_noise_is_always_finite(uniform: float) -> None:
         assert torch.isfinite(generator.normal_noise(torch.tensor([uniform], dtype=kind))).all()
 
 
+def lively_nade() -> NadeGenerator:
+    """A net with weights of all kinds, so that nothing cancels by being zero."""
+    made = small("nade")
+    assert isinstance(made, NadeGenerator)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.normal_(std=0.5)
+    return made
+
+
 def test_training_passes_rounded_values_and_a_gradient() -> None:
-    residual = small("residual").train()
-    rows = residual(torch.rand(64, residual.noise_size, dtype=torch.float64))
-    assert torch.equal(rows.round(), rows.detach())
-    rows.sum().backward()
-    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in residual.parameters())
+    made = lively_nade().train()
+    rows = made(torch.rand(64, made.noise_size, dtype=torch.float64))
+    assert set(rows.unique().tolist()) <= {0, 1}
+    rows.square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in made.parameters())
+
+
+def test_drawing_bit_by_bit_follows_the_logits_of_whole_rows() -> None:
+    """Bit t is 1 exactly where its uniform number lies above 1 - p_t, with p_t from the rows drawn so far."""
+    made = lively_nade()
+    noise = generator.draw_noise(made, 300, seed=2)
+    noise[:, -2], noise[:, -1] = 0.4, 0.9  # the second of three nets, the second of two classes
+    rows = generator.generate(made, noise)
+    with torch.no_grad():
+        chance = torch.sigmoid(made.logits(rows.double(), 1, torch.ones(300, dtype=torch.long)))
+    assert torch.equal(rows.bool(), noise[:, :12] > 1 - chance)
+
+
+def test_logits_see_earlier_bits_only() -> None:
+    made = lively_nade()
+    rows = (torch.rand(1, 12, dtype=torch.float64) < 0.5).double()
+    kind = torch.zeros(1, dtype=torch.long)
+    for t in range(12):
+        changed = rows.clone()
+        changed[0, t] = 1 - changed[0, t]
+        same = torch.isclose(made.logits(rows, 0, kind)[0], made.logits(changed, 0, kind)[0], rtol=0, atol=1e-12)
+        assert same[: t + 1].all()
+        assert not same[t + 1 :].any()
+
+
+def test_nets_and_classes_are_drawn_as_often_as_they_should_be() -> None:
+    made = small("nade")
+    assert isinstance(made, NadeGenerator)
+    with torch.no_grad():
+        made.prior.copy_(torch.tensor([[0.25, 0.75]] * 3))
+        made.class_bias[:, 0], made.class_bias[:, 1] = -50.0, 50.0
+        made.bias[2], made.class_bias[2] = 50.0, 0.0
+    ones = generator.sample(made, 4000, seed=0).float().mean().item()
+    assert ones == pytest.approx((0.75 + 0.75 + 1) / 3, abs=0.03)

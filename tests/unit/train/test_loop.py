@@ -1,6 +1,7 @@
 """The training loop: the textbook pinned to a plain reference, data order, averaging, stopping, resuming."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,22 +10,30 @@ from torch import Tensor, nn
 
 from train import builtin, loop
 from train.config import Config, resolve
+from train.generator import NadeGenerator, TextbookGenerator
 from train.loop import State, Tick
 
 ROWS = torch.tensor(builtin.toy(60))
 
 
 def configured(**given: Any) -> Config:
-    return resolve({"width": 8, "blocks": 1, "batch_size": 16, "tick": 16, "epochs": 2, **given})
+    sizes = {"width": 8, "batch_size": 16, "head_start": 32, "tick": 16, "epochs": 2}
+    return resolve({**sizes, **given})
 
 
 def textbook(**given: Any) -> Config:
     return resolve({"preset": "textbook", "epochs": 2, "tick": 1, **given})
 
 
-def trained(config: Config, ticks: list[Tick] | None = None) -> State:
+def new_state(config: Config) -> State:
     torch.manual_seed(config.seed)
-    state = State.new(config, loop.new_generator(config, ROWS.shape[1]), torch.device("cpu"))
+    textbook = config.generator == "textbook"
+    generator = TextbookGenerator(5) if textbook else NadeGenerator(length=5, hidden=4, nets=2, classes=2)
+    return State.new(config, generator, torch.device("cpu"))
+
+
+def trained(config: Config, ticks: list[Tick] | None = None) -> State:
+    state = new_state(config)
 
     def on_tick(tick: Tick) -> bool:
         if ticks is not None:
@@ -93,12 +102,10 @@ def test_a_resumed_run_ends_with_the_same_weights(config: Config) -> None:
         steps += 1
         return steps == 5
 
-    torch.manual_seed(config.seed)
-    first = State.new(config, loop.new_generator(config, 5), torch.device("cpu"))
+    first = new_state(config)
     assert loop.train(first, ROWS, config, on_tick=lambda tick: False, interrupted=interrupted) == "interrupted"
     saved = copy.deepcopy(first.state_dict())
-    torch.manual_seed(999)
-    second = State.new(config, loop.new_generator(config, 5), torch.device("cpu"))
+    second = new_state(replace(config, seed=999))
     second.load_state_dict(saved)
     assert loop.train(second, ROWS, config, on_tick=lambda tick: False) == "epochs"
     for part in ("generator", "discriminator", "averaged"):
@@ -114,25 +121,45 @@ def test_averaged_weights_follow_slowly() -> None:
 
 def test_training_stops_when_a_tick_says_so() -> None:
     config = configured(epochs=100)
-    torch.manual_seed(0)
-    state = State.new(config, loop.new_generator(config, 5), torch.device("cpu"))
+    state = new_state(config)
     assert loop.train(state, ROWS, config, on_tick=lambda tick: tick.seen >= 64) == "stopped"
     assert state.seen == 64
 
 
 def test_training_stops_at_the_time_limit() -> None:
     config = configured(epochs=None, max_minutes=0.01)
-    torch.manual_seed(0)
-    state = State.new(config, loop.new_generator(config, 5), torch.device("cpu"))
+    state = new_state(config)
     assert loop.train(state, ROWS, config, on_tick=lambda tick: False) == "minutes"
     assert state.seconds >= 0.6
 
 
 def test_a_loss_that_is_no_number_stops_training() -> None:
     config = configured()
-    torch.manual_seed(0)
-    state = State.new(config, loop.new_generator(config, 5), torch.device("cpu"))
+    state = new_state(config)
     with torch.no_grad():
         next(state.discriminator.parameters()).fill_(float("nan"))
     with pytest.raises(loop.NonFiniteError, match="16 sequences"):
         loop.train(state, ROWS, config, on_tick=lambda tick: False)
+
+
+def test_the_generator_waits_until_the_discriminator_has_had_its_head_start() -> None:
+    config = configured(epochs=1, head_start=1000)
+    before, after = new_state(config).generator.state_dict(), trained(config).generator.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_flipping_exchanges_the_share_that_was_asked_for() -> None:
+    torch.manual_seed(0)
+    rows = torch.zeros(1000, 50)
+    assert loop.flip(rows, 0.0) is rows
+    assert loop.flip(rows, 0.03).mean().item() == pytest.approx(0.03, abs=0.005)
+
+
+def test_learning_rates_fall_over_the_second_half_of_the_budget() -> None:
+    config = configured()
+    state = new_state(config)
+    rates = []
+    for done in (0.0, 0.5, 0.75, 1.0):
+        loop.set_rates(state, config, done)
+        rates.append(state.generator_optimizer.param_groups[0]["lr"] / config.generator_rate)
+    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.0])

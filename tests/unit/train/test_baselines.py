@@ -1,0 +1,146 @@
+"""Baselines: they carry what they claim to carry, whatever the columns look like."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from torch import Tensor
+
+from train import artifact, baselines, builtin, generator, metrics
+from train.codec import BitsCodec
+from train.generator import Generator
+
+N = 20_000
+
+
+def chain(n: int, length: int = 12) -> Tensor:
+    return torch.from_numpy(builtin.chain(n=n, length=length))
+
+
+def awkward(n: int) -> Tensor:
+    """Fair coins with columns that are constant, equal to, and the opposite of another one."""
+    codes = (torch.rand(n, 7, generator=torch.Generator().manual_seed(2)) < 0.5).to(torch.uint8)
+    codes[:, 1], codes[:, 2] = 0, 1
+    codes[:, 4], codes[:, 5] = codes[:, 3], 1 - codes[:, 3]
+    return codes
+
+
+def correlations(codes: Tensor) -> Tensor:
+    return torch.from_numpy(metrics.correlations(metrics.Moments.of(codes.numpy())))
+
+
+def test_marginals_are_carried_and_nothing_else() -> None:
+    codes = chain(2000)
+    rows = generator.sample(baselines.fit_marginals(codes).double(), N, 1)
+    torch.testing.assert_close(rows.double().mean(0), codes.double().mean(0), atol=0.015, rtol=0)
+    assert correlations(rows).abs().max() < 0.04
+    assert correlations(codes).abs().max() > 0.2
+
+
+def test_the_gaussian_carries_marginals_and_correlations() -> None:
+    codes = chain(4000)
+    rows = generator.sample(baselines.fit_gaussian(codes[:3500], codes[3500:]).double(), N, 1)
+    torch.testing.assert_close(rows.double().mean(0), codes.double().mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(correlations(rows), correlations(codes), atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("correlation", [-0.99, -0.6, 0.0, 0.3, 0.9, 0.99])
+def test_orthant_probabilities_are_the_bivariate_normals(correlation: float) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(20, 2)) * 1.3
+    expected = multivariate_normal(cov=[[1, correlation], [correlation, 1]]).cdf(points)
+    h, k = torch.from_numpy(points).unbind(dim=1)
+    found = baselines.orthant(h, k, torch.full_like(h, correlation))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
+
+
+def test_the_solver_inverts_orthant_probabilities() -> None:
+    rng = np.random.default_rng(1)
+    h, k = torch.from_numpy(rng.normal(size=(2, 500)))
+    correlation = torch.from_numpy(rng.uniform(-0.95, 0.95, 500))
+    joint = baselines.orthant(h, k, correlation)
+    found = baselines.solve_correlation(h, k, joint)
+    torch.testing.assert_close(baselines.orthant(h, k, found), joint, atol=1e-10, rtol=0)
+    likely = (h.abs() < 1) & (k.abs() < 1)
+    torch.testing.assert_close(found[likely], correlation[likely], atol=1e-7, rtol=0)
+
+
+def test_impossible_probabilities_get_the_nearest_correlation() -> None:
+    h = torch.zeros(2, dtype=torch.float64)
+    found = baselines.solve_correlation(h, h, torch.tensor([0.6, -0.1], dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([1.0, -1.0], dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_tetrachoric_correlations_of_median_splits_have_a_closed_form() -> None:
+    """With both thresholds at 0, P(both) = 1/4 + asin(r) / (2 pi) (Sheppard 1899)."""
+    counts = [(30, 30), (20, 40), (20, 40), (30, 30)]  # pairs of bits: 00, 01, 10, 11
+    rows = [[x, y] for (x, y), (n, _) in zip([(0, 0), (0, 1), (1, 0), (1, 1)], counts, strict=True) for _ in range(n)]
+    found, _ = baselines.tetrachoric(torch.tensor(rows, dtype=torch.uint8))
+    assert found.item() == pytest.approx(np.sin(2 * np.pi * (0.3 - 0.25)), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [20, 1000])
+def test_constant_and_duplicated_columns_stay_what_they_are(n: int) -> None:
+    codes = awkward(n)
+    split = n * 4 // 5
+    rows = generator.sample(baselines.fit_gaussian(codes[:split], codes[split:]).double(), N, 1)
+    assert rows[:, 1].max() == 0
+    assert rows[:, 2].min() == 1
+    assert (rows[:, 3] != rows[:, 4]).float().mean() < 0.001
+    assert (rows[:, 3] == rows[:, 5]).float().mean() < 0.001
+
+
+@pytest.mark.parametrize(("train", "validation", "length"), [(1, 1, 5), (20, 0, 5), (20, 4, 1), (20, 4, 2)])
+def test_tiny_sets_can_be_fitted(train: int, validation: int, length: int) -> None:
+    codes = chain(train + validation, length)
+    made = baselines.fit_gaussian(codes[:train], codes[train:]).double()
+    assert generator.sample(made, 5, 1).shape == (5, length)
+
+
+def test_repaired_matrices_are_correlation_matrices() -> None:
+    rng = np.random.default_rng(0)
+    noise = np.tril(rng.uniform(-1, 1, (30, 30)), -1)
+    repaired = baselines.nearest_correlation(torch.from_numpy(noise + noise.T + np.eye(30)))
+    torch.testing.assert_close(repaired.diagonal(), torch.ones(30, dtype=torch.float64))
+    torch.testing.assert_close(repaired, repaired.T)
+    assert torch.linalg.eigvalsh(repaired).min() > 0
+
+
+def test_a_correlation_matrix_needs_no_repair() -> None:
+    rows = torch.randn(100, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = torch.corrcoef(rows.T)
+    torch.testing.assert_close(baselines.nearest_correlation(matrix), matrix)
+
+
+def test_shrinking_takes_the_unreliable_and_leaves_the_perfect() -> None:
+    correlation = torch.tensor([0.5, 0.5, 1.0, -1.0, 0.3], dtype=torch.float64)
+    error = torch.tensor([0.01, 0.5, 0.1, 0.1, torch.inf], dtype=torch.float64)
+    shrunk = baselines.shrink(correlation, error, 0.2)
+    assert shrunk[0] == pytest.approx(0.5, abs=0.01)
+    assert shrunk[1] < 0.1
+    assert shrunk[2:].tolist() == [1.0, -1.0, 0.0]
+    assert baselines.shrink(correlation, error, 0.0).tolist() == [0.0] * 5
+    assert torch.equal(baselines.shrink(correlation, error, float("inf")), correlation)
+
+
+@pytest.mark.parametrize("fitted", ["independent", "Gaussian copula"])
+def test_baselines_are_ordinary_generators(fitted: str, tmp_path: Path) -> None:
+    codes = chain(400)
+    made: Generator = baselines.fit("fast", codes[:300], codes[300:], seconds=0, seed=0)[fitted]
+    saved = artifact.save(tmp_path / "artifact", made, BitsCodec([f"b{i}" for i in range(12)]), {})
+    assert torch.equal(saved.sample(100, 3), generator.sample(made, 100, 3))
+
+
+def test_none_are_fitted_when_none_are_asked_for() -> None:
+    assert baselines.fit("none", chain(10), chain(10), seconds=0, seed=0) == {}
+
+
+def test_no_training_rows_or_other_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="no training rows"):
+        baselines.fit_gaussian(chain(0), chain(5))
+    with pytest.raises(ValueError, match="no training rows"):
+        baselines.fit_marginals(chain(0))
+    with pytest.raises(ValueError, match="12 values, validation rows 5"):
+        baselines.fit_gaussian(chain(5), chain(5, 5))

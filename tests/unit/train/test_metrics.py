@@ -1,0 +1,372 @@
+"""The numbers: equal to a plain computation of their definitions, and each failure caught by the one meant for it."""
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train import builtin, metrics
+from train.metrics import Moments
+
+Bits = npt.NDArray[np.uint8]
+Sets = tuple[Bits, Bits, Bits]
+DATA: dict[str, Callable[[], Bits]] = {
+    "digits": builtin.digits,
+    "toy": builtin.toy,
+    "chain": lambda: builtin.chain(n=1500),
+}
+
+
+@pytest.fixture(params=DATA, scope="module")
+def sets(request: pytest.FixtureRequest) -> Sets:
+    """Three disjoint sets of 150 rows."""
+    rows = np.random.default_rng(5).permutation(DATA[request.param]())
+    return rows[:150], rows[150:300], rows[300:450]
+
+
+@pytest.fixture(scope="module")
+def chain() -> Sets:
+    """Three disjoint sets of 400 rows of 16 bits."""
+    rows = builtin.chain(n=1200, length=16)
+    return rows[:400], rows[400:800], rows[800:]
+
+
+@pytest.fixture
+def _no_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out what takes the time, where a test is about the other numbers."""
+    monkeypatch.setattr(metrics, "c2st", lambda *_: (0.5, 0.01))
+
+
+# The definitions once more, plainly
+
+
+def plain_correlations(rows: Bits) -> list[list[float]]:
+    columns = [[float(value) for value in column] for column in rows.T]
+    centred = [[value - sum(column) / len(column) for value in column] for column in columns]
+    norms = [math.sqrt(sum(value * value for value in column)) for column in centred]
+    return [
+        [
+            sum(x * y for x, y in zip(a, b, strict=True)) / (na * nb) if na * nb > 0 else 0.0
+            for b, nb in zip(centred, norms, strict=True)
+        ]
+        for a, na in zip(centred, norms, strict=True)
+    ]
+
+
+def plain_correlation_distance(a: Bits, b: Bits) -> float:
+    ra, rb = plain_correlations(a), plain_correlations(b)
+    gaps = [abs(ra[i][j] - rb[i][j]) for i, j in itertools.permutations(range(a.shape[1]), 2)]
+    return sum(gaps) / len(gaps)
+
+
+def plain_lag_distance(a: Bits, b: Bits) -> float:
+    ra, rb = plain_correlations(a), plain_correlations(b)
+    length = a.shape[1]
+    gaps = []
+    for lag in range(1, length // 2 + 1):
+        mean_a, mean_b = (sum(r[i][i + lag] for i in range(length - lag)) / (length - lag) for r in (ra, rb))
+        gaps.append(abs(mean_a - mean_b))
+    return sum(gaps) / len(gaps)
+
+
+def plain_triple_distance(a: Bits, b: Bits) -> float:
+    gaps = []
+    for i, j, k in metrics.draw_triples(a.shape[1]):
+        share_a, share_b = (np.mean([row[i] * row[j] * row[k] for row in rows]) for rows in (a, b))
+        gaps.append(abs(share_a - share_b))
+    return float(np.mean(gaps))
+
+
+def plain_marginal_distance(a: Bits, b: Bits) -> float:
+    gaps = [abs(sum(map(int, x)) / len(x) - sum(map(int, y)) / len(y)) for x, y in zip(a.T, b.T, strict=True)]
+    return sum(gaps) / len(gaps)
+
+
+def plain_row_sum_distance(a: Bits, b: Bits) -> float:
+    """At equal n, Wasserstein-1 is the mean gap between the sorted values."""
+    return float(np.mean(np.abs(np.sort(a.sum(axis=1, dtype=int)) - np.sort(b.sum(axis=1, dtype=int)))))
+
+
+PLAIN = {
+    "marginal": plain_marginal_distance,
+    "correlation": plain_correlation_distance,
+    "triple": plain_triple_distance,
+    "lag": plain_lag_distance,
+    "row_sum": plain_row_sum_distance,
+}
+
+
+def plain_nearest(row: Bits, others: Bits) -> int:
+    return min(sum(int(x != y) for x, y in zip(row, other, strict=True)) for other in others)
+
+
+def plain_auc(positive: Any, negative: Any) -> float:
+    wins = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
+    return float(np.mean(wins))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_ratios_equal_their_definition(sets: Sets, name: str) -> None:
+    synthetic, heldout, train = sets
+    distance, floor = PLAIN[name](synthetic, heldout), PLAIN[name](train, heldout)
+    a, b = Moments.of(synthetic), Moments.of(heldout)
+    assert float(metrics.DISTANCES[name](a, b)) == pytest.approx(distance, abs=1e-9)
+    assert metrics.ratio(name, synthetic, heldout, train) == pytest.approx(distance / floor, abs=1e-9)
+
+
+def test_correlations_equal_numpys_where_no_column_is_constant(sets: Sets) -> None:
+    rows = sets[0][:, (sets[0].min(axis=0) < sets[0].max(axis=0))]
+    first, second = metrics.pairs(rows.shape[1])
+    expected = np.asarray(np.corrcoef(rows.T))[first, second]
+    np.testing.assert_allclose(metrics.correlations(Moments.of(rows)), expected, atol=1e-9)
+
+
+def test_copies_equal_their_definition(sets: Sets) -> None:
+    synthetic, _, train = sets
+    synthetic = np.concatenate([synthetic[:100], train[:50]])
+    among = [any(np.array_equal(row, other) for other in train) for row in synthetic]
+    assert metrics.copy_rate(synthetic, train) == pytest.approx(np.mean(among), abs=1e-9)
+    assert metrics.distinct_share(synthetic) == pytest.approx(len({bytes(row) for row in synthetic}) / 150, abs=1e-9)
+
+
+def test_near_copies_equal_their_definition(sets: Sets) -> None:
+    synthetic, heldout, train = (rows[:60] for rows in sets)
+    gaps = [plain_nearest(row, train) - plain_nearest(row, heldout) for row in synthetic]
+    expected = np.mean([(gap < 0) + 0.5 * (gap == 0) for gap in gaps])
+    assert metrics.near_copy_share(synthetic, heldout, train)[0] == pytest.approx(expected, abs=1e-9)
+    distances, indices = metrics.nearest(synthetic, train)
+    assert distances.tolist() == [plain_nearest(row, train) for row in synthetic]
+    assert (synthetic != train[indices]).sum(axis=1).tolist() == distances.tolist()
+
+
+def test_the_judges_auc_equals_its_definition() -> None:
+    rng = np.random.default_rng(1)
+    positive, negative = rng.integers(0, 9, 40) / 8, rng.integers(0, 7, 30) / 8
+    auc, variance = metrics.auc_with_variance(positive, negative)
+    assert auc == pytest.approx(plain_auc(positive, negative), abs=1e-9)
+    wins = [
+        np.mean([plain_auc([p], negative) for p in positive]),
+        np.mean([plain_auc(positive, [n]) for n in negative]),
+    ]
+    assert wins == pytest.approx([auc, auc])
+    of_rows = np.var([plain_auc([p], negative) for p in positive], ddof=1) / 40
+    of_columns = np.var([plain_auc(positive, [n]) for n in negative], ddof=1) / 30
+    assert variance == pytest.approx(of_rows + of_columns, abs=1e-9)
+
+
+@given(st.integers(0, 100), st.integers(0, 100))
+def test_share_intervals_hold_their_share(count: int, other: int) -> None:
+    low, high = metrics.share_interval(count / 100, 100)
+    assert 0 <= low <= count / 100 + 1e-12
+    assert count / 100 <= high + 1e-12 <= 1 + 1e-12
+    low, high = metrics.excess_interval(count / 100, other / 100, 100)
+    assert low <= (count - other) / 100 + 1e-12
+    assert high >= (count - other) / 100 - 1e-12
+
+
+def test_the_wilson_interval_is_the_one_in_the_paper() -> None:
+    # Newcombe (1998), "Two-sided confidence intervals for the single proportion", table I: 81 of 263.
+    assert metrics.share_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+
+
+# What is meant to be caught
+
+
+def test_fresh_real_rows_pass(chain: Sets) -> None:
+    scores = metrics.compare(*chain)
+    assert 0.4 < scores["c2st_auc"] < 0.6
+    assert 0.7 < scores["correlation_ratio"] < 1.3
+    assert scores["correlation_ratio_low"] < scores["correlation_ratio"] < scores["correlation_ratio_high"]
+    assert abs(scores["copy_excess"]) < 0.08
+    assert 0.4 < scores["near_copy_share"] < 0.6
+    assert scores["distinct_ratio"] > 0.95
+    assert scores["soft_share"] == 0
+    assert scores["constant_columns"] == 0
+
+
+def test_shuffled_columns_are_caught_by_correlations_and_the_judge(chain: Sets) -> None:
+    synthetic, heldout, train = chain
+    shuffled = np.random.default_rng(0).permuted(synthetic, axis=0)
+    scores = metrics.compare(shuffled, heldout, train)
+    assert scores["marginal_ratio"] < 1.3, "the means are those of real rows"
+    assert scores["correlation_ratio_low"] > 1.3
+    assert scores["lag_ratio"] > 2
+    assert scores["c2st_auc_low"] > 0.7
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_permuted_columns_are_caught_by_lags(chain: Sets) -> None:
+    synthetic, heldout, train = chain
+    permuted = synthetic[:, np.random.default_rng(0).permutation(synthetic.shape[1])]
+    assert metrics.compare(permuted, heldout, train)["lag_ratio_low"] > 1.05
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_copies_of_training_rows_are_caught_by_copy_excess(chain: Sets) -> None:
+    _, heldout, train = chain
+    scores = metrics.compare(train.copy(), heldout, train)
+    assert scores["copy_rate"] == 1
+    assert scores["copy_excess_low"] > 0.5
+    assert scores["near_copy_share_low"] > 0.8
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_near_copies_are_caught_although_no_row_is_a_copy(chain: Sets) -> None:
+    _, heldout, train = chain
+    near = train.copy()
+    near[:, 5] ^= 1
+    scores = metrics.compare(near, heldout, train)
+    assert scores["copy_rate"] < 0.1
+    assert scores["near_copy_share_low"] > 0.7
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_constant_columns_are_counted(chain: Sets) -> None:
+    synthetic, heldout, train = (rows.copy() for rows in chain)
+    synthetic[:, :3] = 1
+    heldout[:, 2] = 1
+    scores = metrics.compare(synthetic, heldout, train)
+    assert scores["constant_columns"] == 2
+    assert scores["heldout_constant_columns"] == 1
+    assert any("2 columns are constant" in warning for warning in scores["warnings"])
+    assert np.isfinite(scores["correlation_ratio"])
+
+
+def test_mode_collapse_is_caught_by_distinct_rows(chain: Sets) -> None:
+    synthetic, heldout, train = chain
+    scores = metrics.compare(np.tile(synthetic[:5], (80, 1)), heldout, train)
+    assert scores["distinct_share"] == 5 / 400
+    assert scores["distinct_ratio"] < 0.05
+    assert scores["c2st_auc_low"] > 0.9
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_soft_output_is_caught_although_it_would_round_to_real_rows(chain: Sets) -> None:
+    synthetic, heldout, train = chain
+    soft = np.where(synthetic, 0.9, 0.0)
+    scores = metrics.compare(soft, heldout, train)
+    assert scores["soft_share"] == pytest.approx(synthetic.mean())
+    assert any("neither 0 nor 1" in warning for warning in scores["warnings"])
+    rounded = metrics.compare(synthetic, heldout, train)
+    assert scores["correlation_ratio"] == rounded["correlation_ratio"]
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_a_collapsed_row_sum_is_caught(chain: Sets) -> None:
+    synthetic, heldout, train = chain
+    balanced = synthetic[(synthetic.sum(axis=1) == 9)]
+    balanced = np.resize(balanced, synthetic.shape)
+    assert metrics.compare(balanced, heldout, train)["row_sum_ratio"] > 3
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_utility_is_lost_when_the_label_is_shuffled(chain: Sets) -> None:
+    synthetic, heldout, train = chain
+    good = metrics.compare(synthetic, heldout, train, label=8)
+    shuffled = synthetic.copy()
+    shuffled[:, 8] = np.random.default_rng(0).permutation(shuffled[:, 8])
+    assert good["utility"] == pytest.approx(good["utility_floor"], abs=0.08)
+    assert metrics.utility(shuffled, heldout, 8, 0) < good["utility"] - 0.1
+    shuffled[:, 8] = 1
+    assert metrics.utility(shuffled, heldout, 8, 0) == 0.5
+    assert math.isnan(metrics.utility(synthetic, shuffled, 8, 0))
+
+
+def test_few_rows_are_said_to_be_few(chain: Sets) -> None:
+    synthetic, heldout, train = (rows[:100] for rows in chain)
+    warnings = metrics.compare(synthetic, heldout, train)["warnings"]
+    assert any(w.startswith("100 rows are too few to tell c2st_auc within 0.05") for w in warnings)
+    assert any("copy_excess" in w for w in warnings)
+
+
+def test_the_judge_needs_as_many_rows_as_folds(chain: Sets) -> None:
+    scores = metrics.compare(*(rows[:4] for rows in chain))
+    assert scores["c2st_auc"] is None
+    assert "c2st_auc does not exist for these 4 rows" in scores["warnings"]
+    json.dumps(scores, allow_nan=False)
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_sizes_are_made_equal_and_the_seed_decides(chain: Sets) -> None:
+    synthetic, heldout, train = chain
+    scores = metrics.compare(synthetic[:80], heldout[:90], train, seed=3)
+    assert scores["n"] == 80
+    assert (scores["synthetic_rows"], scores["heldout_rows"], scores["train_rows"]) == (80, 90, 400)
+    assert metrics.compare(synthetic[:80], heldout[:90], train, seed=3) == scores
+    assert metrics.compare(synthetic[:80], heldout[:90], train, seed=4) != scores
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_without_training_rows_half_of_the_real_ones_are_the_floor(chain: Sets) -> None:
+    scores = metrics.compare(chain[0], chain[1])
+    assert scores["n"] == 200
+    assert scores["train_rows"] == 0
+    assert "copy_rate" not in scores
+    assert 0.7 < scores["correlation_ratio"] < 1.4
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_everything_fits_into_json(sets: Sets) -> None:
+    assert json.loads(json.dumps(metrics.compare(*sets), allow_nan=False))["n"] == 150
+
+
+@pytest.mark.usefixtures("_no_judge")
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_short_rows_can_be_compared(length: int) -> None:
+    rows = np.random.default_rng(0).integers(0, 2, (90, length)).astype(np.uint8)
+    scores = metrics.compare(rows[:30], rows[30:60], rows[60:])
+    assert scores["columns"] == length
+    json.dumps(scores, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "real", "message"),
+    [
+        (np.zeros((3, 4)), np.zeros((3, 5)), "different lengths"),
+        (np.full((3, 4), 2), np.zeros((3, 4)), "synthetic rows hold values outside 0 to 1"),
+        (np.full((3, 4), np.nan), np.zeros((3, 4)), "synthetic rows hold values outside 0 to 1"),
+        (np.zeros((3, 4)), np.full((3, 4), 0.5), "held-out rows hold values other than 0 and 1"),
+        (np.zeros((0, 4)), np.zeros((3, 4)), "too few rows"),
+        (np.zeros(4), np.zeros((3, 4)), "must be"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(synthetic: Any, real: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.compare(synthetic, real, real)
+
+
+# The quick numbers
+
+
+def test_the_quick_score_ranks_like_the_judge(chain: Sets) -> None:
+    synthetic, heldout, train = chain
+    shuffled = np.random.default_rng(0).permuted(synthetic, axis=0)
+    scores = [metrics.quick_score(rows, heldout, train)["score"] for rows in (synthetic, shuffled, train)]
+    assert scores[0] < scores[1], "worse statistics"
+    assert scores[0] < scores[2], "copies"
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_the_quick_ratios_are_those_of_compare(sets: Sets) -> None:
+    quick, whole = metrics.quick_score(*sets), metrics.compare(*sets)
+    for name in ("marginal_ratio", "correlation_ratio", "triple_ratio", "copy_excess", "near_copy_share"):
+        assert quick[name] == pytest.approx(whole[name])
+
+
+@given(st.integers(0, 12))
+def test_triples_are_different_columns(length: int) -> None:
+    triples = metrics.draw_triples(length)
+    assert len({tuple(t) for t in triples.tolist()}) == len(triples) == math.comb(length, 3)
+    assert all(len(set(t)) == 3 and max(t) < length for t in triples.tolist())
+
+
+def test_many_columns_get_three_thousand_triples() -> None:
+    triples = metrics.draw_triples(64)
+    assert len({tuple(sorted(t)) for t in triples.tolist()}) == len(triples) == 3000
