@@ -88,6 +88,7 @@ def cli() -> None:
 @option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Stop training after so long.")
 @option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of all that is random in training.")
 @option("--device", type=click.Choice(DEVICES), help="auto: the GPU where torch sees one.")
+@option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Nets of the default size gain nothing from more.")
 @option("--tick", type=click.IntRange(1), help="Sequences between two looks at losses and validation scores.")
 @option(
     "--baselines",

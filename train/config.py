@@ -60,6 +60,7 @@ class Config:
     max_minutes: float | None = 2.0
     seed: int = 0
     device: str = "auto"
+    threads: int = 1
 
     # evidence and output
     tick: int | None = 20_000

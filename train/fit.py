@@ -41,7 +41,7 @@ LOG_SECONDS = 15  # between progress lines where there is no terminal
 EVALUATION_SEED = 0
 SAMPLE_ROWS = 1000
 PRINTED_ROWS = 5
-MAY_CHANGE = ("epochs", "max_minutes", "device", "gate", "baselines")  # when a run is continued
+MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "gate", "baselines")  # when a run is continued
 TEXTBOOK_EPOCHS = 10  # the textbook prints its losses every so many epochs
 
 
@@ -209,6 +209,7 @@ class _Job:
         self, run: RunDirectory, config: Config, prepared: Prepared, tracker: Tracker, saved: dict[str, Any] | None
     ) -> None:
         self.run, self.config, self.prepared, self.tracker = run, config, prepared, tracker
+        torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         if saved is None:
             generator, seconds = self._first_generator()
@@ -491,4 +492,4 @@ def _libraries() -> dict[str, str]:
 def _device_name(config: Config) -> str:
     if config.device == "cuda":
         return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{platform.processor() or platform.machine()} CPU, {config.threads} threads"

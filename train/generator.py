@@ -9,6 +9,7 @@ standard library and torch only, so that it runs unchanged inside the model arch
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 MAX_SEED = 2**32 - 1  # torch's CPU generator (Mersenne Twister) ignores the higher bits of a seed
@@ -90,6 +91,55 @@ class GaussianGenerator(Generator):
         return (self.linear(normal_noise(noise)) > 0).to(noise)
 
 
+class AutoregressiveGenerator(Generator):
+    """One bit after another: bit i = [noise_i < P(bit i = 1 | the bits before it)].
+
+    MADE (Germain et al. 2015) with one hidden layer and linear connections past it. The hidden units are sorted by
+    degree; one of degree d sees the bits before d and is seen by the outputs of bit d and later.
+    """
+
+    name = "autoregressive"
+
+    def __init__(self, length: int, width: int = 512) -> None:
+        super().__init__()
+        self.length = self.noise_size = length
+        self.width = width
+        self.hidden = nn.Linear(length, width)
+        self.output = nn.Linear(width, length)
+        self.direct = nn.Linear(length, length, bias=False)
+        position, degree = torch.arange(length), torch.arange(width) * length // width
+        self.hidden_mask: Tensor
+        self.output_mask: Tensor
+        self.register_buffer("hidden_mask", degree[:, None] > position, persistent=False)
+        self.register_buffer("output_mask", position[:, None] >= degree, persistent=False)
+        self.known = [int((degree <= i).sum()) for i in range(length)]  # hidden units that bit i may see
+
+    def config(self) -> dict[str, Any]:
+        return {"name": self.name, "length": self.length, "width": self.width}
+
+    def logits(self, bits: Tensor, input_dropout: float = 0.0, dropout: float = 0.0) -> Tensor:
+        """The logit of P(bit i = 1 | the bits before it) for all bits at once: (rows, length)."""
+        signs = F.dropout(2 * bits - 1, input_dropout)
+        hidden = F.linear(signs, self.hidden.weight * self.hidden_mask, self.hidden.bias)
+        hidden = F.dropout(hidden.relu(), dropout)
+        output = F.linear(hidden, self.output.weight * self.output_mask, self.output.bias)
+        return output + F.linear(signs, self.direct.weight.tril(-1))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Each hidden unit is computed once, as soon as the bits that it sees are known."""
+        signs = torch.zeros_like(noise)
+        hidden = noise.new_zeros(len(noise), self.width)
+        start = 0
+        for i, end in enumerate(self.known):
+            seen = signs[:, :i]
+            hidden[:, start:end] = F.linear(seen, self.hidden.weight[start:end, :i], self.hidden.bias[start:end]).relu()
+            logit = hidden[:, :end] @ self.output.weight[i, :end] + self.output.bias[i]
+            logit = logit + seen @ self.direct.weight[i, :i]
+            signs[:, i] = 2 * (noise[:, i] < logit.sigmoid()).to(noise) - 1
+            start = end
+        return (signs + 1) / 2
+
+
 def normal_noise(noise: Tensor) -> Tensor:
     """Standard normal numbers from uniform ones in [0, 1), by the inverse distribution function; always finite."""
     edge = torch.finfo(noise.dtype).eps / 2
@@ -156,8 +206,8 @@ class NadeGenerator(Generator):
         nets = torch.full_like(kind, net)
         hidden, logit = self._start(nets, kind)
         centred = rows - 0.5
-        added = centred[:, :, None] * self.input[net]
-        hidden = hidden[:, None] + added.cumsum(1) - added  # (rows, length, hidden): what the bits before t add
+        earlier = centred[:, None, :] * torch.ones_like(self.direct[net]).tril(-1)  # (rows, length, bits before it)
+        hidden = hidden[:, None] + earlier @ self.input[net]
         padded = torch.nn.functional.pad(rows, (self.WINDOW, 0))[:, :-1].long()
         recent = (
             padded.unfold(1, self.WINDOW, 1) * (2 ** torch.arange(self.WINDOW - 1, -1, -1, device=rows.device))
@@ -214,5 +264,6 @@ def sample(generator: Generator, n: int, seed: int) -> Tensor:
 
 
 GENERATORS: dict[str, Any] = {
-    kind.name: kind for kind in (TextbookGenerator, NadeGenerator, IndependentGenerator, GaussianGenerator)
+    kind.name: kind
+    for kind in (TextbookGenerator, NadeGenerator, IndependentGenerator, GaussianGenerator, AutoregressiveGenerator)
 }

@@ -16,7 +16,8 @@ from mlflow.entities import Run
 from train import artifact, builtin, rundir
 from train.__main__ import main
 
-FAST = ["--epochs", "20", "--tick", "2000", "--baselines", "fast", "--gate", "none"]
+SMALL = ["--hidden", "8", "--folds", "2"]
+FAST = [*SMALL, "--epochs", "20", "--tick", "2000", "--baselines", "fast", "--gate", "none"]
 ROOT = Path(__file__).parents[3]
 
 
@@ -98,7 +99,7 @@ def test_the_textbook_prints_what_the_textbook_prints(tmp_path: Path, capsys: py
 
 
 def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> None:
-    job = ["fit", "--data", "toy", "--epochs", "600", "--tick", "2000", "--baselines", "none", "--gate", "none"]
+    job = ["fit", "--data", "toy", *SMALL, "--epochs", "150", "--tick", "2000", "--baselines", "none", "--gate", "none"]
     assert main([*job, "--out", str(tmp_path / "undisturbed")]) == 0
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -182,7 +183,7 @@ def test_flag_beats_environment_beats_file_beats_preset(
 def test_a_failed_gate_ends_with_three_and_keeps_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gate = tmp_path / "gate.yaml"
     gate.write_text("c2st_auc: <= 0.1\n")
-    assert main(["fit", "--data", "toy", "--epochs", "2", "--gate", str(gate), "--baselines", "none"]) == 3
+    assert main(["fit", "--data", "toy", *SMALL, "--epochs", "2", "--gate", str(gate), "--baselines", "none"]) == 3
     assert "c2st_auc is" in capsys.readouterr().out
     run = rundir.newest(tmp_path / "runs")
     assert run.artifact.is_dir()
