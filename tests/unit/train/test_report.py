@@ -82,6 +82,8 @@ def test_neighbours_are_the_nearest_training_rows(found: Evidence) -> None:
         ({}, "Healthy"),
         ({"discriminator_loss": 0.01}, "Discriminator too strong"),
         ({"validation_score": 9.0}, "Past its best"),
+        ({"validation_distinct_ratio": 0.3}, "Collapsing"),
+        ({"validation_copy_excess": 0.2}, "Memorising"),
     ],
 )
 def test_loss_curves_are_read_in_plain_words(changes: dict[str, float], word: str) -> None:
