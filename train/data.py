@@ -189,7 +189,34 @@ def _format(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).suffix.lower()
 
 
+def load_numbers(path: Path) -> npt.NDArray[np.float64]:
+    """A file's rows as numbers, (rows, columns): also those of a generator that does not round.
+
+    Raises:
+        InputError: the file cannot be read, or holds anything but numbers from 0 to 1.
+    """
+    table = _read(path)
+    words = {"true": 1.0, "false": 0.0}
+    try:
+        numbers = np.array(
+            [[words.get(str(cell).lower(), cell) for cell in values.to_pylist()] for values in table.columns.values()],
+            float,
+        ).T
+    except (TypeError, ValueError) as problem:
+        raise InputError(f"--data {path}: holds other values than numbers ({problem})") from problem
+    if table.bad or not ((numbers >= 0) & (numbers <= 1)).all():
+        raise InputError(f"--data {path}: {table.bad[0] if table.bad else 'holds numbers outside 0 to 1'}")
+    return numbers
+
+
 def _load_file(path: Path, column: str | None, codec: str) -> Dataset:
+    try:
+        return _dataset(_read(path), path.name, column, codec)
+    except pa.ArrowException as problem:
+        raise InputError(f"--data {path}: {' '.join(str(problem).split())}") from problem
+
+
+def _read(path: Path) -> Table:
     reader = READERS.get(_format(path))
     if reader is None:
         raise InputError(f"--data {path}: the name must end in {', '.join(READERS)} (or these and .gz)")
@@ -198,19 +225,19 @@ def _load_file(path: Path, column: str | None, codec: str) -> Dataset:
         if not content.strip():
             raise InputError("the file is empty")
         table = reader(content, path.name)
-        return _dataset(table, path.name, column, codec)
+        if len(table.numbers) == 0:
+            raise InputError(f"no row can be used: {table.bad[0] if table.bad else 'there are only column names'}")
     except (InputError, pa.ArrowException, OSError, EOFError, ValueError) as problem:
         raise InputError(f"--data {path}: {' '.join(str(problem).split())}") from problem
+    return table
 
 
 def _dataset(table: Table, file: str, column: str | None, codec: str) -> Dataset:
-    if len(table.numbers) == 0:
-        raise InputError(f"no row can be used: {table.bad[0] if table.bad else 'there are only column names'}")
     if column is not None and column not in table.columns:
-        raise InputError(f"--column {column}: the columns are {', '.join(table.columns)}")
+        raise InputError(f"--column {column}: the columns of {file} are {', '.join(table.columns)}")
     if column is None and (codec == "bits" or (codec == "auto" and _looks_like_bits(table.columns))):
         return _bits_dataset(table, file)
-    return _text_dataset(table.columns[column or _text_column(table.columns)], table, file)
+    return _text_dataset(table.columns[column or _text_column(table.columns, file)], table, file)
 
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
@@ -246,14 +273,14 @@ def _text_dataset(texts: pa.ChunkedArray, table: Table, file: str) -> Dataset:
     return Dataset(name=file, source=file, texts=[text for text in rows if text], skipped=tuple(bad))
 
 
-def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
+def _text_column(columns: dict[str, pa.ChunkedArray], file: str) -> str:
     """The only column, or the one whose texts are clearly longest: at least twice the next."""
     lengths = {
         name: pc.mean(pc.utf8_length(values.slice(0, PROBE_ROWS))).as_py() or 0.0 for name, values in columns.items()
     }
     longest, *others = sorted(lengths, key=lambda name: -lengths[name])
     if others and lengths[longest] < 2 * lengths[others[0]]:
-        raise InputError(f"which column holds the text? Name it with --column: {', '.join(columns)}")
+        raise InputError(f"{file}: which column holds the text? Name it with --column: {', '.join(columns)}")
     return longest
 
 

@@ -58,7 +58,7 @@ class Evidence:
 
 
 def judge(
-    contenders: Mapping[str, Codes],
+    contenders: Mapping[str, npt.NDArray[Any]],
     heldout: Codes,
     train: Codes,
     *,
@@ -76,7 +76,8 @@ def judge(
         name: metrics.compare(codes, heldout, train, seed=seed, label=predicted) for name, codes in contenders.items()
     }
     scores[FLOOR] = _floor(next(iter(scores.values())))
-    return Evidence(contenders=dict(contenders), heldout=heldout, train=train, columns=columns, scores=scores)
+    rounded = {name: codes.round().astype(np.uint8) for name, codes in contenders.items()}  # for pictures and rows
+    return Evidence(contenders=rounded, heldout=heldout, train=train, columns=columns, scores=scores)
 
 
 def _floor(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,15 +122,25 @@ def of_files(
     Raises:
         InputError: a file cannot be read, or they do not hold the same kind of rows.
     """
-    sets = {"--real": real, "--synthetic": synthetic} | ({} if train is None else {"--train": train})
-    loaded = {option: data.load(str(path), column=column, codec=codec) for option, path in sets.items()}
-    kind = _codec_for(loaded["--real"], words)
+    try:
+        loaded = {"--real": data.load(str(real), column=column, codec=codec)}
+        kind = _codec_for(loaded["--real"], words)
+        if train is not None:
+            loaded["--train"] = data.load(str(train), column=column, codec=codec)
+        if isinstance(kind, BitsCodec):
+            made: npt.NDArray[Any] = data.load_numbers(synthetic)
+        else:
+            made = kind.encode(data.load(str(synthetic), column=column, codec=codec).rows).numpy()
+    except InputError as problem:
+        # The readers speak of --data.
+        raise InputError(str(problem).removeprefix("--data ")) from problem
     codes = {option: _encoded(kind, option, dataset) for option, dataset in loaded.items()}
     if train is None:
         parts = data.split(len(codes["--real"]), holdout=0.5, validation=0.0, seed=0)
         codes["--train"], codes["--real"] = codes["--real"][parts.train], codes["--real"][parts.heldout]
-    contenders = {SYNTHETIC: codes["--synthetic"]}
-    return judge(contenders, codes["--real"], codes["--train"], columns=kind.columns), kind
+    if made.shape[1] != len(kind.columns):
+        raise InputError(f"--synthetic {synthetic}: {made.shape[1]} columns where {real} has {len(kind.columns)}")
+    return judge({SYNTHETIC: made}, codes["--real"], codes["--train"], columns=kind.columns), kind
 
 
 def _codec_for(dataset: Dataset, words: int) -> Codec:

@@ -131,7 +131,7 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(tmp_path: Pat
     ("options", "message"),
     [
         (["--data", "nofile.csv"], "--data nofile.csv: no such file"),
-        (["--data", "{csv}", "--column", "nope"], "--column nope: the columns are id, review"),
+        (["--data", "{csv}", "--column", "nope"], "--column nope: the columns of reviews.csv are id, review"),
         (["--data", "toy", "--batch-size", "0"], "--batch-size"),
         (["--data", "toy", "--device", "cuda"], "--device cuda: torch sees no GPU"),
         (["--data", "toy", "--config", "{yaml}"], "there is no option colour"),
@@ -217,6 +217,32 @@ def test_sample_export_and_evaluate_work_on_a_run(tmp_path: Path, capsys: pytest
     assert "judged.html" not in report.read_text()
     assert main(["export", run, "--out", f"{tmp_path}/again.mar"]) == 0
     assert (tmp_path / "again.mar").is_file()
+
+
+def test_evaluate_catches_what_was_not_rounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = builtin.toy(900, seed=2)
+    np.save(tmp_path / "real.npy", rows[:600])
+    np.save(tmp_path / "soft.npy", np.abs(rows[600:] - 0.1))
+    files = ["--real", f"{tmp_path}/real.npy", "--synthetic", f"{tmp_path}/soft.npy"]
+    assert main(["evaluate", *files, "--gate", "default"]) == 3
+    assert "soft_share is 1; the gate asks for <= 0, missed by 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "message"),
+    [("nofile.npy", "nofile.npy: "), ("{narrow}", "3 columns where"), ("{text}", "holds other values than numbers")],
+)
+def test_evaluate_says_what_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], synthetic: str, message: str
+) -> None:
+    np.save(tmp_path / "real.npy", builtin.toy(50))
+    np.save(tmp_path / "narrow.npy", builtin.toy(50)[:, :3])
+    (tmp_path / "text.csv").write_text("a,b\n" + "x,y\n" * 20)
+    synthetic = synthetic.format(narrow=tmp_path / "narrow.npy", text=tmp_path / "text.csv")
+    assert main(["evaluate", "--real", f"{tmp_path}/real.npy", "--synthetic", synthetic]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert len(printed.splitlines()) == 1
 
 
 def test_sample_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
