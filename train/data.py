@@ -210,9 +210,10 @@ def load_numbers(path: Path) -> npt.NDArray[np.float64]:
 
 
 def _load_file(path: Path, column: str | None, codec: str) -> Dataset:
+    table = _read(path)
     try:
-        return _dataset(_read(path), path.name, column, codec)
-    except pa.ArrowException as problem:
+        return _dataset(table, path.name, column, codec)
+    except (InputError, pa.ArrowException) as problem:
         raise InputError(f"--data {path}: {' '.join(str(problem).split())}") from problem
 
 
@@ -234,10 +235,10 @@ def _read(path: Path) -> Table:
 
 def _dataset(table: Table, file: str, column: str | None, codec: str) -> Dataset:
     if column is not None and column not in table.columns:
-        raise InputError(f"--column {column}: the columns of {file} are {', '.join(table.columns)}")
+        raise InputError(f"--column {column}: the columns are {', '.join(table.columns)}")
     if column is None and (codec == "bits" or (codec == "auto" and _looks_like_bits(table.columns))):
         return _bits_dataset(table, file)
-    return _text_dataset(table.columns[column or _text_column(table.columns, file)], table, file)
+    return _text_dataset(table.columns[column or _text_column(table.columns)], table, file)
 
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
@@ -273,14 +274,14 @@ def _text_dataset(texts: pa.ChunkedArray, table: Table, file: str) -> Dataset:
     return Dataset(name=file, source=file, texts=[text for text in rows if text], skipped=tuple(bad))
 
 
-def _text_column(columns: dict[str, pa.ChunkedArray], file: str) -> str:
+def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
     """The only column, or the one whose texts are clearly longest: at least twice the next."""
     lengths = {
         name: pc.mean(pc.utf8_length(values.slice(0, PROBE_ROWS))).as_py() or 0.0 for name, values in columns.items()
     }
     longest, *others = sorted(lengths, key=lambda name: -lengths[name])
     if others and lengths[longest] < 2 * lengths[others[0]]:
-        raise InputError(f"{file}: which column holds the text? Name it with --column: {', '.join(columns)}")
+        raise InputError(f"which column holds the text? Name it with --column: {', '.join(columns)}")
     return longest
 
 

@@ -131,7 +131,7 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(tmp_path: Pat
     ("options", "message"),
     [
         (["--data", "nofile.csv"], "--data nofile.csv: no such file"),
-        (["--data", "{csv}", "--column", "nope"], "--column nope: the columns of reviews.csv are id, review"),
+        (["--data", "{csv}", "--column", "nope"], "--column nope: the columns are id, review"),
         (["--data", "toy", "--batch-size", "0"], "--batch-size"),
         (["--data", "toy", "--device", "cuda"], "--device cuda: torch sees no GPU"),
         (["--data", "toy", "--config", "{yaml}"], "there is no option colour"),
