@@ -2,18 +2,22 @@
 
     fit_marginals       every column a coin of its own
     fit_gaussian        every pairwise correlation as well, in closed form and seconds
+    fit_autoregressive  one bit after another by maximum likelihood: what a recurrent net is for sequences of bits
 
 Codes are uint8 tensors (rows, length) with values 0 and 1. Weights are fitted in float64 and kept in float32, which is
 what an artifact stores.
 """
 
+import copy
 import math
+import time
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from train.generator import GaussianGenerator, Generator, IndependentGenerator
+from train.generator import AutoregressiveGenerator, GaussianGenerator, Generator, IndependentGenerator
 
 IMPOSSIBLE = 10.0  # a latent threshold that a standard normal passes once in 10^23 rows
 PRIOR_WIDTHS = (math.inf, 0.8, 0.56, 0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05, 0.0)  # of latent correlations, Fisher's z
@@ -23,6 +27,11 @@ TOLERANCE = 1e-11
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 PAIRS_PER_PASS = 1 << 16  # keeps the solver's intermediate results in the cache
 
+DROPOUTS = ((0.1, 0.5), (0.2, 0.5), (0.0, 0.2))  # of the bits seen, of the hidden units
+LEARNING_RATES = (2e-3, 7e-4, 2.5e-4)
+PATIENCE = 5
+BATCH = 100
+
 
 def fit(
     which: str, train_codes: Tensor, validation_codes: Tensor, *, seconds: float, seed: int
@@ -31,14 +40,17 @@ def fit(
 
     Args:
         which: "none"; "fast", those that take seconds; or "all".
-        seconds: how long the RNN may learn: as long as the GAN did.
+        seconds: how long the autoregressive net may learn: as long as the GAN did.
     """
     if which == "none":
         return {}
-    fitted: dict[str, Generator] = {
-        "independent": fit_marginals(train_codes),
-        "Gaussian copula": fit_gaussian(train_codes, validation_codes),
-    }
+    with torch.random.fork_rng(devices=[]):  # building a net draws numbers, even those that a fit overwrites
+        fitted: dict[str, Generator] = {
+            "independent": fit_marginals(train_codes),
+            "Gaussian copula": fit_gaussian(train_codes, validation_codes),
+        }
+    if which == "all":
+        fitted["autoregressive"] = fit_autoregressive(train_codes, validation_codes, seconds, seed)
     return {name: generator.double().eval() for name, generator in fitted.items()}
 
 
@@ -206,6 +218,98 @@ def _symmetric(above: Tensor, length: int) -> Tensor:
 
 def _density(x: Tensor) -> Tensor:
     return (-x * x / 2).exp() / math.sqrt(2 * math.pi)
+
+
+def fit_autoregressive(
+    train_codes: Tensor, validation_codes: Tensor, seconds: float, seed: int
+) -> AutoregressiveGenerator:
+    """An autoregressive net trained by maximum likelihood, for `seconds` of wall clock at most.
+
+    Several nets that differ in their dropout are trained one after another, each until the validation rows stop getting
+    likelier; the one under which they are likeliest wins. What ends by the clock differs from run to run.
+
+    Raises:
+        ValueError: there are no training rows, or the two sets have different lengths.
+    """
+    _check(train_codes, validation_codes)
+    deadline = time.monotonic() + seconds
+    if len(validation_codes) == 0:
+        validation_codes = train_codes[::5]
+        train_codes = torch.cat([train_codes[k::5] for k in range(1, 5)]) if len(train_codes) > 1 else train_codes
+    rows, spare = train_codes.float(), validation_codes.float()
+    tried = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for input_dropout, dropout in DROPOUTS:
+            generator = _untrained(rows)
+            tried.append((_train(generator, rows, spare, (input_dropout, dropout), deadline), generator))
+            if time.monotonic() > deadline:
+                break
+    return min(tried, key=lambda pair: pair[0])[1].requires_grad_(False)
+
+
+def _untrained(rows: Tensor) -> AutoregressiveGenerator:
+    """A net that starts from the marginals."""
+    generator = AutoregressiveGenerator(rows.shape[1])
+    with torch.no_grad():
+        generator.output.weight *= 0.1
+        generator.direct.weight.zero_()
+        generator.output.bias.copy_(rows.mean(dim=0).clamp(0.5 / len(rows), 1 - 0.5 / len(rows)).logit())
+    return generator
+
+
+def _train(
+    generator: AutoregressiveGenerator, rows: Tensor, spare: Tensor, dropouts: tuple[float, float], deadline: float
+) -> float:
+    """Train in place by Adam and return the validation loss; the weights' running average is what is judged and kept.
+
+    At each learning rate until PATIENCE looks in a row were not better, then from the best weights at the next rate.
+    Bits are dropped at the first rate only: they teach the net not to trust a single one, but blur its marginals.
+    """
+    average = copy.deepcopy(generator)
+    best, best_loss = copy.deepcopy(average.state_dict()), _loss(average, spare)
+    for rate in LEARNING_RATES:
+        generator.load_state_dict(best)
+        average.load_state_dict(best)
+        optimiser = torch.optim.AdamW(generator.parameters(), lr=rate, weight_decay=0.01)
+        dropouts = (dropouts[0] if rate == LEARNING_RATES[0] else 0.0, dropouts[1])
+        stale = 0
+        while stale < PATIENCE and time.monotonic() < deadline:
+            _look(generator, average, optimiser, rows, dropouts)
+            loss = _loss(average, spare)
+            stale = 0 if loss < best_loss - 1e-3 else stale + 1
+            if loss < best_loss:
+                best, best_loss = copy.deepcopy(average.state_dict()), loss
+    generator.load_state_dict(best)
+    return best_loss
+
+
+def _look(
+    generator: AutoregressiveGenerator,
+    average: AutoregressiveGenerator,
+    optimiser: torch.optim.Optimizer,
+    rows: Tensor,
+    dropouts: tuple[float, float],
+) -> None:
+    """Train on about as many rows as there are, but neither very few nor very many, drawn with replacement."""
+    steps = min(max(len(rows), 2_000), 10_000) // BATCH
+    for batch in torch.randint(len(rows), (steps, BATCH)):
+        optimiser.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(
+            generator.logits(rows[batch], *dropouts), rows[batch], reduction="sum"
+        )
+        (loss / BATCH).backward()
+        optimiser.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), 0.01)
+
+
+@torch.no_grad()
+def _loss(generator: AutoregressiveGenerator, rows: Tensor) -> float:
+    """Negative log likelihood of a row in nats, the mean over the rows."""
+    blocks = torch.split(rows, 4_096)
+    losses = [F.binary_cross_entropy_with_logits(generator.logits(x), x, reduction="sum").item() for x in blocks]
+    return sum(losses) / len(rows)
 
 
 def _check(train_codes: Tensor, other: Tensor) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from train import data, metrics
-from train.codec import BitsCodec, Codec, PresenceCodec
+from train import data, metrics, text_metrics
+from train.codec import BitsCodec, Codec, PresenceCodec, words_of
 from train.config import InputError
 from train.data import Dataset
 
@@ -64,15 +64,17 @@ def judge(
     *,
     columns: list[str],
     label: str | None = None,
+    scores: Mapping[str, dict[str, Any]] | None = None,
     seed: int = 0,
 ) -> Evidence:
     """Score every contender, and fresh real rows as the floor, with the same judges and the same held-out rows.
 
     Args:
         label: the column that a model would predict from the others, for `utility`.
+        scores: numbers that others have measured, by contender; `metrics.compare` where there are none.
     """
     predicted = None if label is None else columns.index(label)
-    scores = {
+    scores = dict(scores or {}) or {
         name: metrics.compare(codes, heldout, train, seed=seed, label=predicted) for name, codes in contenders.items()
     }
     scores[FLOOR] = _floor(next(iter(scores.values())))
@@ -83,7 +85,8 @@ def judge(
 def _floor(scores: Mapping[str, Any]) -> dict[str, Any]:
     """What training rows would score in the place of synthetic ones."""
     ratios = {name: 1.0 for name in scores if name.endswith("_ratio") and name != "distinct_ratio"}
-    return {"n": scores["n"], **ratios, "c2st_auc": scores["c2st_floor"], "utility": scores.get("utility_floor")}
+    others = {name: scores[f"{name}_floor"] for name in scores if f"{name}_floor" in scores}
+    return {"n": scores["n"], **ratios, **others, "c2st_auc": scores["c2st_floor"]}
 
 
 def numbers(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -117,30 +120,44 @@ def of_files(
     """Evidence for files of any origin, and the codec through which they were compared.
 
     Without the training rows, one half of the real rows takes their place: floor and copies are then those of a
-    tool that learned from that half.
+    tool that learned from that half. Texts are also compared word by word (`text_metrics.compare_text`).
 
     Raises:
         InputError: a file cannot be read, or they do not hold the same kind of rows.
     """
     try:
         loaded = {"--real": data.load(str(real), column=column, codec=codec)}
-        kind = _codec_for(loaded["--real"], words)
+        is_text = loaded["--real"].texts is not None
         if train is not None:
             loaded["--train"] = data.load(str(train), column=column, codec=codec)
-        if isinstance(kind, BitsCodec):
-            made: npt.NDArray[Any] = data.load_numbers(synthetic)
-        else:
-            made = kind.encode(data.load(str(synthetic), column=column, codec=codec).rows).numpy()
+        if is_text:
+            loaded["--synthetic"] = data.load(str(synthetic), column=column, codec=codec)
+        numbers = None if is_text else data.load_numbers(synthetic)
     except InputError as problem:
         # The readers speak of --data.
         raise InputError(str(problem).removeprefix("--data ")) from problem
+    kind = _codec_for(loaded["--real"], words)
     codes = {option: _encoded(kind, option, dataset) for option, dataset in loaded.items()}
+    if numbers is not None and numbers.shape[1] != len(kind.columns):
+        raise InputError(f"--synthetic {synthetic}: {numbers.shape[1]} columns where {real} has {len(kind.columns)}")
+    source, heldout, learned = "--train", _all_rows(loaded["--real"]), _all_rows(loaded.get("--train"))
     if train is None:
-        parts = data.split(len(codes["--real"]), holdout=0.5, validation=0.0, seed=0)
-        codes["--train"], codes["--real"] = codes["--real"][parts.train], codes["--real"][parts.heldout]
-    if made.shape[1] != len(kind.columns):
-        raise InputError(f"--synthetic {synthetic}: {made.shape[1]} columns where {real} has {len(kind.columns)}")
-    return judge({SYNTHETIC: made}, codes["--real"], codes["--train"], columns=kind.columns), kind
+        parts = data.split(len(heldout), holdout=0.5, validation=0.0, seed=0)
+        source, heldout, learned = "--real", parts.heldout, parts.train
+    scores = None
+    if is_text:
+        made = loaded["--synthetic"]
+        sets = [(made, _all_rows(made)), (loaded["--real"], heldout), (loaded[source], learned)]
+        scores = {
+            SYNTHETIC: text_metrics.compare_text(*([words_of(kept.rows[i]) for i in rows] for kept, rows in sets))
+        }
+    contenders = {SYNTHETIC: codes["--synthetic"] if numbers is None else numbers}
+    found = judge(contenders, codes["--real"][heldout], codes[source][learned], columns=kind.columns, scores=scores)
+    return found, kind
+
+
+def _all_rows(dataset: Dataset | None) -> npt.NDArray[np.int64]:
+    return np.arange(0 if dataset is None else len(dataset))
 
 
 def _codec_for(dataset: Dataset, words: int) -> Codec:

@@ -37,6 +37,7 @@ log = logging.getLogger("lookalike")
 CHECKPOINT_SECONDS = 20
 GAIN = 0.005  # a validation score must fall by this to be believed
 PATIENCE_TICKS = 20  # training stops after so many without a better validation score
+VALIDATION_ROWS = 1000  # generated at each tick: more than there are validation rows sharpen the judge
 LOG_SECONDS = 15  # between progress lines where there is no terminal
 EVALUATION_SEED = 0
 SAMPLE_ROWS = 1000
@@ -288,7 +289,7 @@ class _Job:
         validation, train = self.prepared.validation, self.prepared.train
         if len(validation) == 0:
             return {}
-        synthetic = sample(self.state.averaged, len(validation), EVALUATION_SEED)
+        synthetic = sample(self.state.averaged, max(len(validation), VALIDATION_ROWS), EVALUATION_SEED)
         scores = metrics.quick_score(synthetic.numpy(), validation.numpy(), train.numpy())
         if scores["score"] < self.state.best_score - GAIN:
             self.state.best_score, self.state.best_seen = scores["score"], self.state.seen

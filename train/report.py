@@ -43,14 +43,20 @@ HEATMAP_COLUMNS = 128  # more columns than this are summarised by their commones
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: `ideal` is the best value, `bad` the distance from it at which a value is called poor."""
+    """One line of the table.
+
+    Attributes:
+        ideal: the best value; None where that is the floor's.
+        bad: the distance from it at which a value is called poor.
+        side: which side of the ideal is worse: 1 above, -1 below, 0 both.
+    """
 
     key: str
     label: str
     meaning: str
-    ideal: float = 1.0
+    ideal: float | None = 1.0
     bad: float = 1.0
-    side: int = 1  # which side of the ideal is worse: 1 above, -1 below, 0 both
+    side: int = 1
     decimals: int = 2
 
 
@@ -72,7 +78,21 @@ ROWS = (
         1,
         3,
     ),
-    Row("utility", "Utility", "AUC of a model that learns the label here and is tested on real rows", 1.0, 0.4, -1, 3),
+    Row("utility", "Utility", "AUC of a model that learns the label here and is tested on real rows", None, 0.1, -1, 3),
+    Row("c2st_conv_auc", "Reader's AUC", "the same by a small convolutional net that reads the words", 0.5, 0.25, 0, 3),
+    Row("length_distance", "Lengths", "how many words a text must gain or lose on average", None, 4.0),
+    *(
+        Row(f"ngram_js_{k}", f"{k}-grams", "divergence of their distributions, in bits", None, 0.1, 1, 3)
+        for k in range(1, 5)
+    ),
+    *(
+        Row(f"bleu_{k}", f"BLEU-{k}", "against real texts: above the floor is repetition", None, 0.1, 0, 3)
+        for k in range(2, 6)
+    ),
+    *(
+        Row(f"self_bleu_{k}", f"Self-BLEU-{k}", "among themselves: above the floor is collapse", None, 0.1, 0, 3)
+        for k in range(2, 6)
+    ),
 )
 
 
@@ -201,17 +221,19 @@ def _shown(row: Array, other: Array, decode: Callable[[Tensor], list[str] | None
 def _table(evidence: Evidence) -> list[dict[str, Any]]:
     measured = evidence.scores[evidence.shipped]
     return [
-        {"row": row, "cells": [_cell(evidence.scores[name], row) for name in (*evidence.contenders, FLOOR)]}
+        {"row": row, "cells": [_cell(evidence.scores, name, row) for name in (*evidence.contenders, FLOOR)]}
         for row in ROWS
         if row.key in measured
     ]
 
 
-def _cell(scores: dict[str, Any], row: Row) -> dict[str, str]:
+def _cell(measured: dict[str, dict[str, Any]], name: str, row: Row) -> dict[str, str]:
+    scores = measured[name]
     value = scores.get(row.key)
     if value is None:
         return {"text": "-", "grade": "none", "interval": ""}
-    off = (value - row.ideal) / row.bad
+    ideal = measured[FLOOR][row.key] if row.ideal is None else row.ideal
+    off = (value - ideal) / row.bad
     distance = abs(off) if row.side == 0 else row.side * off
     grade = "good" if distance <= 0.25 else "fair" if distance <= 0.75 else "poor"
     low, high = scores.get(f"{row.key}_low"), scores.get(f"{row.key}_high")

@@ -228,6 +228,20 @@ def test_evaluate_catches_what_was_not_rounded(tmp_path: Path, capsys: pytest.Ca
     assert "soft_share is 1; the gate asks for <= 0, missed by 1" in capsys.readouterr().out
 
 
+def test_evaluate_reads_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reviews = builtin.movie_reviews()
+    (tmp_path / "real.txt").write_text("\n".join(reviews[:400]))
+    (tmp_path / "fake.txt").write_text("\n".join(" ".join(sorted(review.split())) for review in reviews[400:600]))
+    report = tmp_path / "judged.html"
+    files = ["--real", f"{tmp_path}/real.txt", "--synthetic", f"{tmp_path}/fake.txt"]
+    assert main(["evaluate", *files, "--words", "20", "--json", "--out", str(report)]) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    # The words are right, their order is not.
+    assert scores["synthetic"]["ngram_js_3"] > scores["floor"]["ngram_js_3"]
+    assert scores["synthetic"]["bleu_4"] < scores["floor"]["bleu_4"]
+    assert "Self-BLEU-2" in report.read_text()
+
+
 @pytest.mark.parametrize(
     ("synthetic", "message"),
     [("nofile.npy", "nofile.npy: "), ("{narrow}", "3 columns where"), ("{text}", "holds other values than numbers")],

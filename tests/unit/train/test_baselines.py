@@ -10,7 +10,7 @@ from torch import Tensor
 
 from train import artifact, baselines, builtin, generator, metrics
 from train.codec import BitsCodec
-from train.generator import Generator
+from train.generator import AutoregressiveGenerator, Generator
 
 N = 20_000
 
@@ -125,10 +125,57 @@ def test_shrinking_takes_the_unreliable_and_leaves_the_perfect() -> None:
     assert torch.equal(baselines.shrink(correlation, error, float("inf")), correlation)
 
 
-@pytest.mark.parametrize("fitted", ["independent", "Gaussian copula"])
+def random_net(length: int = 12, width: int = 30) -> AutoregressiveGenerator:
+    torch.manual_seed(1)
+    made = AutoregressiveGenerator(length, width)
+    torch.nn.init.normal_(made.direct.weight)
+    return made.double()
+
+
+@pytest.mark.parametrize(("length", "width"), [(12, 30), (12, 5), (1, 4)])
+def test_bits_are_drawn_one_by_one_as_the_logits_say(length: int, width: int) -> None:
+    made = random_net(length, width)
+    noise = generator.draw_noise(made, 200, 1)
+    bits = made(noise)
+    assert torch.equal(bits, (noise < made.logits(bits).sigmoid()).to(noise))
+
+
+def test_a_logit_depends_on_earlier_bits_only() -> None:
+    made = random_net()
+    bits = torch.zeros(1, 12, dtype=torch.float64, requires_grad=True)
+    jacobian = torch.autograd.functional.jacobian(lambda x: made.logits(x)[0], bits)[:, 0]
+    assert torch.equal(jacobian, jacobian.tril(-1))
+    assert (jacobian.tril(-1) != 0).sum() == 66, "and on every one of them"
+
+
+def test_the_autoregressive_net_learns_what_pairs_do_not_tell() -> None:
+    """Three columns, the third the exclusive or of two fair coins: every pair is independent."""
+    coins = torch.randint(0, 2, (2000, 2), generator=torch.Generator().manual_seed(1))
+    codes = torch.cat([coins, coins.sum(dim=1, keepdim=True) % 2], dim=1).to(torch.uint8)
+    made = baselines.fit_autoregressive(codes[:1600], codes[1600:], seconds=3, seed=0).double()
+    rows = generator.sample(made, 2000, 1)
+    assert (rows[:, 0] ^ rows[:, 1] == rows[:, 2]).double().mean() > 0.9
+
+
+@pytest.mark.parametrize(("train", "validation"), [(1, 0), (1, 1), (20, 0), (20, 4)])
+def test_without_time_there_still_is_an_autoregressive_net(train: int, validation: int) -> None:
+    codes = awkward(train + validation)
+    made = baselines.fit_autoregressive(codes[:train], codes[train:], seconds=0, seed=0).double()
+    mean = generator.sample(made, 4000, 1).double().mean(0)
+    torch.testing.assert_close(mean, codes[:train].double().mean(0), atol=0.25 if train > 1 else 1.0, rtol=0)
+
+
+def test_fitting_leaves_the_global_random_state_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    baselines.fit("all", chain(50), chain(10), seconds=0, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("fitted", ["independent", "Gaussian copula", "autoregressive"])
 def test_baselines_are_ordinary_generators(fitted: str, tmp_path: Path) -> None:
     codes = chain(400)
-    made: Generator = baselines.fit("fast", codes[:300], codes[300:], seconds=0, seed=0)[fitted]
+    made: Generator = baselines.fit("all", codes[:300], codes[300:], seconds=0, seed=0)[fitted]
     saved = artifact.save(tmp_path / "artifact", made, BitsCodec([f"b{i}" for i in range(12)]), {})
     assert torch.equal(saved.sample(100, 3), generator.sample(made, 100, 3))
 
@@ -144,3 +191,5 @@ def test_no_training_rows_or_other_lengths_are_refused() -> None:
         baselines.fit_marginals(chain(0))
     with pytest.raises(ValueError, match="12 values, validation rows 5"):
         baselines.fit_gaussian(chain(5), chain(5, 5))
+    with pytest.raises(ValueError, match="12 values, validation rows 5"):
+        baselines.fit_autoregressive(chain(5), chain(5, 5), seconds=1, seed=0)

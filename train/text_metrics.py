@@ -1,0 +1,280 @@
+"""Numbers for texts, beside those of metrics.py: n-grams, BLEU, lengths, and judges that read.
+
+Texts are lists of lists of tokens. As with bits, every number of the synthetic texts against the held-out ones stands
+beside the same number of the training texts, its floor.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import wasserstein_distance
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from train.metrics import (
+    FOLDS,
+    NORMAL_95,
+    Scores,
+    auc_with_variance,
+    collapse_scores,
+    excess_interval,
+    finite,
+    ratio_scores,
+    warnings_of,
+)
+
+Array = npt.NDArray[Any]
+Bits = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+Texts = Sequence[Sequence[str]]
+TextJudge = Callable[[Texts, Array, Texts, int], Array]  # texts, which are made, texts to score, seed
+
+CONV_EPOCHS = 8
+
+
+def compare_text(
+    synthetic: Texts,
+    heldout: Texts,
+    train: Texts,
+    *,
+    seed: int = 0,
+    embeddings: tuple[Array, Array, Array] | None = None,
+) -> Scores:
+    """Every number for text, at equal n, in the shape that `compare` returns.
+
+    The ratios of marginals, correlations and triples are those of the presence of the held-out rows' 64 commonest
+    tokens. Floors are the training rows' numbers in the place of the synthetic ones; self-BLEU's is the held-out rows'.
+
+    Args:
+        synthetic, heldout, train: token lists.
+        embeddings: (rows, dimensions) of as many sentences of each set, for the Frechet distance.
+
+    Raises:
+        ValueError: a set is empty.
+    """
+    if not (synthetic and heldout and train):
+        raise ValueError("there are too few texts to compare")
+    rng = np.random.default_rng(seed)
+    n = min(len(synthetic), len(heldout), len(train))
+    s, h, t = ([rows[i] for i in rng.permutation(len(rows))[:n]] for rows in (synthetic, heldout, train))
+    vocabulary = commonest_tokens(h, 64)
+    a, b, c = (presence(rows, vocabulary) for rows in (s, h, t))
+    sizes = {"synthetic_rows": len(synthetic), "heldout_rows": len(heldout), "train_rows": len(train)}
+    scores: Scores = {"n": n, **sizes, "columns": len(vocabulary), "soft_share": 0.0}
+    scores |= ratio_scores(a, b, c, seed) | collapse_scores(a, b)
+    scores |= _text_judge_scores(s, h, t, seed) | _text_scores(s, h, t) | _text_copy_scores(s, h, train)
+    if embeddings is not None:
+        made, real, seen = embeddings
+        scores |= {"frechet": frechet(made, real), "frechet_floor": frechet(seen, real)}
+    scores = {name: finite(score) for name, score in scores.items()}
+    return {**scores, "warnings": warnings_of(scores)}
+
+
+def commonest_tokens(texts: Texts, size: int) -> list[str]:
+    """The tokens that are present in most texts, ties in alphabetical order."""
+    counts = Counter(token for text in texts for token in set(text))
+    return sorted(counts, key=lambda token: (-counts[token], token))[:size]
+
+
+def presence(texts: Texts, tokens: Sequence[str]) -> Bits:
+    """Which of the tokens each text has: (texts, tokens)."""
+    return np.array([[token in text for token in tokens] for text in map(set, texts)], np.uint8)
+
+
+def ngram_js(a: Texts, b: Texts, k: int) -> float:
+    """Jensen-Shannon divergence of the k-gram distributions, in bits: 0 is equal, 1 is nothing in common."""
+    p, q = (Counter(gram for text in texts for gram in _ngrams(text, k)) for texts in (a, b))
+    grams = list(p | q)
+    shares = [np.array([counts[gram] for gram in grams]) / max(1, counts.total()) for counts in (p, q)]
+    middle = (shares[0] + shares[1]) / 2
+    return float(sum(0.5 * (x[x > 0] * np.log2(x[x > 0] / middle[x > 0])).sum() for x in shares))
+
+
+def bleu(texts: Texts, references: Texts) -> Floats:
+    """Sentence BLEU-2 .. 5 of each text against all references: (texts, 4).
+
+    Papineni et al. (2002) with uniform weights and the smoothing that replaces a zero count by 0.1 (method 1 of Chen
+    and Cherry 2014); a text without one known token scores 0. Equal to NLTK's sentence_bleu.
+    """
+    counted = _References(references)
+    return np.array([counted.bleu(text, None) for text in texts])
+
+
+def self_bleu(texts: Texts) -> Floats:
+    """Sentence BLEU-2 .. 5 of each text against all the others (leave one out): (texts, 4)."""
+    counted = _References(texts)
+    return np.array([counted.bleu(text, own) for own, text in enumerate(texts)])
+
+
+class _References:
+    """The most that any reference has of each n-gram, counted once, and what is left of it without one of them."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.lengths = Counter(len(text) for text in texts)
+        self.most: dict[tuple[str, ...], tuple[int, int, int]] = {}  # the most, whose it is, the second most
+        for own, text in enumerate(texts):
+            for gram, count in _counts(text).items():
+                first, owner, second = self.most.get(gram, (0, -1, 0))
+                better = count > first
+                self.most[gram] = (count, own, first) if better else (first, owner, max(second, count))
+
+    def bleu(self, text: Sequence[str], own: int | None) -> list[float]:
+        hits = dict.fromkeys(range(1, 6), 0)
+        for gram, count in _counts(text).items():
+            first, owner, second = self.most.get(gram, (0, -1, 0))
+            hits[len(gram)] += min(count, second if owner == own else first)
+        if not hits[1]:
+            return [0.0] * 4
+        totals = {k: max(1, len(text) - k + 1) for k in hits}
+        logs = np.cumsum([math.log((hits[k] or 0.1) / totals[k]) for k in hits])
+        brevity = min(0.0, 1 - self._closest_length(len(text), own) / len(text))
+        return [math.exp(brevity + logs[k - 1] / k) for k in range(2, 6)]
+
+    def _closest_length(self, length: int, own: int | None) -> int:
+        """The reference length closest to a text's, of two the shorter one; its own counts only if another has it."""
+        others = (each for each, count in self.lengths.items() if count > (own is not None and each == length))
+        return min(others, key=lambda each: (abs(each - length), each), default=length)
+
+
+def _ngrams(text: Sequence[str], k: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(text[start:] for start in range(k)), strict=False)
+
+
+def _counts(text: Sequence[str]) -> Counter[tuple[str, ...]]:
+    return Counter(gram for k in range(1, 6) for gram in _ngrams(text, k))
+
+
+def length_distance(a: Texts, b: Texts) -> float:
+    """Wasserstein-1 distance of the text lengths, in tokens."""
+    return float(wasserstein_distance([len(text) for text in a], [len(text) for text in b]))
+
+
+def frechet(a: Array, b: Array) -> float:
+    """Frechet distance of two sets of embeddings (rows, dimensions), as of normal distributions (Heusel et al. 2017).
+
+    |mean_a - mean_b|^2 + trace(A + B - 2 (A B)^(1/2)); the trace of the root is that of the symmetric
+    (A^(1/2) B A^(1/2))^(1/2).
+    """
+    cov_a, cov_b = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (a, b))
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    shared = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0)).sum()
+    gap = a.mean(axis=0) - b.mean(axis=0)
+    return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * shared)
+
+
+def text_c2st(synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge | None = None) -> tuple[float, float]:
+    """ROC AUC of a judge told to tell synthetic from held-out texts, and its standard error; as `c2st`.
+
+    The judge is logistic regression on 1- to 3-grams unless another one is given, such as `conv_judge`.
+    """
+    texts = [*heldout, *synthetic]
+    made = np.arange(len(texts)) >= len(heldout)
+    if min(len(heldout), len(synthetic)) < FOLDS:
+        return math.nan, math.nan
+    aucs, variances = [], []
+    for fit, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(made, made):
+        scores = (judge or ngram_judge)([texts[i] for i in fit], made[fit], [texts[i] for i in test], seed)
+        auc, variance = auc_with_variance(scores[made[test]], scores[~made[test]])
+        aucs.append(auc)
+        variances.append(variance)
+    return float(np.mean(aucs)), math.sqrt(np.mean(variances) / FOLDS)
+
+
+def ngram_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array:
+    """How synthetic each test text looks to logistic regression on its 1- to 3-grams."""
+    vectors = TfidfVectorizer(analyzer=_up_to_trigrams, sublinear_tf=True)
+    with threadpool_limits(1):
+        judge = LogisticRegression(C=10, max_iter=1000, random_state=seed).fit(vectors.fit_transform(texts), made)
+        return np.asarray(judge.decision_function(vectors.transform(test_texts)))
+
+
+def conv_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array:
+    """How synthetic each test text looks to a small convolutional net (Kim 2014), which sees local word order."""
+    counts = Counter(token for text in texts for token in set(text))
+    index = {token: i for i, token in enumerate(sorted(t for t, count in counts.items() if count > 1), start=2)}
+    length = max(max(map(len, texts)), max(map(len, test_texts)), 5)
+    ids, test_ids = (_token_ids(rows, index, length) for rows in (texts, test_texts))
+    target = torch.from_numpy(made.astype(np.float32))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = _ConvNet(len(index) + 2)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.1)
+        for _ in range(CONV_EPOCHS):
+            for batch in torch.randperm(len(ids)).split(64):
+                optimiser.zero_grad()
+                nn.functional.binary_cross_entropy_with_logits(net(ids[batch]), target[batch]).backward()
+                optimiser.step()
+        with torch.no_grad():
+            return net.eval()(test_ids).numpy()
+
+
+class _ConvNet(nn.Module):
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(tokens, 48, padding_idx=0)
+        self.convolutions = nn.ModuleList(nn.Conv1d(48, 48, width) for width in (2, 3, 4, 5))
+        self.output = nn.Sequential(nn.Dropout(0.5), nn.Linear(4 * 48, 1))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        embedded = self.embedding(ids).transpose(1, 2)
+        features = [convolution(embedded).relu().amax(dim=2) for convolution in self.convolutions]
+        return self.output(torch.cat(features, dim=1)).squeeze(1)
+
+
+def _token_ids(texts: Texts, index: dict[str, int], length: int) -> Tensor:
+    """Token numbers (texts, length): 0 is padding, 1 a rare token."""
+    ids = torch.zeros(len(texts), length, dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor([index.get(token, 1) for token in text], dtype=torch.long)
+    return ids
+
+
+def _up_to_trigrams(text: Sequence[str]) -> list[tuple[str, ...]]:
+    bounded = ["", *text, ""]  # so that how a text starts and ends counts too
+    return [gram for k in (1, 2, 3) for gram in _ngrams(bounded, k)]
+
+
+def _text_judge_scores(s: Texts, h: Texts, t: Texts, seed: int) -> Scores:
+    scores: Scores = {}
+    for name, judge in (("c2st", ngram_judge), ("c2st_conv", conv_judge)):
+        auc, error = text_c2st(s, h, seed, judge)
+        scores |= {f"{name}_auc": auc, f"{name}_floor": text_c2st(t, h, seed, judge)[0]}
+        scores |= {f"{name}_auc_low": auc - NORMAL_95 * error, f"{name}_auc_high": auc + NORMAL_95 * error}
+    return scores
+
+
+def _text_scores(s: Texts, h: Texts, t: Texts) -> Scores:
+    scores: Scores = {"length_distance": length_distance(s, h), "length_distance_floor": length_distance(t, h)}
+    for k in range(1, 5):
+        scores |= {f"ngram_js_{k}": ngram_js(s, h, k), f"ngram_js_{k}_floor": ngram_js(t, h, k)}
+    for name, made, real in (("bleu", bleu(s, h), bleu(t, h)), ("self_bleu", self_bleu(s), self_bleu(h))):
+        for k in range(2, 6):
+            scores |= {f"{name}_{k}": float(made[:, k - 2].mean()), f"{name}_{k}_floor": float(real[:, k - 2].mean())}
+    return scores
+
+
+def _text_copy_scores(s: Texts, h: Texts, train: Texts) -> Scores:
+    made, real, seen = ([tuple(text) for text in texts] for texts in (s, h, train))
+    known = set(seen)
+    rate, floor = (sum(text in known for text in texts) / len(texts) for texts in (made, real))
+    low, high = excess_interval(rate, floor, len(s))
+    distinct, distinct_floor = len(set(made)) / len(made), len(set(real)) / len(real)
+    return {
+        "copy_rate": rate,
+        "copy_floor": floor,
+        "copy_excess": rate - floor,
+        "copy_excess_low": low,
+        "copy_excess_high": high,
+        "distinct_share": distinct,
+        "distinct_floor": distinct_floor,
+        "distinct_ratio": distinct / distinct_floor,
+    }
