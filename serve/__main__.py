@@ -52,6 +52,11 @@ def cli() -> None:
 @option("--workers", type=click.IntRange(1, 64), default=Settings.workers, help="Worker processes.")
 @option("--tokens/--no-tokens", default=None, help="Whether predictions need a token.  [default: unless on loopback]")
 @option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="File with the token that predictions need, instead of one that TorchServe draws: for replicas.",
+)
+@option(
     "--wait-seconds", type=click.FloatRange(1, 600), default=Settings.wait_seconds, help="Limit for the first answer."
 )
 @click.option("--foreground", is_flag=True, help="Stay until interrupted, then stop the server: for containers.")
@@ -117,9 +122,10 @@ def use(runs: Path, version: str) -> None:
 def token(runs: Path) -> None:
     """Print the token for predictions, for curl: -H "Authorization: Bearer $(python -m serve token)"."""
     state = states.read(runs)
-    if state is None or not state.tokens:
+    found = server.inference_token(state) if state else None
+    if found is None:
         raise ServeError("no server with tokens runs here")
-    click.echo(server.inference_token(state))
+    click.echo(found)
 
 
 @cli.command()
@@ -163,7 +169,7 @@ def _introduce(settings: Settings, state: states.State) -> None:
 
 
 def _curl(state: states.State) -> str:
-    bearer = ' -H "Authorization: Bearer $(python -m serve token)"' if state.tokens else ""
+    bearer = ' -H "Authorization: Bearer $(python -m serve token)"' if server.inference_token(state) else ""
     asked = """-d '{"n": 5, "seed": 1}' -H 'Content-Type: application/json'"""
     return f"curl -X POST {state.address}/predictions/{MODEL_NAME} {asked}{bearer}"
 

@@ -18,6 +18,7 @@ import orjson
 import torch
 from torch import Tensor
 
+from serve import bearer
 from serve import gate as gates
 from serve import request as requests
 from serve import watch as watches
@@ -43,6 +44,7 @@ class LookalikeHandler:
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
         logging.getLogger("ts.metrics").setLevel(logging.INFO)  # metrics leave the worker as log lines
         self.gate = gates.Gate(os.environ.get(gates.VARIABLE))
+        self.token = bearer.read(os.environ.get(bearer.VARIABLE))
         self.artifact = artifacts.load(Path(context.system_properties["model_dir"]))
         card = self.artifact.card
         self.model = {"name": MODEL_NAME, "version": str(card["version"]), "run_id": card.get("run_id")}
@@ -65,6 +67,8 @@ class LookalikeHandler:
         for index, parameters in enumerate(data):
             try:
                 headers = context.get_all_request_header(index)
+                if not bearer.admits(self.token, headers):
+                    raise RequestError("Authorization", "needs the server's token", HTTPStatus.UNAUTHORIZED)
                 accepted.append((index, requests.parse(parameters, headers, self.max_rows)))
             except RequestError as error:
                 answers[index] = self._refuse(error, index, context)

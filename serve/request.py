@@ -18,7 +18,7 @@ from train.generator import MAX_SEED
 CONTENT_TYPES = {"json": "application/json", "npy": "application/x-npy"}
 ANY_TYPE = ("*/*", "application/*")
 FIELDS = ("n", "seed", "format")
-NAMES = (*FIELDS, "body", "Content-Type", "Accept", "server")  # what an error can name, besides unknown fields
+NAMES = (*FIELDS, "body", "Content-Type", "Accept", "Authorization", "server")  # what an error can name
 ENVELOPE_BYTES = 4096  # what an answer holds besides its rows: seed, model, punctuation
 BYTES_AS_SENT = (bytes, bytearray, memoryview)
 

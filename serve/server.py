@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import requests
 
-from serve import archive, gate, management, registry
+from serve import archive, bearer, gate, management, registry
 from serve import state as states
 from serve.archive import MODEL_NAME, ArchiveError
 from serve.management import ManagementError
@@ -64,11 +64,16 @@ class Settings:
     metrics_port: int = 8082
     workers: int = 1
     tokens: bool | None = None
+    token_file: Path | None = None
     wait_seconds: float = 40.0
 
     @property
     def need_tokens(self) -> bool:
-        """As asked for; when nothing was, then wherever others than this machine's own users can reach the server."""
+        """Whether TorchServe draws tokens: as asked for; when nothing was, then wherever others than this machine's own
+        users can reach the server and no token was given.
+        """
+        if self.token_file:
+            return False
         return self.host not in LOOPBACK if self.tokens is None else self.tokens
 
 
@@ -102,6 +107,7 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
             port=settings.port,
             metrics_port=settings.metrics_port,
             tokens=settings.need_tokens,
+            token_file=str(settings.token_file.resolve()) if settings.token_file else None,
             workers=settings.workers,
             scratch=str(scratch),
         )
@@ -238,7 +244,7 @@ def find_model(runs: Path, model: Path | None) -> Path:
 
 def inference_token(state: State) -> str | None:
     """The token that predictions need, or None where they need none."""
-    return _token(state, "inference")
+    return bearer.read(state.token_file) if state.token_file else _token(state, "inference")
 
 
 def newer_token(state: State) -> str | None:
@@ -254,6 +260,13 @@ def _check(settings: Settings) -> None:
         raise UsageError(f"--host {settings.host}: TorchServe knows IPv4 addresses and names only")
     if settings.port == settings.metrics_port:
         raise UsageError("--port and --metrics-port must differ")
+    if settings.token_file and settings.tokens is not None:
+        raise UsageError("--token-file and --tokens/--no-tokens exclude each other")
+    try:
+        bearer.read(settings.token_file)
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise UsageError(f"--token-file {settings.token_file}: {reason}") from problem
     if not shutil.which(_java()):
         raise UsageError(
             "TorchServe needs Java 17 or newer; install it (Debian, Ubuntu: apt install openjdk-17-jre-headless; "
@@ -331,6 +344,8 @@ def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
         "CUDA_VISIBLE_DEVICES": "",
         gate.VARIABLE: str(scratch / "gate"),
     }
+    if settings.token_file:
+        environment[bearer.VARIABLE] = str(settings.token_file.resolve())
     command = [
         sys.executable,
         "-I",
@@ -404,9 +419,16 @@ def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
         if answer.status_code == requests.codes.ok:
             if answer.json()["sequences"] != golden["rows"]:
                 raise ServeError("TorchServe answers with other sequences than the model's golden samples.")
+            if state.token_file and _ask_without_token(session, state) != requests.codes.unauthorized:
+                raise ServeError("this archive's handler checks no token; make it anew: python -m train export RUN.")
             return
         time.sleep(POLL_SECONDS)
     raise ServeError("TorchServe did not answer a prediction in time.")
+
+
+def _ask_without_token(session: requests.Session, state: State) -> int:
+    """The status that a stranger gets."""
+    return session.post(f"{state.address}/predictions/{MODEL_NAME}", json={"n": 1}, timeout=30).status_code
 
 
 def _kill(runs: Path, scratch: Path) -> None:

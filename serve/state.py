@@ -20,6 +20,7 @@ class State:
     tokens: bool
     workers: int
     scratch: str
+    token_file: str | None = None
 
     @property
     def address(self) -> str:

@@ -467,3 +467,26 @@ def test_a_pid_of_another_process_is_not_touched(tmp_path: Path) -> None:
         assert not server.stop(tmp_path)
         assert other.poll() is None
         other.kill()
+
+
+def test_a_token_that_was_given_guards_and_survives_a_restart(
+    fresh: Settings, command: Command, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("correct-horse-battery\n")
+    settings = Settings(**(vars(fresh) | {"token_file": token_file}))
+    url = f"http://127.0.0.1:{fresh.port}/predictions/lookalike"
+    bearer = {"Authorization": "Bearer correct-horse-battery"}
+    answers = []
+    for _ in range(2):
+        server.start(settings, print)
+        try:
+            refused = requests.post(url, json={"n": 1}, timeout=30)
+            assert refused.status_code == 401
+            assert refused.json()["error"]["field"] == "Authorization"
+            answers.append(requests.post(url, json={"n": 3, "seed": 1}, headers=bearer, timeout=30).content)
+            assert command("token", "--runs", fresh.runs).stdout == "correct-horse-battery\n"
+            assert "lookalike version 1" in command("request", "--runs", fresh.runs).stdout
+        finally:
+            server.stop(fresh.runs)
+    assert answers[0] == answers[1]

@@ -1,0 +1,37 @@
+"""The token that an operator gives to a server, and its replicas, instead of the one that TorchServe draws for itself.
+
+TorchServe takes no token from outside, so the workers check it. This module is a LEAF: it imports the standard library
+only, so that it runs unchanged inside the model archive.
+"""
+
+import hmac
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "LOOKALIKE_TOKEN_FILE"  # where a worker finds the file that holds the token
+SHORTEST = 16
+
+
+def read(path: str | Path | None) -> str | None:
+    """The token in a file; None without a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no usable token.
+    """
+    if not path:
+        return None
+    token = Path(path).read_text().strip()
+    if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(f"must hold one token of at least {SHORTEST} printable ASCII characters")
+    return token
+
+
+def admits(token: str | None, headers: Mapping[str, Any]) -> bool:
+    """Whether a request with these headers, names in any case, may pass; comparing takes the same time for all."""
+    if token is None:
+        return True
+    given = next((value for name, value in headers.items() if name.lower() == "authorization"), "")
+    scheme, _, value = str(given).partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(value.strip().encode(errors="replace"), token.encode())
