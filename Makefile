@@ -7,12 +7,14 @@ TORCH ?= 2.13.0
 VENV ?= .venv
 ARGS ?=
 RUNTIME ?= auto
+GPUS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+RUN := RUNTIME=$(RUNTIME) GPUS=$(GPUS) BIN=$(BIN) TORCH=$(TORCH) docker/runtime.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve request status stop mlflow doctor test test-unit lint format readme bench-quality clean clean-venv
+.PHONY: help setup train serve request status stop up down build-images mlflow doctor test test-unit test-docker lint format readme bench-quality clean clean-venv
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,22 +34,30 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[serve,dev]"
 	@touch $@
 
-train: $(READY) ## Train on the movie reviews, or on your data: ARGS="--data reviews.csv"
-	@RUNTIME=$(RUNTIME) docker/runtime.sh "training"
-	@$(BIN)/python -m train fit $(ARGS)
+# Where these run (RUNTIME=auto|local|docker, GPUS=all|none|0,1) is decided, and said, by docker/runtime.sh.
+train: ## Train on the movie reviews, or on your data: ARGS="--data reviews.csv"
+	@$(RUN) train $(ARGS)
 
-serve: $(READY) ## Serve the newest trained generator with TorchServe
-	@RUNTIME=$(RUNTIME) docker/runtime.sh "serving"
-	@$(BIN)/python -m serve start $(ARGS)
+serve: ## Serve the newest trained generator with TorchServe
+	@$(RUN) serve $(ARGS)
 
-request: $(READY) ## Ask the server for five sequences
-	@$(BIN)/python -m serve request $(or $(ARGS),-n 5)
+request: ## Ask the server for five sequences
+	@$(RUN) request $(or $(ARGS),-n 5)
 
-status: $(READY) ## Say what is being served
-	@$(BIN)/python -m serve status $(ARGS)
+status: ## Say what is being served
+	@$(RUN) status $(ARGS)
 
-stop: $(READY) ## Stop the server
-	@$(BIN)/python -m serve stop $(ARGS)
+stop: ## Stop the server
+	@$(RUN) stop $(ARGS)
+
+up: ## Start MLflow and the server in containers
+	@$(RUN) up
+
+down: ## Stop the containers of `make up`; their data stays
+	@$(RUN) down
+
+build-images: ## Build the container images; MODEL=runs/…/lookalike.mar bakes one in
+	@$(RUN) images
 
 mlflow: $(READY) ## Open MLflow on the runs: http://127.0.0.1:5000
 	@$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}" $(ARGS)
@@ -60,6 +70,9 @@ test: lint ## Lint, check types, and run all tests
 
 test-unit: $(READY) ## Run the tests that need neither network nor services
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+test-docker: $(READY) ## Build and run the containers for real (about ten minutes the first time)
+	@$(BIN)/python -m pytest tests/docker $(ARGS)
 
 lint: $(READY) ## Lint and check types
 	@$(BIN)/ruff check .
@@ -74,7 +87,7 @@ readme: $(READY) ## Bring the options in the README up to date
 	@PYTHONPATH=. $(BIN)/python tests/unit/test_readme.py
 
 bench-quality: $(READY) ## GAN, baselines and floor on four data sets, three seeds (about an hour)
-	@$(BIN)/python tests/bench/quality.py $(ARGS)
+	@PYTHONPATH=. $(BIN)/python tests/bench/quality.py $(ARGS)
 
 clean: ## Remove caches; runs/ stays
 	@find train serve tests -name __pycache__ -type d -prune -exec rm -r {} +

@@ -1,28 +1,371 @@
 #!/bin/sh
-# Say where the work named in $1 runs, and why: $RUNTIME is auto, local or docker.
-# Exits 1 where the wished-for runtime cannot be had.
+# Run a job of Lookalike where it belongs: in a container, or in the local virtual environment.
+#
+#   docker/runtime.sh train|serve|request|status|stop [ARGUMENT...]    the Makefile's targets of these names
+#   docker/runtime.sh images | up | down                               images; the composed services
+#   docker/runtime.sh compose [ARGUMENT...]                            whatever Compose can do with them
+#
+# Environment:
+#   RUNTIME      auto (default), local or docker. auto: Docker where an engine and the NVIDIA runtime answer, else local
+#   GPUS         which GPUs: all (default where there is the NVIDIA runtime), none, or 0,1
+#   DOCKER       the client (default docker);  DOCKER_ARGS  more options for `docker run`
+#   TORCH_INDEX  the pip index of torch's CPU build (PyTorch's installation page names it); empty: wherever pip looks
+#   MODEL        for images: an archive to bake into lookalike-serve:baked
+#   MLFLOW_*, LOOKALIKE_*, OMP_NUM_THREADS   passed on to the job
+#
+# Exits 1 where the wished-for runtime cannot be had, 2 where a wish makes no sense.
 set -eu
-case "${RUNTIME:-auto}" in
-local) echo "Runtime for $1: local venv (as asked for)" ;;
-docker)
-  echo "Error: RUNTIME=docker: there is no image for $1 yet; use RUNTIME=local" >&2
-  exit 1
-  ;;
-auto)
-  if ! command -v docker >/dev/null 2>&1; then
-    why="Docker is not installed"
-  elif ! runtimes=$(docker info --format '{{json .Runtimes}}' 2>/dev/null); then
-    why="no Docker engine answers"
+cd "$(dirname "$0")/.."
+
+docker=${DOCKER:-docker}
+bin=${BIN:-.venv/bin}
+torch=${TORCH:-2.13.0}
+cpu_index=${TORCH_INDEX-}
+container=${CONTAINER:-lookalike-serve}
+export DOCKER_BUILDKIT=1
+
+fail() { # CODE MESSAGE
+  echo "Error: $2" >&2
+  exit "$1"
+}
+
+# --- Where ------------------------------------------------------------------------------------------------------------
+
+# Sets engine (yes, or why there is none) and nvidia (yes or no).
+examine() {
+  nvidia=no
+  if ! command -v "$docker" >/dev/null 2>&1; then
+    engine="Docker is not installed"
+  elif ! runtimes=$("$docker" info --format '{{json .Runtimes}}' 2>/dev/null); then
+    engine="no Docker engine answers"
   else
-    case "$runtimes" in
-    *nvidia*) why="Docker and the NVIDIA runtime answer, but there is no image yet" ;;
-    *) why="Docker answers, but has no NVIDIA runtime" ;;
-    esac
+    engine=yes
+    case $runtimes in *nvidia*) nvidia=yes ;; esac
   fi
-  echo "Runtime for $1: local venv ($why)"
-  ;;
-*)
-  echo "Error: RUNTIME must be auto, local or docker, not $RUNTIME" >&2
-  exit 2
-  ;;
-esac
+}
+
+# Sets where (local or docker) and gpus (all, none or numbers) for the work named in $1, and says why.
+choose() {
+  examine
+  case ${RUNTIME:-auto} in
+  local) where=local why="as asked for" ;;
+  docker)
+    [ "$engine" = yes ] || fail 1 "RUNTIME=docker: $engine; RUNTIME=local works without it"
+    where=docker why="as asked for"
+    ;;
+  auto)
+    if [ "$engine" != yes ]; then
+      where=local why=$engine
+    elif [ $nvidia = yes ]; then
+      where=docker why="Docker and the NVIDIA runtime answer"
+    else
+      where=local why="Docker answers, but has no NVIDIA runtime; RUNTIME=docker uses it all the same"
+    fi
+    ;;
+  *) fail 2 "RUNTIME must be auto, local or docker, not $RUNTIME" ;;
+  esac
+  case ${GPUS:-} in
+  '') if [ $nvidia = yes ]; then gpus=all; else gpus=none; fi ;;
+  none | all) gpus=$GPUS ;;
+  *[!0-9,]* | ,* | *, | *,,*) fail 2 "GPUS must be all, none or numbers such as 0,1, not $GPUS" ;;
+  *) gpus=$GPUS ;;
+  esac
+  if [ $where = docker ]; then
+    [ "$gpus" = none ] || [ $nvidia = yes ] ||
+      fail 1 "GPUS=$gpus: Docker has no NVIDIA runtime here; install nvidia-container-toolkit, or GPUS=none"
+    echo "Runtime for $1: Docker ($why)"
+  else
+    echo "Runtime for $1: local venv ($why)"
+  fi
+}
+
+# Runs a module in the local environment, made first where it is missing.
+local_python() { # MODULE ARGUMENT...
+  make --silent --no-print-directory setup
+  case ${GPUS:-all} in
+  all) ;;
+  none) export CUDA_VISIBLE_DEVICES= ;;
+  *) export CUDA_VISIBLE_DEVICES="$GPUS" ;;
+  esac
+  exec "$bin/python" -m "$@"
+}
+
+# --- Images -----------------------------------------------------------------------------------------------------------
+
+revision() {
+  git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown
+}
+
+build() { # FILE TAG OPTION...
+  file=$1 tag=$2
+  shift 2
+  set -- --build-arg "REVISION=$(revision)" "$@"
+  [ -z "${BASE:-}" ] || set -- --build-arg "BASE=$BASE" "$@"
+  "$docker" build --file "docker/$file.Dockerfile" --tag "$tag" "$@" . || fail 1 "the image $tag could not be built"
+}
+
+# Sets image: torch's CUDA build where a GPU will be used, else the small CPU build.
+build_train() {
+  if [ "$gpus" = none ]; then image=lookalike-train:cpu index=$cpu_index; else image=lookalike-train:cuda index=; fi
+  build train "$image" --target train --build-arg "TORCH=$torch" --build-arg "TORCH_INDEX=$index"
+}
+
+build_mlflow() {
+  build train lookalike-mlflow --target tracking
+}
+
+build_serve() { # TAG OPTION...
+  [ -n "$cpu_index" ] || [ "$(uname -m)" != x86_64 ] ||
+    echo "TORCH_INDEX is not set: where pip finds no CPU build, torch brings gigabytes of CUDA that serving does not use" >&2
+  tag=$1
+  shift
+  build serve "$tag" --build-arg "TORCH=$torch" --build-arg "TORCH_INDEX=$cpu_index" "$@"
+}
+
+images() {
+  RUNTIME=docker choose images
+  build_train
+  build_mlflow
+  build_serve lookalike-serve --target serve
+  [ -z "${MODEL:-}" ] || build_serve lookalike-serve:baked --target baked --build-arg "MODEL=$MODEL"
+  "$docker" image ls --filter 'reference=lookalike-*' --format '{{.Repository}}:{{.Tag}}  {{.Size}}'
+}
+
+# --- Jobs in containers -----------------------------------------------------------------------------------------------
+
+# The caller's uid, so that what a job writes belongs to the caller; a rootless engine maps its root to the caller.
+identity() {
+  case $("$docker" info --format '{{json .SecurityOptions}}' 2>/dev/null) in
+  *rootless*) echo 0:0 ;;
+  *) echo "$(id -u):$(id -g)" ;;
+  esac
+}
+
+absolute() { # PATH of something whose folder exists
+  echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
+}
+
+# Shows a command and becomes it.
+become() {
+  printf '+' >&2
+  for word; do
+    case $word in *[!A-Za-z0-9_=:,./@%+-]*) printf " '%s'" "$word" >&2 ;; *) printf ' %s' "$word" >&2 ;; esac
+  done
+  echo >&2
+  exec "$@"
+}
+
+# Paths mean the same inside as outside: this folder is mounted for reading where it is, the folder of runs for writing,
+# and so is, for reading, whatever else the arguments name. Only MLflow may need a network.
+train_in_docker() { # ARGUMENT...
+  here=$(pwd) out=${LOOKALIKE_OUT:-runs} dry=no before=
+  for word; do
+    case $word in --dry-run) dry=yes ;; --out=*) out=${word#--out=} ;; esac
+    [ "$before" != --out ] || out=$word
+    before=$word
+  done
+  build_train
+  set -- "$image" fit "$@"
+  if [ $dry = no ]; then
+    mkdir -p "$out"
+    out=$(cd "$out" && pwd)
+    set -- --mount "type=bind,source=$out,target=$out" "$@"
+  fi
+  for word; do
+    path=${word#--*=}
+    case $path in -*) continue ;; esac
+    [ -e "$path" ] || continue
+    path=$(absolute "$path")
+    case "$path/ $*" in
+    "$here"/* | *"target=$path "* | *"target=$path,"*) ;;
+    *) set -- --mount "type=bind,source=$path,target=$path,readonly" "$@" ;;
+    esac
+  done
+  for name in $(env | sed -n 's/^\(MLFLOW_[A-Z0-9_]*\|LOOKALIKE_[A-Z0-9_]*\|OMP_NUM_THREADS\)=.*/\1/p'); do
+    case $name in LOOKALIKE_CACHE | LOOKALIKE_SERVE_*) ;; *) set -- --env "$name" "$@" ;; esac
+  done
+  case $gpus in
+  none) ;;
+  all) set -- --gpus all "$@" ;;
+  *) set -- --gpus "\"device=$gpus\"" "$@" ;;
+  esac
+  case ${MLFLOW_TRACKING_URI:-} in
+  *://localhost* | *://127.*) network=host ;;
+  http*://* | databricks* | postgresql* | mysql*) network=bridge ;;
+  *) network=none ;;
+  esac
+  [ ! -t 1 ] || set -- --tty "$@"
+  # shellcheck disable=SC2086
+  become "$docker" run --rm --network $network --shm-size 1g --cap-drop ALL --security-opt no-new-privileges \
+    --user "$(identity)" --env "USER=$(id -un 2>/dev/null || id -u)" --workdir "$here" \
+    --mount "type=bind,source=$here,target=$here,readonly" ${DOCKER_ARGS:-} "$@"
+}
+
+# The container sees the runs at /models, for reading. The port is published on loopback; metrics only when asked for.
+serve_in_docker() { # ARGUMENT...
+  host=127.0.0.1 port=${LOOKALIKE_SERVE_PORT:-8080} metrics=${LOOKALIKE_SERVE_METRICS_PORT:-} runs=${LOOKALIKE_SERVE_RUNS:-runs} model=${LOOKALIKE_SERVE_MODEL:-}
+  token=${LOOKALIKE_SERVE_TOKEN_FILE:-}
+  left=$#
+  while [ "$left" -gt 0 ]; do
+    word=$1
+    shift
+    left=$((left - 1))
+    case $word in
+    --host | --port | --metrics-port | --runs | --model | --token-file)
+      [ "$left" -gt 0 ] || fail 2 "$word needs a value"
+      word=$word=$1
+      shift
+      left=$((left - 1))
+      ;;
+    esac
+    case $word in
+    --host=*) host=${word#*=} ;;
+    --port=*) port=${word#*=} ;;
+    --metrics-port=*) metrics=${word#*=} ;;
+    --runs=*) runs=${word#*=} ;;
+    --model=*) model=${word#*=} ;;
+    --token-file=*) token=${word#*=} ;;
+    --foreground) ;;
+    *) set -- "$@" "$word" ;;
+    esac
+  done
+  if is_serving; then
+    echo "It already serves: container $container"
+    return
+  fi
+  case $model in models:/*) fail 2 "--model $model: the serving image holds no MLflow; RUNTIME=local serves it" ;; esac
+  source=${model:-$runs}
+  [ -e "$source" ] || fail 2 "there is no $source; train a model first: make train"
+  source=$(absolute "$source")
+  target=/models
+  [ ! -f "$source" ] || target=/models/lookalike.mar
+  build_serve lookalike-serve --target serve
+  "$docker" rm --force "$container" >/dev/null 2>&1 || true
+  set -- lookalike-serve --port "$port" "$@"
+  if [ -n "$token" ]; then
+    [ -f "$token" ] || fail 2 "--token-file $token: there is no such file"
+    secret=/run/secrets/lookalike-token
+    set -- --mount "type=bind,source=$(absolute "$token"),target=$secret,readonly" "$@" --token-file "$secret"
+  fi
+  [ -z "$metrics" ] || set -- --publish "$host:$metrics:$metrics" "$@" --metrics-port "$metrics"
+  for name in $(env | sed -n 's/^\(LOOKALIKE_SERVE_[A-Z_]*\)=.*/\1/p'); do
+    case $name in *_RUNS | *_MODEL | *_HOST | *_PORT | *_TOKEN_FILE) ;; *) set -- --env "$name" "$@" ;; esac
+  done
+  # shellcheck disable=SC2086
+  (become "$docker" run --detach --name "$container" --read-only --tmpfs /tmp:exec,mode=1777,size=1g \
+    --cap-drop ALL --security-opt no-new-privileges --pids-limit 512 --stop-timeout 40 --user "$(identity)" \
+    --publish "$host:$port:$port" --mount "type=bind,source=$source,target=$target,readonly" ${DOCKER_ARGS:-} "$@") >/dev/null
+  await_serving
+  echo "address  http://$host:$port/predictions/lookalike"
+  token=
+  ! "$docker" exec "$container" python -m serve token >/dev/null 2>&1 ||
+    token=" -H \"Authorization: Bearer \$($docker exec $container python -m serve token)\""
+  echo "try      curl -X POST http://$host:$port/predictions/lookalike -d '{\"n\": 5, \"seed\": 1}' -H 'Content-Type: application/json'$token"
+}
+
+await_serving() {
+  for _ in $(seq 120); do
+    if ! is_serving; then
+      "$docker" logs --tail 20 "$container" >&2
+      "$docker" rm "$container" >/dev/null
+      fail 1 "the server ended by itself; its last lines are above"
+    fi
+    if "$docker" logs "$container" 2>/dev/null | grep -q '^address'; then return; fi # said after the golden samples came
+    sleep 1
+  done
+  fail 1 "the server does not answer; see: $docker logs $container"
+}
+
+is_serving() {
+  [ "$("$docker" inspect --format '{{.State.Running}}' "$container" 2>/dev/null)" = true ]
+}
+
+# request, status and stop go to the container that serves, else to the local server.
+ask() { # COMMAND ARGUMENT...
+  if [ "${RUNTIME:-auto}" = local ] || ! is_serving; then
+    local_python serve "$@"
+  elif [ "$1" = stop ]; then
+    "$docker" stop --time 40 "$container" >/dev/null
+    "$docker" rm "$container" >/dev/null
+    echo "stopped"
+  else
+    exec "$docker" exec "$container" python -m serve "$@"
+  fi
+}
+
+# --- Services ---------------------------------------------------------------------------------------------------------
+
+compose() {
+  LOOKALIKE_UID=${LOOKALIKE_UID:-$(id -u)} LOOKALIKE_GID=${LOOKALIKE_GID:-$(id -g)} REVISION=$(revision) TORCH=$torch CPU_INDEX=$cpu_index
+  export LOOKALIKE_UID LOOKALIKE_GID REVISION TORCH CPU_INDEX
+  if "$docker" compose version >/dev/null 2>&1; then
+    "$docker" compose --project-name "${PROJECT:-lookalike}" --file docker/compose.yaml "$@"
+  else
+    "${DOCKER_COMPOSE:-docker-compose}" --project-name "${PROJECT:-lookalike}" --file docker/compose.yaml "$@"
+  fi
+}
+
+up() {
+  RUNTIME=docker choose services
+  set -- --profile tracking
+  build_mlflow
+  if [ -n "$(find "${RUNS:-runs}" -maxdepth 2 -name lookalike.mar 2>/dev/null | head -n 1)" ]; then
+    set -- "$@" --profile serve
+    build_serve lookalike-serve --target serve
+  else
+    echo "There is no trained model under ${RUNS:-runs}, so MLflow starts alone: make train, then make up again"
+  fi
+  compose "$@" up --detach --no-build || fail 1 "the services did not start"
+  for service in $(compose "$@" config --services); do
+    await_healthy "$(compose "$@" ps --quiet "$service")" "$service"
+  done
+}
+
+await_healthy() { # CONTAINER SERVICE
+  [ -n "$1" ] || return 0
+  for _ in $(seq 120); do
+    case $("$docker" inspect --format '{{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}' "$1") in
+    *\ healthy)
+      echo "$2 is healthy: $("$docker" port "$1" | sed 's/.*-> /http:\/\//' | tr '\n' ' ')"
+      return
+      ;;
+    running*) sleep 1 ;;
+    *) break ;;
+    esac
+  done
+  "$docker" logs --tail 20 "$1" >&2
+  fail 1 "$2 is not healthy; its last lines are above"
+}
+
+down() {
+  compose --profile tracking --profile serve --profile train --profile train-gpu down
+}
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+# The shell reads a script while it runs it; when this runs all of it has been read, so it may be edited meanwhile.
+main() {
+  command=${1-}
+  [ $# = 0 ] || shift
+  case $command in
+  train)
+    choose training
+    if [ $where = docker ]; then train_in_docker "$@"; else local_python train fit "$@"; fi
+    ;;
+  serve)
+    choose serving
+    if [ $where = docker ]; then serve_in_docker "$@"; else local_python serve start "$@"; fi
+    ;;
+  request | status | stop) ask "$command" "$@" ;;
+  images) images ;;
+  up) up ;;
+  down) down ;;
+  compose) compose "$@" ;;
+  *) fail 2 "usage: docker/runtime.sh train|serve|request|status|stop|images|up|down|compose [ARGUMENT...]" ;;
+  esac
+}
+
+{
+  main "$@"
+  exit
+}

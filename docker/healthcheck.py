@@ -1,0 +1,37 @@
+"""The serving container's health: exit code 0 when the server answers a real prediction.
+
+It runs every few seconds, so it uses the standard library only and starts in a moment.
+"""
+
+import http.client
+import json
+import os
+import sys
+from pathlib import Path
+
+SECONDS = 6
+ROWS = 2
+
+
+def main() -> None:
+    """Ask for sequences as a client would; raises where that fails."""
+    state = json.loads(Path(os.environ["LOOKALIKE_SERVE_RUNS"], "serve", "state.json").read_text())
+    headers = {"Content-Type": "application/json"}
+    if state["token_file"]:
+        headers["Authorization"] = f"Bearer {Path(state['token_file']).read_text().strip()}"
+    elif state["tokens"]:
+        keys = json.loads(Path(state["scratch"], "key_file.json").read_text())
+        headers["Authorization"] = f"Bearer {keys['inference']['key']}"
+    connection = http.client.HTTPConnection("127.0.0.1", state["port"], timeout=SECONDS)
+    connection.request("POST", "/predictions/lookalike", json.dumps({"n": ROWS, "seed": 0}), headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    if answer.status != http.client.OK or len(json.loads(body)["sequences"]) != ROWS:
+        raise ValueError(f"status {answer.status}: {body[:200]!r}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError, KeyError, http.client.HTTPException) as problem:
+        sys.exit(f"unhealthy: {type(problem).__name__}: {problem}")

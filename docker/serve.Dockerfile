@@ -1,0 +1,80 @@
+# The serving image: TorchServe with Java, the serving code and CPU torch; nothing of training. README.md in this folder
+# says how to use it.
+#
+#   docker build -f docker/serve.Dockerfile -t lookalike-serve .                             models come from /models
+#   docker build -f docker/serve.Dockerfile -t lookalike-serve:7 \
+#     --target baked --build-arg MODEL=runs/00007-movie-reviews-presence/lookalike.mar .      one model inside
+#
+# For builds that never change, pin the base by its digest:
+#   docker build --build-arg BASE=python:3.11-slim-bookworm@sha256:…
+# where `docker buildx imagetools inspect python:3.11-slim-bookworm` prints the digest.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS build
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY constraints.txt /opt/build/
+# Generators are small and are served from the CPU, in float64. TORCH_INDEX names a pip index with torch's CPU build (see
+# PyTorch's installation page), which saves some gigabytes of CUDA; empty means wherever pip looks.
+ARG TORCH=2.13.0
+ARG TORCH_INDEX=
+# hadolint ignore=DL3042
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} --constraint /opt/build/constraints.txt "torch==${TORCH}"
+# What the modules of serve/ and the leaf modules of train/ import; the versions stand in constraints.txt.
+# hadolint ignore=DL3013,DL3042
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint /opt/build/constraints.txt \
+      click numpy orjson psutil pyyaml requests safetensors torchserve \
+ && pip uninstall --yes pip setuptools
+# What torch's wheel carries for building and testing C++ code: 140 MB.
+RUN rm -rf /opt/venv/lib/python3.*/site-packages/torch/include /opt/venv/lib/python3.*/site-packages/torch/test \
+ && find /opt/venv/lib/python3.*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete
+
+
+FROM ${BASE} AS runtime
+# Java 17 runs TorchServe; tini is the init that passes signals on and reaps what TorchServe's launcher leaves behind.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends openjdk-17-jre-headless tini \
+ && apt-get clean \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin \
+ && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp lookalike \
+ && install -d /models
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/opt/lookalike \
+    PYTHONSAFEPATH=1 \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    LOOKALIKE_SERVE_RUNS=/tmp/lookalike \
+    LOOKALIKE_SERVE_HOST=0.0.0.0
+COPY train/__init__.py train/artifact.py train/codec.py train/generator.py /opt/lookalike/train/
+COPY serve /opt/lookalike/serve
+COPY docker/entrypoint.py docker/healthcheck.py /opt/lookalike/
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="lookalike-serve" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.revision="${REVISION}"
+# /tmp is the one place that is written to: with a read-only root it must be a tmpfs that allows exec, because Java loads
+# a library from there.
+USER 10001
+WORKDIR /tmp
+# Predictions; metrics are on 8082 for those who publish it. Management stays on a Unix socket inside.
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=8s --start-period=90s --retries=3 CMD ["python", "-I", "/opt/lookalike/healthcheck.py"]
+ENTRYPOINT ["tini", "--", "python", "/opt/lookalike/entrypoint.py"]
+
+
+# An image that holds its model, proved when it is built.
+FROM runtime AS baked
+ARG MODEL
+COPY ${MODEL} /models/lookalike.mar
+RUN python -c "import pathlib; from serve import archive; archive.verify(pathlib.Path('/models/lookalike.mar'))"
+
+
+# The default: models are mounted at /models.
+FROM runtime AS serve

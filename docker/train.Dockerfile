@@ -1,0 +1,95 @@
+# The training image, and (target "tracking") the MLflow server's. README.md in this folder says how to use them.
+#
+#   docker build -f docker/train.Dockerfile -t lookalike-train .
+#
+# TORCH_INDEX is empty for torch's CUDA build, which brings its own CUDA libraries: the host needs only the NVIDIA driver
+# and the container toolkit. For the CPU build it is the index that PyTorch's installation page names.
+# For builds that never change, pin the base by its digest:
+#   docker build --build-arg BASE=python:3.11-slim-bookworm@sha256:…
+# where `docker buildx imagetools inspect python:3.11-slim-bookworm` prints the digest.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS base
+# tini passes signals on to the job, also in the moments before Python listens to them.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends tini \
+ && apt-get clean \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
+RUN python -m venv /opt/venv \
+ && useradd --uid 10001 --user-group --create-home --home-dir /home/lookalike lookalike
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY constraints.txt /opt/build/
+
+
+# The MLflow server: MLflow, and drivers for a Postgres store and S3-compatible storage.
+FROM base AS tracking
+ARG DRIVERS="psycopg2-binary==2.9.13 boto3==1.44.5"
+# hadolint ignore=DL3013,DL3042,SC2086
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint /opt/build/constraints.txt mlflow ${DRIVERS}
+ENV GIT_PYTHON_REFRESH=quiet \
+    MLFLOW_DISABLE_TELEMETRY=true \
+    MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+    BACKEND=sqlite:////mlflow/mlflow.db \
+    ARTIFACTS=/mlflow/artifacts
+RUN install -d -o lookalike -g lookalike /mlflow
+USER 10001
+WORKDIR /mlflow
+VOLUME /mlflow
+EXPOSE 5000
+ENTRYPOINT ["tini", "--"]
+CMD ["sh", "-c", "exec mlflow server --host 0.0.0.0 --workers 1 --backend-store-uri \"$BACKEND\" --artifacts-destination \"$ARTIFACTS\""]
+
+
+# What pyproject.toml requires; a change to its other lines then leaves the layers below as they are.
+FROM base AS requirements
+COPY pyproject.toml /opt/build/
+RUN python -c "import tomllib; print(*tomllib.load(open('/opt/build/pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+      > /opt/build/requirements.txt
+
+
+FROM base AS train
+# The slowest layer first: torch with everything that it needs.
+ARG TORCH=2.13.0
+ARG TORCH_INDEX=
+# hadolint ignore=DL3042
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} --constraint /opt/build/constraints.txt "torch==${TORCH}"
+COPY --from=requirements /opt/build/requirements.txt /opt/build/
+# hadolint ignore=DL3042
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint /opt/build/constraints.txt --requirement /opt/build/requirements.txt
+
+# The built-in reviews, so that a job needs no network. Only the code that fetches them can invalidate this layer.
+ENV LOOKALIKE_CACHE=/opt/data
+COPY train/__init__.py train/config.py train/builtin.py /opt/build/train/
+RUN PYTHONPATH=/opt/build python -c "from train import builtin; print(len(builtin.movie_reviews()), 'reviews')" \
+ && chmod -R a+rX /opt/data
+
+# The code, last: a change to it rebuilds from here in seconds. PYTHONSAFEPATH keeps `python -m train` from taking the code
+# of the folder that it is started in.
+ENV PYTHONPATH=/opt/lookalike \
+    PYTHONSAFEPATH=1 \
+    HOME=/tmp \
+    USER=lookalike \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    GIT_PYTHON_REFRESH=quiet \
+    MLFLOW_DISABLE_TELEMETRY=true
+COPY train /opt/lookalike/train
+COPY serve /opt/lookalike/serve
+# What MLflow shows as the run's commit.
+ARG REVISION=unknown
+ENV LOOKALIKE_REVISION=${REVISION} \
+    MLFLOW_RUN_CONTEXT="{\"mlflow.source.git.commit\": \"${REVISION}\"}"
+LABEL org.opencontainers.image.title="lookalike-train" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.revision="${REVISION}"
+# Whoever starts the job gives their own uid (docker run --user), so that what it writes belongs to them.
+USER 10001
+WORKDIR /home/lookalike
+ENTRYPOINT ["tini", "--", "python", "-m", "train"]
+CMD ["--help"]

@@ -1,0 +1,172 @@
+"""The containers under test: an engine, the images, a trained run, a server.
+
+Without an engine the tests that need one are skipped and say so; LOOKALIKE_NEED_DOCKER=1 makes that a failure.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OTHER_UID = 12345  # the caller, where the tests themselves run as root
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A Docker client whose engine builds images, and what marks this session's containers."""
+
+    docker: str
+    mark: str
+
+    @property
+    def uid(self) -> int:
+        return os.getuid() or OTHER_UID
+
+    def __call__(self, *arguments: object, check: bool = True, timeout: int = 300) -> subprocess.CompletedProcess[str]:
+        command = [self.docker, *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=check, timeout=timeout)
+
+    def environment(self, **settings: object) -> dict[str, str]:
+        """This environment without its own settings of Lookalike and MLflow, and with those given."""
+        ours = ("LOOKALIKE_", "MLFLOW_", "RUNTIME", "GPUS", "MAKE", "MFLAGS", "ARGS", "VENV")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        # One thread: the nets are tiny, and the engine's machine may be busy.
+        facts = {"DOCKER": self.docker, "OMP_NUM_THREADS": "1"}
+        return kept | facts | {name: str(value) for name, value in settings.items()}
+
+    def make(self, *arguments: str, timeout: int = 600, **settings: object) -> subprocess.CompletedProcess[str]:
+        """Run a target of the Makefile, as a user does."""
+        return subprocess.run(
+            ["make", *arguments],
+            cwd=ROOT,
+            env=self.environment(**settings),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Images take longer to build than other tests may last."""
+    for item in items:
+        if "tests/docker" in item.path.as_posix():
+            item.add_marker(pytest.mark.timeout(1500))
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    client = next(filter(_builds, (os.environ.get("DOCKER", "docker"), "/usr/bin/docker")), None)
+    if client is None:
+        message = "NO DOCKER ENGINE builds images here: nothing of the containers was tested"
+        if os.environ.get("LOOKALIKE_NEED_DOCKER"):
+            pytest.fail(message)
+        pytest.skip(message)
+    found = Engine(client, f"lookalike-test-{uuid.uuid4().hex[:8]}")
+    yield found
+    left = found("ps", "--all", "--quiet", "--filter", f"name={found.mark}").stdout.split()
+    if left:
+        found("rm", "--force", "--volumes", *left)
+
+
+def _builds(client: str) -> bool:
+    """Whether this client and its engine can build as the Dockerfiles need it (BuildKit)."""
+    if not shutil.which(client):
+        return False
+    command = [client, "build", "--quiet", "-"]
+    environment = os.environ | {"DOCKER_BUILDKIT": "1"}
+    done = subprocess.run(command, input="FROM scratch\nLABEL a=b\n", env=environment, capture_output=True, text=True)
+    return done.returncode == 0
+
+
+@pytest.fixture(scope="session")
+def images(engine: Engine) -> dict[str, int]:
+    """The images, built; their sizes in bytes by name. The sizes are printed."""
+    built = engine.make("build-images", timeout=1400, GPUS="none")
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+    names = ("lookalike-train:cpu", "lookalike-serve", "lookalike-mlflow")
+    sizes = {name: int(engine("image", "inspect", "--format", "{{.Size}}", name).stdout) for name in names}
+    for name, size in sizes.items():
+        print(f"{name}: {size / 1e9:.2f} GB")
+    return sizes
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Path:
+    """A folder of runs that belongs to the caller of the containers."""
+    folder = tmp_path_factory.mktemp("containers") / "runs"
+    folder.mkdir()
+    for parent in folder.parents[:3]:
+        if parent.owner() == folder.owner() and not parent.stat().st_mode & 0o001:
+            parent.chmod(0o711)
+    if os.getuid() == 0:
+        os.chown(folder, engine.uid, engine.uid)
+    return folder
+
+
+def as_caller(engine: Engine) -> str:
+    """DOCKER_ARGS that make the caller an ordinary user even where the tests run as root."""
+    return f"--user {engine.uid}:{engine.uid}" if os.getuid() == 0 else ""
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports: list[int] = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@pytest.fixture(scope="session")
+def trained(engine: Engine, images: dict[str, int], runs: Path) -> subprocess.CompletedProcess[str]:
+    """One short training on the built-in reviews, by an ordinary user, without a network."""
+    arguments = f"--words 16 --max-minutes 0.05 --baselines none --gate none --out {runs}"
+    done = engine.make("train", f"ARGS={arguments}", RUNTIME="docker", GPUS="none", DOCKER_ARGS=as_caller(engine))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@dataclass(frozen=True)
+class Server:
+    """A serving container."""
+
+    engine: Engine
+    container: str
+    port: int
+    metrics_port: int
+    run: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/predictions/lookalike"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        token = self.engine("exec", self.container, "python", "-m", "serve", "token").stdout.strip()
+        return {"Authorization": f"Bearer {token}"}
+
+    def is_healthy(self) -> bool:
+        """What the image's health check says now."""
+        check = ("exec", self.container, "python", "-I", "/opt/lookalike/healthcheck.py")
+        return self.engine(*check, check=False).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def server(engine: Engine, trained: object, runs: Path) -> Server:
+    """`make serve` in a container, with the model that was trained in one."""
+    port, metrics_port = free_ports(2)
+    name = f"{engine.mark}-serve"
+    arguments = f"--runs {runs} --port {port} --metrics-port {metrics_port} --wait-seconds 120"
+    settings = {"RUNTIME": "docker", "CONTAINER": name, "DOCKER_ARGS": as_caller(engine)}
+    done = engine.make("serve", f"ARGS={arguments}", **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"curl -X POST http://127.0.0.1:{port}/predictions/lookalike" in done.stdout
+    return Server(engine, name, port, metrics_port, max(runs.glob("0*")))

@@ -1,0 +1,103 @@
+"""A client that only notes what it is asked to do, so that a machine with GPUs can be played anywhere."""
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from tests.docker.conftest import ROOT
+
+# Every call becomes one line of $NOTES, its words separated by tabs. $RUNTIMES is what the engine knows; without it
+# there is no engine. $SERVING says whether the serving container runs.
+CLIENT = """#!/bin/sh
+printf '%s\\t' "${0##*/}" "$@" >> "$NOTES"
+printf '\\n' >> "$NOTES"
+case "$1 $*" in
+info*Runtimes*) [ -n "$RUNTIMES" ] && echo "$RUNTIMES" ;;
+info*Security*) echo "$SECURITY" ;;
+inspect*Running*) echo "${SERVING:-false}" ;;
+inspect*Health*) echo "running healthy" ;;
+logs*) echo 'address  http://0.0.0.0:8080' ;;
+compose*) exit 1 ;;
+*config*--services) echo mlflow ;;
+*ps*--quiet*) echo 0123456789ab ;;
+port*) echo '5000/tcp -> 127.0.0.1:5000' ;;
+"exec "*"serve token"*) [ -n "$TOKENS" ] ;;
+esac
+"""
+PYTHON = """#!/bin/sh
+echo "local: $*"
+echo "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset}"
+"""
+PLAIN = '{"runc":{"path":"runc"}}'
+NVIDIA = '{"nvidia":{"path":"nvidia-container-runtime"},"runc":{"path":"runc"}}'
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a target of the Makefile did: its exit code, its words, and the calls of the client."""
+
+    code: int
+    output: str
+    errors: str
+    calls: list[list[str]]
+
+    def call(self, *start: str) -> list[str]:
+        """The one call that starts with these words."""
+        (found,) = (call for call in self.calls if call[: len(start)] == list(start))
+        return found
+
+
+def after(call: list[str], option: str) -> list[str]:
+    """The values that an option was given, each time."""
+    return [value for name, value in pairwise(call) if name == option]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A folder with the fake client and a fake virtual environment."""
+
+    folder: Path
+
+    def make(self, *arguments: str, runtimes: str = "", **settings: str) -> Done:
+        """Run a target of the Makefile. `runtimes`: what the engine answers; empty: there is none."""
+        notes = self.folder / "notes"
+        notes.write_text("")
+        venv = self.folder / "venv"
+        environment: Mapping[str, str] = {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(self.folder),
+            "NOTES": str(notes),
+            "RUNTIMES": runtimes,
+            **settings,
+        }
+        done = subprocess.run(
+            ["make", *arguments, f"VENV={venv}"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        calls = [line.rstrip("\t").split("\t") for line in notes.read_text().splitlines()]
+        return Done(done.returncode, done.stdout, done.stderr, calls)
+
+
+def machine(folder: Path, *, docker: bool = True) -> Machine:
+    """Make a machine, with or without a Docker client."""
+    programs = {"venv/bin/python": PYTHON}
+    if docker:
+        programs |= {"bin/docker": CLIENT, "bin/docker-compose": CLIENT}
+    for name, script in programs.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(script)
+        path.chmod(0o755)
+    ready = folder / "venv" / ".ready"
+    ready.touch()
+    future = time.time() + 3600  # whatever is edited meanwhile, this environment is up to date
+    os.utime(ready, (future, future))
+    return Machine(folder)

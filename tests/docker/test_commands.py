@@ -1,0 +1,230 @@
+"""Which commands the Makefile gives on which machine. No engine is needed: the client is a fake that takes notes."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.docker.conftest import ROOT
+from tests.docker.fake import NVIDIA, PLAIN, Done, Machine, after, machine
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Machine:
+    return machine(tmp_path)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> str:
+    return f"--out {tmp_path / 'runs'}"
+
+
+def is_local(done: Done) -> bool:
+    return done.code == 0 and "local: -m train fit" in done.output and not any(c[1] == "run" for c in done.calls)
+
+
+def test_a_machine_without_docker_trains_in_its_venv(box: Machine, out: str) -> None:
+    done = box.make("train", f"ARGS={out} --seed 3", DOCKER="no-such-client")
+    assert is_local(done)
+    assert "Runtime for training: local venv (Docker is not installed)" in done.output
+    assert f"local: -m train fit {out} --seed 3" in done.output
+
+
+def test_a_client_without_an_engine_trains_in_the_venv(box: Machine, out: str) -> None:
+    done = box.make("train", f"ARGS={out}")
+    assert is_local(done)
+    assert "local venv (no Docker engine answers)" in done.output
+
+
+def test_an_engine_without_gpus_trains_in_the_venv_and_names_the_alternative(box: Machine, out: str) -> None:
+    done = box.make("train", f"ARGS={out}", runtimes=PLAIN)
+    assert is_local(done)
+    assert "has no NVIDIA runtime; RUNTIME=docker uses it all the same" in done.output
+
+
+def test_a_gpu_box_trains_in_docker_on_all_gpus(box: Machine, out: str) -> None:
+    done = box.make("train", f"ARGS=--data digits {out}", runtimes=NVIDIA)
+    assert done.code == 0, done.errors
+    assert "Runtime for training: Docker (Docker and the NVIDIA runtime answer)" in done.output
+    build = done.call("docker", "build")
+    assert after(build, "--tag") == ["lookalike-train:cuda"]
+    assert "TORCH_INDEX=" in after(build, "--build-arg"), "torch's CUDA build comes from PyPI"
+    run = done.call("docker", "run")
+    assert after(run, "--gpus") == ["all"]
+    assert after(run, "--shm-size") == ["1g"]
+    assert after(run, "--user") == [f"{os.getuid()}:{os.getgid()}"]
+    assert run[run.index("lookalike-train:cuda") + 1 :] == ["fit", "--data", "digits", *out.split()]
+    shown = next(line for line in done.errors.splitlines() if line.startswith("+ "))
+    assert shown.split()[:3] == ["+", "docker", "run"]
+    assert "--gpus all" in shown
+
+
+def test_gpus_chooses(box: Machine, out: str) -> None:
+    run = box.make("train", f"ARGS={out}", runtimes=NVIDIA, GPUS="0,1").call("docker", "run")
+    assert after(run, "--gpus") == ['"device=0,1"'], "quoted, since the client splits its value at commas"
+
+
+def test_gpus_none_takes_the_small_image(box: Machine, out: str) -> None:
+    done = box.make("train", f"ARGS={out}", runtimes=NVIDIA, GPUS="none", TORCH_INDEX="https://index.example")
+    assert "TORCH_INDEX=https://index.example" in after(done.call("docker", "build"), "--build-arg")
+    run = done.call("docker", "run")
+    assert "--gpus" not in run
+    assert "lookalike-train:cpu" in run
+
+
+def test_gpus_holds_in_the_venv_too(box: Machine, out: str) -> None:
+    assert "CUDA_VISIBLE_DEVICES=1\n" in box.make("train", f"ARGS={out}", GPUS="1", RUNTIME="local").output
+    assert "CUDA_VISIBLE_DEVICES=\n" in box.make("train", f"ARGS={out}", GPUS="none", RUNTIME="local").output
+    assert "CUDA_VISIBLE_DEVICES=unset" in box.make("train", f"ARGS={out}", RUNTIME="local").output
+
+
+@pytest.mark.parametrize(
+    ("settings", "runtimes", "code", "message"),
+    [
+        ({"RUNTIME": "docker"}, "", 1, "RUNTIME=docker: no Docker engine answers"),
+        ({"RUNTIME": "docker", "GPUS": "0"}, PLAIN, 1, "GPUS=0: Docker has no NVIDIA runtime here"),
+        ({"RUNTIME": "podman"}, NVIDIA, 2, "RUNTIME must be auto, local or docker, not podman"),
+        ({"GPUS": "first"}, NVIDIA, 2, "GPUS must be all, none or numbers such as 0,1, not first"),
+        ({"GPUS": "0,,1"}, NVIDIA, 2, "GPUS must be"),
+    ],
+)
+def test_wishes_that_cannot_be_met(
+    box: Machine, settings: dict[str, str], runtimes: str, code: int, message: str
+) -> None:
+    done = box.make("train", runtimes=runtimes, **settings)
+    assert done.code == 2  # make's own
+    assert f"Error {code}" in done.errors
+    assert f"Error: {message}" in done.errors
+    assert not any(call[1] in ("build", "run") for call in done.calls)
+
+
+@pytest.mark.parametrize(
+    ("uri", "network"),
+    [
+        ("", "none"),
+        ("sqlite:////data/mlflow.db", "none"),
+        ("http://localhost:5000", "host"),
+        ("http://127.0.0.1:5000", "host"),
+        ("https://mlflow.example.org", "bridge"),
+    ],
+)
+def test_only_mlflow_may_need_a_network(box: Machine, out: str, uri: str, network: str) -> None:
+    settings = {"MLFLOW_TRACKING_URI": uri} if uri else {}
+    run = box.make("train", f"ARGS={out}", runtimes=NVIDIA, **settings).call("docker", "run")
+    assert after(run, "--network") == [network]
+    assert ("MLFLOW_TRACKING_URI" in after(run, "--env")) == bool(uri)
+
+
+def test_settings_reach_the_job_and_secrets_stay_out_of_the_command(box: Machine, out: str) -> None:
+    settings = {"MLFLOW_TRACKING_TOKEN": "s3cret", "LOOKALIKE_SEED": "4", "LOOKALIKE_CACHE": "/x", "AWS_SECRET": "y"}
+    done = box.make("train", f"ARGS={out}", runtimes=NVIDIA, **settings)
+    names = after(done.call("docker", "run"), "--env")
+    assert {"MLFLOW_TRACKING_TOKEN", "LOOKALIKE_SEED"} <= set(names)
+    assert not {"LOOKALIKE_CACHE", "AWS_SECRET"} & set(names)
+    assert "s3cret" not in done.errors + str(done.calls)
+
+
+def test_paths_mean_the_same_inside(box: Machine, tmp_path: Path) -> None:
+    table = tmp_path / "my reviews.csv"
+    table.touch()
+    done = box.make("train", f"ARGS=--data '{table}' --out={tmp_path}/runs", runtimes=NVIDIA)
+    run = done.call("docker", "run")
+    assert set(after(run, "--mount")) == {
+        f"type=bind,source={ROOT},target={ROOT},readonly",
+        f"type=bind,source={table},target={table},readonly",
+        f"type=bind,source={tmp_path}/runs,target={tmp_path}/runs",
+    }
+    assert after(run, "--workdir") == [str(ROOT)]
+    assert run[-3:] == ["--data", str(table), f"--out={tmp_path}/runs"]
+
+
+def test_a_folder_is_mounted_once(box: Machine, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    done = box.make("train", f"ARGS=--data {tmp_path} --config {tmp_path} --out {runs}", runtimes=NVIDIA)
+    mounts = after(done.call("docker", "run"), "--mount")
+    assert sorted(mounts) == sorted(
+        [
+            f"type=bind,source={ROOT},target={ROOT},readonly",
+            f"type=bind,source={tmp_path},target={tmp_path},readonly",
+            f"type=bind,source={runs},target={runs}",
+        ]
+    )
+
+
+def test_a_dry_run_creates_nothing(box: Machine, tmp_path: Path, out: str) -> None:
+    assert box.make("train", f"ARGS={out} --dry-run", runtimes=NVIDIA).code == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_rootless_engine_maps_its_root_to_the_caller(box: Machine, out: str) -> None:
+    done = box.make("train", f"ARGS={out}", runtimes=NVIDIA, SECURITY='["name=rootless"]')
+    assert after(done.call("docker", "run"), "--user") == ["0:0"]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    run = tmp_path / "runs" / "00001-toy-bits"
+    run.mkdir(parents=True)
+    (run / "lookalike.mar").touch()
+    return run.parent
+
+
+def test_a_machine_without_gpus_serves_from_its_venv(box: Machine, runs: Path) -> None:
+    done = box.make("serve", f"ARGS=--runs {runs}", runtimes=PLAIN)
+    assert f"local: -m serve start --runs {runs}" in done.output
+
+
+def test_serving_in_docker_is_locked_down(box: Machine, runs: Path) -> None:
+    done = box.make("serve", f"ARGS=--runs {runs} --workers 2", runtimes=PLAIN, RUNTIME="docker", SERVING="")
+    run = done.call("docker", "run")
+    assert {"--read-only", "--detach"} <= set(run)
+    assert after(run, "--cap-drop") == ["ALL"]
+    assert after(run, "--publish") == ["127.0.0.1:8080:8080"]
+    assert after(run, "--mount") == [f"type=bind,source={runs},target=/models,readonly"]
+    assert run[run.index("lookalike-serve", run.index("--mount")) + 1 :] == ["--port", "8080", "--workers", "2"]
+
+
+def test_serving_takes_ports_address_and_model(box: Machine, runs: Path) -> None:
+    model = runs / "00001-toy-bits" / "lookalike.mar"
+    arguments = f"ARGS=--model={model} --host 0.0.0.0 --port 9000 --metrics-port 9002"
+    run = box.make("serve", arguments, runtimes=NVIDIA, SERVING="").call("docker", "run")
+    assert set(after(run, "--publish")) == {"0.0.0.0:9000:9000", "0.0.0.0:9002:9002"}
+    assert after(run, "--mount") == [f"type=bind,source={model},target=/models/lookalike.mar,readonly"]
+
+
+def test_serving_without_a_model_says_what_to_do(box: Machine, tmp_path: Path) -> None:
+    done = box.make("serve", f"ARGS=--runs {tmp_path}/none", runtimes=NVIDIA)
+    assert done.code == 2
+    assert "train a model first: make train" in done.errors
+
+
+def test_a_serving_container_answers_request_status_and_stop(box: Machine) -> None:
+    settings = {"runtimes": PLAIN, "SERVING": "true"}
+    asked = box.make("request", **settings).call("docker", "exec")
+    assert asked[2:] == ["lookalike-serve", "python", "-m", "serve", "request", "-n", "5"]
+    assert box.make("status", **settings).call("docker", "exec")[-1] == "status"
+    stopped = box.make("stop", **settings)
+    assert after(stopped.call("docker", "stop"), "--time") == ["40"]
+    assert "local:" not in stopped.output
+    assert "local: -m serve request -n 5" in box.make("request", runtimes=PLAIN).output
+    assert "local: -m serve stop" in box.make("stop", runtimes=PLAIN, SERVING="true", RUNTIME="local").output
+
+
+def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Path) -> None:
+    whole = box.make("up", runtimes=PLAIN, RUNS=str(runs))
+    assert whole.code == 0, whole.errors
+    (started,) = (call for call in whole.calls if "up" in call and call[0] == "docker-compose")
+    assert after(started, "--profile") == ["tracking", "serve"]
+    assert "mlflow is healthy: http://127.0.0.1:5000" in whole.output
+    alone = box.make("up", runtimes=PLAIN, RUNS=str(tmp_path / "none"))
+    (started,) = (call for call in alone.calls if "up" in call and call[0] == "docker-compose")
+    assert after(started, "--profile") == ["tracking"]
+    assert "MLflow starts alone" in alone.output
+
+
+def test_make_prints_what_it_would_run(box: Machine) -> None:
+    done = box.make("-n", "train", "GPUS=0,1", "RUNTIME=docker", "ARGS=--data digits")
+    assert "RUNTIME=docker GPUS=0,1" in done.output
+    assert done.output.strip().endswith("docker/runtime.sh train --data digits")
+    assert not done.calls

@@ -1,0 +1,199 @@
+"""The files themselves: what linters and schemas say of them. Neither an engine nor a network is needed."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.docker.conftest import ROOT
+
+DOCKER = ROOT / "docker"
+DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
+KUBERNETES = "1.34"
+TRAINER = "trainer.kubeflow.org/v1alpha1"
+
+# What Kubeflow Trainer v2 knows of its own two kinds, as far as the manifests here use it; what they hold of Kubernetes
+# is checked with Kubernetes' own schemas.
+LABELS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "string"}}
+METADATA: dict[str, Any] = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {"name": {"type": "string"}, "labels": LABELS},
+    "additionalProperties": False,
+}
+REFERENCE: dict[str, Any] = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {
+        "apiGroup": {"const": "trainer.kubeflow.org"},
+        "kind": {"enum": ["TrainingRuntime", "ClusterTrainingRuntime"]},
+        "name": {"type": "string"},
+    },
+    "additionalProperties": False,
+}
+RESOURCES: dict[str, Any] = {"type": "object", "additionalProperties": {"type": ["string", "integer"]}}
+TRAIN_JOB: dict[str, Any] = {
+    "type": "object",
+    "required": ["runtimeRef"],
+    "properties": {
+        "runtimeRef": REFERENCE,
+        "trainer": {
+            "type": "object",
+            "properties": {
+                "image": {"type": "string"},
+                "command": {"type": "array", "items": {"type": "string"}},
+                "args": {"type": "array", "items": {"type": "string"}},
+                "env": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+                "numNodes": {"type": "integer", "minimum": 1},
+                "resourcesPerNode": {
+                    "type": "object",
+                    "properties": {"requests": RESOURCES, "limits": RESOURCES},
+                    "additionalProperties": False,
+                },
+            },
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
+TRAINING_RUNTIME: dict[str, Any] = {
+    "type": "object",
+    "required": ["template"],
+    "properties": {
+        "mlPolicy": {
+            "type": "object",
+            "properties": {"numNodes": {"type": "integer", "minimum": 1}},
+            "additionalProperties": False,
+        },
+        "template": {
+            "type": "object",
+            "required": ["spec"],
+            "properties": {
+                "spec": {
+                    "type": "object",
+                    "required": ["replicatedJobs"],
+                    "properties": {"replicatedJobs": {"type": "array", "minItems": 1}},
+                    "additionalProperties": False,
+                }
+            },
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
+
+
+def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted((DOCKER / "k8s").glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            yield f"{path.name}-{document['kind']}", document
+
+
+def pod_templates() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every description of a pod in the manifests, wherever it hides."""
+    for name, document in manifests():
+        spec = document["spec"]
+        if document["kind"] == "TrainingRuntime":
+            for job in spec["template"]["spec"]["replicatedJobs"]:
+                yield name, job["template"]["spec"]["template"]
+        elif document["kind"] in ("Deployment", "Job"):
+            yield name, spec["template"]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_hadolint_finds_nothing(path: Path) -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, "--no-color", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_dockerfiles_name_the_torch_of_the_makefile(path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text().splitlines()
+    wanted = next(line.split("?=")[1].strip() for line in makefile if line.startswith("TORCH ?="))
+    assert f"ARG TORCH={wanted}\n" in path.read_text()
+    assert f"torch=${{TORCH:-{wanted}}}" in (DOCKER / "runtime.sh").read_text()
+    assert f"TORCH: ${{TORCH:-{wanted}}}" in (DOCKER / "compose.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "document"), list(manifests()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_manifests_are_what_kubernetes_expects(name: str, document: dict[str, Any]) -> None:
+    if document["apiVersion"] != TRAINER:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+        return
+    jsonschema.validate(document["metadata"], METADATA)
+    schemas = {"TrainJob": TRAIN_JOB, "TrainingRuntime": TRAINING_RUNTIME}
+    jsonschema.validate(document["spec"], schemas[document["kind"]])
+    if document["kind"] == "TrainingRuntime":
+        (node,) = document["spec"]["template"]["spec"]["replicatedJobs"]
+        assert node["template"]["metadata"]["labels"]["trainer.kubeflow.org/trainjob-ancestor-step"] == "trainer"
+        assert [c["name"] for c in node["template"]["spec"]["template"]["spec"]["containers"]] == ["node"]
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "node"}, "spec": node["template"]["spec"]}
+        job["spec"]["template"]["spec"]["restartPolicy"] = "Never"  # JobSet's own default
+        kubernetes_validate.validate(job, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "template"), list(pod_templates()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_pods_are_locked_down(name: str, template: dict[str, Any]) -> None:
+    spec = template["spec"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    volumes = {volume["name"] for volume in spec["volumes"]}
+    for container in spec["containers"]:
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert not container["securityContext"]["allowPrivilegeEscalation"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+        assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_serving_manifests_belong_together() -> None:
+    found = {document["kind"]: document for name, document in manifests() if name.startswith("serve.yaml")}
+    assert set(found) == {
+        "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy",
+    }  # fmt: skip
+    deployment = found["Deployment"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        deployment["spec"]["selector"]["matchLabels"],
+        found["Service"]["spec"]["selector"],
+        found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        found["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+    ]
+    for selector in selectors:
+        assert selector.items() <= labels.items()
+    target = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
+    assert (
+        found["HorizontalPodAutoscaler"]["spec"]["minReplicas"] > found["PodDisruptionBudget"]["spec"]["minAvailable"]
+    )
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert {port["targetPort"] for port in found["Service"]["spec"]["ports"]} == set(ports)
+    admitted = {port["port"] for rule in found["NetworkPolicy"]["spec"]["ingress"] for port in rule["ports"]}
+    assert admitted == set(ports.values()), "and management is in neither"
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        command = container[probe]["exec"]["command"]
+        assert command[-1] in (DOCKER / "serve.Dockerfile").read_text(), "the image's own health check"
+
+
+def test_compose_publishes_on_loopback_only() -> None:
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    for service in services.values():
+        assert service["profiles"]
+        assert service["cap_drop"] == ["ALL"]
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    (device,) = services["train-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert services["train"]["depends_on"] == {"mlflow": {"condition": "service_healthy"}}
