@@ -12,6 +12,7 @@ import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -33,17 +34,32 @@ Scores = dict[str, dict[str, list[float]]]  # contender -> metric -> one value a
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True)
 @click.option("--baselines", type=click.Choice(["fast", "all"]), default="all", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench"), show_default=True)
-@click.option("--write", is_flag=True, help="Replace the table in the README.")
+@click.option("--write", is_flag=True, help="Only put what was measured last, set by set, into the README.")
 def main(sets: tuple[str, ...], seeds: int, minutes: float, baselines: str, out: Path, write: bool) -> None:
     """Measure and print the table."""
-    parts = [f"{_machine()}; {seeds} seeds, each with its own split; at most {minutes:g} minutes of training."]
-    for name in sets:
-        parts.append(_table(name, _measure(name, seeds, minutes, baselines, out)))
-        print(parts[-1], flush=True)
-    text = "\n\n".join(parts)
     if write:
-        before, rest = README.read_text().split(START)
-        README.write_text(f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}")
+        _write([json.loads(_kept(out, name).read_text()) for name in SETS if _kept(out, name).exists()])
+        return
+    for name in sets:
+        caption = f"{_machine()}; {seeds} seeds, each with its own split; at most {minutes:g} minutes of training"
+        measured = {"set": name, "caption": caption, "scores": _measure(name, seeds, minutes, baselines, out)}
+        _kept(out, name).write_text(json.dumps(measured, indent=1) + "\n")
+        print(f"{caption}\n\n{_table(name, measured['scores'])}\n", flush=True)
+
+
+def _kept(out: Path, name: str) -> Path:
+    return out / f"quality-{name}.json"
+
+
+def _write(measured: list[dict[str, Any]]) -> None:
+    """Replace the table in the README; sets that were measured under the same conditions share a caption."""
+    parts: list[str] = []
+    for each in measured:
+        if each["caption"] not in parts:
+            parts.append(each["caption"])
+        parts.append(_table(each["set"], each["scores"]))
+    before, rest = README.read_text().split(START)
+    README.write_text(before + START + "\n" + "\n\n".join(parts) + "\n" + END + rest.split(END)[1])
 
 
 def _measure(name: str, seeds: int, minutes: float, baselines: str, out: Path) -> Scores:
@@ -66,7 +82,7 @@ def _measure(name: str, seeds: int, minutes: float, baselines: str, out: Path) -
 def _table(name: str, scores: Scores) -> str:
     lines = [f"| {name} | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|"]
     for contender, values in scores.items():
-        cells = [_cell(values[metric], decimals) for metric, (_, decimals) in SHOWN.items()]
+        cells = [_cell(values.get(metric, []), decimals) for metric, (_, decimals) in SHOWN.items()]
         lines.append(f"| {contender} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
