@@ -167,9 +167,13 @@ def _run(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str,
             tracker = tracking.start(config, run.path.name, _tags(config, prepared), (saved or {}).get("run_id"))
             _announce(run, config, prepared, tracker, saved)
             status = "FAILED"
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside the loop it ends the job as Ctrl-C does
             try:
                 verdict = _Job(run, config, prepared, tracker, saved).work()
                 status = "FINISHED"
+            except KeyboardInterrupt:
+                status = "KILLED"
+                raise
             finally:
                 tracker.finish(status)
     except Timeout as problem:
@@ -222,8 +226,16 @@ class _Job:
             self.warm.load_state_dict(saved["warm"])
             self.state = State.new(config, generators.build(saved["generator"]), torch.device(config.device))
             self.state.load_state_dict(saved["state"])
+        self._forget_ticks_after(self.state.seen)
         self.checkpointed = time.monotonic()
         self.printed = 0.0
+
+    def _forget_ticks_after(self, seen: int) -> None:
+        """Drop the lines of stats.jsonl that a crashed session wrote after its last checkpoint: they come again."""
+        if self.run.stats.exists():
+            lines = self.run.stats.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n") and json.loads(line)["seen"] <= seen]
+            self.run.stats.write_text("".join(whole))
 
     def _first_generator(self) -> tuple[Generator, float]:
         """The generator that the game starts from, and the seconds that it took."""

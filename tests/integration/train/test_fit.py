@@ -127,6 +127,24 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(tmp_path: Pat
     assert seen == sorted(set(seen))
 
 
+def test_a_killed_job_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    job = ["fit", "--data", "toy", *SMALL, "--epochs", "100", "--tick", "2000", "--baselines", "none", "--gate", "none"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-m", "train", *job], cwd=tmp_path, env=environment)
+    stats = tmp_path / "runs" / "00001-toy-bits" / "stats.jsonl"
+    while not (stats.exists() and stats.read_text().count("\n") >= 2):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    with stats.open("a") as file:
+        file.write('{"seen": 4000, "half a li')
+    assert main(["fit", "--resume"]) == 0
+    seen = [json.loads(line)["seen"] for line in stats.read_text().splitlines()]
+    assert seen == sorted(set(seen))
+    assert len(seen) > 10
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
