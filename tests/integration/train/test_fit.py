@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,11 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import requests
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from train import artifact, builtin, rundir
 from train.__main__ import main
@@ -69,18 +74,30 @@ def test_a_job_leaves_everything_that_was_promised(tmp_path: Path) -> None:
     assert client.get_model_version("lookalike", "1").run_id == tracked.info.run_id
 
 
-def test_the_mlflow_model_gives_the_rows_of_the_artifact(tmp_path: Path) -> None:
-    assert main(["fit", "--data", "toy", *FAST]) == 0
-    script = (
-        "import json, sys, mlflow; mlflow.set_tracking_uri(sys.argv[1]);"
-        "model = mlflow.pyfunc.load_model('models:/lookalike/1');"
-        "print(json.dumps(model.predict([{'n': 4, 'seed': 3}, {'n': 2, 'seed': 9}])))"
-    )
+def test_mlflow_serves_the_rows_of_the_artifact(tmp_path: Path) -> None:
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("soft_share: <= 0\n")
+    assert main(["fit", "--data", "toy", *FAST, "--gate", str(gate)]) == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    scripts = Path(sys.executable).parent
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": store(tmp_path), "PATH": f"{scripts}:{os.environ['PATH']}"}
     # Away from the project, so that the code which the model carries is what runs.
-    done = subprocess.run(
-        [sys.executable, "-c", script, store(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    answers = json.loads(done.stdout.splitlines()[-1])
+    server = subprocess.Popen(
+        [scripts / "mlflow", "models", "serve", "-m", "models:/lookalike@champion", "--env-manager", "local",
+         "--port", str(port)],
+        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        session = requests.Session()
+        session.mount("http://", HTTPAdapter(max_retries=Retry(total=90, backoff_factor=0.5, backoff_max=1)))
+        records = [{"n": 4, "seed": 3}, {"n": 2, "seed": 9}]
+        url = f"http://127.0.0.1:{port}/invocations"
+        answers = session.post(url, json={"dataframe_records": records}, timeout=60).json()["predictions"]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
     loaded = artifact.load(rundir.newest(tmp_path / "runs").artifact)
     assert [answer["sequences"] for answer in answers] == [loaded.sample(4, 3).tolist(), loaded.sample(2, 9).tolist()]
     assert [answer["seed"] for answer in answers] == [3, 9]
@@ -206,6 +223,8 @@ def test_a_failed_gate_ends_with_three_and_keeps_everything(tmp_path: Path, caps
     run = rundir.newest(tmp_path / "runs")
     assert run.artifact.is_dir()
     assert json.loads(run.metrics.read_text())["passed"] is False
+    with pytest.raises(MlflowException, match="champion"):
+        mlflow.MlflowClient(store(tmp_path)).get_model_version_by_alias("lookalike", "champion")
 
 
 def test_training_goes_on_without_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
