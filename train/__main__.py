@@ -262,6 +262,9 @@ def _run(arguments: list[str] | None) -> int:
     try:
         code = cli.main(arguments, prog_name="python -m train", standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as problem:
+        click.echo(problem.format_message())
+        return WRONG_USAGE
     except click.ClickException as problem:
         return _fail(problem.format_message(), WRONG_USAGE)
     except InputError as problem:

@@ -373,7 +373,9 @@ class _Job:
     def _judge(self, generator: Generator) -> Evidence:
         """Sample the GAN and its baselines, as many rows as are held out, and score them all."""
         data_ = self.prepared
-        log.info("judging against %s held-out rows", f"{len(data_.heldout):,}")
+        if self.config.baselines != "none":
+            patience = ", which may take as long as training did" if self.config.baselines == "all" else ""
+            log.info("fitting the baselines%s", patience)
         fitted = {"GAN": artifact.for_serving(copy.deepcopy(generator))}
         if isinstance(generator, NadeGenerator):
             fitted["warm start"] = self.warm
@@ -382,6 +384,7 @@ class _Job:
         )
         n = min(len(data_.heldout), len(data_.train))
         contenders = {name: sample(each, n, EVALUATION_SEED).numpy() for name, each in fitted.items()}
+        log.info("judging %s by %s held-out rows", ", ".join(contenders), f"{len(data_.heldout):,}")
         return evidence.judge(
             contenders,
             data_.heldout.numpy(),

@@ -120,7 +120,6 @@ class MLflowTracker:
             files = Path(config.out).resolve() / "mlflow-artifacts"
             mlflow.create_experiment(config.experiment, artifact_location=files.as_uri())
         mlflow.set_experiment(config.experiment)
-        mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")  # else the UI shows LLM traces
         mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
         mlflow.set_system_metrics_samples_before_logging(1)
         run = mlflow.start_run(run_id=run_id, run_name=name, log_system_metrics=True, tags=dict(tags))

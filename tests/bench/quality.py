@@ -80,9 +80,10 @@ def _measure(name: str, seeds: int, minutes: float, baselines: str, out: Path) -
 
 
 def _table(name: str, scores: Scores) -> str:
-    lines = [f"| {name} | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|"]
+    shown = [metric for metric in SHOWN if any(metric in values for values in scores.values())]
+    lines = [f"| {name} | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
     for contender, values in scores.items():
-        cells = [_cell(values.get(metric, []), decimals) for metric, (_, decimals) in SHOWN.items()]
+        cells = [_cell(values.get(metric, []), SHOWN[metric][1]) for metric in shown]
         lines.append(f"| {contender} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
