@@ -60,6 +60,8 @@ build-images: ## Build the container images; MODEL=runs/…/lookalike.mar bakes 
 	@$(RUN) images
 
 mlflow: $(READY) ## Open MLflow on the runs: http://127.0.0.1:5000
+	@test -n "$$MLFLOW_TRACKING_URI" -o -e runs/mlflow.db || \
+	  { echo "Error: there is no runs/mlflow.db yet; train first: make train" >&2; exit 1; }
 	@$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}" $(ARGS)
 
 doctor: $(READY) ## Check this machine and say what it lacks

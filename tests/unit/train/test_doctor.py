@@ -1,0 +1,58 @@
+"""The doctor: what it finds, and what it advises about each lack."""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from train import doctor
+from train.__main__ import main
+
+
+@pytest.fixture
+def _bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other program answers."""
+    monkeypatch.setattr(doctor, "_first_line", lambda command: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.mark.usefixtures("_bare_machine")
+def test_every_lack_comes_with_advice(tmp_path: Path) -> None:
+    checks = {check.name: check for check in doctor.examine(tmp_path)}
+    assert checks["Java"].state == "lacking"
+    assert "openjdk-17" in checks["Java"].advice
+    assert checks["Docker"].state == checks["GPU in Docker"].state == "optional"
+    assert all(check.advice for check in checks.values() if check.state == "lacking")
+    assert checks["Python"].state == checks["torch"].state == checks["MLflow"].state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("printed", "state"),
+    [('openjdk version "17.0.9" 2023-10-17', "ok"), ('java version "1.8.0_292"', "lacking"), ("what?", "lacking")],
+)
+def test_an_old_java_is_not_enough(monkeypatch: pytest.MonkeyPatch, printed: str, state: str) -> None:
+    monkeypatch.setattr(doctor, "_first_line", lambda command: printed)
+    assert doctor._java().state == state
+
+
+def test_a_taken_port_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(doctor, "SERVING_PORTS", (port,))
+        assert str(port) in doctor._ports().finding
+
+
+def test_a_full_disk_is_lacking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "FREE_GIB", 10**9)
+    assert doctor._disk(tmp_path / "not" / "yet").state == "lacking"
+
+
+@pytest.mark.usefixtures("_bare_machine")
+def test_the_command_prints_json_and_fails_where_something_lacks(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["doctor", "--out", str(tmp_path), "--json"]) == 1
+    assert {check["name"] for check in json.loads(capsys.readouterr().out)} >= {"Python", "Java", "Ports"}
