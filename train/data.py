@@ -29,6 +29,7 @@ Bits = npt.NDArray[np.uint8]
 ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "False": 0, "True": 1}
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 MIN_ROWS = 10
+MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
 NAMED_BAD_ROWS = 3  # how many an error message names
 
 
@@ -339,6 +340,9 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
         bad[row.number - 1] = f"{row.actual_columns} columns where the header names {row.expected_columns}"
         return "skip"
 
+    # PyArrow cannot hand over a bad row that is not UTF-8, so broken bytes are marked first.
+    damaged = not _is_utf8(content)
+    content = content.decode(errors="replace").encode() if damaged else content
     # One thread, so that a bad row knows its number. Values are read as bytes: decoding is checked row by row.
     reading = pa.csv.ReadOptions(use_threads=False)
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
@@ -349,28 +353,37 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
     converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
     table = pa.csv.read_csv(io.BytesIO(content), reading, parsing, converting)
     numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))
-    return _decoded({name: table[name] for name in names}, numbers, bad, file)
+    return _decoded({name: table[name] for name in names}, numbers, bad, file, damaged)
 
 
 def _decoded(
-    columns: dict[str, pa.ChunkedArray], numbers: npt.NDArray[np.int64], bad: dict[int, str], file: str
+    columns: dict[str, pa.ChunkedArray],
+    numbers: npt.NDArray[np.int64],
+    bad: dict[int, str],
+    file: str,
+    damaged: bool = False,
 ) -> Table:
-    """Columns of bytes as text; rows that are not UTF-8 join the bad ones."""
+    """Columns of bytes as text; rows that are not UTF-8, or are marked in a damaged file, join the bad ones."""
     good = np.ones(len(numbers), bool)
     for name, values in columns.items():
-        try:
-            values.cast(pa.string())
-        except pa.ArrowInvalid:
-            for row, value in enumerate(values.to_pylist()):
-                if not _is_utf8(value):
-                    good[row] = False
-                    bad[int(numbers[row])] = f"column {name} is not UTF-8"
+        for row, value in enumerate(values.to_pylist()) if damaged or not _is_text(values) else ():
+            if not _is_utf8(value) or (damaged and MARK in value):
+                good[row] = False
+                bad[int(numbers[row])] = f"column {name} is not UTF-8"
     mask = pa.array(good)
     return Table(
         columns={name: values.filter(mask).cast(pa.string()) for name, values in columns.items()},
         numbers=numbers[good],
         bad=tuple(f"{file} row {number}: {why}" for number, why in sorted(bad.items())),
     )
+
+
+def _is_text(values: pa.ChunkedArray) -> bool:
+    try:
+        values.cast(pa.string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _is_utf8(value: bytes) -> bool:

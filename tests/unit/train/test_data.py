@@ -87,6 +87,17 @@ def test_bad_rows_are_named_and_skipped(tmp_path: Path) -> None:
         data.load(str(path), max_bad_rows=2)
 
 
+def test_a_row_may_be_short_and_broken_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"id,review\n" + b"1,a good film\n" * 11 + b"x\xe9\xff\n" + b"7,caf\xe9\n" + b"8,fine\n")
+    found = data.load(str(path), max_bad_rows=2)
+    assert len(found) == 12
+    assert found.skipped == (
+        "a.csv row 12: 1 columns where the header names 2",
+        "a.csv row 13: column review is not UTF-8",
+    )
+
+
 def test_a_value_that_is_no_bit_makes_a_bad_row(tmp_path: Path) -> None:
     path = tmp_path / "b.csv"
     path.write_text("a,b\n" + "0,1\n" * 20 + "1,7\n")
