@@ -6,6 +6,7 @@ drawn in one place, `draw_noise`, and a row depends on its own noise only. This 
 standard library and torch only, so that it runs unchanged inside the model archive.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ MAX_SEED = 2**32 - 1  # torch's CPU generator (Mersenne Twister) ignores the hig
 ROWS_PER_PASS = 1024  # a pass stays within the cache: larger ones take nearly twice as long a row
 
 
-class Generator(nn.Module):
+class Generator(nn.Module, ABC):
     """Base of all generators.
 
     Attributes:
@@ -28,12 +29,13 @@ class Generator(nn.Module):
     length: int
     noise_size: int
 
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """The name and the constructor's arguments; `build` takes them back."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, noise: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Values in [0, 1], (rows, length), for uniform noise, (rows, noise_size)."""
 
 
 class TextbookGenerator(Generator):
