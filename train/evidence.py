@@ -1,7 +1,7 @@
 """Evidence: the GAN, its baselines and the floor, all judged by the same numbers on the same held-out rows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,31 @@ Codes = npt.NDArray[np.uint8]
 
 FLOOR = "floor"  # fresh real rows: training rows in the place of synthetic ones
 SYNTHETIC = "synthetic"
+PRESENCE_WORDS = 64  # of the held-out texts: what correlations of texts are about
 # What the small table shows: metric, what is best, decimals.
 SHOWN = {
     "correlation_ratio": ("1.00 = as good as fresh real rows", 2),
     "triple_ratio": ("1.00 = as good as fresh real rows", 2),
     "marginal_ratio": ("1.00 = as good as fresh real rows", 2),
     "c2st_auc": ("0.50 = a judge cannot tell", 3),
+    "c2st_conv_auc": ("0.50 = a judge that reads word order cannot tell", 3),
+    "ngram_js_3": ("divergence of the 3-grams; the floor is best", 3),
+    "length_distance": ("words to add or drop on average; the floor is best", 2),
+    "bleu_3": ("against real texts; the floor is best", 3),
+    "self_bleu_3": ("among themselves; the floor is best, above it is collapse", 3),
+    "frechet": ("distance of sentence embeddings; the floor is best", 4),
     "copy_excess": ("0.00 = no more copies than by chance", 3),
     "utility": ("AUC of a model that learns the label here and is tested on real rows", 3),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """The texts behind the codes of `Evidence`, in the same order."""
+
+    contenders: dict[str, list[str]]
+    heldout: list[str]
+    train: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +54,8 @@ class Evidence:
         heldout: the real rows that judge.
         train: the real rows that were learned from.
         columns: a label for each position.
-        scores: `metrics.compare` of every contender and of the floor.
+        scores: `metrics.compare` of every contender and of the floor; of texts `text_metrics.compare_text`.
+        texts: what the codes are the presence of words in, where texts are judged.
         shipped: the name of the contender that the verdict is about.
     """
 
@@ -47,6 +64,7 @@ class Evidence:
     train: Codes
     columns: list[str]
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    texts: Texts | None = None
 
     @property
     def shipped(self) -> str:
@@ -64,17 +82,15 @@ def judge(
     *,
     columns: list[str],
     label: str | None = None,
-    scores: Mapping[str, dict[str, Any]] | None = None,
     seed: int = 0,
 ) -> Evidence:
     """Score every contender, and fresh real rows as the floor, with the same judges and the same held-out rows.
 
     Args:
         label: the column that a model would predict from the others, for `utility`.
-        scores: numbers that others have measured, by contender; `metrics.compare` where there are none.
     """
     predicted = None if label is None else columns.index(label)
-    scores = dict(scores or {}) or {
+    scores = {
         name: metrics.compare(codes, heldout, train, seed=seed, label=predicted) for name, codes in contenders.items()
     }
     scores[FLOOR] = _floor(next(iter(scores.values())))
@@ -82,11 +98,47 @@ def judge(
     return Evidence(contenders=rounded, heldout=heldout, train=train, columns=columns, scores=scores)
 
 
+def judge_texts(
+    contenders: Mapping[str, list[str]],
+    heldout: list[str],
+    train: list[str],
+    *,
+    seed: int = 0,
+    embed: text_metrics.Embed | None = None,
+) -> Evidence:
+    """The same for texts, word by word. Codes and columns are the presence of the held-out texts' commonest words.
+
+    Args:
+        embed: sentence embeddings, for the Frechet distance.
+
+    Raises:
+        ValueError: a set is empty.
+    """
+    words = {name: [words_of(text) for text in texts] for name, texts in contenders.items()}
+    real, learned = ([words_of(text) for text in texts] for texts in (heldout, train))
+    columns = text_metrics.commonest_tokens(real, PRESENCE_WORDS)
+    n = min(len(real), len(learned), *map(len, words.values()))
+    floor = text_metrics.text_floor(real, learned, n, seed=seed, embed=embed)
+    scores = {
+        name: text_metrics.compare_text(made, real, learned, seed=seed, embed=embed, floor=floor)
+        for name, made in words.items()
+    }
+    scores[FLOOR] = _floor(next(iter(scores.values())))
+    return Evidence(
+        contenders={name: text_metrics.presence(made, columns) for name, made in words.items()},
+        heldout=text_metrics.presence(real, columns),
+        train=text_metrics.presence(learned, columns),
+        columns=columns,
+        scores=scores,
+        texts=Texts(contenders=dict(contenders), heldout=heldout, train=train),
+    )
+
+
 def _floor(scores: Mapping[str, Any]) -> dict[str, Any]:
     """What training rows would score in the place of synthetic ones."""
     ratios = {name: 1.0 for name in scores if name.endswith("_ratio") and name != "distinct_ratio"}
-    others = {name: scores[f"{name}_floor"] for name in scores if f"{name}_floor" in scores}
-    return {"n": scores["n"], **ratios, **others, "c2st_auc": scores["c2st_floor"]}
+    floors = {name: scores.get(f"{name.removesuffix('_auc')}_floor") for name in scores}
+    return {"n": scores["n"], **ratios, **{name: value for name, value in floors.items() if value is not None}}
 
 
 def numbers(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -117,47 +169,39 @@ def _cell(scores: Mapping[str, Any], metric: str, decimals: int) -> str:
 def of_files(
     real: Path, synthetic: Path, train: Path | None, *, column: str | None, codec: str, words: int
 ) -> tuple[Evidence, Codec]:
-    """Evidence for files of any origin, and the codec through which they were compared.
+    """Evidence for files of any origin, and the codec through which rows are shown.
 
     Without the training rows, one half of the real rows takes their place: floor and copies are then those of a
-    tool that learned from that half. Texts are also compared word by word (`text_metrics.compare_text`).
+    tool that learned from that half. Texts are compared word by word, or, with the codec "presence", by which of the
+    most telling words they use.
 
     Raises:
         InputError: a file cannot be read, or they do not hold the same kind of rows.
     """
     try:
-        loaded = {"--real": data.load(str(real), column=column, codec=codec)}
-        is_text = loaded["--real"].texts is not None
-        if train is not None:
-            loaded["--train"] = data.load(str(train), column=column, codec=codec)
-        if is_text:
-            loaded["--synthetic"] = data.load(str(synthetic), column=column, codec=codec)
-        numbers = None if is_text else data.load_numbers(synthetic)
+        given = data.load(str(real), column=column, codec=codec)
+        learned = None if train is None else data.load(str(train), column=column, codec=codec)
+        made = None if given.texts is None else data.load(str(synthetic), column=column, codec=codec)
+        numbers = data.load_numbers(synthetic) if made is None else None
     except InputError as problem:
         # The readers speak of --data.
         raise InputError(str(problem).removeprefix("--data ")) from problem
-    kind = _codec_for(loaded["--real"], words)
-    codes = {option: _encoded(kind, option, dataset) for option, dataset in loaded.items()}
-    if numbers is not None and numbers.shape[1] != len(kind.columns):
-        raise InputError(f"--synthetic {synthetic}: {numbers.shape[1]} columns where {real} has {len(kind.columns)}")
-    source, heldout, learned = "--train", _all_rows(loaded["--real"]), _all_rows(loaded.get("--train"))
-    if train is None:
-        parts = data.split(len(heldout), holdout=0.5, validation=0.0, seed=0)
-        source, heldout, learned = "--real", parts.heldout, parts.train
-    scores = None
-    if is_text:
-        made = loaded["--synthetic"]
-        sets = [(made, _all_rows(made)), (loaded["--real"], heldout), (loaded[source], learned)]
-        scores = {
-            SYNTHETIC: text_metrics.compare_text(*([words_of(kept.rows[i]) for i in rows] for kept, rows in sets))
-        }
-    contenders = {SYNTHETIC: codes["--synthetic"] if numbers is None else numbers}
-    found = judge(contenders, codes["--real"][heldout], codes[source][learned], columns=kind.columns, scores=scores)
-    return found, kind
-
-
-def _all_rows(dataset: Dataset | None) -> npt.NDArray[np.int64]:
-    return np.arange(0 if dataset is None else len(dataset))
+    for option, other in (("--train", learned), ("--synthetic", made)):
+        if other is not None and (other.texts is None) != (given.texts is None):
+            raise InputError(f"{option} {other.source}: one file holds text, the other rows of 0 and 1")
+    heldout, seen = given.rows, given.rows if learned is None else learned.rows
+    if learned is None:
+        parts = data.split(len(given), holdout=0.5, validation=0.0, seed=0)
+        heldout, seen = given.take(parts.heldout), given.take(parts.train)
+    kind = _codec_for(given, words)
+    if made is not None and codec != "presence":
+        return judge_texts({SYNTHETIC: list(made.rows)}, list(heldout), list(seen)), kind
+    judged = numbers if made is None else _encoded(kind, "--synthetic", made.rows)
+    assert judged is not None
+    if judged.shape[1] != len(kind.columns):
+        raise InputError(f"--synthetic {synthetic}: {judged.shape[1]} columns where {real} has {len(kind.columns)}")
+    real_codes, seen_codes = _encoded(kind, "--real", heldout), _encoded(kind, "--train", seen)
+    return judge({SYNTHETIC: judged}, real_codes, seen_codes, columns=kind.columns), kind
 
 
 def _codec_for(dataset: Dataset, words: int) -> Codec:
@@ -169,10 +213,8 @@ def _codec_for(dataset: Dataset, words: int) -> Codec:
         raise InputError(f"--words {words}: {problem}") from problem
 
 
-def _encoded(codec: Codec, option: str, dataset: Dataset) -> Codes:
-    if (dataset.texts is None) != isinstance(codec, BitsCodec):
-        raise InputError(f"{option} {dataset.source}: one file holds text, the other rows of 0 and 1")
+def _encoded(codec: Codec, option: str, rows: Sequence[Any]) -> Codes:
     try:
-        return codec.encode(dataset.rows).numpy()
+        return codec.encode(rows).numpy()
     except ValueError as problem:
-        raise InputError(f"{option} {dataset.source}: {problem}") from problem
+        raise InputError(f"{option}: {problem}") from problem

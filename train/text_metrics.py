@@ -7,7 +7,7 @@ beside the same number of the training texts, its floor.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +35,13 @@ Array = npt.NDArray[Any]
 Bits = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 Texts = Sequence[Sequence[str]]
+Item = TypeVar("Item")
+Embed = Callable[[Texts], Array]  # sentence embeddings, (texts, dimensions)
 TextJudge = Callable[[Texts, Array, Texts, int], Array]  # texts, which are made, texts to score, seed
 
-CONV_EPOCHS = 8
+CONV_EPOCHS, CONV_BATCH = 8, 64
+CONV_FOLDS = 3  # the net is slower to train than the other judges
+WIDEST = 5  # tokens that a filter of the net sees
 
 
 def compare_text(
@@ -46,36 +50,51 @@ def compare_text(
     train: Texts,
     *,
     seed: int = 0,
-    embeddings: tuple[Array, Array, Array] | None = None,
+    embed: Embed | None = None,
+    floor: Scores | None = None,
 ) -> Scores:
     """Every number for text, at equal n, in the shape that `compare` returns.
 
     The ratios of marginals, correlations and triples are those of the presence of the held-out rows' 64 commonest
-    tokens. Floors are the training rows' numbers in the place of the synthetic ones; self-BLEU's is the held-out rows'.
+    tokens. Floors are the training rows' numbers in the place of the synthetic ones.
 
     Args:
         synthetic, heldout, train: token lists.
-        embeddings: (rows, dimensions) of as many sentences of each set, for the Frechet distance.
+        embed: sentence embeddings of texts, (texts, dimensions), for the Frechet distance.
+        floor: what `text_floor` returned for the same arguments; measured where it is not given.
 
     Raises:
         ValueError: a set is empty.
     """
     if not (synthetic and heldout and train):
         raise ValueError("there are too few texts to compare")
-    rng = np.random.default_rng(seed)
     n = min(len(synthetic), len(heldout), len(train))
-    s, h, t = ([rows[i] for i in rng.permutation(len(rows))[:n]] for rows in (synthetic, heldout, train))
+    s, h, t = (_drawn(rows, n, seed) for rows in (synthetic, heldout, train))
     vocabulary = commonest_tokens(h, 64)
     a, b, c = (presence(rows, vocabulary) for rows in (s, h, t))
     sizes = {"synthetic_rows": len(synthetic), "heldout_rows": len(heldout), "train_rows": len(train)}
     scores: Scores = {"n": n, **sizes, "columns": len(vocabulary), "soft_share": 0.0}
     scores |= ratio_scores(a, b, c, seed) | collapse_scores(a, b)
-    scores |= _text_judge_scores(s, h, t, seed) | _text_scores(s, h, t) | _text_copy_scores(s, h, train)
-    if embeddings is not None:
-        made, real, seen = embeddings
-        scores |= {"frechet": frechet(made, real), "frechet_floor": frechet(seen, real)}
+    scores |= _numbers(s, h, seed, embed) | (floor or text_floor(heldout, train, n, seed=seed, embed=embed))
+    scores |= _text_copy_scores(s, h, train)
     scores = {name: finite(score) for name, score in scores.items()}
     return {**scores, "warnings": warnings_of(scores)}
+
+
+def text_floor(heldout: Texts, train: Texts, n: int, *, seed: int = 0, embed: Embed | None = None) -> Scores:
+    """What `n` training texts score in the place of synthetic ones: the same for all contenders.
+
+    Args:
+        n: how many texts of each set are compared, at most as many as there are.
+    """
+    found = _numbers(_drawn(train, n, seed), _drawn(heldout, n, seed), seed, embed)
+    return {
+        f"{name.removesuffix('_auc')}_floor": v for name, v in found.items() if not name.endswith(("_low", "_high"))
+    }
+
+
+def _drawn(texts: Texts, n: int, seed: int) -> Texts:
+    return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:n]]
 
 
 def commonest_tokens(texts: Texts, size: int) -> list[str]:
@@ -171,22 +190,24 @@ def frechet(a: Array, b: Array) -> float:
     return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * shared)
 
 
-def text_c2st(synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge | None = None) -> tuple[float, float]:
+def text_c2st(synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge, folds: int) -> tuple[float, float]:
     """ROC AUC of a judge told to tell synthetic from held-out texts, and its standard error; as `c2st`.
 
-    The judge is logistic regression on 1- to 3-grams unless another one is given, such as `conv_judge`.
+    Args:
+        judge: `ngram_judge` or `conv_judge`.
+        folds: each is judged by a judge that has learned from the others.
     """
     texts = [*heldout, *synthetic]
     made = np.arange(len(texts)) >= len(heldout)
-    if min(len(heldout), len(synthetic)) < FOLDS:
+    if min(len(heldout), len(synthetic)) < folds:
         return math.nan, math.nan
     aucs, variances = [], []
-    for fit, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(made, made):
-        scores = (judge or ngram_judge)([texts[i] for i in fit], made[fit], [texts[i] for i in test], seed)
+    for fit, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(made, made):
+        scores = judge([texts[i] for i in fit], made[fit], [texts[i] for i in test], seed)
         auc, variance = auc_with_variance(scores[made[test]], scores[~made[test]])
         aucs.append(auc)
         variances.append(variance)
-    return float(np.mean(aucs)), math.sqrt(np.mean(variances) / FOLDS)
+    return float(np.mean(aucs)), math.sqrt(np.mean(variances) / folds)
 
 
 def ngram_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array:
@@ -201,27 +222,40 @@ def conv_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array
     """How synthetic each test text looks to a small convolutional net (Kim 2014), which sees local word order."""
     counts = Counter(token for text in texts for token in set(text))
     index = {token: i for i, token in enumerate(sorted(t for t, count in counts.items() if count > 1), start=2)}
-    length = max(max(map(len, texts)), max(map(len, test_texts)), 5)
-    ids, test_ids = (_token_ids(rows, index, length) for rows in (texts, test_texts))
+    rows, test_rows = ([[index.get(token, 1) for token in text] for text in each] for each in (texts, test_texts))
     target = torch.from_numpy(made.astype(np.float32))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = _ConvNet(len(index) + 2)
         optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.1)
         for _ in range(CONV_EPOCHS):
-            for batch in torch.randperm(len(ids)).split(64):
+            for batch in _batches(rows):
                 optimiser.zero_grad()
-                nn.functional.binary_cross_entropy_with_logits(net(ids[batch]), target[batch]).backward()
+                scores = net(_padded([rows[i] for i in batch]))
+                nn.functional.binary_cross_entropy_with_logits(scores, target[batch]).backward()
                 optimiser.step()
+        net.eval()
         with torch.no_grad():
-            return net.eval()(test_ids).numpy()
+            return torch.cat([net(_padded(some)) for some in _chunks(test_rows)]).numpy()
+
+
+def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Row numbers in random batches of about equal length, which saves most of the padding."""
+    order = torch.randperm(len(rows)).tolist()
+    chunks = [sorted(chunk, key=lambda i: len(rows[i])) for chunk in _chunks(order, 32 * CONV_BATCH)]
+    batches = [batch for chunk in chunks for batch in _chunks(chunk)]
+    return (batches[i] for i in torch.randperm(len(batches)).tolist())
+
+
+def _chunks(rows: list[Item], size: int = CONV_BATCH) -> list[list[Item]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 class _ConvNet(nn.Module):
     def __init__(self, tokens: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, 48, padding_idx=0)
-        self.convolutions = nn.ModuleList(nn.Conv1d(48, 48, width) for width in (2, 3, 4, 5))
+        self.convolutions = nn.ModuleList(nn.Conv1d(48, 48, width) for width in range(2, WIDEST + 1))
         self.output = nn.Sequential(nn.Dropout(0.5), nn.Linear(4 * 48, 1))
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -230,11 +264,11 @@ class _ConvNet(nn.Module):
         return self.output(torch.cat(features, dim=1)).squeeze(1)
 
 
-def _token_ids(texts: Texts, index: dict[str, int], length: int) -> Tensor:
-    """Token numbers (texts, length): 0 is padding, 1 a rare token."""
-    ids = torch.zeros(len(texts), length, dtype=torch.long)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = torch.tensor([index.get(token, 1) for token in text], dtype=torch.long)
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Token numbers (rows, length): 0 is padding, 1 a rare token. Every row ends in padding, so that ends are seen."""
+    ids = torch.zeros(len(rows), max(map(len, rows)) + WIDEST - 1, dtype=torch.long)
+    for row, tokens in zip(ids, rows, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
     return ids
 
 
@@ -243,23 +277,17 @@ def _up_to_trigrams(text: Sequence[str]) -> list[tuple[str, ...]]:
     return [gram for k in (1, 2, 3) for gram in _ngrams(bounded, k)]
 
 
-def _text_judge_scores(s: Texts, h: Texts, t: Texts, seed: int) -> Scores:
-    scores: Scores = {}
-    for name, judge in (("c2st", ngram_judge), ("c2st_conv", conv_judge)):
-        auc, error = text_c2st(s, h, seed, judge)
-        scores |= {f"{name}_auc": auc, f"{name}_floor": text_c2st(t, h, seed, judge)[0]}
+def _numbers(made: Texts, real: Texts, seed: int, embed: Embed | None) -> Scores:
+    """The numbers that have a floor: of made texts against as many real ones."""
+    scores: Scores = {"length_distance": length_distance(made, real)}
+    for name, judge, folds in (("c2st", ngram_judge, FOLDS), ("c2st_conv", conv_judge, CONV_FOLDS)):
+        auc, error = text_c2st(made, real, seed, judge, folds)
+        scores |= {f"{name}_auc": auc}
         scores |= {f"{name}_auc_low": auc - NORMAL_95 * error, f"{name}_auc_high": auc + NORMAL_95 * error}
-    return scores
-
-
-def _text_scores(s: Texts, h: Texts, t: Texts) -> Scores:
-    scores: Scores = {"length_distance": length_distance(s, h), "length_distance_floor": length_distance(t, h)}
-    for k in range(1, 5):
-        scores |= {f"ngram_js_{k}": ngram_js(s, h, k), f"ngram_js_{k}_floor": ngram_js(t, h, k)}
-    for name, made, real in (("bleu", bleu(s, h), bleu(t, h)), ("self_bleu", self_bleu(s), self_bleu(h))):
-        for k in range(2, 6):
-            scores |= {f"{name}_{k}": float(made[:, k - 2].mean()), f"{name}_{k}_floor": float(real[:, k - 2].mean())}
-    return scores
+    scores |= {f"ngram_js_{k}": ngram_js(made, real, k) for k in range(1, 5)}
+    for name, values in (("bleu", bleu(made, real)), ("self_bleu", self_bleu(made))):
+        scores |= {f"{name}_{k}": float(values[:, k - 2].mean()) for k in range(2, 6)}
+    return scores if embed is None else {**scores, "frechet": frechet(embed(made), embed(real))}
 
 
 def _text_copy_scores(s: Texts, h: Texts, train: Texts) -> Scores:

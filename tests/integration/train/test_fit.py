@@ -266,7 +266,7 @@ def test_evaluate_catches_what_was_not_rounded(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_evaluate_reads_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    reviews = builtin.movie_reviews()
+    reviews, _ = builtin.movie_reviews()
     (tmp_path / "real.txt").write_text("\n".join(reviews[:400]))
     (tmp_path / "fake.txt").write_text("\n".join(" ".join(sorted(review.split())) for review in reviews[400:600]))
     report = tmp_path / "judged.html"

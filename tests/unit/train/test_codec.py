@@ -1,6 +1,7 @@
 """Codecs: what encoding keeps, and how they travel."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train import codec
-from train.codec import BitsCodec, PresenceCodec
+from train.codec import END, PADDING, UNKNOWN, BitsCodec, PresenceCodec, TokensCodec
 
 TEXTS = ["The film is good.", "A good film!", "It's bad", "bad, BAD film", "the plot, the plot"]
 
@@ -46,7 +47,50 @@ def test_presence_decodes_to_text_that_encodes_the_same(texts: list[str]) -> Non
     assert torch.equal(fitted.encode(fitted.decode(codes)), codes)
 
 
-@pytest.mark.parametrize("made", [BitsCodec(["a", "b"]), PresenceCodec(["film", "good"])])
+def fit_tokens(texts: list[str], **changes: Any) -> TokensCodec:
+    return TokensCodec.fit(texts, **{"kind": "words", "vocabulary": 500, "min_count": 1, "lowercase": True} | changes)
+
+
+PUNCTUATED = "It's (really) good, isn't it?! ... J.R.R.'s best \u2014 by far"
+
+
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+def test_tokens_decode_to_the_text_but_for_capitals_and_runs_of_spaces(kind: str) -> None:
+    fitted = fit_tokens([PUNCTUATED, *TEXTS], kind=kind)
+    assert fitted.decode(fitted.encode([PUNCTUATED.replace(" ", "  \t")])) == [PUNCTUATED.lower()]
+    assert fit_tokens([PUNCTUATED], kind=kind, lowercase=False).decode(
+        fit_tokens([PUNCTUATED], kind=kind, lowercase=False).encode([PUNCTUATED])
+    ) == [PUNCTUATED]
+
+
+@given(st.lists(st.text(), min_size=1))
+def test_decoded_tokens_encode_the_same(texts: list[str]) -> None:
+    fitted = fit_tokens([*texts, *TEXTS], kind="bpe", length=40)
+    decoded = fitted.decode(fitted.encode(texts))
+    assert fitted.decode(fitted.encode(decoded)) == decoded
+
+
+def test_tokens_end_and_are_padded_or_cut() -> None:
+    fitted = fit_tokens(["a b c", "a b"], length=3)
+    a, b, c = (fitted.pieces.index(f"\u2581{word}") for word in "abc")
+    assert fitted.encode(["a", "b a", "a b c", ""]).tolist() == [
+        [a, END, PADDING], [b, a, END], [a, b, c], [END, PADDING, PADDING],
+    ]  # fmt: skip
+
+
+def test_rare_words_are_unknown_and_never_shown() -> None:
+    fitted = fit_tokens(["good good film film", "rare"], min_count=2, length=4)
+    codes = fitted.encode(["good rare film"])
+    assert UNKNOWN in codes[0].tolist()
+    assert fitted.decode(codes) == ["good film"]
+
+
+def test_the_length_covers_95_percent_of_the_texts() -> None:
+    texts = ["word " * count for count in range(1, 101)]
+    assert fit_tokens(texts).length == 95 + 1
+
+
+@pytest.mark.parametrize("made", [BitsCodec(["a", "b"]), PresenceCodec(["film", "good"]), fit_tokens(TEXTS)])
 def test_codecs_survive_json(made: codec.Codec) -> None:
     again = codec.from_dict(json.loads(json.dumps(made.to_dict())))
     assert type(again) is type(made)

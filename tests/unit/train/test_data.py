@@ -133,17 +133,38 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, name: str, cont
     assert str(tmp_path / name) in str(caught.value)
 
 
+def test_a_label_column_gives_the_texts_classes(tmp_path: Path) -> None:
+    path = tmp_path / "rated.csv"
+    path.write_text("stars,review\n" + "1,a dull film\n5,a fine film\n" * 10 + ",no stars\n")
+    found = data.load(str(path), label_column="stars", max_bad_rows=1)
+    assert found.texts == ["a dull film", "a fine film"] * 10
+    assert found.classes == ["1", "5"] * 10
+    assert found.skipped == ("rated.csv row 21: column stars is empty",)
+    assert found.fingerprint() != data.load(str(path), column="review", max_bad_rows=1).fingerprint()
+
+
+def test_classes_must_be_few(tmp_path: Path) -> None:
+    path = tmp_path / "named.csv"
+    path.write_text("name,review\n" + "".join(f"n{row},a film like any other\n" for row in range(101)))
+    with pytest.raises(InputError, match="--label-column name: 101 different values; 2 to 100 can be classes"):
+        data.load(str(path), label_column="name")
+    path.write_text("name\n" + "a\nb\n" * 10)
+    with pytest.raises(InputError, match="--label-column name: there is no other column"):
+        data.load(str(path), label_column="name", codec="tokens")
+
+
 def test_options_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = text_files(tmp_path)[0]
     with pytest.raises(InputError, match="--column nope: the columns are id, review, stars"):
         data.load(str(path), column="nope")
-    with pytest.raises(InputError, match="--label-column stars: the 0/1 columns are none in a text"):
-        data.load(str(path), label_column="stars")
-    with pytest.raises(InputError, match="--label-column nope: the 0/1 columns are x1, x2"):
+    with pytest.raises(InputError, match="--label-column nope: the columns are id, review, stars"):
+        data.load(str(path), label_column="nope")
+    with pytest.raises(InputError, match="--label-column nope: the columns are x1, x2"):
         data.load("toy", label_column="nope")
     assert data.load("toy", label_column="x5").label == "x5"
-    with pytest.raises(InputError, match="--codec presence: toy holds rows of 0 and 1"):
-        data.load("toy", codec="presence")
+    for codec in ("presence", "tokens"):
+        with pytest.raises(InputError, match=f"--codec {codec}: toy holds rows of 0 and 1"):
+            data.load("toy", codec=codec)
     with pytest.raises(InputError, match="none of the built-in sets"):
         data.load("nofile.csv")
 

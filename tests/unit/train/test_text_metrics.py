@@ -98,18 +98,20 @@ def test_fresh_texts_pass_and_shuffled_words_are_caught(monkeypatch: pytest.Monk
 def test_the_convolutional_judge_sees_word_order() -> None:
     a, b = random_texts(200, 1), random_texts(200, 2)
     shuffled = [np.random.default_rng(0).permutation(text).tolist() for text in a]
-    auc, error = text_metrics.text_c2st(shuffled, b, 0, text_metrics.conv_judge)
+    auc, error = text_metrics.text_c2st(shuffled, b, 0, text_metrics.conv_judge, 3)
     assert auc - 2 * error > 0.6
-    assert text_metrics.text_c2st(shuffled, b, 0, text_metrics.conv_judge) == (auc, error)
+    assert text_metrics.text_c2st(shuffled, b, 0, text_metrics.conv_judge, 3) == (auc, error)
 
 
 @pytest.mark.usefixtures("_no_text_judge")
 def test_collapsed_and_copied_texts_are_caught() -> None:
     a, b, c = (random_texts(100, seed) for seed in (1, 2, 3))
-    collapsed = text_metrics.compare_text(a[:4] * 25, b, c, embeddings=(np.eye(9), np.eye(9), np.eye(9)))
+    collapsed = text_metrics.compare_text(a[:4] * 25, b, c, embed=lambda texts: np.eye(len(texts)))
     assert collapsed["self_bleu_5"] > collapsed["self_bleu_5_floor"] + 0.2
     assert collapsed["distinct_ratio"] < 0.05
     assert collapsed["frechet"] == pytest.approx(0, abs=1e-6)
+    floor = text_metrics.text_floor(b, c, 100)
+    assert text_metrics.compare_text(a, b, c, floor=floor) == text_metrics.compare_text(a, b, c)
     assert text_metrics.compare_text(c, b, c)["copy_excess_low"] > 0.5
 
 
