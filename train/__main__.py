@@ -13,7 +13,18 @@ import yaml
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from train.config import BASELINES, CODECS, DEVICES, GENERATORS, PRESETS, Config, InputError, JobError, resolve
+from train.config import (
+    BASELINES,
+    CODECS,
+    DEVICES,
+    GENERATORS,
+    PRESETS,
+    TOKENIZERS,
+    Config,
+    InputError,
+    JobError,
+    resolve,
+)
 
 WORK_FAILED, WRONG_USAGE, GATE_FAILED = 1, 2, 3
 FILE = click.Path(path_type=Path)
@@ -21,7 +32,7 @@ FILE = click.Path(path_type=Path)
 
 def option(name: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A click option that also listens to LOOKALIKE_NAME and shows its default; fields of `Config` supply theirs."""
-    field = name.removeprefix("--").replace("-", "_")
+    field = name.split("/")[0].removeprefix("--").replace("-", "_")
     settings.setdefault("default", getattr(Config, field, None))
     variable = f"LOOKALIKE_{field.upper()}"
     return click.option(name, field, envvar=variable, show_envvar=True, show_default=True, **settings)
@@ -57,15 +68,24 @@ def cli() -> None:
     help="movie-reviews, digits, toy, chain, topics, or your own file or folder of shards.",
 )
 @option("--column", help="The column that holds the text; needed only where it is not obvious.")
-@option("--label-column", help="A 0/1 column that a model would predict from the others.")
-@option("--codec", type=click.Choice(CODECS), help="How rows become 0/1 sequences; auto looks at the data.")
+@option("--label-column", help="The classes of texts, which requests may ask for; or a 0/1 column to be predicted.")
+@option(
+    "--codec",
+    type=click.Choice(CODECS),
+    help="How rows become sequences: 0/1 rows as they are, texts as tokens or as the presence of words.",
+)
 @option("--words", type=click.IntRange(1, 4096), help="How many words the presence codec looks for.")
+@option("--tokenizer", type=click.Choice(TOKENIZERS), help="What tokens are: whole words, or pieces of words.")
+@option("--vocabulary", type=click.IntRange(4, 30_000), help="How many tokens there are at the most.")
+@option("--min-count", type=click.IntRange(1), help="A word or piece seen less often gets no token.")
+@option("--lowercase/--no-lowercase", help="Whether capitals are dropped.")
+@option("--length", type=click.IntRange(2, 512), help="Tokens a text; by default enough for 95 % of them.")
 @option("--holdout", type=click.FloatRange(0.01, 0.9), help="Share of the rows that only judges.")
 @option("--validation", type=click.FloatRange(0, 0.5), help="Share of the other rows that chooses the checkpoint.")
 @option("--split-seed", type=click.IntRange(0), help="Decides which rows judge.")
 @option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows may be skipped.")
 @option("--preset", type=click.Choice(list(PRESETS)), help="textbook: the classic GAN, one sample a step.")
-@option("--generator", type=click.Choice(GENERATORS), help="Which pair of networks plays.")
+@option("--generator", type=click.Choice(GENERATORS), help="Which networks play; auto: those for the codec.")
 @option("--hidden", type=click.IntRange(1, 8192), help="Hidden units of each of the generator's nets.")
 @option("--folds", type=click.IntRange(2, 100), help="How many nets the generator has, one for each fold of the rows.")
 @option("--warmup", type=click.FloatRange(0, 0.95), help="Share of the minutes that the warm start may take.")

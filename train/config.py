@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-CODECS = ("auto", "bits", "presence")
-GENERATORS = ("nade", "textbook")
+CODECS = ("auto", "bits", "presence", "tokens")
+TOKENIZERS = ("words", "bpe")
+GENERATORS = ("auto", "nade", "tokens", "textbook")
 DEVICES = ("auto", "cpu", "cuda")
 BASELINES = ("none", "fast", "all")
 
@@ -34,6 +35,11 @@ class Config:
     label_column: str | None = None
     codec: str = "auto"
     words: int = 64
+    tokenizer: str = "bpe"
+    vocabulary: int = 8000
+    min_count: int = 2
+    lowercase: bool = True
+    length: int | None = None
     holdout: float = 0.2
     validation: float = 0.15
     split_seed: int = 0
@@ -41,7 +47,7 @@ class Config:
 
     # networks
     preset: str = "default"
-    generator: str = "nade"
+    generator: str = "auto"
     hidden: int = 128
     folds: int = 6
     warmup: float = 0.6
@@ -84,6 +90,8 @@ class Config:
             )
         if self.generator == "textbook" and self.batch_size != 1:
             problems.append(f"--generator textbook learns one sample a step: --batch-size 1, not {self.batch_size}")
+        if self.codec != "auto" and self.generator != "auto" and (self.codec == "tokens") != (self.generator == "tokens"):
+            problems.append(f"--generator {self.generator} does not make what --codec {self.codec} reads")
         if problems:
             raise InputError("; ".join(problems))
 
