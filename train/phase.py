@@ -1,0 +1,79 @@
+"""What a part of the training that can be interrupted, saved and continued looks like to the job that runs it."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from train.generator import Generator
+
+
+class Phase(Protocol):
+    """A warm start: work in small steps that ends in the generator from which the game begins.
+
+    With the same torch streams at its beginning and without a limit of seconds, a phase that was interrupted, saved and
+    loaded into a new object (made of the same rows and options) ends in the same generator, bit for bit, as an
+    undisturbed one.
+
+    Attributes:
+        seconds: used so far, over all sessions.
+        progress: the share of the work done, 0 to 1, for the progress bar.
+    """
+
+    seconds: float
+
+    @property
+    def progress(self) -> float: ...
+
+    @property
+    def generator(self) -> Generator:
+        """What the phase has made. To be asked for only when `run` has returned True."""
+
+    def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
+        """Work until finished or interrupted; called again, it goes on.
+
+        Args:
+            seconds: at most so many over all sessions (infinite: as long as it takes); the schedule is shortened to fit.
+            interrupted: asked after every step, in the thread that works; True ends the call at once.
+
+        Returns:
+            Whether the work is finished.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `run` changes as tensors, numbers, strings, lists and dicts; torch's streams included."""
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Put everything back, torch's streams included."""
+
+
+class ColdStart:
+    """The phase of a generator that is not warmed up: finished from the start."""
+
+    seconds = 0.0
+    progress = 1.0
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+
+    def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.state_dict(), "streams": streams()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.generator.load_state_dict(saved["generator"])
+        restore_streams(saved["streams"])
+
+
+def streams() -> dict[str, Any]:
+    """The state of torch's global random streams."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def restore_streams(saved: dict[str, Any]) -> None:
+    """Set torch's global random streams; those of the GPUs only where there are as many as before."""
+    torch.set_rng_state(saved["cpu"])
+    if len(saved["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(saved["cuda"])
