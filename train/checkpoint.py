@@ -1,7 +1,7 @@
 """Checkpoints: the whole training state in one file that is either complete or not there.
 
-A file is named by the sequences seen and by the hash of its content, so that a torn or damaged one is recognised
-and the newest good one found. Reading unpickles nothing but tensors and plain values (torch's weights_only).
+A file is named by a running number and by the hash of its content, so that a torn or damaged one is recognised and the
+newest good one found. Reading unpickles nothing but tensors and plain values (torch's weights_only).
 """
 
 import hashlib
@@ -15,13 +15,14 @@ import torch
 KEEP = 2  # the newest may turn out to be damaged; the one before is the spare
 
 
-def save(directory: Path, seen: int, state: dict[str, Any]) -> Path:
+def save(directory: Path, state: dict[str, Any]) -> Path:
     """Write a checkpoint so that it survives a crash at any moment, and remove those older than the spare."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    path = directory / f"{seen:015d}-{_digest(content)}.pt"
     directory.mkdir(parents=True, exist_ok=True)
+    number = max((int(old.name.split("-")[0]) for old in directory.glob("*.pt")), default=0) + 1
+    path = directory / f"{number:06d}-{_digest(content)}.pt"
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         file.write(content)

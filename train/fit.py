@@ -29,8 +29,10 @@ from train.evidence import Evidence
 from train.gate import Verdict
 from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
 from train.loop import State, Tick
+from train.phase import ColdStart, Phase
 from train.rundir import RunDirectory
 from train.tracking import Tracker
+from train.warmup import WarmStart
 
 log = logging.getLogger("lookalike")
 
@@ -43,6 +45,7 @@ EVALUATION_SEED = 0
 SAMPLE_ROWS = 1000
 PRINTED_ROWS = 5
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "gate", "baselines")  # when a run is continued
+BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
 TEXTBOOK_EPOCHS = 10  # the textbook prints its losses every so many epochs
 
 
@@ -163,7 +166,7 @@ def resume(run: RunDirectory, config: Config) -> Outcome:
 def _run(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Outcome:
     try:
         with FileLock(run.path / ".lock", timeout=0), _logging_to(run.log):
-            run.config.write_text(config.to_json())
+            rundir.write(run.config, config.to_json())
             tracker = tracking.start(config, run.path.name, _tags(config, prepared), (saved or {}).get("run_id"))
             _announce(run, config, prepared, tracker, saved)
             status = "FAILED"
@@ -171,9 +174,9 @@ def _run(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str,
             try:
                 verdict = _Job(run, config, prepared, tracker, saved).work()
                 status = "FINISHED"
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as problem:
                 status = "KILLED"
-                raise
+                raise JobError(interrupted(config)) from problem
             finally:
                 tracker.finish(status)
     except Timeout as problem:
@@ -204,53 +207,41 @@ def _announce(
     tracked = f"MLflow run {tracker.run_id}" if tracker.run_id else "not tracked"
     log.info("run %s on %s, %s", run.path, _device_name(config), tracked)
     if saved is not None:
-        log.info("going on after %s sequences", f"{saved['state']['seen']:,}")
+        where = f"after {saved['state']['seen']:,} sequences" if saved["phase"] == "game" else "in the warm start"
+        log.info("going on %s", where)
+
+
+def new_warm_start(config: Config, rows: Tensor) -> Phase:
+    """The phase that makes the generator from which the game starts, for training codes on the device that trains."""
+    if config.generator == "textbook":
+        return ColdStart(TextbookGenerator(rows.shape[1]))
+    return WarmStart(rows, hidden=config.hidden, folds=config.folds)
+
+
+def interrupted(config: Config) -> str:
+    """What the user reads after Ctrl-C or SIGTERM."""
+    return f"interrupted; everything is saved. Go on with: python -m train fit --resume --out {config.out}"
 
 
 class _Job:
-    """What the callbacks of one training run share."""
+    """What the callbacks of one training run share.
+
+    Attributes:
+        warm: the generator as the game found it.
+        state: of the game.
+    """
+
+    warm: Generator
+    state: State
 
     def __init__(
         self, run: RunDirectory, config: Config, prepared: Prepared, tracker: Tracker, saved: dict[str, Any] | None
     ) -> None:
         self.run, self.config, self.prepared, self.tracker = run, config, prepared, tracker
-        torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
-        if saved is None:
-            generator, seconds = self._first_generator()
-            self.warm = copy.deepcopy(generator)
-            self.state = State.new(config, generator, torch.device(config.device))
-            self.state.seconds = seconds
-        else:
-            self.warm = generators.build(saved["generator"])
-            self.warm.load_state_dict(saved["warm"])
-            self.state = State.new(config, generators.build(saved["generator"]), torch.device(config.device))
-            self.state.load_state_dict(saved["state"])
-        self._forget_ticks_after(self.state.seen)
+        self.rows = prepared.train.to(config.device)
+        self.saved = saved or {"phase": "nothing"}
         self.checkpointed = time.monotonic()
         self.printed = 0.0
-
-    def _forget_ticks_after(self, seen: int) -> None:
-        """Drop the lines of stats.jsonl that a crashed session wrote after its last checkpoint: they come again."""
-        if self.run.stats.exists():
-            lines = self.run.stats.read_text().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n") and json.loads(line)["seen"] <= seen]
-            self.run.stats.write_text("".join(whole))
-
-    def _first_generator(self) -> tuple[Generator, float]:
-        """The generator that the game starts from, and the seconds that it took."""
-        config, rows = self.config, self.prepared.train
-        if config.generator == "textbook":
-            return TextbookGenerator(rows.shape[1]), 0.0
-        started = time.monotonic()
-        limit = math.inf if config.max_minutes is None else 60 * config.max_minutes * config.warmup
-        with tqdm(total=config.folds, desc="warm start", unit="net", disable=None, leave=False) as bar:
-            generator = warmup.warm_start(
-                rows.to(config.device), hidden=config.hidden, folds=config.folds, seconds=limit, tell=bar.update
-            )
-        seconds = time.monotonic() - started
-        log.info("warm start: %d nets of %d classes in %.0f s", generator.nets, generator.classes, seconds)
-        return generator, seconds
 
     def work(self) -> Verdict:
         """Train, then judge, save and report.
@@ -258,27 +249,77 @@ class _Job:
         Raises:
             JobError: training failed or was interrupted.
         """
+        torch.set_num_threads(self.config.threads)
+        torch.manual_seed(self.config.seed)
         dataset = self.prepared.dataset
         for part, context in ((self.prepared.train, "training"), (self.prepared.heldout, "evaluation")):
             self.tracker.dataset(part.numpy(), name=dataset.name, source=dataset.source, context=context)
-        reason = self._train()
-        self._checkpoint()
-        if reason == "interrupted":
-            raise JobError(
-                f"interrupted; everything is saved. Go on with: python -m train fit --resume --out {self.config.out}"
-            )
-        log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{self.state.seen:,}", self.state.seconds)
+        with _interruptible() as self.interrupted:
+            if self.saved["phase"] in ("nothing", "warm start"):
+                self._warm_up()
+            else:
+                self._load_game()
+            if self._budget() != self.saved.get("ended"):
+                self._play()
         return self._finish()
 
-    def _train(self) -> str:
-        rows = self.prepared.train.to(self.config.device)
-        if self.state.seen == 0:
-            self._validate()  # the warm start is the first candidate to ship
-        with _interruptible() as interrupted, self._progress() as self.bar:
+    def _warm_up(self) -> None:
+        """Make the generator that the game starts from, and start the game."""
+        config = self.config
+        phase = new_warm_start(config, self.rows)
+        if self.saved["phase"] == "warm start":
+            phase.load_state_dict(self.saved["warm_start"])
+        limit = math.inf if config.max_minutes is None else 60 * config.max_minutes * config.warmup
+        with tqdm(total=100.0, desc="warm start", bar_format=BAR, disable=None, leave=False) as bar:
+
+            def pause() -> bool:
+                bar.update(100 * phase.progress - bar.n)
+                return self.interrupted() or self._checkpoint_is_due()
+
+            while not phase.run(limit, pause):
+                self._save("warm start", warm_start=phase.state_dict())
+                if self.interrupted():
+                    raise JobError(interrupted(config))
+        if phase.seconds:
+            log.info("warm start: %.0f s", phase.seconds)
+        self.warm = copy.deepcopy(phase.generator)
+        self.state = State.new(config, phase.generator, torch.device(config.device))
+        self.state.seconds = phase.seconds
+        self._validate()  # the warm start is the first candidate to ship
+        self._checkpoint()
+
+    def _load_game(self) -> None:
+        saved = self.saved
+        self.warm = generators.build(saved["generator"])
+        self.warm.load_state_dict(saved["warm"])
+        self.state = State.new(self.config, generators.build(saved["generator"]), torch.device(self.config.device))
+        self.state.load_state_dict(saved["state"])
+
+    def _budget(self) -> list[float | None]:
+        """What says when the game is over; a run that was over goes on where it has been given more."""
+        return [self.config.epochs, self.config.max_minutes]
+
+    def _play(self) -> None:
+        """Play the game to its end."""
+        self._forget_ticks_after(self.state.seen)
+        with self._progress() as self.bar:
             try:
-                return loop.train(self.state, rows, self.config, on_tick=self._on_tick, interrupted=interrupted)
+                reason = loop.train(
+                    self.state, self.rows, self.config, on_tick=self._on_tick, interrupted=self.interrupted
+                )
             except loop.NonFiniteError as problem:
                 raise JobError(f"{problem}; the last good state is in {self.run.checkpoints}") from problem
+        self._checkpoint(ended=None if reason == "interrupted" else self._budget())
+        if reason == "interrupted":
+            raise JobError(interrupted(self.config))
+        log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{self.state.seen:,}", self.state.seconds)
+
+    def _forget_ticks_after(self, seen: int) -> None:
+        """Drop the lines of stats.jsonl that a crashed session wrote after its last checkpoint: they come again."""
+        if self.run.stats.exists():
+            lines = self.run.stats.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n") and json.loads(line)["seen"] <= seen]
+            rundir.write(self.run.stats, "".join(whole))
 
     def _on_tick(self, tick: Tick) -> bool:
         scores = self._validate()
@@ -292,7 +333,7 @@ class _Job:
             file.write(json.dumps({"seen": tick.seen, "seconds": tick.seconds, **record}) + "\n")
         self.tracker.metrics(record, step=tick.seen)
         self._show(tick, scores)
-        if time.monotonic() - self.checkpointed > CHECKPOINT_SECONDS:
+        if self._checkpoint_is_due():
             self._checkpoint()
         return bool(scores) and tick.seen - self.state.best_seen >= PATIENCE_TICKS * (self.config.tick or 1)
 
@@ -308,15 +349,22 @@ class _Job:
             self.state.best = {name: value.clone() for name, value in self.state.averaged.state_dict().items()}
         return scores
 
-    def _checkpoint(self) -> None:
-        content = {
-            "state": self.state.state_dict(),
-            "generator": self.state.generator.config(),
-            "warm": self.warm.state_dict(),
-            "fingerprint": self.prepared.dataset.fingerprint(),
-            "run_id": self.tracker.run_id,
-        }
-        checkpoint.save(self.run.checkpoints, self.state.seen, content)
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self.checkpointed > CHECKPOINT_SECONDS
+
+    def _checkpoint(self, ended: list[float | None] | None = None) -> None:
+        """Save the game; `ended` is the budget that it has used up."""
+        self._save(
+            "game",
+            state=self.state.state_dict(),
+            generator=self.state.generator.config(),
+            warm=self.warm.state_dict(),
+            ended=ended,
+        )
+
+    def _save(self, phase: str, **content: Any) -> None:
+        about = {"fingerprint": self.prepared.dataset.fingerprint(), "run_id": self.tracker.run_id}
+        checkpoint.save(self.run.checkpoints, {"phase": phase, **about, **content})
         self.checkpointed = time.monotonic()
 
     def _finish(self) -> Verdict:
@@ -432,8 +480,7 @@ class _Job:
     @contextlib.contextmanager
     def _progress(self) -> Iterator["tqdm[Any]"]:
         """A bar over the share of the budget used; without a terminal, a line now and then instead."""
-        layout = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-        with tqdm(total=100.0, desc="training", bar_format=layout, disable=None, leave=False) as bar:
+        with tqdm(total=100.0, desc="training", bar_format=BAR, disable=None, leave=False) as bar:
             yield bar
 
     def _show(self, tick: Tick, scores: dict[str, float]) -> None:

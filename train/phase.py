@@ -33,7 +33,7 @@ class Phase(Protocol):
         """Work until finished or interrupted; called again, it goes on.
 
         Args:
-            seconds: at most so many over all sessions (infinite: as long as it takes); the schedule is shortened to fit.
+            seconds: at most so many over all sessions; the schedule is shortened to fit. Infinite: as long as it takes.
             interrupted: asked after every step, in the thread that works; True ends the call at once.
 
         Returns:

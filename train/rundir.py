@@ -1,5 +1,6 @@
 """The run directory: where a run keeps its files, and how runs are numbered and found."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,3 +89,13 @@ def newest(out: Path) -> RunDirectory:
 
 def existing(out: Path) -> list[RunDirectory]:
     return [RunDirectory(path) for path in out.glob("*") if path.is_dir() and NAME.fullmatch(path.name)]
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file's text; a crash leaves the old text or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -6,17 +6,20 @@ takes away part of what each net mistook for a pattern.
 """
 
 import copy
+import dataclasses
 import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from train.generator import NadeGenerator, draw_noise, generate
+from train.phase import restore_streams, streams
 
 log = logging.getLogger("lookalike")
 
@@ -50,44 +53,6 @@ class Classes:
     def log_likelihood(self, rows: Tensor) -> float:
         """Mean nats a row."""
         return float(self.joint(rows).logsumexp(1).mean())
-
-
-def warm_start(
-    rows: Tensor,
-    *,
-    hidden: int,
-    folds: int,
-    seconds: float = math.inf,
-    tell: Callable[[int], object] = lambda nets: None,
-) -> NadeGenerator:
-    """Fit a generator by likelihood.
-
-    Args:
-        rows: training codes, uint8 (rows, length), on the device that trains.
-        hidden: hidden units of each net.
-        folds: how many nets.
-        seconds: at most this long; the schedule is shortened to fit.
-        tell: given the number of nets that have become ready.
-    """
-    x = rows.float()
-    part = torch.randperm(len(x)).to(x.device) % folds
-    started = time.monotonic()
-    nets: list[NadeGenerator] = []
-    chosen: Choice | None = None
-    for fold in range(folds):
-        seen, unseen = x[part != fold], x[part == fold][:CHECKED_ROWS]
-        # The first fold decides between one class and many, so it fits two nets.
-        choices = [chosen] if chosen else [Choice(), choose_classes(seen, unseen)]
-        left = (seconds - (time.monotonic() - started)) / (folds - fold + len(choices) - 1)
-        fitted = [fit_net(seen, unseen, fit_classes(seen, choice), hidden, left) for choice in choices]
-        best = max(range(len(fitted)), key=lambda i: fitted[i][0])
-        chosen = choices[best]
-        nets.append(fitted[best][1])
-        log.debug("warm start: fold %d, %d classes, %.3f nats a row", fold, chosen.classes, -fitted[best][0])
-        tell(1)
-    generator = join(nets)
-    calibrate(generator, x.mean(0), len(x))
-    return generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,41 +91,79 @@ def fit_classes(rows: Tensor, choice: Choice) -> Classes:
     return found
 
 
-def fit_net(seen: Tensor, unseen: Tensor, classes: Classes, hidden: int, seconds: float) -> tuple[float, NadeGenerator]:
-    """One net, fitted to the seen rows with classes drawn from the mixture's posterior, stopped by the unseen ones.
+class NetFit:
+    """One net being fitted to the seen rows, with classes drawn from the mixture's posterior; the unseen rows stop it.
 
-    Returns:
-        A lower bound on the unseen rows' mean log-likelihood in nats, and the net.
+    Attributes:
+        best: a lower bound on the unseen rows' mean log-likelihood in nats, the highest so far.
+        seconds: spent in steps so far.
     """
-    net = new_net(seen.shape[1], classes, hidden)
-    average = copy.deepcopy(net)
-    optimizer = new_optimizer(net)
-    belongs = classes.joint(seen).softmax(1)
-    # Four draws of the unseen rows' classes, taken in turn; their entropy completes the bound.
-    unseen_belongs = classes.joint(unseen).softmax(1)
-    kinds = torch.multinomial(unseen_belongs, 4, replacement=True)
-    entropy = (classes.prior[kinds].log() - unseen_belongs.gather(1, kinds).log()).mean().item()
-    best, best_step, best_weights = -math.inf, 0, copy.deepcopy(average.state_dict())
-    started, step = time.monotonic(), 0
-    while step < PATIENCE[0] * best_step + PATIENCE[1]:
-        done = max(step / STEPS, (time.monotonic() - started) / max(seconds, 1e-9))
-        if done >= 1:
-            break
-        set_schedule(optimizer, done)
-        chosen = torch.randint(len(seen), (BATCH,)).to(seen.device)
-        kind = torch.multinomial(belongs[chosen], 1)[:, 0]
-        loss = F.binary_cross_entropy_with_logits(net.logits(seen[chosen], 0, kind), seen[chosen])
-        optimizer.zero_grad(set_to_none=True)
+
+    def __init__(self, seen: Tensor, unseen: Tensor, classes: Classes, hidden: int) -> None:
+        self.seen, self.unseen, self.classes = seen, unseen, classes
+        self.net = new_net(seen.shape[1], classes, hidden)
+        self.average = copy.deepcopy(self.net)
+        self.optimizer = new_optimizer(self.net)
+        self.belongs = classes.joint(seen).softmax(1)
+        # Four draws of the unseen rows' classes, taken in turn; their entropy completes the bound.
+        unseen_belongs = classes.joint(unseen).softmax(1)
+        self.kinds = torch.multinomial(unseen_belongs, 4, replacement=True)
+        self.entropy = (classes.prior[self.kinds].log() - unseen_belongs.gather(1, self.kinds).log()).mean().item()
+        self.best, self.best_step, self.best_weights = -math.inf, 0, copy.deepcopy(self.average.state_dict())
+        self.steps = 0
+        self.seconds = 0.0
+
+    def done(self, seconds: float) -> float:
+        """The share of the schedule that is over when at most so many seconds may be spent; 1 ends the fit."""
+        if self.steps >= PATIENCE[0] * self.best_step + PATIENCE[1]:
+            return 1.0
+        return min(1.0, max(self.steps / STEPS, self.seconds / max(seconds, 1e-9)))
+
+    def step(self, done: float) -> None:
+        """One optimizer step, at this share of the schedule."""
+        started = time.monotonic()
+        set_schedule(self.optimizer, done)
+        chosen = torch.randint(len(self.seen), (BATCH,)).to(self.seen.device)
+        kind = torch.multinomial(self.belongs[chosen], 1)[:, 0]
+        loss = F.binary_cross_entropy_with_logits(self.net.logits(self.seen[chosen], 0, kind), self.seen[chosen])
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
-        step += 1
-        move_average(average, net, min(AVERAGE, step / (step + 10)))
-        if step % CHECK_STEPS == 0:
-            score = entropy - held_nats(average, unseen, kinds[:, step // CHECK_STEPS % 4])
-            if score > best:
-                best, best_step, best_weights = score, step, copy.deepcopy(average.state_dict())
-    average.load_state_dict(best_weights)
-    return best, average
+        self.optimizer.step()
+        self.steps += 1
+        move_average(self.average, self.net, min(AVERAGE, self.steps / (self.steps + 10)))
+        if self.steps % CHECK_STEPS == 0:
+            self._check()
+        self.seconds += time.monotonic() - started
+
+    def _check(self) -> None:
+        kind = self.kinds[:, self.steps // CHECK_STEPS % 4]
+        score = self.entropy - held_nats(self.average, self.unseen, kind)
+        if score > self.best:
+            self.best, self.best_step = score, self.steps
+            self.best_weights = copy.deepcopy(self.average.state_dict())
+
+    def best_net(self) -> NadeGenerator:
+        self.average.load_state_dict(self.best_weights)
+        return self.average
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name).state_dict() for name in self.MODULES},
+            **{name: getattr(self, name) for name in self.VALUES},
+            "prior": self.classes.prior,
+            "means": self.classes.means,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on with a fit of the same rows; it must have been made with the saved `prior` and `means`."""
+        for name in self.MODULES:
+            getattr(self, name).load_state_dict(saved[name])
+        for name in self.VALUES:
+            setattr(self, name, saved[name])
+        self.kinds = self.kinds.to(self.seen.device)
+
+    MODULES = ("net", "average", "optimizer")
+    VALUES = ("kinds", "entropy", "best", "best_step", "best_weights", "steps", "seconds")
 
 
 def new_net(length: int, classes: Classes, hidden: int) -> NadeGenerator:
@@ -228,3 +231,132 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
     for _ in range(CALIBRATION_ROUNDS):
         found = generate(generator, draw_noise(generator, CALIBRATION_ROWS, seed=0)).float().mean(0).to(means)
         generator.bias.add_(wanted - torch.logit(found.clamp(edge, 1 - edge)))
+
+
+class WarmStart:
+    """The warm start as a `train.phase.Phase`: fold after fold, net after net, step by step.
+
+    Attributes:
+        nets: the chosen nets of the folds that are done.
+        choices: what is tried for the classes of the current fold. The first fold decides between one class and many,
+            so it fits two nets; the others follow it.
+        fitted: the current fold's nets that are done, each with its score.
+        fit: the net in work.
+    """
+
+    def __init__(self, rows: Tensor, *, hidden: int, folds: int) -> None:
+        """Prepare to fit.
+
+        Args:
+            rows: training codes, uint8 (rows, length), on the device that trains.
+            hidden: hidden units of each net.
+            folds: how many nets.
+        """
+        self.rows = rows.float()
+        self.hidden, self.folds = hidden, folds
+        self.part = torch.randperm(len(rows)) % folds
+        self.seconds = 0.0
+        self.nets: list[NadeGenerator] = []
+        self.choices: list[Choice] = []
+        self.fitted: list[tuple[float, NadeGenerator]] = []
+        self.fit: NetFit | None = None
+        self.joined: NadeGenerator | None = None
+
+    @property
+    def generator(self) -> NadeGenerator:
+        assert self.joined is not None, "the warm start is not finished"
+        return self.joined
+
+    @property
+    def progress(self) -> float:
+        current = 0.0 if self.fit is None else self.fit.steps / STEPS
+        return 1 - (self._nets_to_fit() - min(1.0, current)) / (self.folds + 1)
+
+    def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
+        while self.joined is None:
+            started = time.monotonic()
+            self._advance(seconds)
+            self.seconds += time.monotonic() - started
+            if interrupted():
+                break
+        return self.joined is not None
+
+    def _advance(self, seconds: float) -> None:
+        """One step of whatever is next."""
+        if len(self.nets) == self.folds:
+            self.joined = join(self.nets)
+            calibrate(self.joined, self.rows.mean(0), len(self.rows))
+        elif self.fit is None:
+            self._begin_net()
+        elif (done := self.fit.done(self._limit(self.fit, seconds))) < 1:
+            self.fit.step(done)
+        else:
+            self._end_net(self.fit)
+
+    def _limit(self, fit: NetFit, seconds: float) -> float:
+        """The seconds that this net may take: what the nets before it left, shared with those to come."""
+        return (seconds - (self.seconds - fit.seconds)) / self._nets_to_fit()
+
+    def _nets_to_fit(self) -> int:
+        """Nets that are not done yet, of folds + 1 in all: the first fold has two."""
+        if not self.nets:
+            return self.folds + 1 - len(self.fitted)
+        return self.folds - len(self.nets)
+
+    def _begin_net(self) -> None:
+        seen, unseen = self._fold()
+        if not self.choices:
+            self.choices = [Choice(), choose_classes(seen, unseen)]
+        classes = fit_classes(seen, self.choices[len(self.fitted)])
+        self.fit = NetFit(seen, unseen, classes, self.hidden)
+
+    def _end_net(self, fit: NetFit) -> None:
+        self.fitted.append((fit.best, fit.best_net()))
+        self.fit = None
+        if len(self.fitted) == len(self.choices):
+            best = max(range(len(self.fitted)), key=lambda i: self.fitted[i][0])
+            score, net = self.fitted[best]
+            log.debug(
+                "warm start: fold %d, %d classes, %.3f nats a row", len(self.nets), self.choices[best].classes, -score
+            )
+            self.nets.append(net)
+            self.choices, self.fitted = [self.choices[best]], []
+
+    def _fold(self) -> tuple[Tensor, Tensor]:
+        """The rows that the current fold's nets see, and those that stop them."""
+        unseen = (self.part == len(self.nets)).to(self.rows.device)
+        return self.rows[~unseen], self.rows[unseen][:CHECKED_ROWS]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "part": self.part,
+            "seconds": self.seconds,
+            "nets": [net.state_dict() for net in self.nets],
+            "choices": [dataclasses.asdict(choice) for choice in self.choices],
+            "fitted": [(score, net.state_dict()) for score, net in self.fitted],
+            "fit": None if self.fit is None else self.fit.state_dict(),
+            "joined": None if self.joined is None else self.joined.state_dict(),
+            "streams": streams(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.part, self.seconds = saved["part"], saved["seconds"]
+        self.nets = [self._net(weights) for weights in saved["nets"]]
+        self.choices = [Choice(**choice) for choice in saved["choices"]]
+        self.fitted = [(score, self._net(weights)) for score, weights in saved["fitted"]]
+        self.fit = None if saved["fit"] is None else self._fit(saved["fit"])
+        self.joined = None if saved["joined"] is None else self._net(saved["joined"])
+        restore_streams(saved["streams"])
+
+    def _fit(self, saved: dict[str, Any]) -> NetFit:
+        device = self.rows.device
+        classes = Classes(prior=saved["prior"].to(device), means=saved["means"].to(device))
+        fit = NetFit(*self._fold(), classes, self.hidden)
+        fit.load_state_dict(saved)
+        return fit
+
+    def _net(self, weights: dict[str, Tensor]) -> NadeGenerator:
+        nets, classes = weights["prior"].shape
+        net = NadeGenerator(length=self.rows.shape[1], hidden=self.hidden, nets=nets, classes=classes)
+        net.load_state_dict(weights)
+        return net.to(self.rows.device)

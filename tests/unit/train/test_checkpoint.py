@@ -14,7 +14,7 @@ def state(number: int) -> dict[str, Any]:
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 5, state(5))
+    path = checkpoint.save(tmp_path, state(5))
     found = checkpoint.load_newest(tmp_path)
     assert found is not None
     assert found[0] == path
@@ -24,7 +24,7 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
 
 def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
     for number in range(5):
-        checkpoint.save(tmp_path, number, state(number))
+        checkpoint.save(tmp_path, state(number))
     assert len(list(tmp_path.iterdir())) == checkpoint.KEEP
 
 
@@ -32,8 +32,8 @@ def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
     "damage", [lambda content: content[: len(content) // 2], lambda content: content[:-1] + b"x", lambda content: b""]
 )
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage: Any) -> None:
-    checkpoint.save(tmp_path, 1, state(1))
-    newest = checkpoint.save(tmp_path, 2, state(2))
+    checkpoint.save(tmp_path, state(1))
+    newest = checkpoint.save(tmp_path, state(2))
     newest.write_bytes(damage(newest.read_bytes()))
     found = checkpoint.load_newest(tmp_path)
     assert found is not None

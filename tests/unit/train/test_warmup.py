@@ -1,14 +1,33 @@
-"""The warm start: classes, nets, joining and calibration."""
+"""The warm start: classes, nets, joining and calibration, and going on after an interruption."""
 
+import io
 import math
+import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from train import builtin, generator, warmup
-from train.warmup import Choice
+from train.generator import NadeGenerator
+from train.warmup import Choice, NetFit, WarmStart
 
 CHAIN = torch.tensor(builtin.chain(1200, length=10))
+
+
+def warm_start(rows: torch.Tensor, *, hidden: int, folds: int, seconds: float = math.inf) -> NadeGenerator:
+    phase = WarmStart(rows, hidden=hidden, folds=folds)
+    assert phase.run(seconds, lambda: False)
+    return phase.generator
+
+
+def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
+    """What comes back from a checkpoint."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
 
 
 def two_kinds(n: int) -> torch.Tensor:
@@ -37,16 +56,18 @@ def test_the_bound_of_a_net_approaches_the_entropy_of_the_chain() -> None:
     torch.manual_seed(0)
     rows = torch.tensor(builtin.chain(6000, length=10)).float()
     seen, unseen = rows[:5000], rows[5000:]
-    bound, _ = warmup.fit_net(seen, unseen, warmup.fit_classes(seen, Choice()), 16, math.inf)
+    fit = NetFit(seen, unseen, warmup.fit_classes(seen, Choice()), 16)
+    while (done := fit.done(math.inf)) < 1:
+        fit.step(done)
     independent = warmup.fit_classes(seen, Choice()).log_likelihood(unseen)
     # Nats a row of the process itself: the stationary entropy rate is about .55 nats a bit.
     assert independent < -6.5
-    assert -5.9 < bound < -5.3
+    assert -5.9 < fit.best < -5.3
 
 
 def test_a_warm_start_keeps_means_and_correlations() -> None:
     torch.manual_seed(0)
-    made = warmup.warm_start(CHAIN, hidden=16, folds=2).double()
+    made = warm_start(CHAIN, hidden=16, folds=2).double()
     rows = generator.sample(made, 20_000, seed=3).float()
     torch.testing.assert_close(rows.mean(0), CHAIN.float().mean(0), atol=0.02, rtol=0)
     torch.testing.assert_close(torch.corrcoef(rows.T), torch.corrcoef(CHAIN.float().T), atol=0.15, rtol=0)
@@ -56,16 +77,14 @@ def test_the_same_seed_gives_the_same_warm_start() -> None:
     weights = []
     for _ in range(2):
         torch.manual_seed(5)
-        weights.append(warmup.warm_start(CHAIN[:200], hidden=4, folds=2).state_dict())
+        weights.append(warm_start(CHAIN[:200], hidden=4, folds=2).state_dict())
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
 
 def test_a_time_limit_is_kept() -> None:
-    import time
-
     torch.manual_seed(0)
     started = time.monotonic()
-    warmup.warm_start(CHAIN, hidden=64, folds=6, seconds=1.0)
+    warm_start(CHAIN, hidden=64, folds=6, seconds=1.0)
     assert time.monotonic() - started < 15  # calibration and choosing the classes come on top
 
 
@@ -74,7 +93,79 @@ def test_tiny_and_degenerate_sets_end_in_a_sane_generator(rows: int) -> None:
     torch.manual_seed(0)
     data = CHAIN[:rows].clone()
     data[:, 3], data[:, 7] = 0, 1
-    made = warmup.warm_start(data, hidden=8, folds=6).double()
+    made = warm_start(data, hidden=8, folds=6).double()
     drawn = generator.sample(made, 2000, seed=0).float()
     assert drawn[:, 3].mean() < 0.1
     assert drawn[:, 7].mean() > 0.9
+
+
+@pytest.fixture
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "STEPS", 60)
+    monkeypatch.setattr(warmup, "EM_STEPS", 3)
+    monkeypatch.setattr(warmup, "CALIBRATION_ROWS", 100)
+
+
+def every(steps: int) -> Callable[[], bool]:
+    """An interruption after every so many steps."""
+    asked = iter(range(1, 10**9))
+    return lambda: next(asked) % steps == 0
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize("steps", [1, 7, 61])
+def test_a_warm_start_interrupted_again_and_again_ends_in_the_same_weights(steps: int) -> None:
+    torch.manual_seed(5)
+    undisturbed = warm_start(CHAIN, hidden=4, folds=3)
+    after = torch.rand(3)
+
+    torch.manual_seed(5)
+    phase = WarmStart(CHAIN, hidden=4, folds=3)
+    sessions = 1
+    while not phase.run(math.inf, every(steps)):
+        saved = saved_and_loaded(phase.state_dict())
+        torch.manual_seed(sessions)  # as in a new process
+        phase = WarmStart(CHAIN, hidden=4, folds=3)
+        phase.load_state_dict(saved)
+        sessions += 1
+    assert sessions > 240 // steps
+    assert all(
+        torch.equal(value, phase.generator.state_dict()[name]) for name, value in undisturbed.state_dict().items()
+    )
+    assert torch.equal(torch.rand(3), after)
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_finished_warm_start_comes_back_finished() -> None:
+    phase = WarmStart(CHAIN[:200], hidden=4, folds=2)
+    assert phase.run(math.inf, lambda: False)
+    again = WarmStart(CHAIN[:200], hidden=4, folds=2)
+    again.load_state_dict(saved_and_loaded(phase.state_dict()))
+    assert again.run(math.inf, lambda: False)
+    assert torch.equal(again.generator.bias, phase.generator.bias)
+
+
+def test_the_seconds_of_all_sessions_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that shows a second more each time makes the schedule end long before its last step."""
+    monkeypatch.setattr(warmup, "CALIBRATION_ROWS", 100)
+    ticks = iter(range(10**9))
+    monkeypatch.setattr(warmup.time, "monotonic", lambda: float(next(ticks)))
+    phase, seconds, sessions = WarmStart(CHAIN[:200], hidden=4, folds=2), 0.0, 0
+    while not phase.run(600.0, every(20)):
+        assert phase.seconds > seconds
+        seconds, sessions = phase.seconds, sessions + 1
+        again = WarmStart(CHAIN[:200], hidden=4, folds=2)
+        again.load_state_dict(saved_and_loaded(phase.state_dict()))
+        phase = again
+    assert sessions > 3
+    assert 500 < phase.seconds < 700
+
+
+@pytest.mark.usefixtures("_short")
+def test_progress_only_grows_and_ends_at_one() -> None:
+    phase, shares = WarmStart(CHAIN[:200], hidden=4, folds=2), [0.0]
+    while not phase.run(math.inf, lambda: True):
+        shares.append(phase.progress)
+    shares.append(phase.progress)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
