@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -151,14 +152,30 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
 @click.argument("run", type=FILE)
 @option("--n", type=click.IntRange(1), default=1000, help="How many sequences.")
 @option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="The same seed gives the same sequences.")
-@click.option("--out", type=FILE, required=True, help="FILE.csv, .jsonl, .parquet or .npy")
-def sample(run: Path, n: int, seed: int, out: Path) -> None:
-    """Write lookalikes from RUN, a run directory or an artifact."""
+@click.option("--out", type=FILE, required=True, help="FILE.csv, .jsonl, .parquet or .npy; or a FOLDER of shards")
+@click.option(
+    "--shard-rows",
+    type=click.IntRange(1),
+    default=1_000_000,
+    show_default=True,
+    help="Rows of a Parquet file where --out is a folder.",
+)
+def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int) -> None:
+    """Write lookalikes from RUN, a run directory or an artifact.
+
+    A folder of Parquet shards may hold more rows than memory does. The same command goes on with an unfinished one, and
+    torchrun's processes share the work: torchrun --nproc-per-node 2 -m train sample RUN --n 100000000 --out FOLDER
+    """
     from train import data
 
-    data.check_writable(out)
+    into_shards = not out.suffix or out.is_dir()
+    if not into_shards:
+        data.check_writable(out)
     loaded = _load_artifact(run)
-    data.write(out, loaded.sample(n, seed).numpy(), loaded.codec.columns)
+    if into_shards:
+        _sample_shards(loaded, n, seed, out, shard_rows)
+    else:
+        data.write(out, loaded.sample(n, seed).numpy(), loaded.codec.columns)
     click.echo(f"{out}: {n:,} sequences of {len(loaded.codec.columns)} values, seed {seed}")
 
 
@@ -248,6 +265,16 @@ def _load_artifact(run: Path) -> Any:
         return artifact.load(_artifact_directory(run))
     except artifact.ArtifactError as problem:
         raise InputError(f"RUN {problem}") from problem
+
+
+def _sample_shards(loaded: Any, n: int, seed: int, out: Path, shard_rows: int) -> None:
+    from train import shards
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        shards.write(out, loaded, n=n, seed=seed, shard_rows=shard_rows)
+    except KeyboardInterrupt as problem:
+        raise JobError(f"interrupted; the same command goes on with {out}") from problem
 
 
 def _archive(directory: Path, archive: Path) -> Path:

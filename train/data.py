@@ -329,7 +329,7 @@ def check_writable(path: Path) -> None:
         InputError: the format is unknown, or the folder does not exist.
     """
     if path.suffix not in WRITERS:
-        raise InputError(f"--out {path}: the name must end in {', '.join(WRITERS)}")
+        raise InputError(f"--out {path}: the name must end in {', '.join(WRITERS)}, or have no ending: a folder")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--out {path}: there is no folder {path.parent}")
 
@@ -342,7 +342,8 @@ def write(path: Path, codes: Bits, columns: Sequence[str]) -> None:
     partial.replace(path)
 
 
-def _arrow(codes: Bits, columns: Sequence[str]) -> pa.Table:
+def arrow(codes: Bits, columns: Sequence[str]) -> pa.Table:
+    """Rows of codes as an Arrow table, uint8."""
     return pa.table(list(codes.T), names=list(columns))
 
 
@@ -352,9 +353,9 @@ def _write_jsonl(file: BinaryIO, codes: Bits, columns: Sequence[str]) -> None:
 
 
 WRITERS: dict[str, Callable[[BinaryIO, Bits, Sequence[str]], None]] = {
-    ".csv": lambda file, codes, columns: pa.csv.write_csv(_arrow(codes, columns), file),
+    ".csv": lambda file, codes, columns: pa.csv.write_csv(arrow(codes, columns), file),
     ".jsonl": _write_jsonl,
-    ".parquet": lambda file, codes, columns: pa.parquet.write_table(_arrow(codes, columns), file),
+    ".parquet": lambda file, codes, columns: pa.parquet.write_table(arrow(codes, columns), file),
     ".npy": lambda file, codes, columns: np.save(file, codes),
 }
 

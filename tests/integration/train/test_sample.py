@@ -1,0 +1,87 @@
+"""Samples in shards as users make them: by several processes, killed in the middle, with flat memory."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from train import artifact
+from train.codec import BitsCodec
+from train.generator import NadeGenerator
+
+ROOT = Path(__file__).parents[3]
+COLUMNS = [f"x{i}" for i in range(16)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run") / "artifact"
+    generator = NadeGenerator(length=16, hidden=8, nets=2, classes=2)
+    artifact.save(folder, generator, BitsCodec(COLUMNS), {})
+    return folder
+
+
+def start(model: Path, n: int, out: Path, *options: str, rank: int = 0, processes: int = 1) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "train", "sample", str(model), "--n", str(n), "--out", str(out), *options]
+    ranks = {"RANK": str(rank), "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | ranks, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.parquet")}
+
+
+def test_a_killed_process_is_started_again_and_the_sample_is_the_undisturbed_one(model: Path, tmp_path: Path) -> None:
+    options = ("--shard-rows", "7500", "--seed", "4")
+    finish(start(model, 150_000, tmp_path / "whole", *options))
+
+    both = [start(model, 150_000, tmp_path / "shared", *options, rank=rank, processes=2) for rank in (0, 1)]
+    while not (tmp_path / "shared" / "part-00001-of-00020.parquet").exists():
+        assert both[1].poll() is None
+        time.sleep(0.05)
+    both[1].kill()
+    both[1].communicate()
+    finish(both[0])
+    assert 10 < len(contents(tmp_path / "shared")) < 20
+    finish(start(model, 150_000, tmp_path / "shared", *options))
+
+    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+    assert len(contents(tmp_path / "whole")) == 20
+
+
+def test_an_interrupted_sample_says_how_to_go_on(model: Path, tmp_path: Path) -> None:
+    process = start(model, 10**9, tmp_path / "many", "--shard-rows", "10000")
+    while not list((tmp_path / "many").glob("*.parquet")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.splitlines()[-1] == f"Error: interrupted; the same command goes on with {tmp_path / 'many'}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from wait4, in KiB")
+def test_memory_does_not_grow_with_the_rows(model: Path, tmp_path: Path) -> None:
+    peaks = []
+    for n in (100_000, 600_000):
+        with start(model, n, tmp_path / str(n)) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            assert process.returncode == 0
+        peaks.append(usage.ru_maxrss / 1024)
+    assert peaks[1] < peaks[0] + 24, peaks  # MiB; the rows and their noise alone would be 80

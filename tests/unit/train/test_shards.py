@@ -1,0 +1,93 @@
+"""A sample in shards: the same rows however they are cut, by whomever, and after every interruption."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+from train import artifact, shards
+from train.artifact import Artifact
+from train.codec import BitsCodec
+from train.config import InputError
+from train.generator import NadeGenerator
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    torch.manual_seed(0)
+    generator = NadeGenerator(length=6, hidden=3, nets=2, classes=2)
+    return artifact.save(tmp_path_factory.mktemp("run") / "artifact", generator, BitsCodec("abcdef"), {})
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(shards, "PASS_VALUES", 8 * 7)  # seven rows a pass
+
+
+def rows_of(folder: Path) -> np.ndarray:
+    tables = [pyarrow.parquet.read_table(path) for path in sorted(folder.glob("*.parquet"))]
+    assert all(table.column_names == list("abcdef") for table in tables)
+    return np.concatenate([np.stack([column.to_numpy() for column in table.columns], axis=1) for table in tables])
+
+
+def test_a_row_depends_on_its_number_only(tmp_path: Path, loaded: Artifact) -> None:
+    for size in (9, 40, 64, 500):
+        shards.write(tmp_path / str(size), loaded, n=130, seed=3, shard_rows=size)
+    found = rows_of(tmp_path / "9")
+    assert found.shape == (130, 6)
+    for size in (40, 64, 500):
+        np.testing.assert_array_equal(rows_of(tmp_path / str(size)), found)
+    assert len(list((tmp_path / "64").glob("*.parquet"))) == 3
+
+
+def test_a_folder_begins_with_the_rows_of_a_single_file(tmp_path: Path, loaded: Artifact) -> None:
+    shards.write(tmp_path, loaded, n=100, seed=3, shard_rows=30)
+    np.testing.assert_array_equal(rows_of(tmp_path)[:40], loaded.sample(40, 3).numpy())
+
+
+def test_blocks_and_seeds_have_streams_of_their_own(loaded: Artifact) -> None:
+    def block(number: int, seed: int) -> bytes:
+        rows = range(40 * number, 40 * (number + 1))
+        return torch.cat(list(shards.sequences(loaded.generator, rows, seed))).numpy().tobytes()
+
+    assert len({block(number, seed) for number in range(5) for seed in (0, 1, 2**32 - 1)}) == 15
+
+
+def test_processes_share_the_work(tmp_path: Path, loaded: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards.write(tmp_path / "alone", loaded, n=70, seed=1, shard_rows=10)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, made in (("1", 3), ("0", 7)):
+        monkeypatch.setenv("RANK", rank)
+        shards.write(tmp_path / "shared", loaded, n=70, seed=1, shard_rows=10)
+        assert len(list((tmp_path / "shared").glob("*.parquet"))) == made
+    np.testing.assert_array_equal(rows_of(tmp_path / "shared"), rows_of(tmp_path / "alone"))
+
+
+def test_whole_shards_stay_and_torn_ones_are_made_again(tmp_path: Path, loaded: Artifact) -> None:
+    plan = shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
+    before = rows_of(tmp_path)
+    kept, torn, lost = (plan.path(tmp_path, shard) for shard in range(3))
+    stamp = kept.stat().st_mtime_ns
+    torn.write_bytes(torn.read_bytes()[:100])
+    lost.unlink()
+    shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
+    np.testing.assert_array_equal(rows_of(tmp_path), before)
+    assert kept.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(("change", "message"), [({"n": 60}, "n 50, not 60"), ({"seed": 2}, "seed 1, not 2")])
+def test_another_sample_is_refused(tmp_path: Path, loaded: Artifact, change: dict[str, int], message: str) -> None:
+    wanted = {"n": 50, "seed": 1, "shard_rows": 20}
+    shards.write(tmp_path, loaded, **wanted)
+    with pytest.raises(InputError, match=message):
+        shards.write(tmp_path, loaded, **{**wanted, **change})
+
+
+def test_a_folder_of_other_data_is_refused(tmp_path: Path, loaded: Artifact) -> None:
+    (tmp_path / "real.parquet").write_bytes(b"precious")
+    with pytest.raises(InputError, match="no manifest"):
+        shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
+    assert [path.name for path in tmp_path.glob("*") if path.name != ".lock"] == ["real.parquet"]

@@ -1,0 +1,157 @@
+"""Samples larger than memory: a folder of Parquet shards, made with flat memory by any number of processes.
+
+Every `BLOCK_ROWS` rows have a stream of noise of their own, so a row follows from the artifact, the seed and its number
+alone, whatever the shards' size and whoever makes them. The first block's stream is the one of a sample in a single
+file: a folder begins with the same rows. A shard appears whole or not at all, and whole ones are not made again.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+from filelock import FileLock
+from tqdm import tqdm
+
+from train import data
+from train.artifact import Artifact
+from train.config import InputError
+from train.generator import MAX_SEED, Generator, generate
+
+log = logging.getLogger("lookalike")
+
+BLOCK_ROWS = 100_000
+PASS_VALUES = 2**20  # values made at once, and written as one row group
+STREAM_STEP = 2_654_435_761  # odd, so that no two blocks of a seed share a stream
+MANIFEST = "manifest.json"
+LOG_SECONDS = 15  # between progress lines where there is no terminal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a folder of shards holds; its manifest."""
+
+    weights_sha256: str
+    seed: int
+    n: int
+    shard_rows: int
+
+    @property
+    def shards(self) -> int:
+        return -(-self.n // self.shard_rows)
+
+    def rows(self, shard: int) -> range:
+        """The numbers of a shard's rows."""
+        return range(shard * self.shard_rows, min(self.n, (shard + 1) * self.shard_rows))
+
+    def path(self, folder: Path, shard: int) -> Path:
+        return folder / f"part-{shard:05d}-of-{self.shards:05d}.parquet"
+
+
+def write(folder: Path, artifact: Artifact, *, n: int, seed: int, shard_rows: int) -> Plan:
+    """Make what the folder lacks of a sample of `n` rows, or this process's part of it under torchrun.
+
+    Args:
+        folder: made if it does not exist; a sample that was begun in it goes on.
+
+    Raises:
+        InputError: the folder holds another sample.
+    """
+    plan = Plan(weights_sha256=artifact.card["weights_sha256"], seed=seed, n=n, shard_rows=shard_rows)
+    _claim(folder, plan)
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    mine = range(rank, plan.shards, processes)
+    with _Progress(sum(len(plan.rows(shard)) for shard in mine)) as progress:
+        for shard in mine:
+            if not _whole(plan.path(folder, shard), len(plan.rows(shard))):
+                _write_shard(plan.path(folder, shard), artifact, plan.rows(shard), seed, progress)
+            else:
+                progress.add(len(plan.rows(shard)))
+    return plan
+
+
+def _claim(folder: Path, plan: Plan) -> None:
+    """Write the manifest, or compare it with the one that is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = folder / MANIFEST
+    with FileLock(folder / ".lock"):
+        if not manifest.exists():
+            if any(folder.glob("*.parquet")):
+                raise InputError(f"--out {folder}: holds Parquet files that no manifest.json explains; name another")
+            partial = manifest.with_suffix(".partial")
+            partial.write_text(json.dumps(asdict(plan), indent=1) + "\n")
+            partial.replace(manifest)
+        try:
+            found = json.loads(manifest.read_text())
+        except ValueError as problem:
+            raise InputError(f"--out {folder}: {MANIFEST} cannot be read ({problem})") from problem
+    for name, value in asdict(plan).items():
+        if found.get(name) != value:
+            raise InputError(f"--out {folder}: holds a sample of {name} {found.get(name)}, not {value}; name another")
+
+
+def _whole(path: Path, rows: int) -> bool:
+    try:
+        return bool(pa.parquet.read_metadata(path).num_rows == rows)
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progress: "_Progress") -> None:
+    columns = artifact.codec.columns
+    schema = pa.schema([(name, pa.uint8()) for name in columns])
+    partial = path.with_name(path.name + ".partial")
+    with pa.parquet.ParquetWriter(partial, schema) as writer:
+        for codes in sequences(artifact.generator, rows, seed):
+            writer.write_table(data.arrow(codes.numpy(), columns))
+            progress.add(len(codes))
+    partial.replace(path)
+
+
+def sequences(generator: Generator, rows: range, seed: int) -> Iterator[torch.Tensor]:
+    """The rows of these numbers in the sample of a seed, uint8 (some, length) at a time."""
+    for block in range(rows.start // BLOCK_ROWS, -(-rows.stop // BLOCK_ROWS)):
+        first = block * BLOCK_ROWS
+        wanted = range(max(rows.start, first) - first, min(rows.stop - first, BLOCK_ROWS))
+        yield from _block(generator, wanted, (seed + block * STREAM_STEP) % (MAX_SEED + 1))
+
+
+def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[torch.Tensor]:
+    """Those rows of one block; the noise of the rows before them is drawn and dropped."""
+    stream = torch.Generator().manual_seed(stream_seed)
+    step = max(1, PASS_VALUES // generator.noise_size)
+    done = 0
+    while done < rows.stop:
+        end = min(done + step, rows.stop if done >= rows.start else rows.start)
+        noise = torch.rand(end - done, generator.noise_size, generator=stream, dtype=torch.float64)
+        if done >= rows.start:
+            yield generate(generator, noise)
+        done = end
+
+
+class _Progress:
+    """A bar; without a terminal, a line now and then instead."""
+
+    def __init__(self, total: int) -> None:
+        self.bar: tqdm[Any] = tqdm(total=total, desc="sampling", unit="row", unit_scale=True, disable=None, leave=False)
+        self.total, self.done, self.printed = total, 0, time.monotonic()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.bar.close()
+
+    def add(self, rows: int) -> None:
+        self.done += rows
+        self.bar.update(rows)
+        if self.bar.disable and time.monotonic() - self.printed > LOG_SECONDS:
+            self.printed = time.monotonic()
+            log.info("%s of %s rows", f"{self.done:,}", f"{self.total:,}")
