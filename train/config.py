@@ -90,7 +90,11 @@ class Config:
             )
         if self.generator == "textbook" and self.batch_size != 1:
             problems.append(f"--generator textbook learns one sample a step: --batch-size 1, not {self.batch_size}")
-        if self.codec != "auto" and self.generator != "auto" and (self.codec == "tokens") != (self.generator == "tokens"):
+        if (
+            self.codec != "auto"
+            and self.generator != "auto"
+            and (self.codec == "tokens") != (self.generator == "tokens")
+        ):
             problems.append(f"--generator {self.generator} does not make what --codec {self.codec} reads")
         if problems:
             raise InputError("; ".join(problems))

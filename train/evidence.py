@@ -1,7 +1,7 @@
 """Evidence: the GAN, its baselines and the floor, all judged by the same numbers on the same held-out rows."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ Codes = npt.NDArray[np.uint8]
 
 FLOOR = "floor"  # fresh real rows: training rows in the place of synthetic ones
 SYNTHETIC = "synthetic"
+TEMPERATURES = (0.6, 0.8, 0.9, 1.0, 1.1)
 PRESENCE_WORDS = 64  # of the held-out texts: what correlations of texts are about
 # What the small table shows: metric, what is best, decimals.
 SHOWN = {
@@ -46,6 +47,15 @@ class Texts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Point:
+    """Quality and diversity of texts drawn at one temperature: mean BLEU-3 and leave-one-out self-BLEU-3."""
+
+    temperature: float
+    bleu: float
+    self_bleu: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What was judged, and the numbers.
 
@@ -56,6 +66,7 @@ class Evidence:
         columns: a label for each position.
         scores: `metrics.compare` of every contender and of the floor; of texts `text_metrics.compare_text`.
         texts: what the codes are the presence of words in, where texts are judged.
+        curves: quality and diversity over temperatures, by contender.
         shipped: the name of the contender that the verdict is about.
     """
 
@@ -65,6 +76,7 @@ class Evidence:
     columns: list[str]
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     texts: Texts | None = None
+    curves: dict[str, list[Point]] = field(default_factory=dict)
 
     @property
     def shipped(self) -> str:
@@ -72,7 +84,8 @@ class Evidence:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as plain JSON, by contender."""
-        return {"shipped": self.shipped, "scores": self.scores}
+        curves = {name: [vars(point) for point in points] for name, points in self.curves.items()}
+        return {"shipped": self.shipped, "scores": self.scores, **({"curves": curves} if curves else {})}
 
 
 def judge(
@@ -132,6 +145,23 @@ def judge_texts(
         scores=scores,
         texts=Texts(contenders=dict(contenders), heldout=heldout, train=train),
     )
+
+
+def curve(draw: Callable[[float], list[str]], heldout: list[str]) -> list[Point]:
+    """Quality and diversity over `TEMPERATURES`.
+
+    Args:
+        draw: texts at a temperature; as many as there are held-out texts make the numbers comparable with the floor's.
+    """
+    real = [words_of(text) for text in heldout]
+    points = []
+    for temperature in TEMPERATURES:
+        made = [words_of(text) for text in draw(temperature)]
+        quality, diversity = (
+            float(each[:, 1].mean()) for each in (text_metrics.bleu(made, real), text_metrics.self_bleu(made))
+        )
+        points.append(Point(temperature=temperature, bleu=quality, self_bleu=diversity))
+    return points
 
 
 def _floor(scores: Mapping[str, Any]) -> dict[str, Any]:

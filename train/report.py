@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from train import metrics
-from train.evidence import FLOOR, Evidence
+from train.codec import words_of
+from train.evidence import FLOOR, Evidence, Texts
 from train.gate import Verdict
 
 Array = npt.NDArray[Any]
@@ -79,6 +81,7 @@ ROWS = (
         3,
     ),
     Row("utility", "Utility", "AUC of a model that learns the label here and is tested on real rows", None, 0.1, -1, 3),
+    Row("frechet", "Fréchet", "distance of sentence embeddings", None, 0.1, 1, 3),
     Row("c2st_conv_auc", "Reader's AUC", "the same by a small convolutional net that reads the words", 0.5, 0.25, 0, 3),
     Row("length_distance", "Lengths", "how many words a text must gain or lose on average", None, 4.0),
     *(
@@ -125,6 +128,7 @@ def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
         table=_table(evidence),
         contenders=[*evidence.contenders, FLOOR],
         counts=evidence.scores[evidence.shipped],
+        texts=evidence.texts,
         reading=reading(page.history),
         figures={name: _inline(figure) for name, figure in pictures.items()},
         neighbours=neighbours(evidence, page.decode),
@@ -140,6 +144,10 @@ def figures(evidence: Evidence, history: list[dict[str, float]]) -> dict[str, Fi
             "moments": _moments(evidence),
             "ones": _ones(evidence),
         }
+        if evidence.texts is not None:
+            pictures["lengths"] = _lengths(evidence.texts)
+        if evidence.curves:
+            pictures["temperatures"] = _temperatures(evidence)
         if history:
             pictures["training"] = _training(history)
     return pictures
@@ -193,7 +201,12 @@ def reading(history: list[dict[str, float]]) -> str:
 
 
 def neighbours(evidence: Evidence, decode: Callable[[Tensor], list[str] | None]) -> list[dict[str, Any]]:
-    """The first synthetic rows, each with its nearest training row and the number of values in which they differ."""
+    """The first synthetic rows, each with its nearest training row and the number of values in which they differ.
+
+    Of texts it is the number of words that one of them has and the other has not.
+    """
+    if evidence.texts is not None:
+        return _text_neighbours(evidence.texts.contenders[evidence.shipped], evidence.texts.train)
     synthetic = evidence.contenders[evidence.shipped][:NEIGHBOUR_ROWS]
     distances, indices = metrics.nearest(synthetic, evidence.train)
     return [
@@ -204,6 +217,17 @@ def neighbours(evidence: Evidence, decode: Callable[[Tensor], list[str] | None])
         }
         for row, distance, index in zip(synthetic, distances, indices, strict=True)
     ]
+
+
+def _text_neighbours(synthetic: list[str], train: list[str]) -> list[dict[str, Any]]:
+    known = [Counter(words_of(text)) for text in train]
+    found = []
+    for text in synthetic[:NEIGHBOUR_ROWS]:
+        words = Counter(words_of(text))
+        distances = [(words - other).total() + (other - words).total() for other in known]
+        nearest = int(np.argmin(distances))
+        found.append({"row": text, "nearest": train[nearest], "distance": distances[nearest]})
+    return found
 
 
 def _shown(row: Array, other: Array, decode: Callable[[Tensor], list[str] | None]) -> Markup:
@@ -322,6 +346,37 @@ def _ones(evidence: Evidence) -> Figure:
             drawstyle="steps-mid",
         )
     ax.set(xlabel="ones in a row", ylabel="share of rows")
+    ax.legend(frameon=False)
+    return figure
+
+
+def _lengths(texts: Texts) -> Figure:
+    """How many words a text has: real against every contender."""
+    lengths = {
+        name: np.bincount([len(words_of(text)) for text in each]) / len(each)
+        for name, each in {"real (held-out)": texts.heldout, **texts.contenders}.items()
+    }
+    figure = Figure(figsize=(9.6, 2.8), layout="constrained")
+    ax = figure.subplots()
+    for color, (name, shares) in zip((INK, *SERIES), lengths.items(), strict=False):
+        width = 2 if color in (INK, BLUE) else 1.2
+        ax.plot(shares, color=color, label=name, linewidth=width, drawstyle="steps-mid")
+    ax.set(xlabel="words in a text", ylabel="share of texts")
+    ax.legend(frameon=False)
+    return figure
+
+
+def _temperatures(evidence: Evidence) -> Figure:
+    """Quality against diversity over temperatures; the floor is where real texts are."""
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for color, (name, points) in zip(SERIES, evidence.curves.items(), strict=False):
+        ax.plot([p.self_bleu for p in points], [p.bleu for p in points], "o-", color=color, label=name, markersize=4)
+        for point in points:
+            ax.annotate(f"{point.temperature:g}", (point.self_bleu, point.bleu), (4, -9), textcoords="offset points")
+    floor = evidence.scores[FLOOR]
+    ax.plot(floor["self_bleu_3"], floor["bleu_3"], "*", color=INK, markersize=11, label="real texts")
+    ax.set(xlabel="self-BLEU-3: more of the same to the right", ylabel="BLEU-3 against real texts")
     ax.legend(frameon=False)
     return figure
 
