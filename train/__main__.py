@@ -175,7 +175,7 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int) -> None:
     if into_shards:
         _sample_shards(loaded, n, seed, out, shard_rows)
     else:
-        data.write(out, loaded.sample(n, seed).numpy(), loaded.codec.columns)
+        data.write(out, loaded.sample(n, seed), loaded.codec)
     click.echo(f"{out}: {n:,} sequences of {len(loaded.codec.columns)} values, seed {seed}")
 
 
@@ -208,7 +208,7 @@ def evaluate(
     from train import gate as gates
 
     found, kind = evidence.of_files(real, synthetic, train, column=column, codec=codec, words=words)
-    verdict = gates.check(gates.read(gate), found.scores[found.shipped])
+    verdict = gates.check(gates.read(gate, texts=found.texts is not None), found.scores[found.shipped])
     if out is not None:
         provenance = {"real": str(real), "synthetic": str(synthetic), "train": str(train or "half of the real rows")}
         page = report.Page(

@@ -20,8 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
+from torch import Tensor
 
 from train import builtin
+from train.codec import Codec, TokensCodec
 from train.config import InputError
 
 Bits = npt.NDArray[np.uint8]
@@ -334,29 +336,45 @@ def check_writable(path: Path) -> None:
         raise InputError(f"--out {path}: there is no folder {path.parent}")
 
 
-def write(path: Path, codes: Bits, columns: Sequence[str]) -> None:
-    """Write rows of codes under their column names; the file appears whole or not at all."""
+def write(path: Path, codes: Tensor, codec: Codec) -> None:
+    """Write rows as users know them (see `arrow`); the file appears whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        WRITERS[path.suffix](file, codes, columns)
+        WRITERS[path.suffix](file, arrow(codes, codec))
     partial.replace(path)
 
 
-def arrow(codes: Bits, columns: Sequence[str]) -> pa.Table:
-    """Rows of codes as an Arrow table, uint8."""
-    return pa.table(list(codes.T), names=list(columns))
+def arrow(codes: Tensor, codec: Codec) -> pa.Table:
+    """Rows as an Arrow table: one column of texts where codes are token ids, else a column of 0/1 for each code."""
+    if isinstance(codec, TokensCodec):
+        return pa.table({"text": codec.decode(codes)})
+    return pa.table(list(codes.numpy().T), names=codec.columns)
 
 
-def _write_jsonl(file: BinaryIO, codes: Bits, columns: Sequence[str]) -> None:
-    for row in codes.tolist():
-        file.write(json.dumps(dict(zip(columns, row, strict=True))).encode() + b"\n")
+def schema(codec: Codec) -> pa.Schema:
+    """What `arrow` makes for a codec."""
+    if isinstance(codec, TokensCodec):
+        return pa.schema([("text", pa.string())])
+    return pa.schema([(name, pa.uint8()) for name in codec.columns])
 
 
-WRITERS: dict[str, Callable[[BinaryIO, Bits, Sequence[str]], None]] = {
-    ".csv": lambda file, codes, columns: pa.csv.write_csv(arrow(codes, columns), file),
+def _write_jsonl(file: BinaryIO, rows: pa.Table) -> None:
+    for row in rows.to_pylist():
+        file.write(json.dumps(row).encode() + b"\n")
+
+
+def _write_npy(file: BinaryIO, rows: pa.Table) -> None:
+    if rows.schema.types == [pa.string()]:
+        np.save(file, np.array(rows[0].to_pylist(), dtype=np.str_))
+    else:
+        np.save(file, np.stack([column.to_numpy() for column in rows.columns], axis=1))
+
+
+WRITERS: dict[str, Callable[[BinaryIO, pa.Table], None]] = {
+    ".csv": lambda file, rows: pa.csv.write_csv(rows, file),
     ".jsonl": _write_jsonl,
-    ".parquet": lambda file, codes, columns: pa.parquet.write_table(arrow(codes, columns), file),
-    ".npy": lambda file, codes, columns: np.save(file, codes),
+    ".parquet": lambda file, rows: pa.parquet.write_table(rows, file),
+    ".npy": _write_npy,
 }
 
 

@@ -376,7 +376,7 @@ class _Job:
         verdict = gate.check(gate.read(self.config.gate), scores)
 
         shipped = artifact.save(run.artifact, generator, codec, self._card(scores))
-        data.write(run.samples, shipped.sample(SAMPLE_ROWS, EVALUATION_SEED).numpy(), codec.columns)
+        data.write(run.samples, shipped.sample(SAMPLE_ROWS, EVALUATION_SEED), codec)
         run.metrics.write_text(json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
         history = [json.loads(line) for line in run.stats.read_text().splitlines()]
         page = report.Page(

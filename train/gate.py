@@ -1,4 +1,4 @@
-"""The quality gate: limits on the numbers, read from a YAML file such as gate.yaml beside this module."""
+"""The quality gate: limits on the numbers, read from a YAML file such as gate.yaml (texts: gate_text.yaml)."""
 
 import math
 import re
@@ -11,7 +11,7 @@ import yaml
 
 from train.config import InputError
 
-DEFAULT = Path(__file__).parent / "gate.yaml"
+HERE = Path(__file__).parent
 RULE = re.compile(r"(<=|>=)\s*(\S+)")
 
 
@@ -52,15 +52,18 @@ class Verdict:
         return [reason for reason in self.reasons if "missed" in reason or "not measured" in reason]
 
 
-def read(name: str) -> list[Limit]:
-    """The limits in a file; those of gate.yaml for the name "default", none for "none".
+def read(name: str, *, texts: bool = False) -> list[Limit]:
+    """The limits in a file; for the name "default" those of gate_text.yaml or gate.yaml, none for "none".
+
+    Args:
+        texts: whether texts are judged as such, and not rows of 0/1.
 
     Raises:
         InputError: naming the file and the line that is not `metric: <= number` or `metric: >= number`.
     """
     if name == "none":
         return []
-    path = DEFAULT if name == "default" else Path(name)
+    path = HERE / ("gate_text.yaml" if texts else "gate.yaml") if name == "default" else Path(name)
     try:
         lines = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:

@@ -105,12 +105,11 @@ def _whole(path: Path, rows: int) -> bool:
 
 
 def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progress: "_Progress") -> None:
-    columns = artifact.codec.columns
-    schema = pa.schema([(name, pa.uint8()) for name in columns])
+    codec = artifact.codec
     partial = path.with_name(path.name + ".partial")
-    with pa.parquet.ParquetWriter(partial, schema) as writer:
+    with pa.parquet.ParquetWriter(partial, data.schema(codec)) as writer:
         for codes in sequences(artifact.generator, rows, seed):
-            writer.write_table(data.arrow(codes.numpy(), columns))
+            writer.write_table(data.arrow(codes, codec))
             progress.add(len(codes))
     partial.replace(path)
 

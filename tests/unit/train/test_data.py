@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from train import builtin, data
+from train.codec import BitsCodec, TokensCodec
 from train.config import InputError
 
 TEXTS = [f'film number {i}, "really"\nit says' for i in range(12)]
@@ -209,8 +211,16 @@ def test_the_chain_has_the_documented_memory() -> None:
 def test_what_is_written_can_be_read(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"out{ending}"
     data.check_writable(path)
-    data.write(path, BITS, ["x1", "x2", "x3"])
+    data.write(path, torch.from_numpy(BITS), BitsCodec(["x1", "x2", "x3"]))
     assert np.array_equal(data.load(str(path)).rows, BITS)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet", ".npy"])
+def test_written_tokens_are_texts(tmp_path: Path, ending: str) -> None:
+    texts = [f'a "{word}" film, isn\'t it?' for word in ("dull", "fine", "long", "new", "old")] * 2
+    codec = TokensCodec.fit(texts, kind="words", vocabulary=99, min_count=1, lowercase=True)
+    data.write(tmp_path / f"out{ending}", codec.encode(texts), codec)
+    assert data.load(str(tmp_path / f"out{ending}")).texts == texts
 
 
 @pytest.mark.parametrize(("name", "message"), [("a.xls", "must end in .csv"), ("no/a.csv", "there is no folder")])
