@@ -166,6 +166,7 @@ class NadeGenerator(Generator):
     name = "nade"
     WINDOW = 8
     TAU = 0.66
+    BLOCK = 16  # bits whose hidden units `logits` computes by one matrix product
     prior: Tensor  # the share of each class, (nets, classes)
 
     def __init__(self, length: int, hidden: int, nets: int, classes: int) -> None:
@@ -205,17 +206,21 @@ class NadeGenerator(Generator):
 
     def logits(self, rows: Tensor, net: int, kind: Tensor) -> Tensor:
         """The logit of every bit of given rows, (rows, length), as one net sees them in the given classes (rows,)."""
-        nets = torch.full_like(kind, net)
-        hidden, logit = self._start(nets, kind)
+        hidden, logit = self._start(torch.full_like(kind, net), kind)
         centred = rows - 0.5
-        earlier = centred[:, None, :] * torch.ones_like(self.direct[net]).tril(-1)  # (rows, length, bits before it)
-        hidden = hidden[:, None] + earlier @ self.input[net]
-        padded = torch.nn.functional.pad(rows, (self.WINDOW, 0))[:, :-1].long()
+        padded = F.pad(rows, (self.WINDOW, 0))[:, :-1].long()
         recent = (
             padded.unfold(1, self.WINDOW, 1) * (2 ** torch.arange(self.WINDOW - 1, -1, -1, device=rows.device))
         ).sum(2)
         logit = logit + centred @ self.direct[net].tril(-1).T + self.local[net][recent]
-        return logit + (torch.relu(hidden) * self.output[net]).sum(2)
+        deep = []
+        parts = (centred.split(self.BLOCK, 1), self.input[net].split(self.BLOCK), self.output[net].split(self.BLOCK))
+        for bits, weight, output in zip(*parts, strict=True):
+            # (rows, block, bits of the block before it)
+            earlier = bits[:, None, :] * weight.new_ones(len(weight), len(weight)).tril(-1)
+            deep.append((torch.relu(hidden[:, None] + earlier @ weight) * output).sum(2))
+            hidden = hidden + bits @ weight
+        return logit + torch.cat(deep, dim=1)
 
     def _start(self, net: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden units and logits before any bit is known: (rows, hidden) and (rows, length)."""

@@ -58,9 +58,12 @@ def test_normal_noise_is_always_finite(uniform: float) -> None:
         assert torch.isfinite(generator.normal_noise(torch.tensor([uniform], dtype=kind))).all()
 
 
-def lively_nade() -> NadeGenerator:
+LONG = 2 * NadeGenerator.BLOCK + 5  # two whole blocks and a part of one
+
+
+def lively_nade(length: int = 12) -> NadeGenerator:
     """A net with weights of all kinds, so that nothing cancels by being zero."""
-    made = small("nade")
+    made = small("nade", length)
     assert isinstance(made, NadeGenerator)
     with torch.no_grad():
         for weight in made.parameters():
@@ -78,20 +81,20 @@ def test_training_passes_rounded_values_and_a_gradient() -> None:
 
 def test_drawing_bit_by_bit_follows_the_logits_of_whole_rows() -> None:
     """Bit t is 1 exactly where its uniform number lies above 1 - p_t, with p_t from the rows drawn so far."""
-    made = lively_nade()
+    made = lively_nade(LONG)
     noise = generator.draw_noise(made, 300, seed=2)
     noise[:, -2], noise[:, -1] = 0.4, 0.9  # the second of three nets, the second of two classes
     rows = generator.generate(made, noise)
     with torch.no_grad():
         chance = torch.sigmoid(made.logits(rows.double(), 1, torch.ones(300, dtype=torch.long)))
-    assert torch.equal(rows.bool(), noise[:, :12] > 1 - chance)
+    assert torch.equal(rows.bool(), noise[:, :LONG] > 1 - chance)
 
 
 def test_logits_see_earlier_bits_only() -> None:
-    made = lively_nade()
-    rows = (torch.rand(1, 12, dtype=torch.float64) < 0.5).double()
+    made = lively_nade(LONG)
+    rows = (torch.rand(1, LONG, dtype=torch.float64) < 0.5).double()
     kind = torch.zeros(1, dtype=torch.long)
-    for t in range(12):
+    for t in range(LONG):
         changed = rows.clone()
         changed[0, t] = 1 - changed[0, t]
         same = torch.isclose(made.logits(rows, 0, kind)[0], made.logits(changed, 0, kind)[0], rtol=0, atol=1e-12)
