@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from train import generator
 from train.generator import GENERATORS, Generator, NadeGenerator
@@ -88,6 +89,49 @@ def test_drawing_bit_by_bit_follows_the_logits_of_whole_rows() -> None:
     with torch.no_grad():
         chance = torch.sigmoid(made.logits(rows.double(), 1, torch.ones(300, dtype=torch.long)))
     assert torch.equal(rows.bool(), noise[:, :LONG] > 1 - chance)
+
+
+def drawn_plainly(made: NadeGenerator, noise: Tensor) -> Tensor:
+    """One bit after the other, every sum written out: the definition that the fast ways must agree with."""
+    rows = torch.zeros(len(noise), made.length, dtype=noise.dtype)
+    for row, numbers in zip(rows, noise, strict=True):
+        net = int(numbers[-2] * made.nets)
+        kind = min(int((numbers[-1] >= made.prior[net].cumsum(0)).sum()), made.classes - 1)
+        for t in range(made.length):
+            before = row[:t] - 0.5
+            hidden = made.hidden_bias[net] + made.class_hidden[net, kind] + before @ made.input[net, :t]
+            window = sum(2**age * int(bit) for age, bit in enumerate(reversed(row[max(t - made.WINDOW, 0) : t])))
+            logit = made.bias[net, t] + made.class_bias[net, kind, t] + before @ made.direct[net, t, :t]
+            logit = logit + made.local[net, window] + hidden.relu() @ made.output[net, t]
+            row[t] = logit + torch.logit(numbers[t], eps=1e-16) > 0
+    return rows
+
+
+@given(
+    sizes=st.fixed_dictionaries(
+        {
+            "length": st.integers(1, 24),
+            "hidden": st.integers(1, 8),
+            "nets": st.integers(1, 4),
+            "classes": st.integers(1, 3),
+        }
+    ),
+    rows=st.integers(1, 9),
+    seed=st.integers(0, generator.MAX_SEED),
+)
+@settings(max_examples=40, deadline=None)
+def test_all_ways_of_drawing_agree_with_the_plain_one(sizes: dict[str, int], rows: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    made = NadeGenerator(**sizes).double()
+    for weight in made.parameters():
+        torch.nn.init.normal_(weight)
+    noise = generator.draw_noise(made, rows, seed)
+    with torch.no_grad():
+        expected = drawn_plainly(made, noise)
+        for few in (0, rows):
+            made.FEW = few
+            assert torch.equal(made(noise), expected)
+    assert torch.equal(made(noise).round(), expected)
 
 
 def test_logits_see_earlier_bits_only() -> None:
