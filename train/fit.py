@@ -17,31 +17,25 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 from tqdm import tqdm
 
-from train import artifact, baselines, checkpoint, data, evidence, gate, loop, metrics, report, rundir, tracking, warmup
+from train import artifact, checkpoint, data, evidence, gate, kinds, loop, report, rundir, tracking
 from train import generator as generators
-from train.codec import BitsCodec, Codec, PresenceCodec
 from train.config import Config, InputError, JobError, from_json
-from train.data import Dataset, Split
-from train.evidence import Evidence
 from train.gate import Verdict
-from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
+from train.generator import Generator
+from train.kinds import EVALUATION_SEED
 from train.loop import State, Tick
-from train.phase import ColdStart, Phase
+from train.prepare import Prepared, prepare, resolved
 from train.rundir import RunDirectory
 from train.tracking import Tracker
-from train.warmup import WarmStart
 
 log = logging.getLogger("lookalike")
 
 CHECKPOINT_SECONDS = 20
 GAIN = 0.005  # a validation score must fall by this to be believed
 PATIENCE_TICKS = 20  # training stops after so many without a better validation score
-VALIDATION_ROWS = 1000  # generated at each tick: more than there are validation rows sharpen the judge
 LOG_SECONDS = 15  # between progress lines where there is no terminal
-EVALUATION_SEED = 0
 SAMPLE_ROWS = 1000
 PRINTED_ROWS = 5
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "gate", "baselines")  # when a run is continued
@@ -57,65 +51,6 @@ class Outcome:
     verdict: Verdict
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """The data of a job, encoded and split. Codes are uint8 (rows, length)."""
-
-    dataset: Dataset
-    codec: Codec
-    parts: Split
-    train: Tensor
-    validation: Tensor
-    heldout: Tensor
-
-
-def prepare(config: Config) -> Prepared:
-    """Read, split and encode the data. The codec is fitted on the training rows only.
-
-    Raises:
-        InputError: the data cannot be used, or does not fit the options.
-    """
-    dataset = data.load(
-        config.data,
-        column=config.column,
-        label_column=config.label_column,
-        codec=config.codec,
-        max_bad_rows=config.max_bad_rows,
-    )
-    parts = data.split(len(dataset), holdout=config.holdout, validation=config.validation, seed=config.split_seed)
-    codec: Codec
-    if dataset.texts is None:
-        codec = BitsCodec(dataset.columns)
-    else:
-        try:
-            codec = PresenceCodec.fit([dataset.texts[row] for row in parts.train], config.words)
-        except ValueError as problem:
-            raise InputError(f"--words {config.words}: {problem}") from problem
-    codes = codec.encode(dataset.rows)
-    return Prepared(
-        dataset=dataset,
-        codec=codec,
-        parts=parts,
-        train=codes[parts.train],
-        validation=codes[parts.validation],
-        heldout=codes[parts.heldout],
-    )
-
-
-def resolved(config: Config, prepared: Prepared) -> Config:
-    """The configuration with every "auto" decided.
-
-    Raises:
-        InputError: a GPU is asked for that torch does not see.
-    """
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here; `python -m train doctor` says what is missing")
-    return dataclasses.replace(config, device=device, codec=prepared.codec.name)
-
-
 def fit(config: Config) -> Outcome:
     """Train anew.
 
@@ -125,7 +60,7 @@ def fit(config: Config) -> Outcome:
     """
     prepared = prepare(config)
     config = resolved(config, prepared)
-    gate.read(config.gate)
+    gate.read(config.gate)  # a mistake in the file must not wait for the end
     run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}")
     return _run(run, config, prepared, saved=None)
 
@@ -211,13 +146,6 @@ def _announce(
         log.info("going on %s", where)
 
 
-def new_warm_start(config: Config, rows: Tensor) -> Phase:
-    """The phase that makes the generator from which the game starts, for training codes on the device that trains."""
-    if config.generator == "textbook":
-        return ColdStart(TextbookGenerator(rows.shape[1]))
-    return WarmStart(rows, hidden=config.hidden, folds=config.folds)
-
-
 def interrupted(config: Config) -> str:
     """What the user reads after Ctrl-C or SIGTERM."""
     return f"interrupted; everything is saved. Go on with: python -m train fit --resume --out {config.out}"
@@ -238,6 +166,7 @@ class _Job:
         self, run: RunDirectory, config: Config, prepared: Prepared, tracker: Tracker, saved: dict[str, Any] | None
     ) -> None:
         self.run, self.config, self.prepared, self.tracker = run, config, prepared, tracker
+        self.kind = kinds.of(config, prepared)
         self.rows = prepared.train.to(config.device)
         self.saved = saved or {"phase": "nothing"}
         self.checkpointed = time.monotonic()
@@ -266,7 +195,7 @@ class _Job:
     def _warm_up(self) -> None:
         """Make the generator that the game starts from, and start the game."""
         config = self.config
-        phase = new_warm_start(config, self.rows)
+        phase = self.kind.warm_start()
         if self.saved["phase"] == "warm start":
             phase.load_state_dict(self.saved["warm_start"])
         limit = math.inf if config.max_minutes is None else 60 * config.max_minutes * config.warmup
@@ -339,12 +268,8 @@ class _Job:
 
     def _validate(self) -> dict[str, float]:
         """Score the averaged generator on the validation rows and remember the best one."""
-        validation, train = self.prepared.validation, self.prepared.train
-        if len(validation) == 0:
-            return {}
-        synthetic = sample(self.state.averaged, max(len(validation), VALIDATION_ROWS), EVALUATION_SEED)
-        scores = metrics.quick_score(synthetic.numpy(), validation.numpy(), train.numpy())
-        if scores["score"] < self.state.best_score - GAIN:
+        scores = self.kind.validate(self.state.averaged)
+        if scores and scores["score"] < self.state.best_score - GAIN:
             self.state.best_score, self.state.best_seen = scores["score"], self.state.seen
             self.state.best = {name: value.clone() for name, value in self.state.averaged.state_dict().items()}
         return scores
@@ -371,9 +296,9 @@ class _Job:
         """Ship the best averaged weights: artifact, samples, evidence, report; then tell MLflow."""
         run, codec = self.run, self.prepared.codec
         generator = self._chosen()
-        found = self._judge(generator)
+        found = self.kind.judge(generator, self.warm, self.state.seconds)
         scores = found.scores[found.shipped]
-        verdict = gate.check(gate.read(self.config.gate), scores)
+        verdict = gate.check(gate.read(self.config.gate, texts=found.texts is not None), scores)
 
         shipped = artifact.save(run.artifact, generator, codec, self._card(scores))
         data.write(run.samples, shipped.sample(SAMPLE_ROWS, EVALUATION_SEED), codec)
@@ -413,34 +338,9 @@ class _Job:
                 else "of the warm start, unimproved by the game"
             )
             log.info("the best validation score was that %s: %.3f", shipped, state.best_score)
-        if isinstance(generator, NadeGenerator) and state.best_seen:
-            rows = self.prepared.train.to(self.config.device).float()
-            warmup.calibrate(generator, rows.mean(0), len(rows))
+        if state.best_seen:
+            self.kind.complete(generator)
         return generator
-
-    def _judge(self, generator: Generator) -> Evidence:
-        """Sample the GAN and its baselines, as many rows as are held out, and score them all."""
-        data_ = self.prepared
-        if self.config.baselines != "none":
-            patience = ", which may take as long as training did" if self.config.baselines == "all" else ""
-            log.info("fitting the baselines%s", patience)
-        fitted = {"GAN": artifact.for_serving(copy.deepcopy(generator))}
-        if isinstance(generator, NadeGenerator):
-            fitted["warm start"] = self.warm
-        fitted |= baselines.fit(
-            self.config.baselines, data_.train, data_.validation, seconds=self.state.seconds, seed=self.config.seed
-        )
-        n = min(len(data_.heldout), len(data_.train))
-        contenders = {name: sample(each, n, EVALUATION_SEED).numpy() for name, each in fitted.items()}
-        log.info("judging %s by %s held-out rows", ", ".join(contenders), f"{len(data_.heldout):,}")
-        return evidence.judge(
-            contenders,
-            data_.heldout.numpy(),
-            data_.train.numpy(),
-            columns=data_.codec.columns,
-            label=data_.dataset.label,
-            seed=EVALUATION_SEED,
-        )
 
     def _card(self, scores: dict[str, Any]) -> dict[str, Any]:
         dataset = self.prepared.dataset

@@ -1,0 +1,80 @@
+"""What the benches share: running jobs, mean and spread over seeds, and tables in the README."""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train import fit
+from train.config import resolve
+from train.evidence import SHOWN
+
+README = Path(__file__).parents[2] / "README.md"
+
+Scores = dict[str, dict[str, list[float]]]  # contender -> metric -> one value a seed
+
+
+def job(given: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
+    """Run a training job as `python -m train fit` does; the content of its metrics.json, and its run directory."""
+    run = fit.fit(resolve(given)).run
+    return json.loads(run.metrics.read_text()), run.path
+
+
+def gather(jobs: Iterable[Mapping[str, Mapping[str, Any]]]) -> Scores:
+    """The metrics that tables show, of all contenders of jobs with different seeds."""
+    scores: Scores = defaultdict(lambda: defaultdict(list))
+    for found in jobs:
+        for contender, values in found.items():
+            for metric in SHOWN:
+                if values.get(metric) is not None:
+                    scores[contender][metric].append(values[metric])
+    return scores
+
+
+def table(name: str, scores: Scores) -> str:
+    """A Markdown table, a contender a line; mean and standard deviation over the seeds."""
+    shown = [metric for metric in SHOWN if any(metric in values for values in scores.values())]
+    lines = [f"| {name} | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
+    for contender, values in scores.items():
+        cells = [_cell(values.get(metric, []), SHOWN[metric][1]) for metric in shown]
+        lines.append(f"| {contender} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float], decimals: int) -> str:
+    if not values:
+        return "-"
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{decimals}f} ± {spread:.{decimals}f}"
+
+
+def machine() -> str:
+    """When and on what was measured."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    day = datetime.datetime.now(tz=datetime.UTC).date()
+    return f"Measured on {day}: {device} ({platform.machine()}), torch {torch.__version__}"
+
+
+def keep(path: Path, name: str, caption: str, scores: Scores) -> None:
+    """Save what was measured of a set, for `write`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"set": name, "caption": caption, "scores": scores}, indent=1) + "\n")
+
+
+def write(mark: str, kept: Iterable[Path]) -> None:
+    """Put tables into the README between the marks; sets measured under the same conditions share a caption."""
+    parts: list[str] = []
+    for each in (json.loads(path.read_text()) for path in kept if path.exists()):
+        if each["caption"] not in parts:
+            parts.append(each["caption"])
+        parts.append(table(each["set"], each["scores"]))
+    start, end = f"<!-- {mark}: start -->", f"<!-- {mark}: end -->"
+    before, rest = README.read_text().split(start)
+    README.write_text(before + start + "\n" + "\n\n".join(parts) + "\n" + end + rest.split(end)[1])

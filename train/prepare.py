@@ -1,0 +1,128 @@
+"""From a configuration to what a job trains on: data read, split and encoded, and every "auto" decided."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from train import data
+from train.codec import END, BitsCodec, Codec, PresenceCodec, TokensCodec
+from train.config import Config, InputError
+from train.data import Dataset, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The data of a job, encoded and split. Codes are integers (rows, length).
+
+    Of token ids, `train` and `validation` lack the texts that are too long for the codec: a generator would learn to
+    stop in the middle. `parts` numbers all rows.
+
+    Attributes:
+        train_labels, validation_labels: the numbers of the rows' classes, int64 (rows,), where texts have classes.
+    """
+
+    dataset: Dataset
+    codec: Codec
+    parts: Split
+    train: Tensor
+    validation: Tensor
+    heldout: Tensor
+    train_labels: Tensor | None = None
+    validation_labels: Tensor | None = None
+
+
+def prepare(config: Config) -> Prepared:
+    """Read, split and encode the data. The codec is fitted on the training rows only.
+
+    Raises:
+        InputError: the data cannot be used, or does not fit the options.
+    """
+    dataset = data.load(
+        config.data,
+        column=config.column,
+        label_column=config.label_column,
+        codec=config.codec,
+        max_bad_rows=config.max_bad_rows,
+    )
+    parts = data.split(len(dataset), holdout=config.holdout, validation=config.validation, seed=config.split_seed)
+    if dataset.texts is not None and _as_tokens(config):
+        return _prepare_tokens(config, dataset, parts)
+    codec = _bits_codec(config, dataset, parts)
+    codes = codec.encode(dataset.rows)
+    return Prepared(
+        dataset=dataset,
+        codec=codec,
+        parts=parts,
+        train=codes[parts.train],
+        validation=codes[parts.validation],
+        heldout=codes[parts.heldout],
+    )
+
+
+def resolved(config: Config, prepared: Prepared) -> Config:
+    """The configuration with every "auto" decided.
+
+    Raises:
+        InputError: a GPU is asked for that torch does not see, or a generator that does not make such sequences.
+    """
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; `python -m train doctor` says what is missing")
+    codec, generator = prepared.codec.name, config.generator
+    if generator == "auto":
+        generator = "tokens" if codec == "tokens" else "nade"
+    return dataclasses.replace(config, device=device, codec=codec, generator=generator)
+
+
+def _as_tokens(config: Config) -> bool:
+    """Whether texts become token ids: always, unless the options ask for rows of 0/1."""
+    return config.codec == "tokens" or (config.codec == "auto" and config.generator in ("auto", "tokens"))
+
+
+def _bits_codec(config: Config, dataset: Dataset, parts: Split) -> Codec:
+    if dataset.texts is None:
+        return BitsCodec(dataset.columns)
+    if dataset.classes is not None:
+        raise InputError("--label-column: classes of texts need --codec tokens")
+    try:
+        return PresenceCodec.fit(dataset.take(parts.train), config.words)
+    except ValueError as problem:
+        raise InputError(f"--words {config.words}: {problem}") from problem
+
+
+def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
+    names = sorted(set(dataset.classes or ()))
+    try:
+        codec = TokensCodec.fit(
+            dataset.take(parts.train),
+            kind=config.tokenizer,
+            vocabulary=config.vocabulary,
+            min_count=config.min_count,
+            lowercase=config.lowercase,
+            length=config.length,
+            labels=names,
+        )
+    except ValueError as problem:
+        raise InputError(f"--min-count {config.min_count}: {problem}") from problem
+    codes = codec.encode(dataset.rows)
+    whole = (codes == END).any(1)
+    train, validation = (torch.from_numpy(part)[whole[part]] for part in (parts.train, parts.validation))
+    if not len(train):
+        raise InputError(f"--length {config.length}: no training text is that short")
+    labels = None
+    if dataset.classes is not None:
+        labels = torch.tensor([names.index(name) for name in dataset.classes])
+    return Prepared(
+        dataset=dataset,
+        codec=codec,
+        parts=parts,
+        train=codes[train],
+        validation=codes[validation],
+        heldout=codes[parts.heldout],
+        train_labels=None if labels is None else labels[train],
+        validation_labels=None if labels is None else labels[validation],
+    )
