@@ -100,12 +100,17 @@ def status(runs: Path, as_json: bool) -> None:
 @runs_option()
 @click.option("-n", type=click.IntRange(1), default=5, show_default=True, help="How many sequences.")
 @option("--seed", type=click.IntRange(0, MAX_SEED), help="The same seed gives the same sequences.  [default: drawn]")
+@option("--temperature", type=click.FloatRange(0.1, 2), help="Below 1: likelier sequences, less variety.")
+@option("--candidates", type=click.IntRange(1, 64), help="Draw so many for each sequence and keep the most lifelike.")
+@option("--label", help="Only sequences of this class.")
 @option("--address", help="Ask this server instead of the one started here.")
 @option("--token", help="The token for --address.")
 @json_option("the answer's exact body")
-def request(runs: Path, n: int, seed: int | None, address: str | None, token: str | None, as_json: bool) -> None:
-    """Ask for sequences."""
-    body = _client(runs, address, token).request(n, seed)
+def request(
+    *, runs: Path, n: int, seed: int | None, address: str | None, token: str | None, as_json: bool, **options: Any
+) -> None:
+    """Ask for sequences. Not every model has --temperature, --candidates and --label; one that does not says so."""
+    body = _client(runs, address, token).request(n, seed, **options)
     click.echo(body if as_json else clients.show(body))
 
 

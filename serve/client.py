@@ -32,13 +32,14 @@ class Client:
     token: str | None = None
     renew: Callable[[], str | None] | None = None
 
-    def request(self, n: int, seed: int | None = None) -> bytes:
-        """The body of the answer, exactly as it came.
+    def request(self, n: int, seed: int | None = None, **options: Any) -> bytes:
+        """The body of the answer, exactly as it came. An option that is None is the model's to choose.
 
         Raises:
             ClientError: nothing answers there, or the server refuses.
         """
-        fields = {"n": n} if seed is None else {"n": n, "seed": seed}
+        given = {"seed": seed, **options}
+        fields = {"n": n} | {name: value for name, value in given.items() if value is not None}
         answer = self._post(fields, self.token)
         if self.renew and answer.status_code == requests.codes.bad_request and b"InvalidKeyException" in answer.content:
             answer = self._post(fields, self.renew())
@@ -46,7 +47,7 @@ class Client:
             raise ClientError(f"{self.address} refused with {answer.status_code}: {explain(answer.content)}")
         return answer.content
 
-    def _post(self, fields: dict[str, int], token: str | None) -> requests.Response:
+    def _post(self, fields: dict[str, Any], token: str | None) -> requests.Response:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         with requests.Session() as session:
             session.trust_env = False  # neither a proxy nor a .netrc of the user's is meant for this server
@@ -77,7 +78,8 @@ def explain(body: bytes) -> str:
 def show(body: bytes) -> str:
     """The answer for people: a line for each sequence, its text where there is one, and where it came from."""
     answer = json.loads(body)
-    rows = ["".join(map(str, sequence)) for sequence in answer["sequences"]]
+    between = " " if any(code > 9 for sequence in answer["sequences"] for code in sequence) else ""
+    rows = [between.join(map(str, sequence)) for sequence in answer["sequences"]]
     texts = answer.get("text") or [""] * len(rows)
     lines = [f"{row}  {text}".rstrip() for row, text in zip(rows, texts, strict=True)]
     model = answer["model"]

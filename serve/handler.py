@@ -5,6 +5,7 @@ whole batch: the mistaken request alone gets a 4xx and a body that names the fie
 """
 
 import io
+import json
 import logging
 import os
 import secrets
@@ -22,10 +23,11 @@ from serve import bearer
 from serve import gate as gates
 from serve import request as requests
 from serve import watch as watches
-from serve.request import Request, RequestError
+from serve.request import Offer, Request, RequestError
 from serve.watch import Watch
 from train import artifact as artifacts
 from train import generator as generators
+from train.artifact import Artifact
 
 MODEL_NAME = "lookalike"
 DEFAULT_MAX_BYTES = 6_000_000  # under TorchServe's own default limit, 6,553,500, beyond which a worker dies
@@ -48,12 +50,8 @@ class LookalikeHandler:
         self.artifact = artifacts.load(Path(context.system_properties["model_dir"]))
         card = self.artifact.card
         self.model = {"name": MODEL_NAME, "version": str(card["version"]), "run_id": card.get("run_id")}
-        length = self.artifact.generator.length
-        longest = self.artifact.codec.decode(torch.ones(1, length, dtype=torch.uint8))
         self.watch = self._watch(context.metrics)
-        settings = (context.model_yaml_config or {}).get("handler", {})
-        max_bytes = settings.get("max_response_bytes", DEFAULT_MAX_BYTES)
-        self.max_rows = requests.max_rows(max_bytes, length, longest[0] if longest else None)
+        self.offer = _offer(self.artifact, (context.model_yaml_config or {}).get("handler", {}))
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """One answer for each item of the batch."""
@@ -61,7 +59,7 @@ class LookalikeHandler:
             return self._answer_all(data, context) if is_open else self._turn_away(len(data), context)
 
     def _answer_all(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
-        """Answers from one pass through the generator; the mistaken requests take no part in it."""
+        """Answers from as few passes through the generator as can be; the mistaken requests take no part in them."""
         answers = [b""] * len(data)
         accepted: list[tuple[int, Request]] = []
         for index, parameters in enumerate(data):
@@ -69,11 +67,12 @@ class LookalikeHandler:
                 headers = context.get_all_request_header(index)
                 if not bearer.admits(self.token, headers):
                     raise RequestError("Authorization", "needs the server's token", HTTPStatus.UNAUTHORIZED)
-                accepted.append((index, requests.parse(parameters, headers, self.max_rows)))
+                accepted.append((index, requests.parse(parameters, headers, self.offer)))
             except RequestError as error:
                 answers[index] = self._refuse(error, index, context)
-        for (index, request), codes in zip(accepted, self._generate([request for _, request in accepted]), strict=True):
-            answers[index] = self._answer(request, codes, index, context)
+        for together in _passes(accepted):
+            for (index, request), codes in zip(together, self._generate(together), strict=True):
+                answers[index] = self._answer(request, codes, index, context)
         return answers
 
     def _watch(self, metrics: Any) -> Watch | None:
@@ -85,16 +84,16 @@ class LookalikeHandler:
         watch.start()
         return watch
 
-    def _generate(self, accepted: Sequence[Request]) -> Iterator[Tensor]:
-        """The codes of each request, uint8 (n, length). Every request has its own stream of noise."""
-        generator = self.artifact.generator
-        for together in _passes(accepted):
-            noise = torch.cat([generators.draw_noise(generator, request.n, request.seed) for request in together])
-            yield from torch.split(generators.generate(generator, noise), [request.n for request in together])
+    def _generate(self, together: Sequence[tuple[int, Request]]) -> Sequence[Tensor]:
+        """The codes, (n, length), of requests with the same options. Every request has its own stream of noise."""
+        asked = [request for _, request in together]
+        generator = self.artifact.having(**dict(asked[0].options))
+        noise = torch.cat([generators.draw_noise(generator, request.n, request.seed) for request in asked])
+        return torch.split(generators.generate(generator, noise), [request.n for request in asked])
 
     def _answer(self, request: Request, codes: Tensor, index: int, context: Any) -> bytes:
         if self.watch:
-            self.watch.served(request.format, codes)
+            self.watch.served(request.format, codes, usual=not request.options)
         context.set_response_content_type(index, requests.CONTENT_TYPES[request.format])
         if request.format == "npy":
             context.set_response_header(index, "X-Lookalike-Seed", str(request.seed))
@@ -125,13 +124,28 @@ class LookalikeHandler:
         return [self._refuse(error, index, context) for index in range(n)]
 
 
-def _passes(accepted: Sequence[Request]) -> Iterator[list[Request]]:
-    """The requests in the fewest groups, in order, whose noise fits into memory together; mostly one group."""
-    together: list[Request] = []
-    for request in accepted:
-        if together and sum(other.n for other in together) + request.n > generators.ROWS_PER_PASS:
+def _passes(accepted: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int, Request]]]:
+    """The requests, with their places, in groups of the same options whose rows fit into a pass; mostly one group."""
+    groups: dict[Any, list[tuple[int, Request]]] = {}
+    for index, request in accepted:
+        together = groups.setdefault(request.options, [])
+        if together and sum(other.n for _, other in together) + request.n > generators.ROWS_PER_PASS:
             yield together
-            together = []
-        together.append(request)
-    if together:
-        yield together
+            together = groups[request.options] = []
+        together.append((index, request))
+    yield from groups.values()
+
+
+def _offer(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
+    """What can be asked for; `settings` are the handler's part of model-config.yaml."""
+    generator = artifact.generator
+    monotonous = torch.arange(generator.codes)[:, None].expand(-1, generator.length)  # the longest text is among these
+    texts = artifact.codec.decode(monotonous.to(generator.code_type))
+    max_rows = requests.max_rows(
+        settings.get("max_response_bytes", DEFAULT_MAX_BYTES),
+        generator.length,
+        max(texts, key=lambda text: len(json.dumps(text))) if texts else None,
+        generator.codes,
+        generator.code_type.itemsize,
+    )
+    return Offer(max_rows=max_rows, options=artifact.options, max_draws=settings.get("max_draws", Offer.max_draws))

@@ -9,16 +9,17 @@ import functools
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from train.generator import MAX_SEED
+from train.generator import MAX_SEED, Option
 
 CONTENT_TYPES = {"json": "application/json", "npy": "application/x-npy"}
 ANY_TYPE = ("*/*", "application/*")
-FIELDS = ("n", "seed", "format")
-NAMES = (*FIELDS, "body", "Content-Type", "Accept", "Authorization", "server")  # what an error can name
+FIELDS = ("n", "seed", "format")  # of every model
+EXTRAS = ("temperature", "candidates", "label")  # of the models that have them
+NAMES = (*FIELDS, *EXTRAS, "body", "Content-Type", "Accept", "Authorization", "server")  # what an error can name
 ENVELOPE_BYTES = 4096  # what an answer holds besides its rows: seed, model, punctuation
 BYTES_AS_SENT = (bytes, bytearray, memoryview)
 
@@ -35,20 +36,36 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A valid request: how many sequences, from which seed, in which format ("json" or "npy")."""
+    """A valid request: how many sequences, from which seed, in which format ("json" or "npy"), with which options."""
 
     n: int
     seed: int
     format: str
+    options: tuple[tuple[str, Any], ...] = ()  # sorted pairs, so that requests with the same options can be told
 
 
-def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], max_rows: Mapping[str, int]) -> Request:
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """What a model can be asked for.
+
+    Attributes:
+        max_rows: how many sequences fit into an answer, for each format.
+        options: what else a request may choose.
+        max_draws: how many candidates may be drawn for one request.
+    """
+
+    max_rows: Mapping[str, int]
+    options: Mapping[str, Option] = field(default_factory=dict)
+    max_draws: int = 100_000
+
+
+def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], offer: Offer) -> Request:
     """The request in one item of a TorchServe batch.
 
     Args:
         parameters: the parts of the request; HTTP has its body under "body", gRPC under a name of the client's choice.
         headers: request headers, names in any case.
-        max_rows: how many sequences fit into an answer, for each format.
+        offer: what the model can be asked for.
 
     Raises:
         RequestError: the request cannot be answered as it is.
@@ -60,27 +77,32 @@ def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], max_rows: M
             "Content-Type", "send one JSON object as application/json", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
         )
     fields = _json_object(next(iter(parameters.values()), b""))
-    for name in fields:
-        if name not in FIELDS:
-            raise RequestError(ascii(name[:40])[1:-1], f"is not a field; there are {', '.join(FIELDS)}")
-    chosen = _format(fields.get("format"), named.get("accept", "*/*"))
+    options = _options(fields, offer.options)
+    form = _format(fields.get("format"), named.get("accept", "*/*"))
     n = _whole_number("n", fields.get("n", 1), 1)
-    if n > max_rows[chosen]:
-        raise RequestError(
-            "n",
-            f"must be at most {max_rows[chosen]} for {chosen}, or the answer would be too large",
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        )
+    _limit(n, offer.max_rows[form], f"for {form}, or the answer would be too large")
+    candidates = options.get("candidates", 1)
+    _limit(n, offer.max_draws // candidates, f"with {candidates} candidates each, or it would take too long")
     seed = fields.get("seed")
     seed = secrets.randbelow(MAX_SEED + 1) if seed is None else _whole_number("seed", seed, 0, MAX_SEED)
-    return Request(n=n, seed=seed, format=chosen)
+    return Request(n=n, seed=seed, format=form, options=tuple(sorted(options.items())))
 
 
-def max_rows(max_bytes: int, length: int, longest_text: str | None) -> dict[str, int]:
-    """How many sequences of `length` codes fit into an answer of `max_bytes`, for each format, at the worst."""
+def max_rows(
+    max_bytes: int, length: int, longest_text: str | None, codes: int = 2, code_bytes: int = 1
+) -> dict[str, int]:
+    """How many sequences fit into an answer of `max_bytes`, for each format, at the worst.
+
+    Args:
+        length: how many codes a sequence has.
+        longest_text: what the longest sequence decodes to, or None without text.
+        codes: how many values a code can have.
+        code_bytes: what one takes in an array.
+    """
     text_bytes = 0 if longest_text is None else len(json.dumps(longest_text)) + 1
+    digits = len(str(codes - 1))
     room = max_bytes - ENVELOPE_BYTES
-    return {"json": room // (2 * length + 2 + text_bytes), "npy": room // length}
+    return {"json": room // ((digits + 1) * length + 2 + text_bytes), "npy": room // (code_bytes * length)}
 
 
 def encode_error(error: RequestError) -> bytes:
@@ -99,6 +121,34 @@ def _json_object(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise RequestError("body", 'must be a JSON object such as {"n": 5, "seed": 1}')
     return body
+
+
+def _options(fields: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any]:
+    """The fields that choose options of the model. One that is null chooses nothing; no other name may be there."""
+    chosen = {}
+    for name, value in fields.items():
+        if name in FIELDS:
+            continue
+        if name not in options:
+            there = ", ".join((*FIELDS, *options))
+            problem = "is an option that this model does not have" if name in EXTRAS else "is not a field"
+            raise RequestError(ascii(name[:40])[1:-1], f"{problem}; there are {there}")
+        if value is not None:
+            chosen[name] = _checked(name, value, options[name])
+    return chosen
+
+
+def _checked(name: str, value: Any, option: Option) -> Any:
+    try:
+        option.check(value)
+    except ValueError as problem:
+        raise RequestError(name, str(problem)) from None
+    return value
+
+
+def _limit(n: int, limit: int, reason: str) -> None:
+    if n > limit:
+        raise RequestError("n", f"must be at most {limit} {reason}", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 def _whole_number(field: str, value: Any, low: int, high: int | None = None) -> int:

@@ -17,10 +17,11 @@ import orjson
 import torch
 
 from serve import request as requests
+from serve.request import Offer
 from train import artifact as artifacts
 from train.artifact import Artifact
 
-MAX_ROWS = {"json": 100_000, "npy": 100_000}
+OFFER = Offer(max_rows={"json": 100_000, "npy": 100_000})
 
 
 def answer(artifact: Artifact, n: int, seed: int, form: str) -> bytes:
@@ -48,7 +49,7 @@ def serve(artifact: Artifact, port: int) -> None:
 
     @app.post("/")
     async def predict(request: Request) -> Response:
-        asked = requests.parse({"body": await request.body()}, dict(request.headers), MAX_ROWS)
+        asked = requests.parse({"body": await request.body()}, dict(request.headers), OFFER)
         body = await run_in_threadpool(answer, artifact, asked.n, asked.seed, asked.format)
         return Response(body, media_type=requests.CONTENT_TYPES[asked.format])
 

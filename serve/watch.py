@@ -15,6 +15,7 @@ from torch import Tensor
 
 REFERENCE_ROWS = 4096
 ROWS_PER_TELLING = 4096  # a sample is enough to see drift; more would cost a busy worker time
+TELLING_CODES = 64  # of codes other than 0 and 1, drift is seen in the presence of so many
 SECONDS = 1.0
 METRICS = {
     "requests_total": ("counter", "Format"),
@@ -49,12 +50,12 @@ class Watch:
         """Tell once a second, for as long as the worker lives."""
         threading.Thread(target=self._tell_forever, daemon=True).start()
 
-    def served(self, form: str, codes: Tensor) -> None:
-        """One request was answered with these codes, uint8 (n, length)."""
+    def served(self, form: str, codes: Tensor, *, usual: bool = True) -> None:
+        """One request was answered with these codes, (n, length). Drift is seen in those with `usual` options only."""
         with self._lock:
             self._counts["requests_total", form] += 1
             self._counts["sequences_total", form] += len(codes)
-            if self._waiting_rows < ROWS_PER_TELLING:
+            if usual and self._waiting_rows < ROWS_PER_TELLING:
                 self._waiting.append(codes[:ROWS_PER_TELLING])
                 self._waiting_rows += len(self._waiting[-1])
 
@@ -90,12 +91,20 @@ class Drift:
     """How far the sequences seen so far are from a reference: in their marginals and in their correlations."""
 
     def __init__(self, reference: Tensor) -> None:
-        self._expected = _Moments(reference.shape[1])
-        self._expected.add(reference)
-        self._seen = _Moments(reference.shape[1])
+        self._telling = _commonest(reference.long()) if (reference.long() > 1).any() else None
+        rows = self._bits(reference)
+        self._expected, self._seen = _Moments(rows.shape[1]), _Moments(rows.shape[1])
+        self._expected.add(rows)
 
     def add(self, codes: Tensor) -> None:
-        self._seen.add(codes)
+        self._seen.add(self._bits(codes))
+
+    def _bits(self, codes: Tensor) -> Tensor:
+        """Codes that are 0 and 1 as they are; of others, whether each of the commonest ones is in the row."""
+        if self._telling is None:
+            return codes
+        codes = codes.long()
+        return torch.stack([(codes == code).any(1) for code in self._telling], dim=1)
 
     def measure(self) -> dict[str, float]:
         """Mean absolute differences of the column means and of the correlations, and how many sequences were seen."""
@@ -107,6 +116,12 @@ class Drift:
             "correlation": round(float(correlation.sum()) / pairs, 6),
             "compared": self._seen.n,
         }
+
+
+def _commonest(codes: Tensor) -> Tensor:
+    """The codes that occur most often, at most `TELLING_CODES`."""
+    found, counts = codes.unique(return_counts=True)
+    return found[counts.argsort(descending=True, stable=True)[:TELLING_CODES]]
 
 
 class _Moments:

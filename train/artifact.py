@@ -23,7 +23,7 @@ from torch import Tensor
 from train import codec as codecs
 from train import generator as generators
 from train.codec import Codec
-from train.generator import Generator
+from train.generator import Generator, Option
 
 WEIGHTS = "generator.safetensors"
 CARD = "card.json"
@@ -44,9 +44,32 @@ class Artifact:
     codec: Codec
     card: dict[str, Any]
 
-    def sample(self, n: int, seed: int) -> Tensor:
-        """`n` rounded sequences, uint8 (n, length); the same for the same seed on every machine."""
-        return generators.sample(self.generator, n, seed)
+    @property
+    def options(self) -> dict[str, Option]:
+        """What a request may choose (see `Generator.options`); a label goes by the codec's name for it."""
+        options = dict(self.generator.options)
+        if "label" in options:
+            options["label"] = Option(kind=str, choices=self.codec.labels)
+        return options
+
+    def having(self, **chosen: Any) -> Generator:
+        """The generator with some options chosen.
+
+        Raises:
+            ValueError: there is no such option, or it does not allow this value; the message names it.
+        """
+        chosen = dict(generators.check_options(self.options, chosen))
+        if "label" in chosen:
+            chosen["label"] = self.codec.labels.index(chosen["label"])
+        return self.generator.having(**chosen)
+
+    def sample(self, n: int, seed: int, **chosen: Any) -> Tensor:
+        """`n` rounded sequences, (n, length), with some options chosen; the same for the same seed on every machine.
+
+        Raises:
+            ValueError: as for `having`.
+        """
+        return generators.sample(self.having(**chosen), n, seed)
 
 
 def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, Any]) -> Artifact:

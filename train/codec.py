@@ -29,6 +29,7 @@ class Codec(Protocol):
     """What every codec offers. Codes are integer tensors of shape (rows, length)."""
 
     name: str
+    labels: tuple[str, ...]  # what the rows' classes are called, where a generator can be told which to draw
 
     @property
     def columns(self) -> list[str]:
@@ -46,6 +47,7 @@ class BitsCodec:
     """Rows that already are 0 and 1: codes and data are the same thing."""
 
     name = "bits"
+    labels: tuple[str, ...] = ()
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = list(columns)
@@ -81,6 +83,7 @@ class PresenceCodec:
     """
 
     name = "presence"
+    labels: tuple[str, ...] = ()
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)

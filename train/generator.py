@@ -1,13 +1,16 @@
 """Generators: uniform noise in, rounded sequences out.
 
-Every generator takes a block of uniform numbers, (rows, noise_size) in [0, 1), and returns (rows, length) values in
-[0, 1]; whatever it needs besides (Gaussian or logistic noise) it computes from them. All randomness is therefore
-drawn in one place, `draw_noise`, and a row depends on its own noise only. This module is a LEAF: it imports the
-standard library and torch only, so that it runs unchanged inside the model archive.
+Every generator takes a block of uniform numbers, (rows, noise_size) in [0, 1), and returns (rows, length) codes, or
+values in [0, 1] to be rounded to codes; whatever it needs besides (Gaussian or logistic noise) it computes from them.
+All randomness is therefore drawn in one place, `draw_noise`, and a row depends on its own noise only. This module is a
+LEAF: it imports the standard library and torch only, so that it runs unchanged inside the model archive.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +20,65 @@ MAX_SEED = 2**32 - 1  # torch's CPU generator (Mersenne Twister) ignores the hig
 ROWS_PER_PASS = 2048  # a pass stays within the cache: with 4,096 a row takes half as long again
 
 
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What a request may choose about how sequences are drawn: a number in a range, or one of some names.
+
+    Attributes:
+        kind: float (which whole numbers are, too), int or str.
+        low, high: the least and the greatest number.
+        choices: the names.
+    """
+
+    kind: type[float] | type[int] | type[str]
+    low: float = 0
+    high: float = 0
+    choices: tuple[str, ...] = ()
+
+    def check(self, value: Any) -> None:
+        """Raises ValueError, with what is allowed, unless `value` is."""
+        if self.kind is str:
+            if value not in self.choices:
+                raise ValueError(f"must be one of {', '.join(self.choices)}")
+        elif type(value) not in (int, self.kind) or not self.low <= value <= self.high:  # to Python, True is an int
+            raise ValueError(f"must be a {'whole ' * (self.kind is int)}number from {self.low:g} to {self.high:g}")
+
+
+TEMPERATURE = Option(kind=float, low=0.1, high=2)  # below 1: likelier sequences, less variety
+CANDIDATES = Option(kind=int, low=1, high=64)  # how many are drawn for each one that is kept
+
+
 class Generator(nn.Module, ABC):
     """Base of all generators.
 
     Attributes:
-        length: how many values a sequence has.
-        noise_size: how many uniform numbers one sequence is made from.
+        length: how many codes a sequence has.
+        codes: how many values a code can have.
+        code_type: what holds them.
+        noise_size: how many uniform numbers one sequence is made from; may depend on the options chosen.
     """
 
     name: str
     length: int
+    codes: int = 2
+    code_type: torch.dtype = torch.uint8
     noise_size: int
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """What `having` takes, by name. Each is an attribute, too: the class's value holds where nothing is chosen."""
+        return {}
+
+    def having(self, **chosen: Any) -> Self:
+        """This generator with some options chosen: a shallow copy, which shares the weights.
+
+        Raises:
+            ValueError: there is no such option, or it does not allow this value; the message names it.
+        """
+        made = copy.copy(self)
+        for name, value in check_options(self.options, chosen).items():
+            setattr(made, name, value)
+        return made
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -35,7 +86,7 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, noise: Tensor) -> Tensor:
-        """Values in [0, 1], (rows, length), for uniform noise, (rows, noise_size)."""
+        """Codes, or values in [0, 1] to be rounded to codes, (rows, length), for uniform noise, (rows, noise_size)."""
 
 
 class TextbookGenerator(Generator):
@@ -300,6 +351,22 @@ def build(config: dict[str, Any]) -> Generator:
     return GENERATORS[arguments.pop("name")](**arguments)
 
 
+def check_options(options: Mapping[str, Option], chosen: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was chosen, if these options allow it.
+
+    Raises:
+        ValueError: there is no such option, or it does not allow this value; the message names it.
+    """
+    for name, value in chosen.items():
+        if name not in options:
+            raise ValueError(f"{name}: this model has none")
+        try:
+            options[name].check(value)
+        except ValueError as problem:
+            raise ValueError(f"{name}: {problem}") from None
+    return chosen
+
+
 def draw_noise(generator: Generator, n: int, seed: int) -> Tensor:
     """The uniform noise of `n` sequences for a seed, float64 (n, noise_size), the same on every machine.
 
@@ -310,20 +377,20 @@ def draw_noise(generator: Generator, n: int, seed: int) -> Tensor:
 
 
 def generate(generator: Generator, noise: Tensor) -> Tensor:
-    """Rounded sequences for rows of noise, uint8 (rows, length), on the CPU.
+    """Rounded sequences for rows of noise, `code_type` (rows, length), on the CPU.
 
     For sequences that are the same in every batch and on every machine the generator must be in float64: there
     the last bits of a matrix product, which do vary, decide a rounding about once in 10^15 values.
     """
-    weight = next(generator.parameters())
+    weight, kind = next(generator.parameters()), generator.code_type
     with torch.inference_mode():  # many small operations are a fifth faster than under no_grad
         blocks = noise.split(ROWS_PER_PASS)
-        rounded = [generator(block.to(weight)).round().to("cpu", torch.uint8) for block in blocks if len(block)]
-    return torch.cat(rounded) if rounded else torch.empty(0, generator.length, dtype=torch.uint8)
+        rounded = [generator(block.to(weight)).round().to("cpu", kind) for block in blocks if len(block)]
+    return torch.cat(rounded) if rounded else torch.empty(0, generator.length, dtype=kind)
 
 
 def sample(generator: Generator, n: int, seed: int) -> Tensor:
-    """`n` rounded sequences for a seed, uint8 (n, length)."""
+    """`n` rounded sequences for a seed, `code_type` (n, length)."""
     return generate(generator, draw_noise(generator, n, seed))
 
 

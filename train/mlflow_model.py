@@ -3,7 +3,6 @@
 MLflow stores this file as it is ("models from code") and runs it when the model is loaded, so nothing is pickled.
 """
 
-import math
 import secrets
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from train.generator import MAX_SEED
 
 
 class Lookalike(PythonModel):
-    """Each input row is a request (`n`, optional `seed`); the answers are those that the TorchServe handler gives."""
+    """Each input row is a request: `n`, and optionally `seed` and what the model has of `temperature`, `candidates` and
+    `label`. The answers are those that the TorchServe handler gives.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         self.artifact = artifact.load(Path(context.artifacts["artifact"]))
@@ -25,14 +26,16 @@ class Lookalike(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        seeds = model_input["seed"] if "seed" in model_input else [math.nan] * len(model_input)
-        return [self._answer(int(n), seed) for n, seed in zip(model_input["n"], seeds, strict=True)]
+        rows = model_input.to_dict("records")
+        return [self._answer({name: value for name, value in row.items() if not pd.isna(value)}) for row in rows]
 
-    def _answer(self, n: int, seed: float) -> dict[str, Any]:
-        chosen = secrets.randbelow(MAX_SEED + 1) if pd.isna(seed) else int(seed)
-        codes = self.artifact.sample(n, chosen)
+    def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        # A column in which some values are missing holds floats.
+        asked |= {name: int(asked[name]) for name in ("n", "seed", "candidates") if name in asked}
+        n, seed = asked.pop("n"), asked.pop("seed", secrets.randbelow(MAX_SEED + 1))
+        codes = self.artifact.sample(n, seed, **asked)
         texts = self.artifact.codec.decode(codes)
-        return {"sequences": codes.tolist(), "seed": chosen} | ({} if texts is None else {"text": texts})
+        return {"sequences": codes.tolist(), "seed": seed} | ({} if texts is None else {"text": texts})
 
 
 mlflow.models.set_model(Lookalike())

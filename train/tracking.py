@@ -187,7 +187,15 @@ class MLflowTracker:
 
 
 SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed", required=False)]),
+    inputs=Schema(
+        [
+            ColSpec(DataType.long, "n"),
+            ColSpec(DataType.long, "seed", required=False),
+            ColSpec(DataType.double, "temperature", required=False),
+            ColSpec(DataType.long, "candidates", required=False),
+            ColSpec(DataType.string, "label", required=False),
+        ]
+    ),
     outputs=Schema([ColSpec(Array(Array(DataType.long)), "sequences"), ColSpec(DataType.long, "seed")]),
 )
 

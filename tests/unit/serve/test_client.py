@@ -69,6 +69,12 @@ def test_without_a_seed_none_is_sent(server: Server) -> None:
     assert server.asked == [("Bearer t", b'{"n": 2}')]
 
 
+def test_options_that_were_chosen_are_sent(server: Server) -> None:
+    server.answers = [(200, b"{}")]
+    Client(address=server.address).request(1, temperature=0.5, label=None)
+    assert server.asked == [(None, b'{"n": 1, "temperature": 0.5}')]
+
+
 def test_a_busy_server_is_asked_again(server: Server) -> None:
     server.answers = [(503, b""), (503, b""), (200, b"{}")]
     assert Client(address=server.address).request(1) == b"{}"
@@ -98,5 +104,6 @@ def test_a_body_without_explanation_is_no_problem(body: bytes) -> None:
 def test_people_see_a_line_for_each_sequence() -> None:
     shown = clients.show(json.dumps(ANSWER).encode()).splitlines()
     assert shown == ["10  film", "11  film plot", "(seed 3, lookalike version 2, MLflow run abc)"]
+    assert clients.show(json.dumps(ANSWER | {"sequences": [[1, 0], [1, 12]]}).encode()).startswith("1 0  film\n1 12  ")
     bare = {name: value for name, value in ANSWER.items() if name != "text"}
     assert clients.show(json.dumps(bare).encode()).splitlines()[:2] == ["10", "11"]

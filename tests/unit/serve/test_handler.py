@@ -12,6 +12,7 @@ import pytest
 from serve import gate, handler
 from serve.handler import LookalikeHandler
 from serve.request import Request
+from tests.choosy import choosy_artifact
 from train import artifact
 from train import generator as generators
 
@@ -72,9 +73,56 @@ def test_a_batch_too_large_for_one_pass_is_split(
     bodies = [json.dumps({"n": n, "seed": n}).encode() for n in (5, 30, 1, 2, 3)]
     together = ask(loaded, *bodies)
     monkeypatch.setattr(generators, "ROWS_PER_PASS", 8)
-    groups = handler._passes([Request(n=n, seed=0, format="json") for n in (5, 30, 1, 2, 3)])
+    groups = handler._passes([(n, Request(n=n, seed=0, format="json")) for n in (5, 30, 1, 2, 3)])
     assert [len(group) for group in groups] == [1, 1, 3]
     assert ask(loaded, *bodies) == together
+
+
+@pytest.fixture
+def choosy(make_context: type, monkeypatch: pytest.MonkeyPatch) -> tuple[LookalikeHandler, Context]:
+    monkeypatch.setattr(artifact, "load", lambda directory: choosy_artifact())
+    made, context = LookalikeHandler(), make_context(Path())
+    made.initialize(context)
+    return made, context
+
+
+def test_requests_with_the_same_options_are_drawn_together(
+    choosy: tuple[LookalikeHandler, Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    generate = generators.generate
+    monkeypatch.setattr(
+        generators, "generate", lambda model, noise: passes.append(len(noise)) or generate(model, noise)
+    )
+    options = [{}, {"label": "wild"}, {"temperature": 0.5}, {"label": "wild"}, {}, {"candidates": 3}]
+    bodies = [json.dumps({"n": 2, "seed": 4} | chosen).encode() for chosen in options]
+    together = ask(choosy, *bodies)
+    assert sorted(passes) == [2, 2, 4, 4]
+    assert together == [ask(choosy, body)[0] for body in bodies]
+    sequences = [json.loads(body)["sequences"] for body in together]
+    assert sequences[0] == sequences[4] == choosy_artifact().sample(2, 4).tolist()
+    assert sequences[1] == [[code + 200 for code in row] for row in sequences[0]]
+    assert len({str(rows) for rows in sequences}) == 4
+
+
+def test_codes_above_255_come_whole_in_both_formats(choosy: tuple[LookalikeHandler, Context]) -> None:
+    asked = {"n": 3, "seed": 1, "label": "wild"}
+    (as_json,) = ask(choosy, json.dumps(asked).encode())
+    (as_npy,) = ask(choosy, json.dumps(asked | {"format": "npy"}).encode())
+    rows = np.load(io.BytesIO(as_npy))
+    assert rows.dtype == np.uint16
+    assert rows.tolist() == json.loads(as_json)["sequences"]
+    assert rows.min() >= 200
+    assert choosy[0].offer.max_rows["npy"] == (handler.DEFAULT_MAX_BYTES - 4096) // 8
+
+
+def test_an_option_of_another_model_is_refused_with_its_name(loaded: tuple[LookalikeHandler, Context]) -> None:
+    (body,) = ask(loaded, b'{"label": "wild"}')
+    assert json.loads(body)["error"] == {
+        "field": "label",
+        "message": "is an option that this model does not have; there are n, seed, format",
+    }
+    assert loaded[1].statuses[0][0] == 400
 
 
 def test_a_batch_of_mistakes_alone_is_answered(loaded: tuple[LookalikeHandler, Context]) -> None:
@@ -100,7 +148,7 @@ def test_a_drawn_seed_is_returned_and_gives_the_same_again(loaded: tuple[Lookali
 def test_n_is_limited_by_the_size_of_the_answer(artifact_directory: Path, make_context: type) -> None:
     made, context = LookalikeHandler(), make_context(artifact_directory, {"handler": {"max_response_bytes": 20_000}})
     made.initialize(context)
-    limit = made.max_rows["json"]
+    limit = made.offer.max_rows["json"]
     (body,) = ask((made, context), json.dumps({"n": limit}).encode())
     assert len(body) <= 20_000
     (refused,) = ask((made, context), json.dumps({"n": limit + 1}).encode())

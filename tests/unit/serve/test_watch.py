@@ -50,6 +50,28 @@ class FakeMetric:
         self.metrics.told[(self.name.removeprefix("lookalike_"), *labels)] = value
 
 
+def test_only_usual_requests_count_as_drift() -> None:
+    metrics = FakeMetrics()
+    watched = Watch(metrics, "m", REFERENCE)
+    watched.served("json", REFERENCE[:3])
+    watched.served("json", torch.zeros_like(REFERENCE), usual=False)
+    watched.tell()
+    (compared,) = (value for (name, *_), value in metrics.told.items() if name == "drift_compared")
+    assert compared == 3
+    assert metrics.told["sequences_total", "m", "json"] == 2003
+
+
+def test_drift_of_other_codes_is_in_which_of_the_commonest_occur() -> None:
+    stream = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 300, (2000, 8), generator=stream).to(torch.uint16)
+    drift = Drift(codes)
+    drift.add(codes)
+    same = drift.measure()
+    assert (same["marginal"], same["correlation"]) == (0, 0)
+    drift.add(torch.full((2000, 8), 7).to(torch.uint16))
+    assert drift.measure()["marginal"] > 0.01
+
+
 def test_counts_are_told_once() -> None:
     metrics = FakeMetrics()
     watched = Watch(metrics, "m", REFERENCE)

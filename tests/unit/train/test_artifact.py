@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.choosy import choosy_artifact
 from train import artifact, generator
 from train.artifact import ArtifactError
 from train.codec import BitsCodec
@@ -70,6 +71,28 @@ def test_a_damaged_artifact_is_refused(saved: Path, kind: str) -> None:
         artifact.load(saved)
     assert message in str(caught.value)
     assert str(saved) in str(caught.value)
+
+
+def test_options_are_passed_on_and_a_label_goes_by_its_name() -> None:
+    made = choosy_artifact()
+    assert made.options["label"].choices == ("calm", "plain", "wild")
+    assert torch.equal(made.sample(5, 1, label="wild").long(), made.sample(5, 1).long() + 200)
+    assert torch.equal(made.sample(5, 1, temperature=1.0, candidates=1), made.sample(5, 1))
+    assert (made.sample(50, 1, candidates=64).long() > 50).all()
+    assert made.generator.candidates == 1, "the artifact's own generator stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"label": "fierce"}, "label: must be one of calm, plain, wild"),
+        ({"candidates": 0}, "candidates: must be a whole number from 1 to 64"),
+        ({"top_k": 5}, "top_k: this model has none"),
+    ],
+)
+def test_a_choice_that_the_model_does_not_have_is_refused(chosen: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choosy_artifact().sample(1, 1, **chosen)
 
 
 def test_saving_again_replaces_the_artifact(saved: Path) -> None:

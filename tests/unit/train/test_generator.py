@@ -47,6 +47,12 @@ def test_nothing_asked_for_is_nothing_given(made: Generator) -> None:
     assert generator.sample(made, 0, seed=1).shape == (0, 12)
 
 
+def test_without_options_nothing_can_be_chosen(made: Generator) -> None:
+    assert torch.equal(generator.sample(made.having(), 5, seed=1), generator.sample(made, 5, seed=1))
+    with pytest.raises(ValueError, match="temperature: this model has none"):
+        made.having(temperature=1.0)
+
+
 def test_config_builds_the_same_network(made: Generator) -> None:
     again = generator.build(made.config()).double().eval()
     again.load_state_dict(made.state_dict())
