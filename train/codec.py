@@ -144,7 +144,7 @@ class TokensCodec:
             length: token ids a row, with the end token.
             labels: the classes that a text may belong to.
         """
-        self.tokenizer, self.length, self.labels = tokenizer, length, list(labels)
+        self.tokenizer, self.length, self.labels = tokenizer, length, tuple(labels)
         vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
         self.pieces = ["", "", "", *sorted(vocabulary, key=lambda piece: vocabulary[piece])[len(SPECIAL) :]]
 
@@ -205,7 +205,7 @@ class TokensCodec:
         return [self.pieces[code] for code in takewhile(lambda code: code not in (PADDING, END), row)]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "length": self.length, "labels": self.labels, "tokenizer": self.tokenizer}
+        return {"name": self.name, "length": self.length, "labels": list(self.labels), "tokenizer": self.tokenizer}
 
 
 def _untrained_tokenizer(kind: str, lowercase: bool) -> Any:
