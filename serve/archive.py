@@ -28,7 +28,15 @@ CARD = "card.json"
 ARTIFACT_FILES = ("generator.safetensors", CARD)
 LEAVES = {
     "serve": ("__init__.py", "bearer.py", "gate.py", "request.py", "watch.py"),
-    "train": ("__init__.py", "codec.py", "generator.py", "artifact.py"),
+    "train": (
+        "__init__.py",
+        "artifact.py",
+        "catalogue.py",
+        "codec.py",
+        "generator.py",
+        "ngram.py",
+        "text_generator.py",
+    ),
 }
 CONFIG = "model-config.yaml"
 MANIFEST = "MAR-INF/MANIFEST.json"

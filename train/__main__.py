@@ -1,5 +1,6 @@
 """The commands: options in, a `Config` out, one call each. `python -m train --help` lists them."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -80,7 +81,7 @@ def cli() -> None:
 @option("--vocabulary", type=click.IntRange(4, 30_000), help="How many tokens there are at the most.")
 @option("--min-count", type=click.IntRange(1), help="A word or piece seen less often gets no token.")
 @option("--lowercase/--no-lowercase", help="Whether capitals are dropped.")
-@option("--length", type=click.IntRange(2, 512), help="Tokens a text; by default enough for 95 % of them.")
+@option("--length", type=click.IntRange(2, 512), help="Tokens a text; by default enough for 99 % of them.")
 @option("--holdout", type=click.FloatRange(0.01, 0.9), help="Share of the rows that only judges.")
 @option("--validation", type=click.FloatRange(0, 0.5), help="Share of the other rows that chooses the checkpoint.")
 @option("--split-seed", type=click.IntRange(0), help="Decides which rows judge.")
@@ -90,6 +91,9 @@ def cli() -> None:
 @option("--hidden", type=click.IntRange(1, 8192), help="Hidden units of each of the generator's nets.")
 @option("--folds", type=click.IntRange(2, 100), help="How many nets the generator has, one for each fold of the rows.")
 @option("--warmup", type=click.FloatRange(0, 0.95), help="Share of the minutes that the warm start may take.")
+@option("--text-hidden", type=click.IntRange(1, 8192), help="Hidden units of the recurrent net for texts.")
+@option("--head", type=click.IntRange(4, 30_000), help="How many of the commonest tokens that net knows.")
+@option("--candidates", type=click.IntRange(1, 64), help="Texts drawn for each one that the discriminator chooses.")
 @option("--width", type=click.IntRange(1, 8192), help="Hidden units of the discriminator.")
 @option("--blocks", type=click.IntRange(0, 64), help="Residual blocks of the discriminator.")
 @option("--batch-size", type=click.IntRange(1, 1_000_000), help="Sequences a step.")
@@ -160,7 +164,10 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
     show_default=True,
     help="Rows of a Parquet file where --out is a folder.",
 )
-def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int) -> None:
+@click.option("--temperature", type=float, help="Of texts: below 1 they are likelier and vary less.")
+@click.option("--candidates", type=int, help="Of texts: how many are drawn for each one that is kept.")
+@click.option("--label", help="Of texts with classes: the class.")
+def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, **options: Any) -> None:
     """Write lookalikes from RUN, a run directory or an artifact.
 
     A folder of Parquet shards may hold more rows than memory does. The same command goes on with an unfinished one, and
@@ -171,7 +178,7 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int) -> None:
     into_shards = not out.suffix or out.is_dir()
     if not into_shards:
         data.check_writable(out)
-    loaded = _load_artifact(run)
+    loaded = _choosing(_load_artifact(run), {name: value for name, value in options.items() if value is not None})
     if into_shards:
         _sample_shards(loaded, n, seed, out, shard_rows)
     else:
@@ -275,6 +282,14 @@ def _sample_shards(loaded: Any, n: int, seed: int, out: Path, shard_rows: int) -
         shards.write(out, loaded, n=n, seed=seed, shard_rows=shard_rows)
     except KeyboardInterrupt as problem:
         raise JobError(f"interrupted; the same command goes on with {out}") from problem
+
+
+def _choosing(loaded: Any, options: dict[str, Any]) -> Any:
+    """The artifact with options of its generator chosen."""
+    try:
+        return dataclasses.replace(loaded, generator=loaded.having(**options))
+    except ValueError as problem:
+        raise InputError(f"--{problem}") from problem
 
 
 def _archive(directory: Path, archive: Path) -> Path:

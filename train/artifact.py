@@ -20,11 +20,14 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from train import catalogue
 from train import codec as codecs
 from train import generator as generators
 from train.codec import Codec
 from train.generator import Generator, Option
 
+# The code that an artifact needs to run; it travels with it.
+LEAVES = ("__init__.py", "artifact.py", "catalogue.py", "codec.py", "generator.py", "ngram.py", "text_generator.py")
 WEIGHTS = "generator.safetensors"
 CARD = "card.json"
 FORMAT = 1
@@ -82,7 +85,7 @@ def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, A
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    weights = {name: tensor.detach().cpu().float().contiguous() for name, tensor in generator.state_dict().items()}
+    weights = {name: _kept(tensor) for name, tensor in generator.state_dict().items()}
     safetensors.torch.save_file(weights, partial / WEIGHTS)
     serving = for_serving(copy.deepcopy(generator))
     card = {
@@ -114,7 +117,7 @@ def load(directory: Path) -> Artifact:
             raise ArtifactError(f"{directory}: format {card['format']}, but this version reads format {FORMAT}")
         if _sha256(directory / WEIGHTS) != card["weights_sha256"]:
             raise ArtifactError(f"{directory / WEIGHTS}: the checksum is not the one on the card")
-        generator = generators.build(card["generator"])
+        generator = catalogue.build(card["generator"])
         generator.load_state_dict(safetensors.torch.load_file(directory / WEIGHTS))
         codec = codecs.from_dict(card["codec"])
         golden = [(sample["seed"], sample["rows"]) for sample in card["golden"]]
@@ -132,6 +135,12 @@ def load(directory: Path) -> Artifact:
 def for_serving(generator: Generator) -> Generator:
     """The same generator, made ready to sample: on the CPU, in float64, without dropout or gradients."""
     return generator.cpu().double().eval().requires_grad_(False)
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """As it is stored: numbers in float32, counts as they are."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _sha256(path: Path) -> str:

@@ -22,7 +22,7 @@ PADDING, END, UNKNOWN = 0, 1, 2  # the first token ids
 SPECIAL = ("<pad>", "<end>", "<unk>")
 SPACE = "\u2581"  # marks a token that follows a space
 TOKEN = rf"{SPACE}?\w+(?:['\u2019]\w+)*|{SPACE}?\.\.\.|{SPACE}?[^\w{SPACE}]|{SPACE}"
-COVERED = 0.95  # share of the training texts that fit into the length chosen for them
+COVERED = 0.99  # share of the training texts that fit into the length chosen for them
 
 
 class Codec(Protocol):
@@ -167,7 +167,7 @@ class TokensCodec:
             vocabulary: how many tokens at the most.
             min_count: a word (of "bpe": a pair of pieces) seen less often gets no token of its own.
             lowercase: whether capitals are dropped.
-            length: token ids a row; by default as many as 95 % of the texts need.
+            length: token ids a row; by default as many as 99 % of the texts need.
 
         Raises:
             ValueError: the texts hold no token.

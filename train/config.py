@@ -35,9 +35,9 @@ class Config:
     label_column: str | None = None
     codec: str = "auto"
     words: int = 64
-    tokenizer: str = "bpe"
-    vocabulary: int = 8000
-    min_count: int = 2
+    tokenizer: str = "words"
+    vocabulary: int = 30_000
+    min_count: int = 1
     lowercase: bool = True
     length: int | None = None
     holdout: float = 0.2
@@ -51,6 +51,9 @@ class Config:
     hidden: int = 128
     folds: int = 6
     warmup: float = 0.6
+    head: int = 3000
+    text_hidden: int = 256
+    candidates: int = 16
     width: int = 256
     blocks: int = 1
 

@@ -19,13 +19,12 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from train import artifact, checkpoint, data, evidence, gate, kinds, loop, report, rundir, tracking
-from train import generator as generators
+from train import artifact, catalogue, checkpoint, data, evidence, gate, kinds, loop, report, rundir, tracking
 from train.config import Config, InputError, JobError, from_json
 from train.gate import Verdict
 from train.generator import Generator
-from train.kinds import EVALUATION_SEED
-from train.loop import State, Tick
+from train.kinds import EVALUATION_SEED, State
+from train.loop import Tick
 from train.prepare import Prepared, prepare, resolved
 from train.rundir import RunDirectory
 from train.tracking import Tracker
@@ -34,7 +33,6 @@ log = logging.getLogger("lookalike")
 
 CHECKPOINT_SECONDS = 20
 GAIN = 0.005  # a validation score must fall by this to be believed
-PATIENCE_TICKS = 20  # training stops after so many without a better validation score
 LOG_SECONDS = 15  # between progress lines where there is no terminal
 SAMPLE_ROWS = 1000
 PRINTED_ROWS = 5
@@ -167,7 +165,6 @@ class _Job:
     ) -> None:
         self.run, self.config, self.prepared, self.tracker = run, config, prepared, tracker
         self.kind = kinds.of(config, prepared)
-        self.rows = prepared.train.to(config.device)
         self.saved = saved or {"phase": "nothing"}
         self.checkpointed = time.monotonic()
         self.printed = 0.0
@@ -212,16 +209,16 @@ class _Job:
         if phase.seconds:
             log.info("warm start: %.0f s", phase.seconds)
         self.warm = copy.deepcopy(phase.generator)
-        self.state = State.new(config, phase.generator, torch.device(config.device))
+        self.state = self.kind.new_state(phase.generator)
         self.state.seconds = phase.seconds
         self._validate()  # the warm start is the first candidate to ship
         self._checkpoint()
 
     def _load_game(self) -> None:
         saved = self.saved
-        self.warm = generators.build(saved["generator"])
+        self.warm = catalogue.build(saved["generator"])
         self.warm.load_state_dict(saved["warm"])
-        self.state = State.new(self.config, generators.build(saved["generator"]), torch.device(self.config.device))
+        self.state = self.kind.new_state(catalogue.build(saved["generator"]))
         self.state.load_state_dict(saved["state"])
 
     def _budget(self) -> list[float | None]:
@@ -233,9 +230,7 @@ class _Job:
         self._forget_ticks_after(self.state.seen)
         with self._progress() as self.bar:
             try:
-                reason = loop.train(
-                    self.state, self.rows, self.config, on_tick=self._on_tick, interrupted=self.interrupted
-                )
+                reason = self.kind.play(self.state, self._on_tick, self.interrupted)
             except loop.NonFiniteError as problem:
                 raise JobError(f"{problem}; the last good state is in {self.run.checkpoints}") from problem
         self._checkpoint(ended=None if reason == "interrupted" else self._budget())
@@ -264,7 +259,7 @@ class _Job:
         self._show(tick, scores)
         if self._checkpoint_is_due():
             self._checkpoint()
-        return bool(scores) and tick.seen - self.state.best_seen >= PATIENCE_TICKS * (self.config.tick or 1)
+        return bool(scores) and tick.seen - self.state.best_seen >= self.kind.patience
 
     def _validate(self) -> dict[str, float]:
         """Score the averaged generator on the validation rows and remember the best one."""

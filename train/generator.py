@@ -56,6 +56,7 @@ class Generator(nn.Module, ABC):
         codes: how many values a code can have.
         code_type: what holds them.
         noise_size: how many uniform numbers one sequence is made from; may depend on the options chosen.
+        rows_per_pass: how many sequences are best made at once.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Generator(nn.Module, ABC):
     codes: int = 2
     code_type: torch.dtype = torch.uint8
     noise_size: int
+    rows_per_pass: int = ROWS_PER_PASS
 
     @property
     def options(self) -> Mapping[str, Option]:
@@ -345,12 +347,6 @@ def _rank(group: Tensor) -> Tensor:
     return rank
 
 
-def build(config: dict[str, Any]) -> Generator:
-    """A new generator from what `Generator.config` returned, with untrained weights."""
-    arguments = dict(config)
-    return GENERATORS[arguments.pop("name")](**arguments)
-
-
 def check_options(options: Mapping[str, Option], chosen: Mapping[str, Any]) -> Mapping[str, Any]:
     """What was chosen, if these options allow it.
 
@@ -384,7 +380,7 @@ def generate(generator: Generator, noise: Tensor) -> Tensor:
     """
     weight, kind = next(generator.parameters()), generator.code_type
     with torch.inference_mode():  # many small operations are a fifth faster than under no_grad
-        blocks = noise.split(ROWS_PER_PASS)
+        blocks = noise.split(generator.rows_per_pass)
         rounded = [generator(block.to(weight)).round().to("cpu", kind) for block in blocks if len(block)]
     return torch.cat(rounded) if rounded else torch.empty(0, generator.length, dtype=kind)
 
@@ -392,9 +388,3 @@ def generate(generator: Generator, noise: Tensor) -> Tensor:
 def sample(generator: Generator, n: int, seed: int) -> Tensor:
     """`n` rounded sequences for a seed, `code_type` (n, length)."""
     return generate(generator, draw_noise(generator, n, seed))
-
-
-GENERATORS: dict[str, Any] = {
-    kind.name: kind
-    for kind in (TextbookGenerator, NadeGenerator, IndependentGenerator, GaussianGenerator, AutoregressiveGenerator)
-}

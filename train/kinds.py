@@ -1,41 +1,89 @@
-"""What differs between rows of 0/1 and texts: how they are warmed up, validated, finished and judged."""
+"""What differs between rows of 0/1 and texts: how they are warmed up, played, validated, finished and judged."""
 
 import copy
 import logging
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from train import artifact, baselines, evidence, metrics, warmup
+import torch
+from torch import Tensor
+
+from train import artifact, baselines, evidence, loop, metrics, text_game, warmup
+from train.codec import TokensCodec
 from train.config import Config
+from train.embeddings import embedder
 from train.evidence import Evidence
 from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
+from train.loop import Tick
+from train.ngram import fit_ngrams
 from train.phase import ColdStart, Phase
 from train.prepare import Prepared
+from train.text_game import TextState
+from train.text_generator import TokenGenerator
+from train.text_warmup import Rows, TextWarmStart
+from train.trigram import Trigram
 from train.warmup import WarmStart
 
 log = logging.getLogger("lookalike")
 
+PATIENCE_TICKS = 20  # training on 0/1 rows stops after so many without a better validation score
+PATIENCE_PASSES = 3  # the same for passes over texts
 VALIDATION_ROWS = 1000  # generated at each tick: more than there are validation rows sharpen the judge
+CURVE_TEXTS = 1000  # drawn for each temperature
 EVALUATION_SEED = 0
 
 
+class State(Protocol):
+    """What the game changes; see `loop.State`."""
+
+    generator: Any
+    averaged: Any
+    seen: int
+    seconds: float
+    best_score: float
+    best_seen: int
+    best: dict[str, Tensor]
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None: ...
+
+
 class Kind(Protocol):
-    """One kind of sequences, as a job trains and judges it."""
+    """One kind of sequences, as a job trains and judges it.
+
+    Attributes:
+        patience: the game stops after so many sequences without a better validation score.
+    """
+
+    patience: int
 
     def warm_start(self) -> Phase:
         """The phase that makes the generator from which the game starts."""
 
-    def validate(self, generator: Generator) -> dict[str, float]:
+    def new_state(self, generator: Any) -> State:
+        """The game at its beginning."""
+
+    def play(self, state: Any, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
+        """Play the game; as `loop.train`."""
+
+    def validate(self, generator: Any) -> dict[str, float]:
         """Numbers of the generator against the validation rows; the smallest "score" ships. Empty without such rows."""
 
-    def complete(self, generator: Generator) -> None:
+    def complete(self, generator: Any) -> None:
         """Last changes to a generator that the game has improved."""
 
-    def judge(self, generator: Generator, warm: Generator, seconds: float) -> Evidence:
+    def judge(self, generator: Any, warm: Any, seconds: float) -> Evidence:
         """Hold the generator against held-out rows, beside its own start and the baselines.
 
         Args:
             seconds: how long training took; baselines that learn may take as long.
         """
+
+
+def of(config: Config, prepared: Prepared) -> Kind:
+    """The kind of sequences that a job trains."""
+    return TextKind(config, prepared) if isinstance(prepared.codec, TokensCodec) else BitsKind(config, prepared)
 
 
 class BitsKind:
@@ -44,11 +92,18 @@ class BitsKind:
     def __init__(self, config: Config, prepared: Prepared) -> None:
         self.config, self.prepared = config, prepared
         self.rows = prepared.train.to(config.device)
+        self.patience = PATIENCE_TICKS * (config.tick or 1)
 
     def warm_start(self) -> Phase:
         if self.config.generator == "textbook":
             return ColdStart(TextbookGenerator(self.rows.shape[1]))
         return WarmStart(self.rows, hidden=self.config.hidden, folds=self.config.folds)
+
+    def new_state(self, generator: Generator) -> loop.State:
+        return loop.State.new(self.config, generator, torch.device(self.config.device))
+
+    def play(self, state: loop.State, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
+        return loop.train(state, self.rows, self.config, on_tick=on_tick, interrupted=interrupted)
 
     def validate(self, generator: Generator) -> dict[str, float]:
         validation, train = self.prepared.validation, self.prepared.train
@@ -66,13 +121,13 @@ class BitsKind:
         fitted = {"GAN": artifact.for_serving(copy.deepcopy(generator))}
         if config.generator != "textbook":
             fitted["warm start"] = warm
-        announce_baselines(config)
+        _announce_baselines(config)
         fitted |= baselines.fit(
             config.baselines, prepared.train, prepared.validation, seconds=seconds, seed=config.seed
         )
         n = min(len(prepared.heldout), len(prepared.train))
         contenders = {name: sample(each, n, EVALUATION_SEED).numpy() for name, each in fitted.items()}
-        announce_judging(list(contenders), len(prepared.heldout))
+        _announce_judging(list(contenders), len(prepared.heldout))
         return evidence.judge(
             contenders,
             prepared.heldout.numpy(),
@@ -83,16 +138,103 @@ class BitsKind:
         )
 
 
-def of(config: Config, prepared: Prepared) -> Kind:
-    """The kind of sequences that a job trains."""
-    return BitsKind(config, prepared)
+class TextKind:
+    """Texts as token ids."""
+
+    def __init__(self, config: Config, prepared: Prepared) -> None:
+        assert isinstance(prepared.codec, TokensCodec)
+        self.config, self.prepared, self.codec = config, prepared, prepared.codec
+        self.patience = PATIENCE_PASSES * len(prepared.train)
+        self.draws: Tensor | None = None
+
+    def warm_start(self) -> Phase:
+        ngrams = fit_ngrams(self.prepared.train, len(self.codec.pieces))
+        generator = self._new_generator(grams=len(ngrams.grams))
+        assert generator.model.ngrams is not None
+        generator.model.ngrams.grams.copy_(ngrams.grams)
+        return self._likelihood(generator)
+
+    def new_state(self, generator: TokenGenerator) -> TextState:
+        return TextState(generator)
+
+    def play(self, state: TextState, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
+        return text_game.play(state, self.prepared.train, self.config, on_tick=on_tick, interrupted=interrupted)
+
+    def validate(self, generator: TokenGenerator) -> dict[str, float]:
+        validation = self.prepared.validation
+        if len(validation) == 0:
+            return {}
+        return {"score": -text_game.nats_won(generator.scorer, validation, self._check_draws(generator))[0]}
+
+    def complete(self, generator: TokenGenerator) -> None:
+        """Let the scores be as sure of themselves as validation rows allow."""
+        if len(self.prepared.validation):
+            _, scale = text_game.nats_won(generator.scorer, self.prepared.validation, self._check_draws(generator))
+            generator.scorer.rescale(scale)
+
+    def judge(self, generator: TokenGenerator, warm: TokenGenerator, seconds: float) -> Evidence:
+        prepared, dataset = self.prepared, self.prepared.dataset
+        fitted = {"GAN": generator, "warm start": warm.having(candidates=1), **self._learned_baselines(seconds)}
+        served = {name: artifact.for_serving(copy.deepcopy(each)) for name, each in fitted.items()}
+        heldout, train = (list(dataset.take(part)) for part in (prepared.parts.heldout, prepared.parts.train))
+        n = min(len(heldout), len(train))
+        contenders = {name: self.codec.decode(sample(each, n, EVALUATION_SEED)) for name, each in served.items()}
+        if self.config.baselines != "none":
+            contenders["trigram"] = self.codec.decode(Trigram(prepared.train).sample(n, EVALUATION_SEED))
+        _announce_judging(list(contenders), len(heldout))
+        found = evidence.judge_texts(contenders, heldout, train, seed=EVALUATION_SEED, embed=embedder())
+        for name, each in served.items():
+            found.curves[name] = evidence.curve(self._drawer(each, min(n, CURVE_TEXTS)), heldout[:CURVE_TEXTS])
+        return found
+
+    def _learned_baselines(self, seconds: float) -> dict[str, Any]:
+        """An RNN with as much time: the net of the generator by itself, by maximum likelihood."""
+        if self.config.baselines != "all":
+            return {}
+        _announce_baselines(self.config)
+        phase = self._likelihood(self._new_generator(grams=0))
+        phase.run(seconds, lambda: False)
+        return {"RNN": phase.generator.having(candidates=1)}
+
+    def _drawer(self, generator: Any, n: int) -> Callable[[float], list[str]]:
+        return lambda temperature: self.codec.decode(
+            sample(generator.having(temperature=temperature), n, EVALUATION_SEED)
+        )
+
+    def _new_generator(self, *, grams: int) -> TokenGenerator:
+        generator = TokenGenerator(
+            length=self.codec.length,
+            vocabulary=len(self.codec.pieces),
+            head=self.config.head,
+            hidden=self.config.text_hidden,
+            labels=len(self.codec.labels),
+            grams=grams,
+            candidates=self.config.candidates,
+        )
+        if self.prepared.train_labels is not None:
+            counts = torch.bincount(self.prepared.train_labels, minlength=len(self.codec.labels))
+            generator.shares.copy_(counts / counts.sum())
+        return generator
+
+    def _likelihood(self, generator: TokenGenerator) -> TextWarmStart:
+        prepared = self.prepared
+        train = Rows(prepared.train, prepared.train_labels)
+        return TextWarmStart(
+            generator, train, Rows(prepared.validation, prepared.validation_labels), seed=self.config.seed
+        )
+
+    def _check_draws(self, generator: TokenGenerator) -> Tensor:
+        if self.draws is None:
+            n = text_game.CHECKED_DRAWS * len(self.prepared.validation)
+            self.draws = text_game.draw(generator, n, text_game.CHECK_SEED)
+        return self.draws
 
 
-def announce_baselines(config: Config) -> None:
+def _announce_baselines(config: Config) -> None:
     if config.baselines != "none":
         patience = ", which may take as long as training did" if config.baselines == "all" else ""
         log.info("fitting the baselines%s", patience)
 
 
-def announce_judging(names: list[str], rows: int) -> None:
+def _announce_judging(names: list[str], rows: int) -> None:
     log.info("judging %s by %s held-out rows", ", ".join(names), f"{rows:,}")

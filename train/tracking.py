@@ -23,6 +23,7 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from train.artifact import LEAVES
 from train.config import Config
 
 log = logging.getLogger("lookalike")
@@ -31,7 +32,6 @@ MODEL_NAME = "lookalike"
 CHAMPION = "champion"  # the alias of the newest version that passed the quality gate
 SYSTEM_METRICS_SECONDS = 5
 HERE = Path(__file__).parent
-LEAVES = ("__init__.py", "codec.py", "generator.py", "artifact.py")  # the code that the MLflow model carries
 # MLflow's own defaults wait for an absent server for minutes, and draw bars of their own.
 MANNERS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.choosy import choosy_artifact
-from train import artifact, generator
+from train import artifact, catalogue
 from train.artifact import ArtifactError
 from train.codec import BitsCodec
 
@@ -17,7 +17,7 @@ from train.codec import BitsCodec
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     torch.manual_seed(1)
-    made = generator.build({"name": "nade", "length": 6, "hidden": 4, "nets": 2, "classes": 2})
+    made = catalogue.build({"name": "nade", "length": 6, "hidden": 4, "nets": 2, "classes": 2})
     artifact.save(tmp_path / "artifact", made, BitsCodec("abcdef"), {"version": "7", "run_id": None})
     return tmp_path / "artifact"
 
@@ -96,6 +96,6 @@ def test_a_choice_that_the_model_does_not_have_is_refused(chosen: dict[str, Any]
 
 
 def test_saving_again_replaces_the_artifact(saved: Path) -> None:
-    other = generator.build({"name": "textbook", "length": 6})
+    other = catalogue.build({"name": "textbook", "length": 6})
     artifact.save(saved, other, BitsCodec("abcdef"), {"version": "8"})
     assert artifact.load(saved).card["version"] == "8"

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from train import generator
-from train.generator import GENERATORS, Generator, NadeGenerator
+from train import catalogue, generator
+from train.catalogue import GENERATORS
+from train.generator import Generator, NadeGenerator
 
 ARGUMENTS = {"hidden": 8, "nets": 3, "classes": 2}
 
@@ -15,7 +16,7 @@ ARGUMENTS = {"hidden": 8, "nets": 3, "classes": 2}
 def small(name: str, length: int = 12) -> Generator:
     torch.manual_seed(3)
     extra = ARGUMENTS if name == "nade" else {}
-    return generator.build({"name": name, "length": length, **extra}).double().eval()
+    return catalogue.build({"name": name, "length": length, **extra}).double().eval()
 
 
 @pytest.fixture(params=GENERATORS)
@@ -54,7 +55,7 @@ def test_without_options_nothing_can_be_chosen(made: Generator) -> None:
 
 
 def test_config_builds_the_same_network(made: Generator) -> None:
-    again = generator.build(made.config()).double().eval()
+    again = catalogue.build(made.config()).double().eval()
     again.load_state_dict(made.state_dict())
     assert torch.equal(generator.sample(again, 20, seed=1), generator.sample(made, 20, seed=1))
 

@@ -1,0 +1,70 @@
+"""Jobs on texts: from sentences to an artifact that answers with sentences."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train import artifact, rundir
+from train.__main__ import main
+
+SUBJECTS, VERBS, ENDS = ("the film", "a story", "this plot"), ("is", "was", "seems"), ("dull", "fine", "long", "odd")
+OPTIONS = ["--text-hidden", "16", "--candidates", "4", "--gate", "none", "--device", "cpu", "--epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    lines = ["stars,review"]
+    for _ in range(400):
+        stars = rng.integers(1, 3)
+        ends = ENDS[:2] if stars == 1 else ENDS[2:]
+        lines.append(f"{stars},{rng.choice(SUBJECTS)} {rng.choice(VERBS)} {rng.choice(ends)}.")
+    path = tmp_path_factory.mktemp("texts") / "reviews.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(sentences: Path) -> rundir.RunDirectory:
+    out = sentences.parent / "runs"
+    options = ["--data", str(sentences), "--label-column", "stars", "--out", str(out), "--baselines", "all", *OPTIONS]
+    assert main(["fit", *options]) == 0
+    return rundir.newest(out)
+
+
+def test_the_sentences_follow_the_grammar_and_their_label(trained: rundir.RunDirectory) -> None:
+    shipped = artifact.load(trained.artifact)
+    assert shipped.codec.labels == ("1", "2")
+    for label, ends in (("1", ENDS[:2]), ("2", ENDS[2:])):
+        texts = shipped.codec.decode(shipped.sample(100, 1, label=label))
+        whole = [text for text in texts if text.startswith(SUBJECTS) and text.endswith(tuple(f" {e}." for e in ends))]
+        assert len(whole) > 80
+
+
+def test_the_evidence_has_the_baselines_the_ablation_and_a_curve(trained: rundir.RunDirectory) -> None:
+    found = json.loads(trained.metrics.read_text())
+    assert list(found["scores"]) == ["GAN", "warm start", "RNN", "trigram", "floor"]
+    assert {"c2st_auc", "c2st_conv_auc", "ngram_js_4", "bleu_5", "self_bleu_5", "length_distance"} <= set(
+        found["scores"]["GAN"]
+    )
+    assert [point["temperature"] for point in found["curves"]["GAN"]] == sorted(
+        point["temperature"] for point in found["curves"]["GAN"]
+    )
+    page = trained.report.read_text()
+    assert "Quality and diversity" in page
+    assert "Texts, and the training texts" in page
+
+
+def test_samples_are_texts_and_options_choose(
+    trained: rundir.RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained.samples.read_text().startswith('"text"\n')
+    chosen = ["--temperature", "0.5", "--candidates", "1", "--label", "2"]
+    assert main(["sample", str(trained.path), "--n", "20", "--out", f"{tmp_path}/a.jsonl", *chosen]) == 0
+    texts = [json.loads(line)["text"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert sum(text.endswith(("long.", "odd.")) for text in texts) > 15
+    capsys.readouterr()
+    assert main(["sample", str(trained.path), "--n", "2", "--out", f"{tmp_path}/b.csv", "--label", "9"]) == 2
+    assert "--label: must be one of 1, 2" in capsys.readouterr().err

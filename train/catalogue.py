@@ -1,0 +1,31 @@
+"""All generators by name. This module is a LEAF: it imports other leaves only."""
+
+from typing import Any
+
+from train.generator import (
+    AutoregressiveGenerator,
+    GaussianGenerator,
+    Generator,
+    IndependentGenerator,
+    NadeGenerator,
+    TextbookGenerator,
+)
+from train.text_generator import TokenGenerator
+
+GENERATORS: dict[str, Any] = {
+    kind.name: kind
+    for kind in (
+        TextbookGenerator,
+        NadeGenerator,
+        TokenGenerator,
+        IndependentGenerator,
+        GaussianGenerator,
+        AutoregressiveGenerator,
+    )
+}
+
+
+def build(config: dict[str, Any]) -> Generator:
+    """A new generator from what `Generator.config` returned, with untrained weights."""
+    arguments = dict(config)
+    return GENERATORS[arguments.pop("name")](**arguments)

@@ -1,0 +1,141 @@
+"""An n-gram model of token ids: interpolated Kneser-Ney smoothing of trigrams, with vectorised scores and draws.
+
+Chen and Goodman (1999), "An empirical study of smoothing techniques for language modeling": a context's counts are
+lowered by a discount, and what that frees goes to the context without its first token, whose counts are those of
+distinct continuations. A row starts as if END stood before it. This module is a LEAF: it imports torch and the codec.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.codec import END, PADDING, UNKNOWN
+
+
+class Level(NamedTuple):
+    """The grams of one order, sorted by context and token."""
+
+    keys: Tensor  # context * vocabulary + token of each gram (grams,)
+    tokens: Tensor  # (grams,)
+    kept: Tensor  # the discounted counts (grams,)
+    summed: Tensor  # their running sum, from 0 (grams + 1,)
+    contexts: Tensor  # (contexts,)
+    first: Tensor  # each context's first gram, then the number of grams (contexts + 1,)
+    held: Tensor  # the share that a context keeps for its own grams (contexts,)
+    total: Tensor  # its count (contexts,)
+
+    def find(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The number of each context (rows,), and the share that it keeps: 0 where it was never seen."""
+        at = torch.searchsorted(self.contexts, context).clamp(max=len(self.contexts) - 1)
+        return at, torch.where(self.contexts[at] == context, self.held[at], 0)
+
+    def own(self, context: Tensor, token: Tensor, vocabulary: int) -> Tensor:
+        """The probability that the context's own grams give the token (rows,)."""
+        key = context * vocabulary + token
+        gram = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
+        at = torch.searchsorted(self.contexts, context).clamp(max=len(self.contexts) - 1)
+        return torch.where(self.keys[gram] == key, self.kept[gram] / self.total[at], 0)
+
+    def draw(self, at: Tensor, uniform: Tensor) -> Tensor:
+        """One of the tokens of each context, by the inverse distribution function."""
+        low, high = self.summed[self.first[at]], self.summed[self.first[at + 1]]
+        gram = torch.searchsorted(self.summed, low + uniform * (high - low), right=True) - 1
+        return self.tokens[torch.minimum(torch.maximum(gram, self.first[at]), self.first[at + 1] - 1)]
+
+
+class NgramModel(nn.Module):
+    """Trigrams with Kneser-Ney smoothing.
+
+    Attributes:
+        grams: distinct trigrams and their counts, int64 (grams, 4), sorted.
+    """
+
+    def __init__(self, vocabulary: int, grams: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.grams: Tensor
+        self.register_buffer("grams", torch.zeros(grams, 4, dtype=torch.int64))
+        self._levels: dict[float, list[Level]] = {}
+
+    def levels(self, temperature: float = 1.0) -> list[Level]:
+        """Trigrams, bigrams, unigrams; draws follow the kept counts to the power of 1 / temperature."""
+        if temperature not in self._levels:
+            grams, count = self.grams[:, :3], self.grams[:, 3]
+            levels = [_level(grams, count, self.vocabulary, temperature)]
+            for _ in (2, 1):
+                grams, count = torch.unique(grams[:, 1:], dim=0, return_counts=True)
+                levels.append(_level(grams, count, self.vocabulary, temperature))
+            self._levels[temperature] = levels
+        return self._levels[temperature]
+
+    def confidence(self, first: Tensor, second: Tensor) -> Tensor:
+        """The shares that the trigram and the bigram context keep for their own grams: (rows, 2)."""
+        trigrams, bigrams, _ = self.levels()
+        return torch.stack([trigrams.find(first * self.vocabulary + second)[1], bigrams.find(second)[1]], 1)
+
+    def probability(self, first: Tensor, second: Tensor, token: Tensor, unigrams: Level | None = None) -> Tensor:
+        """The probability of a token after two others, float64 (rows,); the unigrams may be another model's."""
+        trigrams, bigrams, own_unigrams = self.levels()
+        known = (unigrams or own_unigrams).own(torch.zeros_like(token), token, self.vocabulary)
+        for level, context in ((bigrams, second), (trigrams, first * self.vocabulary + second)):
+            known = level.own(context, token, self.vocabulary) + (1 - level.find(context)[1]) * known
+        return known
+
+    def draw(self, first: Tensor, second: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
+        """A token after two others, from one float64 uniform number each (rows,)."""
+        token = torch.zeros_like(first)
+        left = torch.ones_like(first, dtype=torch.bool)
+        contexts = (first * self.vocabulary + second, second, torch.zeros_like(first))
+        for level, context in zip(self.levels(temperature), contexts, strict=True):
+            at, held = level.find(context)
+            here = left & (uniform < held)
+            token[here] = level.draw(at[here], (uniform / held.clamp(min=1e-300))[here])
+            left = left & ~here
+            uniform = ((uniform - held) / (1 - held).clamp(min=1e-300)).clamp(0, 1)
+        return token
+
+
+def fit_ngrams(codes: Tensor, vocabulary: int) -> NgramModel:
+    """Count the trigrams of (rows, length) token ids; those with an unknown token are left out."""
+    first, second, token = windows(codes)
+    usable = (token != PADDING) & (first != UNKNOWN) & (second != UNKNOWN) & (token != UNKNOWN)
+    grams, counts = torch.unique(torch.stack([first, second, token], -1)[usable], dim=0, return_counts=True)
+    model = NgramModel(vocabulary, len(grams))
+    model.grams.copy_(torch.cat([grams, counts[:, None]], 1))
+    return model
+
+
+def windows(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two tokens before each token, and the token itself: each (rows, length)."""
+    codes = codes.long()
+    return F.pad(codes, (2, 0), value=END)[:, :-2], F.pad(codes, (1, 0), value=END)[:, :-1], codes
+
+
+def _level(grams: Tensor, count: Tensor, vocabulary: int, temperature: float) -> Level:
+    context = torch.zeros_like(count)
+    for column in grams.T[:-1]:
+        context = context * vocabulary + column
+    contexts, sizes = torch.unique_consecutive(context, return_counts=True)
+    owner = torch.arange(len(contexts), device=grams.device).repeat_interleave(sizes)
+    lowered = count - _discounts(count)[count.clamp(max=3)] if grams.shape[1] > 1 else count.double()
+    total, kept = (torch.zeros(len(contexts)).double().index_add_(0, owner, x) for x in (count.double(), lowered))
+    return Level(
+        keys=context * vocabulary + grams[:, -1],
+        tokens=grams[:, -1],
+        kept=lowered,
+        summed=F.pad((lowered ** (1 / temperature)).cumsum(0), (1, 0)),
+        contexts=contexts,
+        first=F.pad(sizes.cumsum(0), (1, 0)),
+        held=kept / total,
+        total=total,
+    )
+
+
+def _discounts(count: Tensor) -> Tensor:
+    """Discounts of counts 0, 1, 2 and 3 or more, float64 (4,)."""
+    n = [max(1, int((count == c).sum())) for c in (1, 2, 3, 4)]
+    share = n[0] / (n[0] + 2 * n[1])
+    amounts = [(c + 1) - (c + 2) * share * n[c + 1] / n[c] for c in range(3)]
+    return torch.tensor([0.0, *(min(max(a, 0.0), c + 0.99) for c, a in enumerate(amounts))], dtype=torch.float64)

@@ -1,0 +1,143 @@
+"""The game of the text generator: a discriminator learns to tell real rows from fresh draws, and ships as the scorer.
+
+The generator answers by drawing several candidates for each row and taking one in proportion to the discriminator's
+density ratio, exp(score). So the discriminator must not be trusted where it is sure of itself without reason: the pass
+ships after which validation rows, from which neither side has learned, are told from draws best, and its scale is then
+set on those rows.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train.codec import PADDING, UNKNOWN
+from train.config import Config
+from train.generator import draw_noise, generate
+from train.loop import NonFiniteError, Tick
+from train.phase import restore_streams, streams
+from train.text_generator import Scorer, TokenGenerator
+
+BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 1e-3, 0.1
+DROPOUT, WORD_DROPOUT = 0.5, 0.1  # of the discriminator's features, and of the tokens that it sees
+CHECK_SEED = 999_983  # of the draws that checks use; passes use the numbers from 0 on
+CHECKED_DRAWS = 4  # draws for each validation row
+SCALES = torch.linspace(0, 1.5, 61)
+
+
+class TextState:
+    """Everything that the game changes, with the attributes of `loop.State` that jobs use."""
+
+    def __init__(self, generator: TokenGenerator, seconds: float = 0.0) -> None:
+        self.generator = self.averaged = generator
+        self.optimizer = torch.optim.AdamW(generator.scorer.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self.passes, self.seen, self.seconds = 0, 0, seconds
+        self.best_score, self.best_seen = math.inf, 0
+        self.best: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        numbers = {name: getattr(self, name) for name in self._numbers()}
+        modules = {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {**modules, **numbers, "streams": streams()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.generator.load_state_dict(saved["generator"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for name in self._numbers():
+            setattr(self, name, saved[name])
+        restore_streams(saved["streams"])
+
+    @staticmethod
+    def _numbers() -> tuple[str, ...]:
+        return "passes", "seen", "seconds", "best_score", "best_seen", "best"
+
+
+def play(
+    state: TextState,
+    rows: Tensor,
+    config: Config,
+    *,
+    on_tick: Callable[[Tick], bool],
+    interrupted: Callable[[], bool],
+) -> str:
+    """Pass over the training rows until the budget is used up, a tick says stop, or somebody interrupts.
+
+    An interrupted pass begins again when the game goes on; otherwise as `loop.train`.
+
+    Args:
+        rows: token ids of the training rows, (rows, length).
+
+    Raises:
+        NonFiniteError: at the end of the pass in which it happened.
+    """
+    total = math.inf if config.epochs is None else config.epochs
+    limit = math.inf if config.max_minutes is None else 60 * config.max_minutes
+    while state.passes < total and state.seconds < limit:
+        started, before = time.monotonic(), state.state_dict()
+        losses = one_pass(state, rows, config.seed + state.passes, interrupted)
+        if losses is None:
+            state.load_state_dict(before)
+            return "interrupted"
+        if not all(map(math.isfinite, losses.values())):
+            raise NonFiniteError(f"the losses are {losses} after {state.seen:,} sequences")
+        elapsed = time.monotonic() - started
+        state.passes, state.seen, state.seconds = state.passes + 1, state.seen + len(rows), state.seconds + elapsed
+        tick = Tick(
+            seen=state.seen,
+            epoch=state.passes,
+            seconds=state.seconds,
+            sequences_per_second=len(rows) / elapsed,
+            losses=losses,
+            last_losses=losses,
+        )
+        if on_tick(tick):
+            return "stopped"
+    return "epochs" if state.passes >= total else "minutes"
+
+
+def one_pass(state: TextState, rows: Tensor, seed: int, interrupted: Callable[[], bool]) -> dict[str, float] | None:
+    """Show the discriminator every training row and as many fresh draws; None if interrupted."""
+    scorer = state.generator.scorer
+    both = torch.cat([rows.long(), draw(state.generator, len(rows), seed)])
+    real = (torch.arange(len(both)) < len(rows)).float()
+    losses: list[tuple[Tensor, Tensor]] = []
+    for batch in torch.randperm(len(both)).split(BATCH):
+        if interrupted():
+            return None
+        codes = both[batch]
+        hidden = (torch.rand(codes.shape) < WORD_DROPOUT) & (codes != PADDING)
+        scores = scorer(codes.masked_fill(hidden, UNKNOWN), DROPOUT)
+        loss = F.binary_cross_entropy_with_logits(scores, real[batch])
+        state.optimizer.zero_grad()
+        loss.backward()
+        state.optimizer.step()
+        losses.append((loss.detach(), F.softplus(-scores.detach()[real[batch] == 0]).mean()))
+    discriminator, generator = (torch.stack(each).nanmean().item() for each in zip(*losses, strict=True))
+    return {"generator_loss": generator, "discriminator_loss": discriminator}
+
+
+def draw(generator: TokenGenerator, rows: int, seed: int) -> Tensor:
+    """Token ids as the language model alone draws them, int64 (rows, length)."""
+    alone = generator.having(candidates=1)
+    return generate(alone, draw_noise(alone, rows, seed)).long()
+
+
+@torch.no_grad()
+def nats_won(scorer: Scorer, validation: Tensor, draws: Tensor) -> tuple[float, float]:
+    """How many nats likelier a validation row becomes at the best by weighting draws with exp(scale * score).
+
+    Only ratios between draws matter for resampling, so each scale has an offset of its own: the one with which the
+    weights average 1 over the draws, as a density ratio does.
+
+    Returns:
+        The nats, and the scale (Platt 1999 scales classifiers in the same way).
+    """
+    real, made = scorer(validation), scorer(draws)
+    offset = torch.logsumexp(SCALES[:, None] * made, 1) - math.log(len(made))
+    won = SCALES * real.mean() - offset
+    best = int(won.argmax())
+    return float(won[best]), float(SCALES[best])

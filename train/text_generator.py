@@ -1,0 +1,258 @@
+"""The text generator: sentences of token ids, drawn token by token and chosen among candidates by a discriminator.
+
+A row is padded with PADDING after its END; UNKNOWN stands for what the vocabulary lacks and is never drawn. This module
+is a LEAF: it imports the standard library and torch only, so that it runs unchanged inside the model archive.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.codec import END, PADDING, UNKNOWN
+from train.generator import CANDIDATES, TEMPERATURE, Generator, Option
+from train.ngram import NgramModel
+
+ROWS_PER_PASS = 2048  # candidates; a pass stays within the cache
+BLOCK = 64  # tokens whose probabilities are added up first, to find a token in two short searches
+
+
+class LanguageModel(nn.Module):
+    """The next token by a mixture of a recurrent net and of an n-gram model, weighed by a gate.
+
+    p(token | before) = g * p_net(token | all before) + (1 - g) * p_ngram(token | two before)
+
+    The net is a GRU (Cho et al. 2014) whose input and output share an embedding (Press and Wolf 2017, "Using the output
+    embedding to improve language models"). It knows the first `head` tokens only, which are the commonest, and reads
+    the others as UNKNOWN; those come from the n-grams. A label adds its own embedding to every token read.
+    """
+
+    def __init__(
+        self, vocabulary: int, head: int, embedding: int, hidden: int, labels: int = 0, grams: int = 0
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.embedding = nn.Embedding(head, embedding)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.label = nn.Embedding(labels, embedding) if labels else None
+        self.gru = nn.GRU(embedding, hidden, batch_first=True)
+        self.project = nn.Linear(hidden, embedding)
+        self.bias = nn.Parameter(torch.zeros(head))
+        self.gate = nn.Linear(hidden + 2, 1)
+        self.ngrams = NgramModel(vocabulary, grams) if grams else None
+
+    def forward(
+        self,
+        codes: Tensor,
+        known: Tensor,
+        confidence: Tensor,
+        labels: Tensor | None = None,
+        word_dropout: float = 0,
+        dropout: float = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """The log-probability of every token of given rows; 0 for padding and unknown ones: (rows, length).
+
+        The second result is the net's own, without the n-grams; it is 0 also for tokens that the net does not know.
+
+        Args:
+            codes: token ids, int64 (rows, length).
+            known, confidence: the n-gram model's probability of each token, and its `confidence` there.
+            labels: classes (rows,), where the model knows any.
+            word_dropout: share of the tokens read that are read as UNKNOWN.
+            dropout: share of the features set to 0, the same ones at every position (Gal and Ghahramani 2016).
+        """
+        read = F.pad(codes[:, :-1], (1, 0), value=END)
+        if word_dropout:
+            read = read.masked_fill(torch.rand(read.shape, device=read.device) < word_dropout, UNKNOWN)
+        state, _ = self.gru(drop_features(self._embed(read, labels), dropout))
+        state = drop_features(state, dropout)
+        features = drop_features(self.project(state), dropout)
+        judged = (codes != PADDING) & (codes != UNKNOWN)
+        within = judged & (codes < self.head)
+        chosen = -F.cross_entropy(self._logits(features[within]), codes[within], reduction="none")
+        net = torch.zeros_like(known).masked_scatter(within, chosen)
+        if self.ngrams is None:
+            return net, net
+        gate = self.gate(torch.cat([state, confidence], 2)).squeeze(2)
+        table = known.clamp(min=1e-12).log() + F.logsigmoid(-gate)
+        both = torch.where(within, torch.logaddexp(net + F.logsigmoid(gate), table), table)
+        return torch.where(judged, both, 0.0), net
+
+    def step(self, token: Tensor, labels: Tensor | None, state: Tensor) -> Tensor:
+        """The state after one more token, (1, rows, hidden)."""
+        return self.gru(self._embed(token[:, None], labels), state)[1]
+
+    def draw(self, before: Tensor, token: Tensor, state: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+        """The next token of each row, from one uniform number each.
+
+        Args:
+            before, token: the last two tokens (rows,).
+            state: the net's state after them (rows, hidden).
+        """
+        if self.ngrams is None:
+            return pick(self._logits(self.project(state)) / temperature, uniform)
+        confidence = self.ngrams.confidence(before, token).to(state)
+        gate = self.gate(torch.cat([state, confidence], 1)).squeeze(1).sigmoid()
+        by_net = uniform < gate
+        drawn = torch.empty_like(token)
+        logits = self._logits(self.project(state[by_net])) / temperature
+        drawn[by_net] = pick(logits, (uniform / gate)[by_net])
+        rest = ((uniform - gate) / (1 - gate)).double()[~by_net]
+        drawn[~by_net] = self.ngrams.draw(before[~by_net], token[~by_net], rest, temperature)
+        return drawn
+
+    def _embed(self, read: Tensor, labels: Tensor | None) -> Tensor:
+        embedded = self.embedding(read.masked_fill(read >= self.head, UNKNOWN))
+        return embedded if self.label is None else embedded + self.label(labels)[:, None]
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.embedding.weight, self._bias())
+
+    def _bias(self) -> Tensor:
+        """The output bias, with PADDING and UNKNOWN ruled out."""
+        ruled_out = self.bias.new_zeros(self.head)
+        ruled_out[[PADDING, UNKNOWN]] = -1000.0
+        return self.bias + ruled_out
+
+
+class Scorer(nn.Module):
+    """How real a row looks: the logit of a convolutional net (Kim 2014) ."""
+
+    WIDTHS = (2, 3, 4, 5)
+
+    def __init__(self, vocabulary: int, embedding: int = 64, channels: int = 64) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding, padding_idx=PADDING)
+        nn.init.normal_(self.embedding.weight, std=0.3)
+        self.convolutions = nn.ModuleList(nn.Conv1d(embedding, channels, width) for width in self.WIDTHS)
+        self.output = nn.Linear(channels * len(self.WIDTHS), 1)
+
+    def forward(self, codes: Tensor, dropout: float = 0) -> Tensor:
+        """The logits of (rows, length) token ids: (rows,)."""
+        codes = F.pad(codes, (1, 4))  # a mark before the first token, and room for the widest window
+        embedded = self.embedding(codes).transpose(1, 2)
+        features = [convolution(embedded).relu().amax(2) for convolution in self.convolutions]
+        return self.output(F.dropout(torch.cat(features, 1), dropout)).squeeze(1)
+
+    @torch.no_grad()
+    def rescale(self, factor: float) -> None:
+        """Multiply all scores."""
+        for parameter in self.output.parameters():
+            parameter.mul_(factor)
+
+
+class TokenGenerator(Generator):
+    """Sentences: `candidates` are drawn for a row, and one of them is taken in proportion to exp(its score).
+
+    Each token is found by the inverse distribution function from one uniform number. Sampling-importance resampling
+    (Rubin 1987) by a discriminator's density ratio: Azadi et al. (2019) reject instead; Deng et al. (2020), "Residual
+    energy-based models for text generation", resample as here.
+
+    Attributes:
+        temperature: divides the logits; 1 draws from the distribution that was learned.
+        candidates: how many sentences are drawn for each one returned.
+        label: the class of all rows; None draws classes with the shares of the training rows.
+    """
+
+    name = "tokens"
+    code_type = torch.int32
+
+    def __init__(
+        self,
+        length: int,
+        vocabulary: int,
+        head: int,
+        embedding: int = 128,
+        hidden: int = 256,
+        labels: int = 0,
+        grams: int = 0,
+        candidates: int = 16,
+    ) -> None:
+        super().__init__()
+        self.length, self.vocabulary, self.head = length, vocabulary, min(head, vocabulary)
+        self.embedding, self.hidden = embedding, hidden
+        self.labels, self.grams, self.candidates = labels, grams, candidates
+        self.temperature = 1.0
+        self.label: int | None = None
+        self.codes = vocabulary
+        self.model = LanguageModel(vocabulary, self.head, embedding, hidden, labels, grams)
+        self.scorer = Scorer(vocabulary)
+        self.shares: Tensor
+        self.register_buffer("shares", torch.full((max(1, labels),), 1 / max(1, labels)))
+
+    def config(self) -> dict[str, Any]:
+        names = ("name", "length", "vocabulary", "head", "embedding", "hidden", "labels", "grams", "candidates")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        label = {"label": Option(kind=int, low=0, high=self.labels - 1)} if self.labels else {}
+        return {"temperature": TEMPERATURE, "candidates": CANDIDATES, **label}
+
+    @property
+    def rows_per_pass(self) -> int:  # type: ignore[override]
+        return max(1, ROWS_PER_PASS // self.candidates)
+
+    @property
+    def noise_size(self) -> int:  # type: ignore[override]
+        return self.candidates * self.length + 2
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Token ids, (rows, length); the noise has two numbers for the choice and the class, then the candidates'."""
+        rows, k = len(noise), self.candidates
+        labels = self._labels(noise[:, 1])
+        uniform = noise[:, 2:].reshape(rows * k, self.length)
+        codes = self._draw(uniform, None if labels is None else labels.repeat_interleave(k))
+        if k == 1:
+            return codes.to(noise)
+        weights = self.scorer(codes).view(rows, k).softmax(1).cumsum(1)
+        chosen = (noise[:, :1] * weights[:, -1:] >= weights).sum(1).clamp(max=k - 1)
+        return codes.view(rows, k, -1)[torch.arange(rows), chosen].to(noise)
+
+    def _labels(self, uniform: Tensor) -> Tensor | None:
+        if not self.labels:
+            return None
+        if self.label is not None:
+            return torch.full_like(uniform, self.label, dtype=torch.long)
+        return (uniform[:, None] >= self.shares.cumsum(0)).sum(1).clamp(max=self.labels - 1)
+
+    def _draw(self, uniform: Tensor, labels: Tensor | None) -> Tensor:
+        """Token ids, int64 (rows, length). Rows that have ended are dropped from the batch."""
+        codes = uniform.new_zeros(uniform.shape, dtype=torch.long)
+        going = torch.arange(len(uniform))
+        before = token = torch.full_like(going, END)
+        state = uniform.new_zeros(1, len(uniform), self.hidden)
+        for t in range(self.length):
+            state = self.model.step(token, labels, state)
+            before, token = token, self.model.draw(before, token, state[0], uniform[going, t], self.temperature)
+            codes[going, t] = token
+            kept = (token != END).nonzero().squeeze(1)
+            if len(kept) < len(token):
+                going, before, token, state = going[kept], before[kept], token[kept], state[:, kept]
+                labels = None if labels is None else labels[kept]
+            if not len(going):
+                break
+        return codes
+
+
+def pick(logits: Tensor, uniform: Tensor) -> Tensor:
+    """The token at each uniform number (rows,) by the inverse distribution function of softmax(logits)."""
+    # Probabilities in single precision are quicker by far; that the *logits* are exact keeps draws reproducible.
+    share = (logits - logits.amax(1, keepdim=True)).float().exp()
+    share = F.pad(share, (0, -share.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    blocks = share.sum(2, dtype=torch.float64).cumsum(1)
+    left = uniform.double() * blocks[:, -1]
+    block = (left[:, None] >= blocks).sum(1).clamp(max=blocks.shape[1] - 1)
+    rows = torch.arange(len(share))
+    left = left - F.pad(blocks, (1, 0))[rows, block]
+    within = share[rows, block].double().cumsum(1)
+    return BLOCK * block + (left[:, None] >= within).sum(1).clamp(max=BLOCK - 1)
+
+
+def drop_features(values: Tensor, share: float) -> Tensor:
+    """Drop features of (rows, length, features), the same ones at all positions of a row."""
+    if not share:
+        return values
+    return values * F.dropout(values.new_ones(len(values), 1, values.shape[2]), share)

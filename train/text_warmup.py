@@ -1,0 +1,183 @@
+"""The warm start of the text generator: what likelihood can teach, before the adversarial game begins.
+
+N-grams are counted once. The net then learns what they do not tell: while it trains, the n-grams' probability of each
+token comes from the other folds of the training rows, as on rows that the counts have not seen. The weights are
+averaged over steps, and those are kept under which the validation rows are likeliest.
+"""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.codec import PADDING
+from train.generator import Generator
+from train.ngram import NgramModel, fit_ngrams, windows
+from train.phase import restore_streams, streams
+from train.text_generator import LanguageModel, TokenGenerator
+
+log = logging.getLogger("lookalike")
+
+FOLDS = 10
+NET_WEIGHT = 1.0  # of the net's own likelihood: in the mixture alone it would never get off the ground
+JITTER = 3.0  # tokens by which the sorting of rows by length is blurred
+
+
+class Rows:
+    """Rows of token ids with what the n-grams say about each token, and the rows' classes.
+
+    Attributes:
+        codes: int64 (rows, length).
+        known, confidence: see `LanguageModel.forward`: (rows, length) and (rows, length, 2).
+        labels: int64 (rows,), or None.
+    """
+
+    def __init__(self, codes: Tensor, labels: Tensor | None = None) -> None:
+        self.codes, self.labels = codes.long(), labels
+        self.known, self.confidence = torch.zeros(codes.shape), torch.zeros(*codes.shape, 2)
+
+    def look_up(self, ngrams: NgramModel) -> None:
+        self._note(slice(None), ngrams, ngrams)
+
+    def look_up_crosswise(self, ngrams: NgramModel) -> None:
+        """Each fold is looked up in the n-grams of the other folds; single tokens are looked up in all."""
+        fold = torch.arange(len(self.codes)) % FOLDS
+        for each in range(min(FOLDS, len(self.codes))):
+            self._note(fold == each, fit_ngrams(self.codes[fold != each], ngrams.vocabulary), ngrams)
+
+    def _note(self, rows: Any, ngrams: NgramModel, whole: NgramModel) -> None:
+        first, second, token = (each.flatten() for each in windows(self.codes[rows]))
+        shape = self.codes[rows].shape
+        known = ngrams.probability(first, second, token, whole.levels()[2])
+        self.known[rows] = known.view(shape).float()
+        self.confidence[rows] = ngrams.confidence(first, second).view(*shape, 2).float()
+
+    def batch(self, rows: Tensor) -> dict[str, Any]:
+        """The arguments of `LanguageModel.forward` for some rows, without the columns that are padding in all."""
+        codes = self.codes[rows]
+        width = int((codes != PADDING).any(0).sum())
+        labels = None if self.labels is None else self.labels[rows]
+        values = {"codes": codes, "known": self.known[rows], "confidence": self.confidence[rows]}
+        return {**{name: value[:, :width] for name, value in values.items()}, "labels": labels}
+
+
+class TextWarmStart:
+    """Fits the generator's language model to the training rows by likelihood; see `phase.Phase`.
+
+    Args:
+        generator: its n-grams, if it has any, must be filled.
+        train, validation: token ids, (rows, length), with classes where the model knows any.
+        patience: how many checks without improvement end the run; there is a check after every pass over the rows.
+        average: how much of the averaged weights each step keeps.
+    """
+
+    def __init__(
+        self,
+        generator: TokenGenerator,
+        train: Rows,
+        validation: Rows,
+        *,
+        batch: int = 32,
+        learning_rate: float = 4e-3,
+        weight_decay: float = 0.01,
+        word_dropout: float = 0.1,
+        dropout: float = 0.4,
+        average: float = 0.995,
+        patience: int = 3,
+        seed: int = 0,
+    ) -> None:
+        self.generator: Generator = generator
+        self.model, self.train, self.validation = generator.model, train, validation
+        model, self.limit = generator.model, math.inf
+        self.batch, self.word_dropout, self.dropout = batch, word_dropout, dropout
+        self.keep, self.patience, self.seed = average, patience, seed
+        if model.ngrams is not None:
+            train.look_up_crosswise(model.ngrams)
+            validation.look_up(model.ngrams)
+        self.average = copy.deepcopy(model)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
+        )
+        self.lengths = (train.codes != PADDING).sum(1)
+        self.step, self.seconds, self.failures, self.best = 0, 0.0, 0, math.inf
+        self.best_weights = copy.deepcopy(self.average.state_dict())
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, self.seconds / self.limit) if math.isfinite(self.limit) else 0.0
+
+    def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
+        self.limit = seconds
+        started = time.monotonic() - self.seconds
+        for epoch, rows, last in self._schedule():
+            if self.failures >= self.patience or self.seconds >= seconds:
+                break
+            if interrupted():
+                return False
+            self._step(rows)
+            self.step += 1
+            if last:
+                self._check(epoch)
+            self.seconds = time.monotonic() - started
+        self.model.load_state_dict(self.best_weights)
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        modules = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
+        numbers = {name: getattr(self, name) for name in ("step", "seconds", "failures", "best", "best_weights")}
+        return {**modules, **numbers, "streams": streams()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in ("model", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        for name in ("step", "seconds", "failures", "best", "best_weights"):
+            setattr(self, name, state[name])
+        restore_streams(state["streams"])
+
+    def _schedule(self) -> Iterator[tuple[int, Tensor, bool]]:
+        """Batches from the present step on: the epoch, the rows, whether they are the epoch's last."""
+        batches = -(-len(self.lengths) // self.batch)
+        while True:
+            epoch, position = divmod(self.step, batches)
+            parts = batches_by_length(self.lengths, self.batch, self.seed + epoch)
+            for i in range(position, batches):
+                yield epoch, parts[i], i == batches - 1
+
+    def _step(self, rows: Tensor) -> None:
+        batch = self.train.batch(rows)
+        self.optimizer.zero_grad()
+        both, net = self.model(**batch, word_dropout=self.word_dropout, dropout=self.dropout)
+        (-(both + NET_WEIGHT * net).sum() / (batch["codes"] != PADDING).sum()).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        keep = min(self.keep, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for ours, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                ours.lerp_(current, 1 - keep)
+
+    def _check(self, epoch: int) -> None:
+        loss = mean_loss(self.average, self.validation)
+        self.failures += 1
+        if loss < self.best:
+            self.best, self.failures, self.best_weights = loss, 0, copy.deepcopy(self.average.state_dict())
+        log.debug("warm start: epoch %d, %.2f nats a row", epoch + 1, loss)
+
+
+def batches_by_length(lengths: Tensor, size: int, seed: int) -> list[Tensor]:
+    """All rows in batches of about equal lengths, in random order."""
+    stream = torch.Generator().manual_seed(seed)
+    order = (lengths + JITTER * torch.rand(len(lengths), generator=stream)).argsort()
+    parts = order.split(size)
+    return [parts[i] for i in torch.randperm(len(parts), generator=stream).tolist()]
+
+
+@torch.no_grad()
+def mean_loss(model: LanguageModel, rows: Rows) -> float:
+    """Nats a row; unknown tokens are not counted."""
+    total = sum(float(model(**rows.batch(part))[0].sum()) for part in torch.arange(len(rows.codes)).split(64))
+    return -total / len(rows.codes)
