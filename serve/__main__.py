@@ -49,6 +49,7 @@ def cli() -> None:
 @option("--host", default=Settings.host, help="Where to listen.")
 @option("--port", type=PORT, default=Settings.port, help="Port of the predictions.")
 @option("--metrics-port", type=PORT, default=Settings.metrics_port, help="Port of the Prometheus metrics.")
+@option("--grpc-port", type=click.IntRange(0, 65535), default=0, help="Port for gRPC, on loopback; 0: any free one.")
 @option("--workers", type=click.IntRange(1, 64), default=Settings.workers, help="Worker processes.")
 @option("--tokens/--no-tokens", default=None, help="Whether predictions need a token.  [default: unless on loopback]")
 @option(

@@ -55,6 +55,7 @@ class Settings:
     Attributes:
         model: the path of an archive, a run directory or an artifact, or a name in MLflow's registry such as
             models:/lookalike@champion; None means the newest run's archive.
+        grpc_port: on loopback; 0 is any free port. TorchServe cannot switch gRPC off.
     """
 
     runs: Path
@@ -62,6 +63,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     metrics_port: int = 8082
+    grpc_port: int = 0
     workers: int = 1
     tokens: bool | None = None
     token_file: Path | None = None
@@ -385,8 +387,8 @@ def _properties(settings: Settings, home: Path, scratch: Path) -> str:
         "inference_address": f"http://{settings.host}:{settings.port}",
         "metrics_address": f"http://{settings.host}:{settings.metrics_port}",
         "management_address": f"unix:{scratch / 'management.sock'}",
-        "grpc_inference_port": 0,  # gRPC cannot be switched off; 0 is any free port, on loopback
-        "grpc_management_port": 0,
+        "grpc_inference_port": settings.grpc_port,
+        "grpc_management_port": 0,  # nobody is told where
         "model_store": home / "model-store",
         "workflow_store": scratch / "workflows",
         "metrics_config": HERE / "metrics.yaml",

@@ -1,12 +1,15 @@
 """Runs to serve, and what the tests know of a server."""
 
+import json
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import torch
 
-from serve import archive
+from serve import archive, server
 from serve.server import Settings
 from serve.state import State
 from train import artifact
@@ -37,6 +40,12 @@ def make_run(runs: Path, number: int) -> Path:
     artifact.save(run / "artifact", generator, PresenceCodec(WORDS), {"version": str(number), "run_id": f"run{number}"})
     archive.build(run / "artifact", run / "lookalike.mar")
     return run
+
+
+def conform(schema: str, body: Any) -> None:
+    """Check a body against the description that ships."""
+    description = json.loads((server.HERE / "openapi.json").read_text())
+    jsonschema.validate(body, {"$ref": f"#/components/schemas/{schema}"} | description)
 
 
 def free_ports(count: int) -> list[int]:

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import psutil
 import pytest
@@ -26,7 +25,7 @@ import requests
 from serve import server
 from serve import state as states
 from serve.server import ServeError, Settings, UsageError
-from tests.integration.serve.running import Served, free_ports, make_run, settings_for
+from tests.integration.serve.running import Served, conform, free_ports, make_run, settings_for
 from train import artifact
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -55,12 +54,6 @@ with server.located(Path(sys.argv[1]), sys.argv[2]) as artifact:
 
 def post(served: Served, fields: dict[str, Any], **headers: str) -> requests.Response:
     return requests.post(served.url, json=fields, headers=headers, timeout=30)
-
-
-def conform(schema: str, body: Any) -> None:
-    """Check a body against the description that ships."""
-    description = json.loads((Path(server.__file__).parent / "openapi.json").read_text())
-    jsonschema.validate(body, {"$ref": f"#/components/schemas/{schema}"} | description)
 
 
 def test_a_prediction_is_what_the_artifact_makes(served: Served) -> None:
