@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import compress, takewhile
+from itertools import islice, takewhile
 from typing import Any, Protocol
 
 import torch
@@ -121,7 +121,8 @@ class PresenceCodec:
         return codes
 
     def decode(self, codes: Tensor) -> list[str]:
-        return [" ".join(compress(self.words, row)) for row in codes.tolist()]
+        present = map(self.words.__getitem__, codes.nonzero()[:, 1].tolist())  # of one row after the other
+        return [" ".join(islice(present, count)) for count in codes.sum(1).tolist()]
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "words": self.words}
