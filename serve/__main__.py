@@ -152,6 +152,29 @@ def bench(runs: Path, model: str | None, port: int, metrics_port: int, seconds: 
         click.echo(json.dumps([vars(line) for line in lines]))
 
 
+@cli.command()
+@runs_option()
+@option("--model", help="As for start.")
+@option("--port", type=PORT, default=18080, help="Port for the server under test.")
+@option("--metrics-port", type=PORT, default=18082, help="Port of its metrics.")
+@option("--workers", type=click.IntRange(1, 64), default=2, help="Worker processes.")
+@option("--minutes", type=click.FloatRange(0.01, 1440), default=15.0, help="How long.")
+@click.option("-n", type=click.IntRange(1), default=20, show_default=True, help="How many sequences a request.")
+@json_option("the measurements")
+def soak(n: int, minutes: float, as_json: bool, **given: Any) -> None:
+    """Load a server of its own with 16 connections and compare its memory before and after."""
+    from serve import soak as soaks
+
+    seconds = minutes * 60
+    measured, memories = soaks.run(Settings(**given), n, seconds, lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps({"load": vars(measured), "memory": [vars(memory) for memory in memories]}))
+    else:
+        click.echo(soaks.text(measured, memories, seconds))
+    if measured.failures:
+        raise ServeError(f"{measured.failures} requests failed")
+
+
 def _client(runs: Path, address: str | None, token: str | None) -> Client:
     """A client for the address given, else for the server started here."""
     if address:

@@ -40,7 +40,7 @@ def value(rng: random.Random, depth: int = 0) -> Any:
         return "".join(rng.choices(string.printable + "é\U0001f600\ud800", k=rng.randrange(12)))
     if kind == 3:
         return [value(rng, depth + 1) for _ in range(rng.randrange(4))]
-    names = ["n", "seed", "format", "temperature", ""]
+    names = ["n", "seed", "format", "temperature", "candidates", "label", ""]
     return {rng.choice(names): value(rng, depth + 1) for _ in range(rng.randrange(4))}
 
 

@@ -444,6 +444,18 @@ def test_the_bench_measures_everything(fresh: Settings, command: Command) -> Non
     assert not (fresh.runs / "serve").exists(), "it starts a server of its own"
 
 
+def test_the_soak_compares_memory(fresh: Settings, command: Command) -> None:
+    ports = ("--port", fresh.port, "--metrics-port", fresh.metrics_port)
+    done = command("soak", "--runs", fresh.runs, *ports, "--minutes", "0.03", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["load"]["failures"] == 0
+    assert found["load"]["per_second"] > 0
+    assert [memory["what"] for memory in found["memory"]] == ["frontend", "worker 1", "worker 2"]
+    assert all(memory["first"] > 50 and memory["last"] < 2 * memory["first"] for memory in found["memory"])
+    assert not (fresh.runs / "serve").exists(), "it starts a server of its own"
+
+
 def test_a_pid_of_another_process_is_not_touched(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
         facts = {

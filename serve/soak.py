@@ -1,0 +1,95 @@
+"""Does it stay as it is? A server of its own under load for minutes: every answer, and the memory of every process."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from serve import load, server
+from serve.archive import MODEL_NAME
+from serve.load import Load
+from serve.request import CONTENT_TYPES
+from serve.server import Settings
+from serve.state import State
+
+CONNECTIONS = 16
+SAMPLES = 180  # of the memory, over the whole time
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Mean resident memory of a process in MiB, over the first and the last third of the time."""
+
+    what: str
+    first: float
+    last: float
+
+
+def run(settings: Settings, n: int, seconds: float, tell: Callable[[str], None]) -> tuple[Load, list[Memory]]:
+    """Ask for n sequences with a drawn seed, over and over, on 16 connections.
+
+    Raises:
+        ServeError: the server did not start.
+        ConnectionError: the server closed a connection.
+    """
+    with (
+        server.located(settings.runs, settings.model) as source,
+        tempfile.TemporaryDirectory(prefix="lookalike-soak-") as folder,
+    ):
+        mine = replace(settings, runs=Path(folder), model=str(source))
+        state = server.start(mine, tell)
+        try:
+            return _load(state, n, seconds)
+        finally:
+            server.stop(mine.runs)
+
+
+def _load(state: State, n: int, seconds: float) -> tuple[Load, list[Memory]]:
+    frontend = psutil.Process(state.pid)
+    processes = [frontend, *frontend.children(recursive=True)]
+    samples: list[list[float]] = []
+    with ThreadPoolExecutor(1) as pool:
+        loaded = pool.submit(
+            load.run,
+            (state.host, state.port),
+            f"/predictions/{MODEL_NAME}",
+            json.dumps({"n": n}).encode(),
+            connections=CONNECTIONS,
+            seconds=seconds,
+            accept=CONTENT_TYPES["json"],
+        )
+        while wait([loaded], timeout=seconds / SAMPLES).not_done:
+            samples.append([_resident(process) for process in processes])
+    return loaded.result(), _compare(samples)
+
+
+def _resident(process: psutil.Process) -> float:
+    """Memory in MiB; 0 for a process that is gone, which shows in the mean."""
+    try:
+        return float(process.memory_info().rss) / MIB
+    except psutil.Error:
+        return 0.0
+
+
+def _compare(samples: list[list[float]]) -> list[Memory]:
+    third = max(len(samples) // 3, 1)
+    means = [
+        [sum(column) / third for column in zip(*part, strict=True)] for part in (samples[:third], samples[-third:])
+    ]
+    names = ["frontend", *(f"worker {k}" for k in range(1, len(samples[0])))]
+    return [Memory(what=name, first=first, last=last) for name, first, last in zip(names, *means, strict=True)]
+
+
+def text(measured: Load, memories: list[Memory], seconds: float) -> str:
+    """What was measured, for people."""
+    first = (
+        f"{measured.per_second * seconds:,.0f} answers in {seconds:,.0f} s ({measured.per_second:,.0f}/s), "
+        f"median {measured.p50:.1f} ms, 99th percentile {measured.p99:.1f} ms, {measured.failures} failures"
+    )
+    lines = [f"{memory.what:10} {memory.first:7.1f} MiB, then {memory.last:7.1f} MiB" for memory in memories]
+    return "\n".join([first, *lines])
