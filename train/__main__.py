@@ -245,6 +245,20 @@ def export(run: Path, out: Path | None) -> None:
 
 
 @cli.command()
+@click.argument("run", type=FILE, required=False)
+@option("--out", metavar="FOLDER", help="Where runs are kept.")
+def sync(run: Path | None, out: str) -> None:
+    """Send MLflow what it lacks of RUN, a run directory; by default of the newest.
+
+    A run sends everything by itself while MLflow answers. What is there already is not sent again.
+    """
+    from train import rundir, tracking
+
+    directory = rundir.newest(Path(out)) if run is None else rundir.RunDirectory(run)
+    click.echo(f"{directory.path}: MLflow has all of it, as run {tracking.sync(directory)}")
+
+
+@cli.command()
 @option("--out", metavar="FOLDER", help="Where runs are kept.")
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def doctor(out: str, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from train import tracking
+from train import mirror, tracking
 
 JAVA_VERSION = 17
 SERVING_PORTS = (8080, 8081, 8082)
@@ -134,7 +134,7 @@ def _disk(out: Path) -> Check:
 def _mlflow(out: Path) -> Check:
     import mlflow
 
-    uri = tracking.store_uri(out)
+    uri = mirror.store_uri(out)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return Check("MLflow", "ok", f"{uri} (will be made)")
     try:

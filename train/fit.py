@@ -100,10 +100,13 @@ def _run(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str,
     try:
         with FileLock(run.path / ".lock", timeout=0), _logging_to(run.log):
             rundir.write(run.config, config.to_json())
-            tracker = tracking.start(config, run.path.name, _tags(config, prepared), (saved or {}).get("run_id"))
-            _announce(run, config, prepared, tracker, saved)
-            status = "FAILED"
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside the loop it ends the job as Ctrl-C does
+            seen = saved["state"]["seen"] if saved and saved["phase"] == "game" else 0
+            # What a crashed session wrote after its last checkpoint comes again.
+            rundir.keep_lines(run.stats, lambda line: line["seen"] <= seen)
+            _announce(run, config, prepared, saved)
+            tracker = tracking.start(run, tags=_tags(config, prepared), datasets=_datasets(prepared), seen=seen)
+            status = "FAILED"
             try:
                 verdict = _Job(run, config, prepared, tracker, saved).work()
                 status = "FINISHED"
@@ -126,9 +129,15 @@ def _tags(config: Config, prepared: Prepared) -> dict[str, str]:
     }
 
 
-def _announce(
-    run: RunDirectory, config: Config, prepared: Prepared, tracker: Tracker, saved: dict[str, Any] | None
-) -> None:
+def _datasets(prepared: Prepared) -> list[dict[str, str]]:
+    name, origin = prepared.dataset.name, prepared.dataset.source
+    return [
+        tracking.dataset(part.numpy(), name=name, origin=origin, context=context)
+        for part, context in ((prepared.train, "training"), (prepared.heldout, "evaluation"))
+    ]
+
+
+def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> None:
     parts, dataset = prepared.parts, prepared.dataset
     log.info(
         "%s: %s rows, codec %s, %d values a row; %s train, %s validate, %s judge",
@@ -137,8 +146,7 @@ def _announce(
     )  # fmt: skip
     for line in dataset.skipped:
         log.warning("skipped: %s", line)
-    tracked = f"MLflow run {tracker.run_id}" if tracker.run_id else "not tracked"
-    log.info("run %s on %s, %s", run.path, _device_name(config), tracked)
+    log.info("run %s on %s", run.path, _device_name(config))
     if saved is not None:
         where = f"after {saved['state']['seen']:,} sequences" if saved["phase"] == "game" else "in the warm start"
         log.info("going on %s", where)
@@ -177,9 +185,6 @@ class _Job:
         """
         torch.set_num_threads(self.config.threads)
         torch.manual_seed(self.config.seed)
-        dataset = self.prepared.dataset
-        for part, context in ((self.prepared.train, "training"), (self.prepared.heldout, "evaluation")):
-            self.tracker.dataset(part.numpy(), name=dataset.name, source=dataset.source, context=context)
         with _interruptible() as self.interrupted:
             if self.saved["phase"] in ("nothing", "warm start"):
                 self._warm_up()
@@ -227,7 +232,6 @@ class _Job:
 
     def _play(self) -> None:
         """Play the game to its end."""
-        self._forget_ticks_after(self.state.seen)
         with self._progress() as self.bar:
             try:
                 reason = self.kind.play(self.state, self._on_tick, self.interrupted)
@@ -238,13 +242,6 @@ class _Job:
             raise JobError(interrupted(self.config))
         log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{self.state.seen:,}", self.state.seconds)
 
-    def _forget_ticks_after(self, seen: int) -> None:
-        """Drop the lines of stats.jsonl that a crashed session wrote after its last checkpoint: they come again."""
-        if self.run.stats.exists():
-            lines = self.run.stats.read_text().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n") and json.loads(line)["seen"] <= seen]
-            rundir.write(self.run.stats, "".join(whole))
-
     def _on_tick(self, tick: Tick) -> bool:
         scores = self._validate()
         record = {
@@ -254,8 +251,8 @@ class _Job:
             "sequences_per_second": tick.sequences_per_second,
         }
         with self.run.stats.open("a") as file:
-            file.write(json.dumps({"seen": tick.seen, "seconds": tick.seconds, **record}) + "\n")
-        self.tracker.metrics(record, step=tick.seen)
+            line = {"seen": tick.seen, "seconds": tick.seconds, "time": time.time(), **record}
+            file.write(json.dumps(line) + "\n")
         self._show(tick, scores)
         if self._checkpoint_is_due():
             self._checkpoint()
@@ -281,14 +278,15 @@ class _Job:
             warm=self.warm.state_dict(),
             ended=ended,
         )
+        self.tracker.checkpointed(self.state.seen)
 
     def _save(self, phase: str, **content: Any) -> None:
-        about = {"fingerprint": self.prepared.dataset.fingerprint(), "run_id": self.tracker.run_id}
-        checkpoint.save(self.run.checkpoints, {"phase": phase, **about, **content})
+        fingerprint = self.prepared.dataset.fingerprint()
+        checkpoint.save(self.run.checkpoints, {"phase": phase, "fingerprint": fingerprint, **content})
         self.checkpointed = time.monotonic()
 
     def _finish(self) -> Verdict:
-        """Ship the best averaged weights: artifact, samples, evidence, report; then tell MLflow."""
+        """Ship the best averaged weights: artifact, samples, evidence, report."""
         run, codec = self.run, self.prepared.codec
         generator = self._chosen()
         found = self.kind.judge(generator, self.warm, self.state.seconds)
@@ -297,7 +295,8 @@ class _Job:
 
         shipped = artifact.save(run.artifact, generator, codec, self._card(scores))
         data.write(run.samples, shipped.sample(SAMPLE_ROWS, EVALUATION_SEED), codec)
-        run.metrics.write_text(json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
+        rundir.write(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
+        rundir.write(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n")
         history = [json.loads(line) for line in run.stats.read_text().splitlines()]
         page = report.Page(
             title=f"{self.prepared.dataset.name}: how real are the lookalikes?",
@@ -307,19 +306,13 @@ class _Job:
             provenance=self._provenance(),
         )
         pictures = report.figures(found, history)
-        run.report.write_text(report.render(found, page, pictures))
+        rundir.write(run.report, report.render(found, page, pictures))
         report.save_figures(pictures, run.plots)
 
         self._print_rows(shipped)
         log.info("\n%s\n", evidence.table(found))
         log.info("%s", verdict.sentence)
         log.info("report: %s", run.report)
-        self.tracker.metrics(evidence.numbers(scores), step=self.state.seen)
-        self.tracker.describe(f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```")
-        for name in list(found.scores)[1:]:
-            self.tracker.child(name, evidence.numbers(found.scores[name]))
-        self.tracker.files(run.path, skip=run.checkpoints.name)
-        self.tracker.model(run.artifact, champion=verdict.passed is True)
         return verdict
 
     def _chosen(self) -> Generator:

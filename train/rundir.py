@@ -1,9 +1,12 @@
 """The run directory: where a run keeps its files, and how runs are numbered and found."""
 
+import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -37,6 +40,14 @@ class RunDirectory:
         return self.path / "stats.jsonl"
 
     @property
+    def system(self) -> Path:
+        return self.path / "system.jsonl"
+
+    @property
+    def tracking(self) -> Path:
+        return self.path / "mlflow.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -51,6 +62,10 @@ class RunDirectory:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.md"
 
     @property
     def report(self) -> Path:
@@ -99,3 +114,16 @@ def write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda line: True) -> int:
+    """Drop the lines of a JSONL file that are not wanted, and a last one that a crash has cut off.
+
+    Returns:
+        How many are left.
+    """
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and wanted(json.loads(line))]
+    if kept != lines:
+        write(path, "".join(kept))
+    return len(kept)

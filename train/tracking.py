@@ -1,219 +1,182 @@
-"""Experiment tracking: the MLflow tracker and its null twin.
+"""Experiment tracking: keeps a run's copy in MLflow up to date while the job works.
 
-The tracker serves the training, never the other way round: when MLflow fails, that is said once and the job goes on;
-the run directory holds everything that MLflow would.
+Tracking serves the training, never the other way round. The job writes to the run directory only; a thread of its own
+sends what is there. While MLflow is away, that is said once and nothing else happens; when it is back, it gets what
+it missed.
 """
 
-import dataclasses
-import functools
+import json
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
+import threading
+import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol
 
-import mlflow
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 from mlflow.data.numpy_dataset import from_numpy
-from mlflow.models import ModelSignature
-from mlflow.types.schema import Array, ColSpec, DataType, Schema
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-from train.artifact import LEAVES
-from train.config import Config
+from train import mirror, rundir
+from train.config import JobError
+from train.mirror import Mirror, Record
+from train.rundir import RunDirectory
 
 log = logging.getLogger("lookalike")
 
-MODEL_NAME = "lookalike"
-CHAMPION = "champion"  # the alias of the newest version that passed the quality gate
-SYSTEM_METRICS_SECONDS = 5
-HERE = Path(__file__).parent
+SECONDS = 5  # between two looks at the machine, and between two attempts to send
+PATIENCE_SECONDS = 60  # at the end, for a request that is still under way
 # MLflow's own defaults wait for an absent server for minutes, and draw bars of their own.
 MANNERS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
-P = ParamSpec("P")
 
+class Tracker:
+    """Sends a run directory to MLflow from a thread of its own, until `finish`."""
 
-class Tracker(Protocol):
-    """Where a run reports to.
-
-    Attributes:
-        run_id: MLflow's id of the run, or None where nothing is tracked.
-    """
-
-    run_id: str | None
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None: ...
-
-    def dataset(self, codes: npt.NDArray[np.uint8], *, name: str, source: str, context: str) -> None: ...
-
-    def describe(self, text: str) -> None: ...
-
-    def files(self, directory: Path, *, skip: str) -> None: ...
-
-    def child(self, name: str, values: Mapping[str, float]) -> None: ...
-
-    def model(self, artifact: Path, *, champion: bool) -> None: ...
-
-    def finish(self, status: str) -> None: ...
-
-
-class NullTracker:
-    """Tracks nothing."""
-
-    run_id: str | None = None
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None: ...
-
-    def dataset(self, codes: npt.NDArray[np.uint8], *, name: str, source: str, context: str) -> None: ...
-
-    def describe(self, text: str) -> None: ...
-
-    def files(self, directory: Path, *, skip: str) -> None: ...
-
-    def child(self, name: str, values: Mapping[str, float]) -> None: ...
-
-    def model(self, artifact: Path, *, champion: bool) -> None: ...
-
-    def finish(self, status: str) -> None: ...
-
-
-def _forgiving(method: Callable[P, None]) -> Callable[P, None]:
-    """A tracker method whose failure ends the tracking, not the job."""
-
-    @functools.wraps(method)
-    def call(*args: P.args, **kwargs: P.kwargs) -> None:
-        self: Any = args[0]
-        if self.lost:
-            return
-        try:
-            method(*args, **kwargs)
-        except Exception as problem:
-            self.lost = True
-            log.warning(
-                "MLflow does not answer (%s); training goes on, the run directory keeps everything", one_line(problem)
-            )
-
-    return call
-
-
-class MLflowTracker:
-    """One MLflow run."""
-
-    def __init__(self, config: Config, name: str, tags: Mapping[str, str], run_id: str | None) -> None:
+    def __init__(self, run: RunDirectory, record: Record) -> None:
+        teach_manners()
+        self.run, self.record = run, record
+        record.status, record.ended, record.complete = "RUNNING", None, False
+        record.save(run)
+        self.mirror: Mirror | None = None
         self.lost = False
-        uri, chosen = store_uri(Path(config.out)), os.environ.get("MLFLOW_TRACKING_URI")
-        mlflow.set_tracking_uri(uri)
-        if chosen is None:
-            # MLflow writes it there; the next job of this process may have another store.
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
-        if uri.startswith("sqlite:") and mlflow.get_experiment_by_name(config.experiment) is None:
-            # MLflow's default would be ./mlruns, wherever the command happens to run.
-            files = Path(config.out).resolve() / "mlflow-artifacts"
-            mlflow.create_experiment(config.experiment, artifact_location=files.as_uri())
-        mlflow.set_experiment(config.experiment)
-        mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
-        mlflow.set_system_metrics_samples_before_logging(1)
-        run = mlflow.start_run(run_id=run_id, run_name=name, log_system_metrics=True, tags=dict(tags))
-        self.run_id: str | None = run.info.run_id
-        if run_id is None:
-            mlflow.log_params(dataclasses.asdict(config))
+        self.machine = Machine(run.system)
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._work, name="MLflow", daemon=True)
+        self.thread.start()
 
-    @_forgiving
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        mlflow.log_metrics(dict(values), step=step)
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None where MLflow has not answered yet."""
+        return self.record.run_id
 
-    @_forgiving
-    def dataset(self, codes: npt.NDArray[np.uint8], *, name: str, source: str, context: str) -> None:
-        mlflow.log_input(from_numpy(codes, name=name), context=context, tags={"source": source})
+    def checkpointed(self, seen: int) -> None:
+        """The ticks up to here are saved for good: from now on they may be sent."""
+        self.record.seen = seen
 
-    @_forgiving
-    def describe(self, text: str) -> None:
-        """What the UI shows as the run's description; Markdown."""
-        mlflow.set_tag(MLFLOW_RUN_NOTE, text)
-
-    @_forgiving
-    def files(self, directory: Path, *, skip: str) -> None:
-        """Upload a directory's files, but not those under `skip`."""
-        for path in sorted(directory.rglob("*")):
-            place = path.relative_to(directory)
-            if path.is_file() and place.parts[0] != skip:
-                mlflow.log_artifact(str(path), "/".join(("run", *place.parts[:-1])))
-
-    @_forgiving
-    def child(self, name: str, values: Mapping[str, float]) -> None:
-        """Log something that this run is compared with as a run below it."""
-        with mlflow.start_run(run_name=name, nested=True, log_system_metrics=False):
-            mlflow.log_metrics(dict(values))
-
-    @_forgiving
-    def model(self, artifact: Path, *, champion: bool) -> None:
-        """Register the artifact as a pyfunc model. Models from code: nothing is pickled."""
-        with tempfile.TemporaryDirectory() as folder:
-            package = Path(folder) / "train"
-            package.mkdir()
-            for leaf in LEAVES:
-                shutil.copy(HERE / leaf, package)
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(HERE / "mlflow_model.py"),
-                artifacts={"artifact": str(artifact)},
-                code_paths=[str(package)],
-                pip_requirements=[
-                    f"{name}=={version(name).split('+')[0]}" for name in ("mlflow", "torch", "safetensors")
-                ],
-                signature=SIGNATURE,
-                input_example={"n": [2], "seed": [1]},
-            )
-        # Through the client, because mlflow.register_model talks to the terminal.
-        client = mlflow.MlflowClient()
-        if not client.search_registered_models(f"name = '{MODEL_NAME}'"):
-            client.create_registered_model(MODEL_NAME)
-        made = client.create_model_version(MODEL_NAME, logged.model_uri, self.run_id, model_id=logged.model_id)
-        if champion:
-            client.set_registered_model_alias(MODEL_NAME, CHAMPION, made.version)
-
-    @_forgiving
     def finish(self, status: str) -> None:
-        mlflow.end_run(status)
+        """Send everything, and end the run in MLflow as FINISHED, FAILED or KILLED."""
+        self.ended.set()
+        self.thread.join(PATIENCE_SECONDS)
+        self.record.status, self.record.ended = status, time.time()
+        self.record.save(self.run)
+        if self.thread.is_alive() or not self._try(Mirror.send_all):
+            log.warning("MLflow lacks a part of this run; later, send it with: python -m train sync %s", self.run.path)
+
+    def _work(self) -> None:
+        while True:
+            self.machine.measure()
+            self._try(Mirror.send_metrics)
+            if self.ended.wait(SECONDS):
+                return
+
+    def _try(self, send: Callable[[Mirror], None]) -> bool:
+        """Send; whether MLflow took it."""
+        try:
+            self.record.save(self.run)
+            if self.mirror is None:
+                self.mirror = self._connected()
+            send(self.mirror)
+        except Exception as problem:
+            self.mirror = None
+            if not self.lost:
+                log.warning("MLflow cannot be told of this run (%s); its directory keeps everything", one_line(problem))
+            self.lost = True
+            return False
+        return True
+
+    def _connected(self) -> Mirror:
+        connected = Mirror(self.run, self.record)
+        connected.send_metrics()
+        what = "MLflow answers again and has what it missed" if self.lost else "MLflow"
+        log.info("%s: run %s", what, self.run_id)
+        self.lost = False
+        return connected
 
 
-SIGNATURE = ModelSignature(
-    inputs=Schema(
-        [
-            ColSpec(DataType.long, "n"),
-            ColSpec(DataType.long, "seed", required=False),
-            ColSpec(DataType.double, "temperature", required=False),
-            ColSpec(DataType.long, "candidates", required=False),
-            ColSpec(DataType.string, "label", required=False),
-        ]
-    ),
-    outputs=Schema([ColSpec(Array(Array(DataType.long)), "sequences"), ColSpec(DataType.long, "seed")]),
-)
+class Machine:
+    """Measures processor, memory, disk, network and GPU, and writes a line each time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.step = rundir.keep_lines(path)
+        self.monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        try:
+            self.monitors.append(GPUMonitor())
+        except Exception as problem:  # MLflow raises a bare one where there is no GPU
+            log.debug("no GPU metrics: %s", one_line(problem))
+
+    def measure(self) -> None:
+        line: dict[str, float] = {"step": self.step, "time": time.time()}
+        for monitor in self.monitors:
+            monitor.collect_metrics()
+            line |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+            monitor.clear_metrics()
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            self.step += 1
+        except OSError as problem:
+            log.debug("system metrics: %s", one_line(problem))
 
 
-def start(config: Config, name: str, tags: Mapping[str, str], run_id: str | None = None) -> Tracker:
-    """A tracker on MLflow; where that cannot be had, its null twin and a warning.
+def start(run: RunDirectory, *, tags: dict[str, str], datasets: list[dict[str, str]], seen: int) -> Tracker:
+    """Track a run; one that was tracked before stays the same run in MLflow.
 
     Args:
-        name: of the run, as the UI shows it.
-        tags: more about the run.
-        run_id: a run to continue.
+        tags: what to find the run by.
+        datasets: what `dataset` returned.
+        seen: up to where the ticks in stats.jsonl are final.
+    """
+    known = run.tracking.exists()
+    record = mirror.read(run) if known else Record(key=uuid.uuid4().hex, tags=tags, datasets=datasets)
+    record.seen = seen
+    return Tracker(run, record)
+
+
+def dataset(codes: npt.NDArray[np.uint8], *, name: str, origin: str, context: str) -> dict[str, str]:
+    """What MLflow is told of a data set, as plain JSON."""
+    facts = from_numpy(codes, name=name)
+    return {**{key: str(value) for key, value in facts.to_dict().items()}, "context": context, "origin": origin}
+
+
+def sync(run: RunDirectory) -> str:
+    """Send what MLflow lacks of a run that nobody is working on.
+
+    Returns:
+        MLflow's id of the run.
+
+    Raises:
+        InputError: the run cannot be tracked.
+        JobError: somebody is working on it, or MLflow does not answer.
     """
     teach_manners()
+    record = mirror.read(run)
     try:
-        return MLflowTracker(config, name, tags, run_id)
+        with FileLock(run.path / ".lock", timeout=0):
+            if record.status == "RUNNING":  # nobody works on it: the job was killed
+                record.status = "KILLED"
+            connected = Mirror(run, record)
+            if not record.complete:
+                connected.send_all()
+    except Timeout as problem:
+        raise JobError(f"{run.path}: a job is working on this run and sends what it can") from problem
     except Exception as problem:
-        log.warning("MLflow cannot be used (%s); this run is not tracked", one_line(problem))
-        return NullTracker()
+        raise JobError(f"MLflow does not answer ({one_line(problem)}); nothing is lost, try again later") from problem
+    assert record.run_id is not None
+    return record.run_id
 
 
 def teach_manners() -> None:
@@ -222,11 +185,6 @@ def teach_manners() -> None:
         os.environ.setdefault(variable, value)
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def store_uri(out: Path) -> str:
-    """Where runs are recorded: $MLFLOW_TRACKING_URI, else a SQLite file among the runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.resolve()}/mlflow.db"
 
 
 def one_line(problem: BaseException) -> str:

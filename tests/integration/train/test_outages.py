@@ -1,0 +1,195 @@
+"""MLflow away, dying and slow: the job does not care, and MLflow has everything in the end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import requests
+from mlflow.entities import Run
+
+from train import artifact, rundir
+from train.__main__ import main
+
+ROOT = Path(__file__).parents[3]
+DRIVER = Path(__file__).parent / "driver.py"
+JOB = ["fit", "--data", "toy", "--hidden", "4", "--folds", "2", "--epochs", "12", "--tick", "680"]
+JOB += ["--baselines", "fast", "--out", "runs"]
+
+
+class Server:
+    """A real `mlflow server` on a SQLite file, started and stopped at will."""
+
+    def __init__(self, folder: Path, store: str | None = None) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        scripts = Path(sys.executable).parent
+        self.command = [str(scripts / "mlflow"), "server", "--port", str(self.port), "--workers", "1"]
+        self.command += ["--backend-store-uri", store or f"sqlite:///{folder}/server.db"]
+        self.command += ["--artifacts-destination", str(folder / "files")]
+        self.environment = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        until(self.answers)
+
+    def answers(self) -> bool:
+        try:
+            return requests.get(f"{self.uri}/health", timeout=1).ok
+        except requests.RequestException:
+            return False
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, number)
+
+    def stop(self) -> None:
+        """As if the machine had lost its power."""
+        self.signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait(30)
+        self.process = None
+
+    def run(self) -> Run:
+        """The only job that it knows."""
+        client = mlflow.MlflowClient(self.uri)
+        experiment = client.get_experiment_by_name("lookalike")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id], "tags.`data` = 'toy'")
+        assert len(runs) == 1
+        return runs[0]
+
+
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def _environment(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("soft_share: <= 0\n")
+    monkeypatch.setenv("LOOKALIKE_GATE", str(gate))
+
+
+def check_that_nothing_is_missing(server: Server, run: rundir.RunDirectory) -> None:
+    tracked = server.run()
+    client = mlflow.MlflowClient(server.uri)
+    assert tracked.info.status == "FINISHED"
+    lines = [json.loads(line) for line in run.stats.read_text().splitlines()]
+    for key in set(lines[0]) - {"seen", "seconds", "time"}:
+        history = client.get_metric_history(tracked.info.run_id, key)
+        assert sorted((each.step, each.value) for each in history) == [(line["seen"], line[key]) for line in lines], key
+    machine = client.get_metric_history(tracked.info.run_id, "system/cpu_utilization_percentage")
+    assert sorted(each.step for each in machine) == list(range(len(run.system.read_text().splitlines())))
+    assert tracked.data.params["epochs"] == "12"
+    assert len(tracked.inputs.dataset_inputs) == 2
+    assert tracked.data.metrics["correlation_ratio"] > 0
+    assert "correlation_ratio" in tracked.data.tags["mlflow.note.content"]
+    files = {file.path for file in client.list_artifacts(tracked.info.run_id, "run")}
+    assert {"run/report.html", "run/stats.jsonl", "run/plots", "run/artifact"} <= files
+    experiment = [tracked.info.experiment_id]
+    children = client.search_runs(experiment, f"tags.`mlflow.parentRunId` = '{tracked.info.run_id}'")
+    names = list(json.loads(run.metrics.read_text())["scores"])
+    assert sorted(child.info.run_name or "" for child in children) == sorted(names[1:])
+    versions = client.search_model_versions("name = 'lookalike'")
+    assert [version.run_id for version in versions] == [tracked.info.run_id]
+    assert client.get_model_version_by_alias("lookalike", "champion").version == versions[0].version
+
+
+def disturb(server: Server, run: rundir.RunDirectory) -> None:
+    """Bring the server up and down under a job that waits after its ticks 2, 5 and 8."""
+
+    def reached(ticks: int) -> None:
+        until(lambda: run.stats.exists() and run.stats.read_text().count("\n") == ticks)
+
+    def said(text: str, times: int) -> None:
+        until(lambda: run.log.read_text().count(text) == times)
+
+    def go_on_after(tick: int) -> None:
+        Path(f"go-{tick}").touch()
+
+    reached(2)
+    said("MLflow cannot be told", 1)
+    server.start()
+    said("MLflow answers again", 1)
+    until(lambda: server.run().data.metrics["epoch"] >= 2)
+    server.stop()
+    go_on_after(2)
+    reached(5)
+    said("MLflow cannot be told", 2)
+    server.start()
+    said("MLflow answers again", 2)
+    server.signal(signal.SIGSTOP)
+    go_on_after(5)
+    reached(8)
+    said("MLflow cannot be told", 3)
+    server.signal(signal.SIGCONT)
+    said("MLflow answers again", 3)
+    go_on_after(8)
+
+
+def test_a_server_that_comes_late_dies_and_hangs_misses_nothing(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_TEST_HOLD", "2,5,8")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    run = rundir.RunDirectory(tmp_path / "runs" / "00001-toy-bits")
+    with subprocess.Popen([sys.executable, str(DRIVER), *JOB]) as job:
+        try:
+            disturb(server, run)
+            assert job.wait(300) == 0
+        finally:
+            job.kill()
+    check_that_nothing_is_missing(server, run)
+    assert artifact.load(run.artifact).card["run_id"] == server.run().info.run_id
+
+
+def test_sync_sends_a_run_that_mlflow_never_heard_of(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert subprocess.run([sys.executable, str(DRIVER), *JOB], check=False).returncode == 0
+    run = rundir.newest(tmp_path / "runs")
+    assert f"python -m train sync {run.path.relative_to(tmp_path)}" in run.log.read_text()
+    assert main(["sync", "--out", "runs"]) == 1
+    assert "MLflow does not answer" in capsys.readouterr().err
+
+    server.start()
+    for _ in range(2):
+        assert main(["sync", str(run.path)]) == 0
+        check_that_nothing_is_missing(server, run)
+    # A run of which everything but the last word was sent.
+    record = json.loads(run.tracking.read_text())
+    run.tracking.write_text(json.dumps({**record, "complete": False, "run_id": None}))
+    assert main(["sync"]) == 0
+    check_that_nothing_is_missing(server, run)
+
+
+def test_sync_says_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sync", str(tmp_path)]) == 2
+    assert "cannot be tracked without" in capsys.readouterr().err

@@ -1,0 +1,281 @@
+"""A run directory's copy in MLflow.
+
+The run directory is the truth: what it holds and MLflow lacks is sent, whenever there is a chance and as often as one
+likes. What MLflow has is asked of MLflow itself, so that an answer that got lost makes neither gaps nor duplicates.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.models import ModelSignature
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.types.schema import Array, ColSpec, DataType, Schema
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+
+from train import evidence, rundir
+from train.artifact import LEAVES
+from train.config import InputError, from_json
+from train.rundir import RunDirectory
+
+MODEL_NAME = "lookalike"
+CHAMPION = "champion"  # the alias of the newest version that passed the quality gate
+KEY = "lookalike.key"  # the tag by which a run is found again
+BATCH = 1000  # MLflow takes no more metrics at once
+HERE = Path(__file__).parent
+NOT_METRICS = ("seen", "seconds", "time", "step")
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            ColSpec(DataType.long, "n"),
+            ColSpec(DataType.long, "seed", required=False),
+            ColSpec(DataType.double, "temperature", required=False),
+            ColSpec(DataType.long, "candidates", required=False),
+            ColSpec(DataType.string, "label", required=False),
+        ]
+    ),
+    outputs=Schema([ColSpec(Array(Array(DataType.long)), "sequences"), ColSpec(DataType.long, "seed")]),
+)
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What mlflow.json holds: all that MLflow is to know and no other file of the run directory says.
+
+    Attributes:
+        key: marks the run in MLflow. It is chosen before MLflow is asked for anything, so that the run is made once.
+        seen: ticks up to here are final. Later ones would come again, were the job killed now.
+        uri: the store that `run_id` and `complete` are about.
+        complete: MLflow has everything that there will be, unless the job goes on.
+    """
+
+    key: str
+    tags: dict[str, str]
+    datasets: list[dict[str, str]] = field(default_factory=list)
+    seen: int = 0
+    status: str = "RUNNING"
+    started: float = field(default_factory=time.time)
+    ended: float | None = None
+    uri: str | None = None
+    run_id: str | None = None
+    complete: bool = False
+
+    def save(self, run: RunDirectory) -> None:
+        rundir.write(run.tracking, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+
+def read(run: RunDirectory) -> Record:
+    """The record of a run.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return Record(**json.loads(run.tracking.read_text()))
+    except (OSError, TypeError, ValueError) as problem:
+        name = run.tracking.name
+        raise InputError(f"{run.path}: cannot be tracked without a readable {name} ({problem})") from problem
+
+
+class Mirror:
+    """A connection between a run directory and MLflow.
+
+    Every method may raise whatever MLflow or the network raises. What was under way is then unknown, and a new mirror
+    must be made.
+    """
+
+    def __init__(self, run: RunDirectory, record: Record) -> None:
+        """Find the run in MLflow or make it, and ask what is already there."""
+        self.run, self.record = run, record
+        self.config = from_json(run.config.read_text())
+        self.uri = store_uri(run.path.parent)
+        self.client = mlflow.MlflowClient(self.uri)
+        self.experiment_id = self._experiment()
+        if record.uri != self.uri:
+            record.uri, record.run_id, record.complete = self.uri, None, False
+        if record.run_id is None:
+            tags = resolve_tags({**record.tags, KEY: record.key})
+            record.run_id = self._find(KEY, record.key) or self._make(run.path.name, tags)
+            record.save(run)
+        self.run_id = record.run_id
+        self._describe_start()
+        self.known = self._known(self.run_id)
+        self.offsets = {run.stats: 0, run.system: 0}
+
+    def _experiment(self) -> str:
+        name = self.config.experiment
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is not None:
+            return experiment.experiment_id
+        # MLflow's default for files beside SQLite would be ./mlruns, wherever the command happens to run.
+        files = self.run.path.parent.resolve() / "mlflow-artifacts"
+        place = files.as_uri() if self.uri.startswith("sqlite:") else None
+        return self.client.create_experiment(name, artifact_location=place)
+
+    def _find(self, tag: str, value: str, name: str = "") -> str | None:
+        """The run with a tag, and a name where one is given."""
+        condition = f"tags.`{tag}` = '{value}'" + (f" and tags.`{MLFLOW_RUN_NAME}` = '{name}'" if name else "")
+        found = self.client.search_runs([self.experiment_id], condition, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _make(self, name: str, tags: Mapping[str, str]) -> str:
+        started = int(1000 * self.record.started)
+        return self.client.create_run(self.experiment_id, started, dict(tags), name).info.run_id
+
+    def _describe_start(self) -> None:
+        """Parameters and data sets. Parameters cannot be changed: a run that goes on for longer keeps its first."""
+        run = self.client.get_run(self.run_id)
+        params = [
+            Param(name, str(value))
+            for name, value in dataclasses.asdict(self.config).items()
+            if name not in run.data.params
+        ]
+        self.client.log_batch(self.run_id, params=params)
+        if run.inputs is None or len(run.inputs.dataset_inputs) < len(self.record.datasets):
+            self.client.log_inputs(self.run_id, [_dataset_input(each) for each in self.record.datasets])
+        if self.record.status == "RUNNING":  # it may have ended before
+            self.client.update_run(self.run_id, "RUNNING")
+
+    def _known(self, run_id: str) -> set[tuple[str, int]]:
+        """The metrics that MLflow has, as (key, step)."""
+        keys = self.client.get_run(run_id).data.metrics
+        return {(key, each.step) for key in keys for each in self.client.get_metric_history(run_id, key)}
+
+    def send_metrics(self) -> None:
+        """The final ticks and the system metrics that MLflow lacks."""
+        for path, step, last in ((self.run.stats, "seen", self.record.seen), (self.run.system, "step", 2**62)):
+            lines, end = _lines(path, self.offsets[path], step, last)
+            self._send(self.run_id, [metric for line in lines for metric in _metrics(line, line[step])])
+            self.offsets[path] = end
+
+    def _send(self, run_id: str, metrics: list[Metric]) -> None:
+        known = self.known if run_id == self.run_id else self._known(run_id)
+        missing = [metric for metric in metrics if (metric.key, metric.step) not in known]
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            self.client.log_batch(run_id, metrics=batch)
+            known |= {(metric.key, metric.step) for metric in batch}
+
+    def send_all(self) -> None:
+        """Everything that there is, and how the job ended."""
+        record = self.record
+        self.send_metrics()
+        if record.status == "FINISHED":
+            self._send_results(json.loads(self.run.metrics.read_text()))
+            self._send_files()
+        self.client.set_terminated(self.run_id, record.status, int(1000 * (record.ended or time.time())))
+        record.complete = True
+        record.save(self.run)
+
+    def _send_results(self, results: Mapping[str, Any]) -> None:
+        """The final numbers, those of the contenders as child runs, the model."""
+        shipped = results["shipped"]
+        for name, scores in results["scores"].items():
+            run_id = self.run_id if name == shipped else self._child(name)
+            line = {**evidence.numbers(scores), "time": self.run.metrics.stat().st_mtime}
+            self._send(run_id, _metrics(line, self.record.seen))
+            if name != shipped:
+                self.client.set_terminated(run_id)
+        self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, self.run.summary.read_text())
+        self._send_model(results["passed"] is True)
+
+    def _child(self, name: str) -> str:
+        """Something that this run is compared with, as a run below it."""
+        found = self._find(MLFLOW_PARENT_RUN_ID, self.run_id, name)
+        return found or self._make(name, resolve_tags({MLFLOW_PARENT_RUN_ID: self.run_id}))
+
+    def _send_files(self) -> None:
+        """All that a reader may want: not the state to go on from, and not the weights in a second archive."""
+        left_out = (self.run.checkpoints.name, self.run.archive.name, self.run.tracking.name)
+        for path in sorted(self.run.path.rglob("*")):
+            place = path.relative_to(self.run.path)
+            if path.is_file() and place.parts[0] not in left_out and not path.name.startswith("."):
+                self.client.log_artifact(self.run_id, str(path), "/".join(("run", *place.parts[:-1])))
+
+    def _send_model(self, passed: bool) -> None:
+        """Register the artifact, once; a version that passed the gate becomes champion unless a newer one is."""
+        weights = json.loads((self.run.artifact / "card.json").read_text())["weights_sha256"]
+        if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
+            self.client.create_registered_model(MODEL_NAME)
+        versions = self.client.search_model_versions(f"name='{MODEL_NAME}' and run_id='{self.run_id}'")
+        made = next((each for each in versions if each.tags.get("weights") == weights), None)
+        if made is None:
+            logged = self._log_model()
+            made = self.client.create_model_version(
+                MODEL_NAME, logged.model_uri, self.run_id, {"weights": weights}, model_id=logged.model_id
+            )
+        champion = self.client.get_registered_model(MODEL_NAME).aliases.get(CHAMPION, 0)
+        if passed and int(made.version) > int(champion):
+            self.client.set_registered_model_alias(MODEL_NAME, CHAMPION, made.version)
+
+    def _log_model(self) -> Any:
+        """The artifact as a pyfunc model. Models from code: nothing is pickled."""
+        with tempfile.TemporaryDirectory() as folder, self._active():
+            package = Path(folder) / "train"
+            package.mkdir()
+            for leaf in LEAVES:
+                shutil.copy(HERE / leaf, package)
+            return mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(HERE / "mlflow_model.py"),
+                artifacts={"artifact": str(self.run.artifact)},
+                code_paths=[str(package)],
+                pip_requirements=[
+                    f"{name}=={version(name).split('+')[0]}" for name in ("mlflow", "torch", "safetensors")
+                ],
+                signature=SIGNATURE,
+                input_example={"n": [2], "seed": [1]},
+            )
+
+    @contextlib.contextmanager
+    def _active(self) -> Iterator[None]:
+        """What MLflow's functions without a client log to."""
+        chosen = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(self.uri)
+        if chosen is None:
+            # MLflow writes it there; the next job of this process may have another store.
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        mlflow.set_experiment(experiment_id=self.experiment_id)
+        with mlflow.start_run(run_id=self.run_id, log_system_metrics=False):
+            yield
+
+
+def store_uri(out: Path) -> str:
+    """Where runs are recorded: $MLFLOW_TRACKING_URI, else a SQLite file among the runs."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.resolve()}/mlflow.db"
+
+
+def _dataset_input(saved: Mapping[str, str]) -> DatasetInput:
+    facts = dict(saved)
+    tags = [InputTag(MLFLOW_DATASET_CONTEXT, facts.pop("context")), InputTag("source", facts.pop("origin"))]
+    return DatasetInput(Dataset(**facts), tags)
+
+
+def _lines(path: Path, offset: int, step: str, last: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a JSONL file from an offset on, up to a last step, and where they end."""
+    lines = []
+    if path.exists():
+        with path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n") or (read := json.loads(line))[step] > last:
+                    break
+                lines.append(read)
+                offset += len(line)
+    return lines, offset
+
+
+def _metrics(line: Mapping[str, float], step: int) -> list[Metric]:
+    when = int(1000 * line["time"])
+    return [Metric(name, value, when, step) for name, value in line.items() if name not in NOT_METRICS]
