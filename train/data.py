@@ -22,18 +22,18 @@ import pyarrow.csv
 import pyarrow.parquet
 from torch import Tensor
 
-from train import builtin
+from train import builtin, store
 from train.codec import Codec, TokensCodec
 from train.config import InputError
+from train.packed import PackedRows
+from train.store import NAMED_BAD_ROWS, ZERO_ONE
 
 Bits = npt.NDArray[np.uint8]
 
-ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "False": 0, "True": 1}
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 MIN_ROWS = 10
 MAX_CLASSES = 100
 MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
-NAMED_BAD_ROWS = 3  # how many an error message names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,42 +45,48 @@ class Dataset:
         source: where it came from, for provenance.
         texts: one text a row, or None.
         classes: the class of each text, where a label column was named.
-        bits: rows of 0/1, uint8 (rows, length), or None. Exactly one of `texts` and `bits` is set.
+        bits: rows of 0/1, uint8 (rows, length), or None; packed where they are too many for the memory. Exactly one
+            of `texts` and `bits` is set.
         columns: the names of the bit columns; empty for text.
         label: the bit column that a model would predict from the others, where one was named.
         skipped: one line for each row that could not be used.
+        known_fingerprint: of packed rows, from the time when they were packed.
     """
 
     name: str
     source: str
     texts: list[str] | None = None
     classes: list[str] | None = None
-    bits: Bits | None = None
+    bits: Bits | PackedRows | None = None
     columns: tuple[str, ...] = ()
     label: str | None = None
     skipped: tuple[str, ...] = ()
+    known_fingerprint: str | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def rows(self) -> Sequence[Any]:
-        """The texts or the bits, as codecs take them."""
+        """The texts or the bits, as codecs take them (but packed ones)."""
         rows: Any = self.texts if self.bits is None else self.bits
         assert rows is not None
         return rows
 
-    def take(self, chosen: npt.NDArray[np.int64]) -> Sequence[Any]:
+    def take(self, chosen: npt.NDArray[np.signedinteger[Any]]) -> Sequence[Any]:
         """The rows with the given numbers."""
         if self.bits is None:
             return [self.rows[row] for row in chosen]
+        assert isinstance(self.bits, np.ndarray)  # packed rows are read by their own `part`
         rows: Any = self.bits[chosen]
         return rows
 
     def fingerprint(self) -> str:
         """SHA-256 of the rows in their order, with the column names: the same data gives it whatever file held it."""
+        if self.known_fingerprint is not None:
+            return self.known_fingerprint
         digest = hashlib.sha256("\0".join(self.columns).encode())
-        if self.bits is not None:
+        if isinstance(self.bits, np.ndarray):
             digest.update(repr(self.bits.shape).encode() + np.packbits(self.bits).tobytes())
         else:
             digest.update("\0".join([*self.rows, *(self.classes or ())]).encode())
@@ -91,9 +97,9 @@ class Dataset:
 class Split:
     """Row numbers of the three parts: training, validation (chooses the checkpoint), held-out (judges)."""
 
-    train: npt.NDArray[np.int64]
-    validation: npt.NDArray[np.int64]
-    heldout: npt.NDArray[np.int64]
+    train: npt.NDArray[np.int32]
+    validation: npt.NDArray[np.int32]
+    heldout: npt.NDArray[np.int32]
 
 
 def split(n: int, *, holdout: float, validation: float, seed: int) -> Split:
@@ -103,14 +109,20 @@ def split(n: int, *, holdout: float, validation: float, seed: int) -> Split:
         holdout: share of all rows that judges.
         validation: share of the remaining rows that chooses the checkpoint; may be 0.
     """
-    order = np.random.default_rng(seed).permutation(n)
+    order = np.random.default_rng(seed).permutation(np.arange(n, dtype=np.int32))
     judged = max(1, round(n * holdout))
     chosen = round((n - judged) * validation)
     return Split(heldout=order[:judged], validation=order[judged : judged + chosen], train=order[judged + chosen :])
 
 
 def load(
-    data: str, *, column: str | None = None, label_column: str | None = None, codec: str = "auto", max_bad_rows: int = 0
+    data: str,
+    *,
+    column: str | None = None,
+    label_column: str | None = None,
+    codec: str = "auto",
+    max_bad_rows: int = 0,
+    packed: bool = False,
 ) -> Dataset:
     """Read a data set.
 
@@ -121,11 +133,15 @@ def load(
             holds their classes.
         codec: "bits", "presence" or "tokens" says what the rows are meant to be; "auto" looks.
         max_bad_rows: how many rows may be skipped.
+        packed: rows of 0/1 that are too many for the memory may stay on disk, as `PackedRows`.
 
     Raises:
         InputError: there is no such data or column, or too many rows cannot be used.
     """
-    dataset = _load_builtin(data, label_column) or _load_files(Path(data), column, label_column, codec)
+    dataset = _load_builtin(data, label_column)
+    if dataset is None and packed and column is None and codec in ("auto", "bits"):
+        dataset = _load_packed(Path(data), codec, max_bad_rows)
+    dataset = dataset or _load_files(Path(data), column, label_column, codec)
     if label_column is not None and dataset.bits is not None:
         if label_column not in dataset.columns:
             raise InputError(f"--label-column {label_column}: the columns are {', '.join(dataset.columns)}")
@@ -177,18 +193,40 @@ class Table:
     bad: tuple[str, ...] = ()
 
 
+def _load_packed(path: Path, codec: str, max_bad_rows: int) -> Dataset | None:
+    """Files that are too large for the memory, from the cache of packed rows; None where they are small or text."""
+    files = _shards(path)
+    found = store.load(files, codec=codec, max_bad_rows=max_bad_rows) if store.is_large(files) else None
+    if found is None:
+        return None
+    stored, rows = found
+    return Dataset(
+        name=_name(path),
+        source=str(path),
+        bits=rows,
+        columns=stored.columns,
+        skipped=stored.skipped,
+        known_fingerprint=stored.fingerprint,
+    )
+
+
+def _name(path: Path) -> str:
+    return path.name.split(".")[0] or "data"
+
+
 def _load_files(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
     parts = [_load_file(file, column, label_column, codec) for file in _shards(path)]
     first = parts[0]
+    bits = [part.bits for part in parts if isinstance(part.bits, np.ndarray)]
     for file, part in zip(_shards(path), parts, strict=True):
         if part.columns != first.columns or (part.bits is None) != (first.bits is None):
             raise InputError(f"--data {path}: {file.name} does not have the columns of the first shard")
     return Dataset(
-        name=path.name.split(".")[0] or "data",
+        name=_name(path),
         source=str(path),
         texts=None if first.texts is None else [text for part in parts for text in part.texts or ()],
         classes=None if first.classes is None else [name for part in parts for name in part.classes or ()],
-        bits=None if first.bits is None else np.concatenate([part.bits for part in parts if part.bits is not None]),
+        bits=np.concatenate(bits) if bits else None,
         columns=first.columns,
         skipped=tuple(line for part in parts for line in part.skipped),
     )

@@ -399,7 +399,7 @@ class _Job:
 
     def _show_textbook(self, tick: Tick) -> None:
         epoch = round(tick.epoch)
-        if epoch % TEXTBOOK_EPOCHS == 0 and tick.seen == epoch * len(self.prepared.train):
+        if epoch % TEXTBOOK_EPOCHS == 0 and tick.seen == epoch * len(self.prepared.rows):
             losses = tick.last_losses
             log.info(
                 "Epoch %d/%d:\t Generator loss: %s\t Discriminator loss: %s",

@@ -91,13 +91,14 @@ class BitsKind:
 
     def __init__(self, config: Config, prepared: Prepared) -> None:
         self.config, self.prepared = config, prepared
-        self.rows = prepared.train.to(config.device)
+        self.rows = prepared.rows.to(config.device)
+        self.train = prepared.train.to(config.device)
         self.patience = PATIENCE_TICKS * (config.tick or 1)
 
     def warm_start(self) -> Phase:
         if self.config.generator == "textbook":
-            return ColdStart(TextbookGenerator(self.rows.shape[1]))
-        return WarmStart(self.rows, hidden=self.config.hidden, folds=self.config.folds)
+            return ColdStart(TextbookGenerator(self.train.shape[1]))
+        return WarmStart(self.train, hidden=self.config.hidden, folds=self.config.folds)
 
     def new_state(self, generator: Generator) -> loop.State:
         return loop.State.new(self.config, generator, torch.device(self.config.device))
@@ -114,7 +115,7 @@ class BitsKind:
 
     def complete(self, generator: Generator) -> None:
         if isinstance(generator, NadeGenerator):
-            warmup.calibrate(generator, self.rows.float().mean(0), len(self.rows))
+            warmup.calibrate(generator, self.train.float().mean(0), len(self.train))
 
     def judge(self, generator: Generator, warm: Generator, seconds: float) -> Evidence:
         config, prepared = self.config, self.prepared

@@ -18,6 +18,7 @@ from train import losses
 from train.config import Config
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
 from train.generator import Generator
+from train.packed import PackedRows
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -113,7 +114,7 @@ def new_discriminator(config: Config, length: int) -> nn.Module:
 
 def train(
     state: State,
-    rows: Tensor,
+    rows: Tensor | PackedRows,
     config: Config,
     *,
     on_tick: Callable[[Tick], bool],
@@ -123,7 +124,7 @@ def train(
 
     Args:
         state: changed in place.
-        rows: training codes, uint8 (rows, length), on the device that trains.
+        rows: training codes, uint8 (rows, length) or packed, on the device that trains.
         on_tick: called every `config.tick` sequences (an epoch where it is None) and at the end; True stops training.
         interrupted: asked after every step.
 
@@ -228,11 +229,15 @@ def update_average(state: State, decay: float) -> None:
 def data_order(n: int, config: Config) -> Callable[[int], Tensor]:
     """Which rows to show: `order(epoch)` is that epoch's permutation. The textbook shows the rows as they come."""
     if config.generator == "textbook":
-        return lambda epoch: torch.arange(n)
-    return lambda epoch: torch.randperm(n, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch))
+        return lambda epoch: torch.arange(n, dtype=torch.int32)
+    return lambda epoch: torch.randperm(
+        n, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch), dtype=torch.int32
+    )
 
 
-def batches(order: Callable[[int], Tensor], rows: Tensor, seen: int, batch_size: int, total: float) -> Iterator[Tensor]:
+def batches(
+    order: Callable[[int], Tensor], rows: Tensor | PackedRows, seen: int, batch_size: int, total: float
+) -> Iterator[Tensor]:
     """Float batches from position `seen` of the endless stream of epochs, `total` sequences at the most.
 
     A batch may reach over the end of an epoch, so that small sets need no partial batches.
@@ -245,7 +250,7 @@ def batches(order: Callable[[int], Tensor], rows: Tensor, seen: int, batch_size:
             epoch += 1
             pending = torch.cat([pending, order(epoch)])
         chosen, pending = pending[:size], pending[size:]
-        yield rows[chosen.to(rows.device)].float()
+        yield rows[chosen.to(rows.device).long()].float()
         seen += size
 
 

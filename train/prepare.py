@@ -10,6 +10,11 @@ from train import data
 from train.codec import END, BitsCodec, Codec, PresenceCodec, TokensCodec
 from train.config import Config, InputError
 from train.data import Dataset, Split
+from train.packed import PackedRows
+
+# What is random in a split is random in its first rows, too: larger parts are used up to here where all rows would cost
+# much and tell little more. The game itself sees every training row.
+LEARNING_ROWS, JUDGING_ROWS = 50_000, 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +25,17 @@ class Prepared:
     stop in the middle. `parts` numbers all rows.
 
     Attributes:
+        rows: all training rows; what the game is played on.
+        train: at most `LEARNING_ROWS` of them, for the warm start, the baselines and the evidence.
+        validation: at most `JUDGING_ROWS` of the validation rows.
+        heldout: at most `JUDGING_ROWS` of the held-out rows.
         train_labels, validation_labels: the numbers of the rows' classes, int64 (rows,), where texts have classes.
     """
 
     dataset: Dataset
     codec: Codec
     parts: Split
+    rows: Tensor | PackedRows
     train: Tensor
     validation: Tensor
     heldout: Tensor
@@ -45,19 +55,21 @@ def prepare(config: Config) -> Prepared:
         label_column=config.label_column,
         codec=config.codec,
         max_bad_rows=config.max_bad_rows,
+        packed=True,
     )
     parts = data.split(len(dataset), holdout=config.holdout, validation=config.validation, seed=config.split_seed)
     if dataset.texts is not None and _as_tokens(config):
         return _prepare_tokens(config, dataset, parts)
     codec = _bits_codec(config, dataset, parts)
-    codes = codec.encode(dataset.rows)
+    codes = dataset.bits if isinstance(dataset.bits, PackedRows) else codec.encode(dataset.rows)
     return Prepared(
         dataset=dataset,
         codec=codec,
         parts=parts,
-        train=codes[parts.train],
-        validation=codes[parts.validation],
-        heldout=codes[parts.heldout],
+        rows=codes.part(parts.train) if isinstance(codes, PackedRows) else codes[parts.train],
+        train=codes[torch.as_tensor(parts.train[:LEARNING_ROWS])],
+        validation=codes[torch.as_tensor(parts.validation[:JUDGING_ROWS])],
+        heldout=codes[torch.as_tensor(parts.heldout[:JUDGING_ROWS])],
     )
 
 
@@ -120,6 +132,7 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
         dataset=dataset,
         codec=codec,
         parts=parts,
+        rows=codes[train],
         train=codes[train],
         validation=codes[validation],
         heldout=codes[parts.heldout],

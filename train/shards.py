@@ -6,32 +6,26 @@ file: a folder begins with the same rows. A shard appears whole or not at all, a
 """
 
 import json
-import logging
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 import torch
 from filelock import FileLock
-from tqdm import tqdm
 
 from train import data
 from train.artifact import Artifact
 from train.config import InputError
 from train.generator import MAX_SEED, Generator, generate
-
-log = logging.getLogger("lookalike")
+from train.progress import Progress
 
 BLOCK_ROWS = 100_000
 PASS_VALUES = 2**20  # values made at once, and written as one row group
 STREAM_STEP = 2_654_435_761  # odd, so that no two blocks of a seed share a stream
 MANIFEST = "manifest.json"
-LOG_SECONDS = 15  # between progress lines where there is no terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +62,13 @@ def write(folder: Path, artifact: Artifact, *, n: int, seed: int, shard_rows: in
     _claim(folder, plan)
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mine = range(rank, plan.shards, processes)
-    with _Progress(sum(len(plan.rows(shard)) for shard in mine)) as progress:
+    with Progress("sampling", sum(len(plan.rows(shard)) for shard in mine)) as progress:
         for shard in mine:
-            if not _whole(plan.path(folder, shard), len(plan.rows(shard))):
-                _write_shard(plan.path(folder, shard), artifact, plan.rows(shard), seed, progress)
+            path, rows = plan.path(folder, shard), plan.rows(shard)
+            if _whole(path, len(rows)):
+                progress.add(len(rows))
             else:
-                progress.add(len(plan.rows(shard)))
+                _write_shard(path, artifact, rows, seed, progress)
     return plan
 
 
@@ -104,7 +99,7 @@ def _whole(path: Path, rows: int) -> bool:
         return False
 
 
-def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progress: "_Progress") -> None:
+def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progress: Progress) -> None:
     codec = artifact.codec
     partial = path.with_name(path.name + ".partial")
     with pa.parquet.ParquetWriter(partial, data.schema(codec)) as writer:
@@ -133,24 +128,3 @@ def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[torc
         if done >= rows.start:
             yield generate(generator, noise)
         done = end
-
-
-class _Progress:
-    """A bar; without a terminal, a line now and then instead."""
-
-    def __init__(self, total: int) -> None:
-        self.bar: tqdm[Any] = tqdm(total=total, desc="sampling", unit="row", unit_scale=True, disable=None, leave=False)
-        self.total, self.done, self.printed = total, 0, time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        self.bar.close()
-
-    def add(self, rows: int) -> None:
-        self.done += rows
-        self.bar.update(rows)
-        if self.bar.disable and time.monotonic() - self.printed > LOG_SECONDS:
-            self.printed = time.monotonic()
-            log.info("%s of %s rows", f"{self.done:,}", f"{self.total:,}")

@@ -1,0 +1,142 @@
+"""Sets larger than memory: converted once, the same rows as in memory, everything unusable named."""
+
+import gzip
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train import data, store
+from train.config import InputError
+from train.packed import PackedRows
+
+BITS = np.random.default_rng(0).integers(0, 2, (100, 11)).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _everything_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "LARGE", 100)
+    monkeypatch.setattr(store, "BATCH_ROWS", 16)
+
+
+def table(kind: pa.DataType) -> pa.Table:
+    return pa.table([pa.array(column).cast(kind) for column in BITS.T], names=[f"x{i + 1}" for i in range(11)])
+
+
+def write_csv(path: Path) -> None:
+    pa.csv.write_csv(table(pa.uint8()), path)
+
+
+def write_gzip(path: Path) -> None:
+    write_csv(path.with_suffix(""))
+    path.write_bytes(gzip.compress(path.with_suffix("").read_bytes()))
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "a.npy": lambda path: np.save(path, BITS),
+    "b.npy": lambda path: np.save(path, BITS.astype(bool)),
+    "a.parquet": lambda path: pa.parquet.write_table(table(pa.uint8()), path),
+    "b.parquet": lambda path: pa.parquet.write_table(table(pa.bool_()), path),
+    "c.parquet": lambda path: pa.parquet.write_table(table(pa.float64()), path),
+    "d.parquet": lambda path: pa.parquet.write_table(table(pa.string()), path),
+    "a.csv": write_csv,
+    "a.csv.gz": lambda path: write_gzip(path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_rows_and_the_fingerprint_that_it_gives_in_memory(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name)
+    packed, plain = data.load(str(tmp_path / name), packed=True), data.load(str(tmp_path / name))
+    assert isinstance(packed.bits, PackedRows)
+    assert isinstance(plain.bits, np.ndarray)
+    np.testing.assert_array_equal(packed.bits[torch.arange(100)].numpy(), BITS)
+    assert packed.fingerprint() == plain.fingerprint()
+    assert (packed.columns, packed.name, len(packed)) == (plain.columns, plain.name, 100)
+
+
+def test_a_folder_is_one_set_and_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    np.save(folder / "1.npy", BITS[:64])
+    np.save(folder / "2.npy", BITS[64:])
+    data.load(str(folder), packed=True)
+    monkeypatch.setattr(store, "_convert", pytest.fail)
+    found = data.load(str(folder), packed=True)
+    assert isinstance(found.bits, PackedRows)
+    np.testing.assert_array_equal(found.bits[torch.arange(100)].numpy(), BITS)
+
+
+def test_a_changed_file_is_converted_again(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", BITS)
+    before = data.load(str(tmp_path / "a.npy"), packed=True).fingerprint()
+    np.save(tmp_path / "a.npy", 1 - BITS)
+    os.utime(tmp_path / "a.npy", ns=(1, 1))
+    assert data.load(str(tmp_path / "a.npy"), packed=True).fingerprint() != before
+
+
+def test_unusable_rows_are_named_and_skipped_up_to_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    write_csv(path)
+    lines = path.read_text().splitlines()
+    lines[20] = lines[20].replace("1", "7", 1)  # row 20
+    lines[31] = "1,0"
+    lines[60] = lines[60].replace("0", "", 1)
+    path.write_text("\n".join(lines) + "\n")
+    found = data.load(str(path), packed=True, max_bad_rows=3)
+    assert len(found) == 97
+    assert [line.split(":")[0] for line in sorted(found.skipped)] == ["a.csv row 20", "a.csv row 31", "a.csv row 60"]
+    assert isinstance(found.bits, PackedRows)
+    np.testing.assert_array_equal(found.bits[torch.arange(97)].numpy(), np.delete(BITS, [19, 30, 59], axis=0))
+    for place in (tmp_path / "cache" / "rows").glob("*/stored.json"):
+        place.unlink()
+        (place.parent / "rows.bin").unlink()
+    with pytest.raises(InputError, match=r"more unusable rows than --max-bad-rows 2: a.csv row"):
+        data.load(str(path), packed=True, max_bad_rows=2)
+
+
+def test_a_kept_set_is_still_held_to_the_limit(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.where(np.arange(100)[:, None] < 2, 5, BITS))
+    assert len(data.load(str(tmp_path / "a.npy"), packed=True, max_bad_rows=2)) == 98
+    with pytest.raises(InputError, match="2 unusable rows"):
+        data.load(str(tmp_path / "a.npy"), packed=True, max_bad_rows=1)
+
+
+def test_a_failed_conversion_leaves_no_set_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    np.save(folder / "1.npy", BITS)
+    (folder / "2.csv").write_text("a,b\n" + "0,1\n" * 200)
+    with pytest.raises(InputError, match=r"2.csv does not have the columns of the first shard"):
+        data.load(str(folder), packed=True)
+    assert not list((tmp_path / "cache").rglob("stored.json"))
+
+
+def test_texts_and_small_files_are_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text("text\n" + "a good film\n" * 50)
+    assert data.load(str(tmp_path / "a.csv"), packed=True).texts is not None
+    monkeypatch.setattr(store, "LARGE", 10_000)
+    np.save(tmp_path / "a.npy", BITS)
+    assert isinstance(data.load(str(tmp_path / "a.npy"), packed=True).bits, np.ndarray)
+
+
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**32 - 1))
+def test_packed_rows_are_the_rows(length: int, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2, (n, length)).astype(np.uint8)
+    packed = PackedRows(torch.as_tensor(np.packbits(bits, axis=1)), length)
+    chosen = rng.integers(0, n, 2 * n)
+    np.testing.assert_array_equal(packed[torch.as_tensor(chosen)].numpy(), bits[chosen])
+    again = torch.as_tensor(rng.integers(0, 2 * n, n))
+    part = packed.part(chosen).to("cpu")
+    assert len(part) == 2 * n
+    np.testing.assert_array_equal(part[again].numpy(), bits[chosen][again.numpy()])

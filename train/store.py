@@ -1,0 +1,286 @@
+"""Data sets larger than memory: converted once into a file of packed bits, which training maps into memory.
+
+The file lies in the cache directory under a name made of the shards' paths, sizes and times of change, so a second
+start reads nothing but its description. Delete the cache at any time; it is made again.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+import torch
+from filelock import FileLock
+
+from train.builtin import cache_directory
+from train.config import InputError
+from train.packed import PackedRows
+from train.progress import Progress
+
+Bits = npt.NDArray[np.uint8]
+
+ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "False": 0, "True": 1}
+NEITHER = 2
+VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: not found among the texts
+LARGE = 2**26  # values; smaller sets are read into memory
+BATCH_ROWS = 2**15  # read at once; a multiple of eight
+NAMED_BAD_ROWS = 3  # how many an error message names
+FORMAT = 1  # of the cache
+TEXT_BYTES = 2  # of a value in a CSV file
+GZIP_FACTOR = 8  # by which CSV files of bits shrink, roughly
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A converted data set, as the cache describes it.
+
+    Attributes:
+        fingerprint: what `Dataset.fingerprint` would be if the rows were in memory.
+        skipped: one line for each row that could not be used.
+    """
+
+    columns: tuple[str, ...]
+    rows: int
+    fingerprint: str
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some rows of a file: their numbers in it and their values, uint8 (rows, columns), which may be `NEITHER`."""
+
+    numbers: npt.NDArray[np.int64]
+    values: Bits
+
+
+def is_large(files: Sequence[Path]) -> bool:
+    """Whether the files can be converted and are too large to be read into memory."""
+    try:
+        return all(_kind(file) in SOURCES for file in files) and sum(map(_size, files)) > LARGE
+    except (OSError, ValueError, pa.ArrowException):
+        return False  # the readers of small files say what is wrong
+
+
+def _kind(file: Path) -> str:
+    return file.name[file.name.index(".") :].lower() if "." in file.name else ""
+
+
+def _size(file: Path) -> int:
+    """How many values a file holds; of text files, about."""
+    match _kind(file):
+        case ".parquet":
+            metadata = pa.parquet.read_metadata(file)
+            return int(metadata.num_rows * metadata.num_columns)
+        case ".npy":
+            return int(np.load(file, mmap_mode="r").size)
+        case kind:
+            return file.stat().st_size * (GZIP_FACTOR if kind.endswith(".gz") else 1) // TEXT_BYTES
+
+
+def load(files: Sequence[Path], *, codec: str, max_bad_rows: int) -> tuple[Stored, PackedRows] | None:
+    """The files' rows from the cache, which is made first where it is missing. None: they hold no bits.
+
+    Args:
+        codec: "bits" says that they do; otherwise the first rows are looked at.
+        max_bad_rows: more unusable rows end the conversion.
+
+    Raises:
+        InputError: a file cannot be read, has other columns than the first, or too many rows cannot be used.
+    """
+    first = _Source(files[0])
+    if codec != "bits" and not _looks_like_bits(first):
+        return None
+    place = cache_directory() / "rows" / _key(files)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_suffix(".lock")):
+        if not (place / "rows.bin").exists():
+            _convert(files, first.columns, place, max_bad_rows)
+    found = json.loads((place / "stored.json").read_text())
+    stored = Stored(**{**found, "columns": tuple(found["columns"]), "skipped": tuple(found["skipped"])})
+    return stored, _mapped(place / "rows.bin", stored.rows, len(stored.columns))
+
+
+def _key(files: Sequence[Path]) -> str:
+    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr((FORMAT, facts)).encode()).hexdigest()[:32]
+
+
+def _mapped(path: Path, rows: int, length: int) -> PackedRows:
+    width = -(-length // 8)
+    packed = torch.from_file(str(path), shared=False, size=rows * width, dtype=torch.uint8)
+    return PackedRows(packed.view(rows, width), length)
+
+
+def _looks_like_bits(source: "_Source") -> bool:
+    """Whether at least nine tenths of every column's first values are 0 or 1 (the rest are then bad rows)."""
+    first = next(source.batches(), None)
+    return first is not None and bool(((first.values != NEITHER).mean(0) >= 0.9).all())
+
+
+def _convert(files: Sequence[Path], columns: tuple[str, ...], place: Path, max_bad_rows: int) -> None:
+    """Write the packed rows and their description; they appear whole or not at all."""
+    partial = place.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    skipped: list[str] = []
+    rows = 0
+    with (
+        (partial / "rows.bin").open("wb") as packed,
+        Progress("converting", sum(map(_size, files)) // len(columns)) as progress,
+    ):
+        for file in files:
+            source = _Source(file)
+            if source.columns != columns:
+                raise InputError(f"--data {file.parent}: {file.name} does not have the columns of the first shard")
+            for batch in source.batches():
+                usable = (batch.values != NEITHER).all(1)
+                skipped += _named(file, columns, batch, usable)
+                packed.write(np.packbits(batch.values[usable], axis=1).tobytes())
+                rows += int(usable.sum())
+                progress.add(len(usable))
+                if len(skipped) + len(source.bad) > max_bad_rows:
+                    raise _too_many(file, [*skipped, *source.bad], max_bad_rows)
+            skipped += source.bad
+    fingerprint = _fingerprint(_mapped(partial / "rows.bin", rows, len(columns)), columns)
+    stored = Stored(columns=columns, rows=rows, fingerprint=fingerprint, skipped=tuple(skipped))
+    (partial / "stored.json").write_text(json.dumps(asdict(stored)) + "\n")
+    shutil.rmtree(place, ignore_errors=True)
+    partial.rename(place)
+
+
+def _too_many(file: Path, skipped: list[str], limit: int) -> InputError:
+    named = "; ".join(skipped[:NAMED_BAD_ROWS])
+    return InputError(f"--data {file}: more unusable rows than --max-bad-rows {limit}: {named}")
+
+
+def _named(file: Path, columns: tuple[str, ...], batch: Batch, usable: npt.NDArray[np.bool_]) -> Iterator[str]:
+    for row in np.flatnonzero(~usable):
+        column = columns[int((batch.values[row] == NEITHER).argmax())]
+        yield f"{file.name} row {batch.numbers[row]}: column {column} holds neither 0 nor 1"
+
+
+def _fingerprint(rows: PackedRows, columns: tuple[str, ...]) -> str:
+    digest = hashlib.sha256("\0".join(columns).encode())
+    digest.update(repr((len(rows), rows.length)).encode())
+    for start in range(0, len(rows), BATCH_ROWS):
+        part = rows[torch.arange(start, min(start + BATCH_ROWS, len(rows)))]
+        digest.update(np.packbits(part.numpy()).tobytes())
+    return digest.hexdigest()
+
+
+# --- formats -------------------------------------------------------------------------------------------------
+
+
+class _Source:
+    """One file, read a batch at a time.
+
+    Attributes:
+        bad: rows that never become part of a batch, known once all batches were read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.bad: list[str] = []
+        try:
+            self.columns, self._tables = SOURCES[_kind(file)](file, self.bad)
+        except (OSError, ValueError, pa.ArrowException) as problem:
+            raise self._refusal(problem) from problem
+
+    def batches(self) -> Iterator[Batch]:
+        try:
+            yield from self._tables()
+        except (OSError, ValueError, pa.ArrowException) as problem:
+            raise self._refusal(problem) from problem
+
+    def _refusal(self, problem: Exception) -> InputError:
+        return InputError(f"--data {self.file}: {' '.join(str(problem).split())}")
+
+
+Opened = tuple[tuple[str, ...], Callable[[], Iterator[Batch]]]  # column names, and what reads the batches
+
+
+def _open_parquet(file: Path, bad: list[str]) -> Opened:
+    def batches() -> Iterator[Batch]:
+        done = 0
+        with pa.parquet.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(batch_size=BATCH_ROWS):
+                values = np.stack([_values(column) for column in batch.columns], axis=1)
+                yield Batch(numbers=np.arange(done + 1, done + len(values) + 1), values=values)
+                done += len(values)
+
+    return tuple(pa.parquet.read_schema(file).names), batches
+
+
+def _open_npy(file: Path, bad: list[str]) -> Opened:
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    if array.ndim != 2 or array.dtype.kind not in "buif":
+        raise ValueError(f"an array of shape {array.shape} and type {array.dtype}; rows of 0/1 are needed")
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(array), BATCH_ROWS):
+            values = _from_numbers(array[start : start + BATCH_ROWS])
+            yield Batch(numbers=np.arange(start + 1, start + len(values) + 1), values=values)
+
+    return tuple(f"x{i + 1}" for i in range(array.shape[1])), batches
+
+
+def _open_csv(file: Path, bad: list[str]) -> Opened:
+    short: list[int] = []  # rows with too few or too many values, in their order
+
+    def skip(row: pa.csv.InvalidRow) -> str:
+        short.append(row.number - 1)
+        bad.append(f"{file.name} row {row.number - 1}: {row.actual_columns} columns, not {row.expected_columns}")
+        return "skip"
+
+    parsing = pa.csv.ParseOptions(
+        delimiter="\t" if _kind(file).startswith(".tsv") else ",", newlines_in_values=True, invalid_row_handler=skip
+    )
+    reading = pa.csv.ReadOptions(use_threads=False, block_size=2**22)  # one thread: a bad row then knows its number
+    with pa.csv.open_csv(file, read_options=reading, parse_options=parsing) as opened:
+        names = tuple(opened.schema.names)
+
+    def batches() -> Iterator[Batch]:
+        short.clear()
+        bad.clear()
+        done = 0
+        converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
+        with pa.csv.open_csv(file, reading, parsing, converting) as opened:
+            for batch in opened:
+                numbers = np.setdiff1d(np.arange(done + 1, done + len(batch) + len(short) + 1), short)[: len(batch)]
+                yield Batch(numbers=numbers, values=np.stack([_values(column) for column in batch.columns], axis=1))
+                done = int(numbers[-1]) if len(numbers) else done
+
+    return names, batches
+
+
+def _values(column: pa.Array) -> Bits:
+    """A column as 0, 1 and `NEITHER`."""
+    kind = column.type
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        numbers = column.cast(pa.uint8()) if pa.types.is_boolean(kind) else column
+        return _from_numbers(numbers.to_numpy(zero_copy_only=False))  # nulls become NaN
+    texts = pa.array(ZERO_ONE, pa.string()).cast(kind if pa.types.is_binary(kind) else pa.string())
+    found = pc.index_in(column if kind == texts.type else column.cast(pa.string()), value_set=texts)
+    return VALUE_OF[found.fill_null(len(ZERO_ONE)).to_numpy()]
+
+
+def _from_numbers(numbers: npt.NDArray[np.generic]) -> Bits:
+    values = np.full(numbers.shape, NEITHER, np.uint8)
+    values[numbers == 0] = 0
+    values[numbers == 1] = 1
+    return values
+
+
+SOURCES: dict[str, Callable[[Path, list[str]], Opened]] = {
+    ".parquet": _open_parquet,
+    ".npy": _open_npy,
+    **dict.fromkeys((".csv", ".csv.gz", ".tsv", ".tsv.gz"), _open_csv),
+}
