@@ -146,6 +146,8 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
         click.echo(prepare.resolved(config, prepare.prepare(config)).to_json(), nl=False)
         return
     outcome = job.fit(config) if run is None else job.resume(run, config)
+    if outcome is None:
+        return
     _archive(outcome.run.artifact, outcome.run.archive)
     click.echo(f"archive: {outcome.run.archive}")
     if outcome.verdict.passed is False:

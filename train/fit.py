@@ -19,7 +19,20 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from train import artifact, catalogue, checkpoint, data, evidence, gate, kinds, loop, report, rundir, tracking
+from train import (
+    artifact,
+    catalogue,
+    checkpoint,
+    data,
+    distributed,
+    evidence,
+    gate,
+    kinds,
+    loop,
+    report,
+    rundir,
+    tracking,
+)
 from train.config import Config, InputError, JobError, from_json
 from train.gate import Verdict
 from train.generator import Generator
@@ -49,8 +62,8 @@ class Outcome:
     verdict: Verdict
 
 
-def fit(config: Config) -> Outcome:
-    """Train anew.
+def fit(config: Config) -> Outcome | None:
+    """Train anew. None: another process of the job, its first, keeps the outcome.
 
     Raises:
         InputError: the data or the options cannot be used; nothing was created.
@@ -59,8 +72,12 @@ def fit(config: Config) -> Outcome:
     prepared = prepare(config)
     config = resolved(config, prepared)
     gate.read(config.gate)  # a mistake in the file must not wait for the end
-    run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}")
-    return _run(run, config, prepared, saved=None)
+    with distributed.session(config):
+        if not distributed.is_first():
+            _follow(config, prepared)
+            return None
+        run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}")
+        return _run(run, config, prepared, saved=None)
 
 
 def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
@@ -78,7 +95,7 @@ def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
     return dataclasses.replace(config, **{name: value for name, value in changes.items() if name in MAY_CHANGE})
 
 
-def resume(run: RunDirectory, config: Config) -> Outcome:
+def resume(run: RunDirectory, config: Config) -> Outcome | None:
     """Go on with a run: the same directory, the same MLflow run, the state of its last good checkpoint.
 
     Args:
@@ -93,7 +110,28 @@ def resume(run: RunDirectory, config: Config) -> Outcome:
     saved = None if found is None else found[1]
     if saved is not None and saved["fingerprint"] != prepared.dataset.fingerprint():
         raise InputError(f"--resume: {config.data} has changed since {run.path} was started")
-    return _run(run, resolved(config, prepared), prepared, saved)
+    config = resolved(config, prepared)
+    with distributed.session(config):
+        if not distributed.is_first():
+            _follow(config, prepared)
+            return None
+        return _run(run, config, prepared, saved)
+
+
+def _follow(config: Config, prepared: Prepared) -> None:
+    """Play the game at the side of the first process, which alone says and keeps anything."""
+    torch.set_num_threads(config.threads)
+    begun: Any = distributed.from_first(None)
+    if begun is None:  # the game was over already
+        return
+    kind = kinds.of(config, prepared)
+    state = kind.new_state(catalogue.build(begun[0]))
+    state.load_state_dict(begun[1])
+    with _interruptible() as interrupted:
+        try:
+            kind.play(state, lambda tick: False, interrupted)
+        except loop.NonFiniteError as problem:
+            raise JobError(str(problem)) from problem
 
 
 def _run(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Outcome:
@@ -190,8 +228,11 @@ class _Job:
                 self._warm_up()
             else:
                 self._load_game()
-            if self._budget() != self.saved.get("ended"):
+            over = self._budget() == self.saved.get("ended")
+            distributed.from_first(None if over else (self.state.generator.config(), self.state.state_dict()))
+            if not over:
                 self._play()
+        distributed.leave()
         return self._finish()
 
     def _warm_up(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train import losses
+from train import distributed, losses
 from train.config import Config
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
 from train.generator import Generator
@@ -77,7 +77,7 @@ class State:
             "best_seen": self.best_seen,
             "best": self.best,
             "cpu_stream": torch.get_rng_state(),
-            "cuda_streams": torch.cuda.get_rng_state_all(),
+            "cuda_stream": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -86,8 +86,8 @@ class State:
         self.seen, self.seconds = saved["seen"], saved["seconds"]
         self.best_score, self.best_seen, self.best = saved["best_score"], saved["best_seen"], saved["best"]
         torch.set_rng_state(saved["cpu_stream"])
-        if len(saved["cuda_streams"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(saved["cuda_streams"])
+        if saved["cuda_stream"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(saved["cuda_stream"])
 
     @staticmethod
     def _parts() -> tuple[str, ...]:
@@ -140,20 +140,21 @@ def train(
     order = data_order(len(rows), config)
     meter = Meter(state)
     for batch in batches(order, rows, state.seen, config.batch_size, total):
-        set_rates(state, config, progress(state, total, limit, meter))
+        (used,) = distributed.highest(progress(state, total, limit, meter))
+        set_rates(state, config, used)
         meter.add(step(state, batch, config))
         update_average(state, config.average)
         state.seen += len(batch)
 
         done = state.seen >= total
-        stop = interrupted()
+        (stop,) = distributed.highest(interrupted())
         if not (done or stop or state.seen // every > meter.seen // every):
             continue
 
         tick = meter.read(len(rows))
         if not all(math.isfinite(loss) for loss in tick.losses.values()):
             raise NonFiniteError(f"the losses are {tick.losses} after {state.seen:,} sequences")
-        enough = on_tick(tick)
+        (enough,) = distributed.highest(on_tick(tick))
         if done or stop or enough or state.seconds >= limit:
             return "epochs" if done else "interrupted" if stop else "stopped" if enough else "minutes"
         meter = Meter(state)
@@ -161,12 +162,19 @@ def train(
 
 
 def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
-    """One discriminator step, then one generator step, on the same noise. Losses stay on the device."""
+    """One discriminator step, then one generator step, on the same noise. Losses stay on the device.
+
+    Of several processes each draws for the whole batch, and computes on its share.
+    """
     objective = OBJECTIVES[config.generator]
     discriminator = state.discriminator
-    fake = state.generator(torch.rand(len(real), state.generator.noise_size, device=real.device))
-    # A discriminator that never sees a row as it is cannot learn the training rows by heart.
-    real, fake = flip(real, config.flip), flip(fake, config.flip)
+    noise = torch.rand(len(real), state.generator.noise_size, device=real.device)
+    chances = [torch.rand_like(real) for _ in range(2 if config.flip else 0)]
+    real, noise, *chances = (distributed.share(rows) for rows in (real, noise, *chances))
+    fake = state.generator(noise)
+    if config.flip:
+        # A discriminator that never sees a row as it is cannot learn the training rows by heart.
+        real, fake = flip(real, chances[0] < config.flip), flip(fake, chances[1] < config.flip)
 
     seen_real, seen_fake = real.requires_grad_(), fake.detach().requires_grad_()
     real_scores, fake_scores = discriminator(seen_real), discriminator(seen_fake)
@@ -186,11 +194,9 @@ def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
     }
 
 
-def flip(rows: Tensor, share: float) -> Tensor:
-    """Exchange 0 and 1 in a random share of the values; gradients pass."""
-    if not share:
-        return rows
-    return torch.where(torch.rand_like(rows) < share, 1 - rows, rows)
+def flip(rows: Tensor, where: Tensor) -> Tensor:
+    """Exchange 0 and 1 in some of the values; gradients pass."""
+    return torch.where(where, 1 - rows, rows)
 
 
 def progress(state: State, total: float, limit: float, meter: "Meter") -> float:
@@ -214,6 +220,7 @@ def set_rates(state: State, config: Config, done: float) -> None:
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    distributed.average_gradients(optimizer)
     optimizer.step()
 
 
@@ -276,9 +283,10 @@ class Meter:
 
     def read(self, epoch_size: int) -> Tick:
         """The tick, and its time added to the state's."""
+        distributed.average([*self.sums.values(), *self.last.values()])
         means = {name: total.item() / self.steps for name, total in self.sums.items()}
         last = {name: value.item() for name, value in self.last.items()}
-        elapsed = self.elapsed()
+        (elapsed,) = distributed.highest(self.elapsed())
         self.state.seconds += elapsed
         seen = self.state.seen
         return Tick(

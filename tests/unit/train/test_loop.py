@@ -148,11 +148,19 @@ def test_the_generator_waits_until_the_discriminator_has_had_its_head_start() ->
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_flipping_exchanges_the_share_that_was_asked_for() -> None:
+def test_flipping_exchanges_zeros_and_ones_where_it_should() -> None:
+    rows, where = torch.tensor([[0.0, 1, 0, 1]]), torch.tensor([[True, True, False, False]])
+    assert loop.flip(rows, where).tolist() == [[1, 0, 0, 1]]
+
+
+def test_the_discriminator_sees_the_share_flipped_that_was_asked_for() -> None:
+    config = configured(flip=0.03, head_start=10**6)
+    state = new_state(config)
+    shown: list[torch.Tensor] = []
+    state.discriminator.register_forward_pre_hook(lambda module, rows: shown.append(rows[0]))
     torch.manual_seed(0)
-    rows = torch.zeros(1000, 50)
-    assert loop.flip(rows, 0.0) is rows
-    assert loop.flip(rows, 0.03).mean().item() == pytest.approx(0.03, abs=0.005)
+    loop.step(state, torch.zeros(5000, ROWS.shape[1]), config)
+    assert shown[0].mean().item() == pytest.approx(0.03, abs=0.005)
 
 
 def test_learning_rates_fall_over_the_second_half_of_the_budget() -> None:

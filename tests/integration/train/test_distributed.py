@@ -1,0 +1,106 @@
+"""Training by several processes: the curve of one, one writer, and an end for all when one is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[3]
+JOB = [
+    "-m", "train", "fit", "--data", "toy", "--hidden", "8", "--folds", "2", "--width", "16", "--head-start", "0",
+    "--baselines", "none", "--gate", "none", "--device", "cpu",
+]  # fmt: skip
+RUN = Path("runs") / "00001-toy-bits"
+
+
+def command(processes: int, *options: str) -> list[str]:
+    if processes == 1:
+        return [sys.executable, *JOB, *options]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *launcher, *JOB, *options]
+
+
+def start(folder: Path, processes: int, *options: str) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (folder / "output.txt").open("a") as output:
+        return subprocess.Popen(command(processes, *options), cwd=folder, env=environment, stdout=output, stderr=output)
+
+
+def finish(folder: Path, processes: int, *options: str) -> str:
+    process = start(folder, processes, *options)
+    assert process.wait(timeout=300) == 0, (folder / "output.txt").read_text()
+    return (folder / "output.txt").read_text()
+
+
+def stats(folder: Path) -> list[dict[str, Any]]:
+    path = folder / RUN / "stats.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def wait_for(process: subprocess.Popen[str], path: Path, pattern: str) -> None:
+    while not list(path.glob(pattern)):
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that train, the first one first."""
+    children = [each for each in psutil.Process(process.pid).children() if "fit" in each.cmdline()]
+    return sorted(children, key=lambda each: int(each.environ()["RANK"]))
+
+
+def test_two_processes_have_the_losses_of_one_and_leave_one_run(tmp_path: Path) -> None:
+    # A tick each step; without validation rows nothing but the losses decides.
+    options = ("--batch-size", "46", "--tick", "46", "--validation", "0", "--epochs", "3")
+    finish(tmp_path / "one", 1, *options)
+    output = finish(tmp_path / "two", 2, *options)
+    one, two = stats(tmp_path / "one"), stats(tmp_path / "two")
+    assert len(one) >= 50
+    assert [line["seen"] for line in one] == [line["seen"] for line in two]
+    for name in ("generator_loss", "discriminator_loss", "gradient_penalty"):
+        assert [line[name] for line in two] == pytest.approx([line[name] for line in one], abs=1e-5)
+    assert [path.name for path in (tmp_path / "two" / "runs").glob("0*")] == [RUN.name]
+    assert output.count("archive: ") == 1
+
+
+def test_a_lost_process_ends_the_job_and_the_checkpoint_goes_on_with_another_number(tmp_path: Path) -> None:
+    process = start(tmp_path, 2, "--epochs", "100000")
+    wait_for(process, tmp_path / RUN / "checkpoints", "*.pt")
+    workers(process)[1].send_signal(signal.SIGKILL)
+    assert process.wait(timeout=120) != 0
+    output = (tmp_path / "output.txt").read_text()
+    assert "Error: another process of this job was lost" in output
+    assert "Traceback" not in output
+
+    before = stats(tmp_path)[-1]["seen"]
+    process = start(tmp_path, 3, "--resume")
+    while stats(tmp_path)[-1]["seen"] <= before:
+        assert process.poll() is None
+        time.sleep(0.05)
+    for worker in workers(process):
+        worker.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) != 0
+    assert "Error: interrupted; everything is saved" in (tmp_path / "output.txt").read_text()
+
+    (last,) = sorted((tmp_path / RUN / "checkpoints").glob("*.pt"))[-1:]
+    finish(tmp_path, 1, "--resume", "--epochs", str(stats(tmp_path)[-1]["seen"] // 680 + 2))
+    seen = [line["seen"] for line in stats(tmp_path)]
+    assert seen == sorted(set(seen))
+    assert last.exists() or len(seen) > 1
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    process = start(tmp_path, 2, "--batch-size", "33", "--epochs", "1")
+    assert process.wait(timeout=120) != 0
+    assert "--batch-size 33: torchrun's 2 processes cannot share it equally" in (tmp_path / "output.txt").read_text()
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,119 @@
+"""Training by several processes under torchrun: the same global batch, the same curve.
+
+Every process draws the same random numbers for the whole batch and computes on its share of it; gradients are averaged
+over the processes, so the weights stay the same everywhere. The first process alone writes files and talks to MLflow.
+Everything here does nothing in a job of one process.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from train.config import Config, InputError, JobError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # the others wait while the first one warms up; a process that dies is noticed at once
+
+
+@contextlib.contextmanager
+def session(config: Config) -> Iterator[None]:
+    """Join the processes that torchrun started: one GPU each, or the CPU.
+
+    Raises:
+        InputError: a batch cannot be shared equally among them, or texts are to be learned.
+    """
+    expected = int(os.environ.get("WORLD_SIZE", 1))
+    if expected == 1:
+        yield
+        return
+    if config.codec == "tokens":
+        raise InputError("--codec tokens: texts are trained by one process; start it without torchrun")
+    if config.batch_size % expected:
+        raise InputError(f"--batch-size {config.batch_size}: torchrun's {expected} processes cannot share it equally")
+    if config.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Gloo carries what the processes agree on, so that agreeing does not wait for the GPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        leave()
+
+
+def leave() -> None:
+    """Go on alone: the first process still judges when the others are done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def share(batch: Tensor) -> Tensor:
+    """This process's rows of a batch. A last batch that cannot be shared equally is everybody's, to the same effect."""
+    if not dist.is_initialized() or len(batch) % processes():
+        return batch
+    return batch.chunk(processes())[dist.get_rank()]
+
+
+def average_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Replace the gradients of what the optimizer trains by their means over the processes."""
+    if not dist.is_initialized():
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        if parameter.grad is None:  # not used by this process's rows, but perhaps by others'
+            parameter.grad = torch.zeros_like(parameter)
+    average([parameter.grad for parameter in parameters])
+
+
+def average(values: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes."""
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([value.reshape(-1) for value in values])
+    with _naming_losses():
+        dist.all_reduce(flat)
+    for value, mean in zip(values, (flat / processes()).split([value.numel() for value in values]), strict=True):
+        value.copy_(mean.view_as(value))
+
+
+def highest(*values: float) -> tuple[float, ...]:
+    """The highest of each value over the processes: how they agree on clocks and on when to stop."""
+    if not dist.is_initialized():
+        return values
+    shared = torch.tensor(values, dtype=torch.float64)
+    with _naming_losses():
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return tuple(shared.tolist())
+
+
+def from_first(value: T) -> T:
+    """What the first process gives, for all of them; what the others give is dropped."""
+    holder: list[Any] = [value]
+    if dist.is_initialized():
+        with _naming_losses():
+            dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
+    return holder[0]
+
+
+@contextlib.contextmanager
+def _naming_losses() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise JobError(
+            f"another process of this job was lost ({reason}); go on from the last checkpoint with --resume"
+        ) from problem
