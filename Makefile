@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 RUN := RUNTIME=$(RUNTIME) GPUS=$(GPUS) BIN=$(BIN) TORCH=$(TORCH) docker/runtime.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve request status stop up down build-images mlflow doctor test test-unit test-docker lint format readme bench-quality bench-text clean clean-venv
+.PHONY: help setup train serve request status stop up down build-images mlflow doctor test test-unit test-docker lint format readme bench bench-quality bench-text clean clean-venv
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ format: $(READY) ## Put the code into its form
 
 readme: $(READY) ## Bring the options in the README up to date
 	@PYTHONPATH=. $(BIN)/python tests/unit/test_readme.py
+
+bench: $(READY) ## Speed of training: beside a plain loop, part by part, and to quality (about ten minutes)
+	@PYTHONPATH=. $(BIN)/python tests/bench/speed.py $(ARGS)
 
 bench-quality: $(READY) ## GAN, baselines and floor on four data sets, three seeds (about an hour)
 	@PYTHONPATH=. $(BIN)/python tests/bench/quality.py $(ARGS)

@@ -7,6 +7,7 @@ Everything here does nothing in a job of one process.
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -113,6 +114,8 @@ def _naming_losses() -> Iterator[None]:
     try:
         yield
     except RuntimeError as problem:
+        # torchrun now ends all processes; this one says why before it goes.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         reason = str(problem).strip().splitlines()[0]
         raise JobError(
             f"another process of this job was lost ({reason}); go on from the last checkpoint with --resume"

@@ -1,0 +1,215 @@
+"""Speed bench: what a second of training is worth, where it goes, and how the cost grows.
+
+Everything is measured in one run on one thread, what is compared by turns, and printed as the median and the range.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+import torch
+from quality import machine
+from torch import Tensor
+
+from train import builtin, data, loop, losses, metrics, warmup
+from train.config import Config, resolve
+from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
+from train.loop import State
+
+WANTED = 1.3  # the correlation_ratio of "time to quality"
+BUDGETS = (3, 6, 12, 25, 50, 100, 200)  # seconds of training that are tried until it is reached
+CLASSES = 32
+
+Measured = dict[str, list[float]]
+
+
+class Eager(NadeGenerator):
+    """The same generator written plainly: weights gathered for each row, gradients by autograd."""
+
+    def _draw(self, net: Tensor, kind: Tensor, logistic: Tensor) -> Tensor:
+        hidden, logit = self._start(net, kind)
+        later = self.direct.tril(-1).transpose(1, 2)
+        recent, bits = torch.zeros_like(net), []
+        for t in range(self.length):
+            here = logit[:, t] + (torch.relu(hidden) * self.output[net, t]).sum(1) + self.local[net, recent]
+            here = here + logistic[:, t]
+            soft = torch.sigmoid(here / self.TAU)
+            bit = (here > 0).to(here) + (soft - soft.detach())
+            hidden = hidden + (bit - 0.5)[:, None] * self.input[net, t]
+            logit = logit + (bit - 0.5)[:, None] * later[net, t]
+            recent = (2 * recent + bit.detach().long()) % 2**self.WINDOW
+            bits.append(bit)
+        return torch.stack(bits, dim=1)
+
+
+@click.command()
+@click.option("--rounds", type=click.IntRange(2), default=7, show_default=True, help="Measurements of everything.")
+@click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="Of each measurement.")
+@click.option("--quality/--no-quality", default=True, show_default=True, help="Measure the time to quality, too.")
+def main(rounds: int, seconds: float, quality: bool) -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    print(f"{machine()}, one thread; median (lowest to highest) of {rounds} measurements\n", flush=True)
+    rows = torch.as_tensor(builtin.digits())
+    _throughput(rows, rounds, seconds)
+    _split(rows, rounds)
+    _growth(rounds, seconds)
+    if quality:
+        for name in ("digits", "topics"):
+            _time_to_quality(name)
+
+
+def _throughput(rows: Tensor, rounds: int, seconds: float) -> None:
+    print("Training on digits (64 bits), sequences a second")
+    jobs = {
+        "textbook": _steps(resolve({"preset": "textbook"}), TextbookGenerator(rows.shape[1]), rows),
+        "plain eager": _steps(resolve({}), Eager(**_sizes(rows.shape[1])), rows),
+        "default": _steps(resolve({}), NadeGenerator(**_sizes(rows.shape[1])), rows),
+    }
+    measured = _by_turns({name: lambda steps=steps: _rate(steps, seconds) for name, steps in jobs.items()}, rounds)
+    _print(measured, "{:,.0f}")
+    for name in ("textbook", "plain eager"):
+        times = [ours / other for ours, other in zip(measured["default"], measured[name], strict=True)]
+        print(f"  the default's over the {name} loop's: {_shown(times, '{:.1f}')}")
+    print(flush=True)
+
+
+def _sizes(length: int, **changed: int) -> dict[str, int]:
+    return {"length": length, "hidden": Config.hidden, "nets": Config.folds, "classes": CLASSES, **changed}
+
+
+def _steps(config: Config, generator: Generator, rows: Tensor) -> Iterator[int]:
+    """Trains for ever; says after each step how many sequences it took."""
+    config = dataclasses.replace(config, head_start=0)  # the whole step
+    torch.manual_seed(0)
+    state = State.new(config, generator, torch.device("cpu"))
+    for batch in loop.batches(loop.data_order(len(rows), config), rows, 0, config.batch_size, float("inf")):
+        loop.step(state, batch, config)
+        loop.update_average(state, config.average)
+        state.seen += len(batch)
+        yield len(batch)
+
+
+def _rate(steps: Iterator[int], seconds: float) -> float:
+    """Sequences a second of CPU time, which other jobs on the machine disturb least."""
+    started, done = time.process_time(), 0
+    while time.process_time() - started < seconds:
+        done += next(steps)
+    return done / (time.process_time() - started)
+
+
+def _by_turns(jobs: dict[str, Callable[[], float]], rounds: int) -> Measured:
+    for job in jobs.values():
+        job()
+    turns = [{name: job() for name, job in jobs.items()} for _ in range(rounds)]
+    return {name: [turn[name] for turn in turns] for name in jobs}
+
+
+def _print(measured: Measured, form: str) -> None:
+    for name, values in measured.items():
+        print(f"  {name:24}{_shown(values, form)}")
+
+
+def _shown(values: list[float], form: str) -> str:
+    return f"{form.format(statistics.median(values))} ({form.format(min(values))} to {form.format(max(values))})"
+
+
+def _split(rows: Tensor, rounds: int) -> None:
+    """Where the time of a step goes; the parts are run by themselves, so they need not add up to the whole exactly."""
+    print("A step of the default preset on digits, milliseconds")
+    config = resolve({})
+    state = State.new(config, NadeGenerator(**_sizes(rows.shape[1])), torch.device("cpu"))
+    generator, judge = state.generator, state.discriminator
+    batches = loop.batches(loop.data_order(len(rows), config), rows, 0, config.batch_size, float("inf"))
+    real = next(batches).requires_grad_()
+    noise = torch.rand(len(real), generator.noise_size)
+
+    def learn(penalised: bool) -> None:
+        scores = judge(real), judge(real)
+        loss = losses.relativistic_discriminator(*scores)
+        if penalised:
+            loss = loss + sum(losses.gradient_penalty(real, each) for each in scores)
+        loss.backward()
+
+    def all_of_generator() -> None:
+        judge(generator(noise)).sum().backward()
+
+    def optimizers() -> None:
+        state.generator_optimizer.step()
+        state.discriminator_optimizer.step()
+        loop.update_average(state, config.average)
+
+    whole = _steps(config, NadeGenerator(**_sizes(rows.shape[1])), rows)
+    work: dict[str, Callable[[], Any]] = {
+        "data": lambda: next(batches),
+        "generator, forward": lambda: generator(noise),
+        "generator, with gradient": all_of_generator,
+        "discriminator": lambda: learn(False),
+        "discriminator, penalised": lambda: learn(True),
+        "optimizers, average": optimizers,
+        "whole step": lambda: next(whole),
+    }
+    _print(_by_turns({name: lambda each=each: _milliseconds(each) for name, each in work.items()}, rounds), "{:.2f}")
+    print(flush=True)
+
+
+def _milliseconds(work: Callable[[], Any], repetitions: int = 10) -> float:
+    started = time.process_time()
+    for _ in range(repetitions):
+        work()
+    return (time.process_time() - started) * 1000 / repetitions
+
+
+def _growth(rounds: int, seconds: float) -> None:
+    print("Cost of a sequence, microseconds")
+    jobs: dict[str, Iterator[int]] = {}
+    for n in (1_000, 10_000, 100_000, 1_000_000):
+        jobs[f"{n:,} rows"] = _steps(resolve({}), NadeGenerator(**_sizes(64)), _coins(n, 64))
+    for length in (16, 64, 256):
+        jobs[f"{length} bits"] = _steps(resolve({}), NadeGenerator(**_sizes(length)), _coins(1_000, length))
+    for hidden in (32, 128, 512):
+        generator = NadeGenerator(**_sizes(64, hidden=hidden))
+        jobs[f"{hidden} hidden units"] = _steps(resolve({}), generator, _coins(1_000, 64))
+    cost = {name: lambda steps=steps: 1e6 / _rate(steps, seconds) for name, steps in jobs.items()}
+    _print(_by_turns(cost, rounds), "{:,.0f}")
+    print(flush=True)
+
+
+def _coins(n: int, length: int) -> Tensor:
+    return torch.randint(0, 2, (n, length), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def _time_to_quality(name: str) -> None:
+    """Whole trainings of growing length, warm start included, until one is good enough."""
+    bits = torch.as_tensor(builtin.BITS[name]())
+    parts = data.split(len(bits), holdout=0.5, validation=0.15, seed=0)
+    train, heldout = bits[parts.train], bits[parts.heldout]
+    for budget in BUDGETS:
+        started = time.monotonic()
+        generator = _trained(train, resolve({"max_minutes": budget / 60, "device": "cpu"}))
+        elapsed = time.monotonic() - started
+        made = sample(generator, len(heldout), 0).numpy()
+        ratio = metrics.compare(made, heldout.numpy(), train.numpy())["correlation_ratio"]
+        print(f"{name}: correlation_ratio {ratio:.2f} after {elapsed:.0f} s of training", flush=True)
+        if ratio <= WANTED:
+            return
+    print(f"{name}: {WANTED} was not reached")
+
+
+def _trained(rows: Tensor, config: Config) -> Generator:
+    torch.manual_seed(0)
+    started = time.monotonic()
+    assert config.max_minutes is not None
+    seconds = 60 * config.max_minutes * config.warmup
+    generator = warmup.warm_start(rows, hidden=config.hidden, folds=config.folds, seconds=seconds)
+    state = State.new(config, generator, torch.device("cpu"))
+    state.seconds = time.monotonic() - started
+    loop.train(state, rows, config, on_tick=lambda tick: False)
+    return state.averaged
+
+
+if __name__ == "__main__":
+    main()
