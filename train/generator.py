@@ -330,7 +330,7 @@ class _Draw(torch.autograd.Function):
     ) -> Tensor:
         nets, units, width = hidden.shape
         length = known.shape[1]
-        hidden, logits = hidden.clone(), known.transpose(0, 1).unsqueeze(2).contiguous()
+        hidden, logits = hidden.clone(), known.transpose(0, 1).unsqueeze(2).clone(memory_format=torch.contiguous_format)
         # The active hidden units, and below them the bits less 1/2. One that is not drawn yet is 0 and adds nothing.
         seen = hidden.new_zeros(nets, units + length, width)
         active, *bits = seen.split([units] + [1] * length, dim=1)

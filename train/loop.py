@@ -61,9 +61,11 @@ class State:
             generator=generator,
             discriminator=discriminator,
             averaged=copy.deepcopy(generator).requires_grad_(False) if config.average else generator,
-            generator_optimizer=torch.optim.Adam(generator.parameters(), lr=config.generator_rate, betas=betas),
+            generator_optimizer=torch.optim.Adam(
+                generator.parameters(), lr=config.generator_rate, betas=betas, fused=True
+            ),
             discriminator_optimizer=torch.optim.Adam(
-                discriminator.parameters(), lr=config.discriminator_rate, betas=betas
+                discriminator.parameters(), lr=config.discriminator_rate, betas=betas, fused=True
             ),
         )
 
@@ -176,15 +178,17 @@ def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
         # A discriminator that never sees a row as it is cannot learn the training rows by heart.
         real, fake = flip(real, chances[0] < config.flip), flip(fake, chances[1] < config.flip)
 
-    seen_real, seen_fake = real.requires_grad_(), fake.detach().requires_grad_()
-    real_scores, fake_scores = discriminator(seen_real), discriminator(seen_fake)
-    discriminator_loss = objective.discriminator(real_scores, fake_scores)
+    shown = torch.cat([real, fake.detach()]).requires_grad_()
+    scores = discriminator(shown)
+    discriminator_loss = objective.discriminator(*scores.chunk(2))
     penalty = torch.zeros((), device=real.device)
     if config.penalty:
-        penalty = losses.gradient_penalty(seen_real, real_scores) + losses.gradient_penalty(seen_fake, fake_scores)
+        penalty = 2 * losses.gradient_penalty(shown, scores)  # R1 + R2, each a mean over its half of the rows
     descend(state.discriminator_optimizer, discriminator_loss + config.penalty * penalty)
 
-    generator_loss = objective.generator(discriminator(real).detach(), discriminator(fake))
+    with torch.no_grad():
+        real_scores = discriminator(real)
+    generator_loss = objective.generator(real_scores, discriminator(fake))
     if state.seen >= config.head_start:
         descend(state.generator_optimizer, generator_loss)
     return {
@@ -219,7 +223,8 @@ def set_rates(state: State, config: Config, done: float) -> None:
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    # Only these: the generator's loss has a gradient for the discriminator's weights, too, which nobody wants.
+    loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
     distributed.average_gradients(optimizer)
     optimizer.step()
 
@@ -229,8 +234,9 @@ def update_average(state: State, decay: float) -> None:
     """Move the averaged weights towards the current ones."""
     if state.averaged is state.generator:
         return
-    for ours, current in zip(state.averaged.parameters(), state.generator.parameters(), strict=True):
-        ours.lerp_(current, 1 - decay)
+    ours: list[Tensor] = list(state.averaged.parameters())
+    current: list[Tensor] = list(state.generator.parameters())
+    torch._foreach_lerp_(ours, current, 1 - decay)
 
 
 def data_order(n: int, config: Config) -> Callable[[int], Tensor]:

@@ -3,7 +3,9 @@
 Everything is measured in one run on one thread, what is compared by turns, and printed as the median and the range.
 """
 
+import copy
 import dataclasses
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +13,13 @@ from typing import Any
 
 import click
 import torch
-from quality import machine
+import torch.nn.functional as F
+from tests.bench.tables import machine
 from torch import Tensor
 
 from train import builtin, data, loop, losses, metrics, warmup
 from train.config import Config, resolve
+from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
 from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
 from train.loop import State
 
@@ -65,8 +69,8 @@ def main(rounds: int, seconds: float, quality: bool) -> None:
 def _throughput(rows: Tensor, rounds: int, seconds: float) -> None:
     print("Training on digits (64 bits), sequences a second")
     jobs = {
-        "textbook": _steps(resolve({"preset": "textbook"}), TextbookGenerator(rows.shape[1]), rows),
-        "plain eager": _steps(resolve({}), Eager(**_sizes(rows.shape[1])), rows),
+        "textbook": _textbook(rows),
+        "plain eager": _plain(rows),
         "default": _steps(resolve({}), NadeGenerator(**_sizes(rows.shape[1])), rows),
     }
     measured = _by_turns({name: lambda steps=steps: _rate(steps, seconds) for name, steps in jobs.items()}, rounds)
@@ -75,6 +79,46 @@ def _throughput(rows: Tensor, rounds: int, seconds: float) -> None:
         times = [ours / other for ours, other in zip(measured["default"], measured[name], strict=True)]
         print(f"  the default's over the {name} loop's: {_shown(times, '{:.1f}')}")
     print(flush=True)
+
+
+def _textbook(rows: Tensor) -> Iterator[int]:
+    """The textbook's loop: one sample a step."""
+    generator, judge = TextbookGenerator(rows.shape[1]), TextbookDiscriminator(rows.shape[1])
+    optimizers = [torch.optim.Adam(net.parameters(), lr=1e-3) for net in (judge, generator)]
+    one, zero = torch.ones(1), torch.zeros(1)
+    for row in itertools.cycle(rows.float()):
+        fake = generator(torch.rand(1, generator.noise_size))
+        loss = F.binary_cross_entropy(judge(row[None]), one) + F.binary_cross_entropy(judge(fake.detach()), zero)
+        _descend(optimizers[0], loss)
+        _descend(optimizers[1], F.binary_cross_entropy(judge(fake), one))
+        yield 1
+
+
+def _plain(rows: Tensor) -> Iterator[int]:
+    """The default preset's game written plainly: its nets, its losses, a pass for each kind of row."""
+    config = resolve({})
+    generator, judge = Eager(**_sizes(rows.shape[1])), ResidualDiscriminator(rows.shape[1], config.width, config.blocks)
+    averaged = copy.deepcopy(generator)
+    optimizers = [torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.0, 0.99)) for net in (judge, generator)]
+    while True:
+        real = rows[torch.randint(len(rows), (config.batch_size,))].float()
+        fake = generator(torch.rand(len(real), generator.noise_size))
+        real, fake = (torch.where(torch.rand_like(each) < config.flip, 1 - each, each) for each in (real, fake))
+        shown = real.requires_grad_(), fake.detach().requires_grad_()
+        scores = [judge(each) for each in shown]
+        penalties = [losses.gradient_penalty(*each) for each in zip(shown, scores, strict=True)]
+        _descend(optimizers[0], losses.relativistic_discriminator(*scores) + config.penalty * sum(penalties))
+        _descend(optimizers[1], losses.relativistic_generator(judge(real).detach(), judge(fake)))
+        with torch.no_grad():
+            for ours, current in zip(averaged.parameters(), generator.parameters(), strict=True):
+                ours.lerp_(current, 1 - config.average)
+        yield len(real)
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def _sizes(length: int, **changed: int) -> dict[str, int]:
@@ -110,7 +154,7 @@ def _by_turns(jobs: dict[str, Callable[[], float]], rounds: int) -> Measured:
 
 def _print(measured: Measured, form: str) -> None:
     for name, values in measured.items():
-        print(f"  {name:24}{_shown(values, form)}")
+        print(f"  {name:26}{_shown(values, form)}")
 
 
 def _shown(values: list[float], form: str) -> str:
@@ -124,18 +168,17 @@ def _split(rows: Tensor, rounds: int) -> None:
     state = State.new(config, NadeGenerator(**_sizes(rows.shape[1])), torch.device("cpu"))
     generator, judge = state.generator, state.discriminator
     batches = loop.batches(loop.data_order(len(rows), config), rows, 0, config.batch_size, float("inf"))
-    real = next(batches).requires_grad_()
+    real = next(batches)
     noise = torch.rand(len(real), generator.noise_size)
 
     def learn(penalised: bool) -> None:
-        scores = judge(real), judge(real)
-        loss = losses.relativistic_discriminator(*scores)
-        if penalised:
-            loss = loss + sum(losses.gradient_penalty(real, each) for each in scores)
-        loss.backward()
+        shown = torch.cat([real, real]).requires_grad_()
+        scores = judge(shown)
+        loss = losses.relativistic_discriminator(*scores.chunk(2))
+        loop.descend(state.discriminator_optimizer, loss + (losses.gradient_penalty(shown, scores) if penalised else 0))
 
     def all_of_generator() -> None:
-        judge(generator(noise)).sum().backward()
+        judge(generator(noise)).sum().backward(inputs=list(generator.parameters()))
 
     def optimizers() -> None:
         state.generator_optimizer.step()
@@ -147,9 +190,9 @@ def _split(rows: Tensor, rounds: int) -> None:
         "data": lambda: next(batches),
         "generator, forward": lambda: generator(noise),
         "generator, with gradient": all_of_generator,
-        "discriminator": lambda: learn(False),
-        "discriminator, penalised": lambda: learn(True),
-        "optimizers, average": optimizers,
+        "discriminator": lambda: learn(penalised=False),
+        "discriminator, penalised": lambda: learn(penalised=True),
+        "both optimizers, average": optimizers,
         "whole step": lambda: next(whole),
     }
     _print(_by_turns({name: lambda each=each: _milliseconds(each) for name, each in work.items()}, rounds), "{:.2f}")

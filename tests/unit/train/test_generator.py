@@ -114,18 +114,12 @@ def drawn_plainly(made: NadeGenerator, noise: Tensor) -> Tensor:
     return rows
 
 
-@given(
-    sizes=st.fixed_dictionaries(
-        {
-            "length": st.integers(1, 24),
-            "hidden": st.integers(1, 8),
-            "nets": st.integers(1, 4),
-            "classes": st.integers(1, 3),
-        }
-    ),
-    rows=st.integers(1, 9),
-    seed=st.integers(0, generator.MAX_SEED),
+SIZES = st.fixed_dictionaries(
+    {"length": st.integers(1, 24), "hidden": st.integers(1, 8), "nets": st.integers(1, 4), "classes": st.integers(1, 3)}
 )
+
+
+@given(sizes=SIZES, rows=st.integers(1, 9), seed=st.integers(0, generator.MAX_SEED))
 @settings(max_examples=40, deadline=None)
 def test_all_ways_of_drawing_agree_with_the_plain_one(sizes: dict[str, int], rows: int, seed: int) -> None:
     torch.manual_seed(seed)
@@ -139,6 +133,40 @@ def test_all_ways_of_drawing_agree_with_the_plain_one(sizes: dict[str, int], row
             made.FEW = few
             assert torch.equal(made(noise), expected)
     assert torch.equal(made(noise).round(), expected)
+
+
+def relaxed_plainly(made: NadeGenerator, noise: Tensor) -> Tensor:
+    """The same with a gradient, which is autograd's: a bit is its rounded value, with the slope of the relaxed one."""
+    net = (noise[:, -2] * made.nets).long()
+    kind = (noise[:, -1:] >= made.prior.cumsum(1)[net]).sum(1).clamp(max=made.classes - 1)
+    bits = [torch.zeros(len(noise)).to(noise)] * made.WINDOW  # before the first bit
+    for t in range(made.length):
+        before = torch.stack(bits, dim=1)[:, made.WINDOW :] - 0.5 if t else noise[:, :0]
+        hidden = made.hidden_bias[net] + made.class_hidden[net, kind]
+        hidden = hidden + (before[:, :, None] * made.input[net, :t]).sum(1)
+        window = sum(2**age * bit.detach().long() for age, bit in enumerate(reversed(bits[t:])))
+        logit = made.bias[net, t] + made.class_bias[net, kind, t] + (before * made.direct[net, t, :t]).sum(1)
+        logit = logit + made.local[net, window] + (hidden.relu() * made.output[net, t]).sum(1)
+        logit = logit + torch.logit(noise[:, t], eps=1e-16)
+        soft = torch.sigmoid(logit / made.TAU)
+        bits.append((logit > 0).to(soft) + (soft - soft.detach()))
+    return torch.stack(bits[made.WINDOW :], dim=1)
+
+
+@given(sizes=SIZES, rows=st.integers(1, 9), seed=st.integers(0, generator.MAX_SEED))
+@settings(max_examples=40, deadline=None)
+def test_the_gradient_by_hand_is_that_of_autograd(sizes: dict[str, int], rows: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    made = NadeGenerator(**sizes).double()
+    for weight in made.parameters():
+        torch.nn.init.normal_(weight)
+    noise, wanted = generator.draw_noise(made, rows, seed), torch.randn(rows, made.length, dtype=torch.float64)
+    gradients = [
+        torch.autograd.grad((drawn * wanted).sum() + drawn.prod(), list(made.parameters()), materialize_grads=True)
+        for drawn in (made(noise), relaxed_plainly(made, noise))
+    ]
+    for ours, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-8, atol=1e-10)
 
 
 def test_logits_see_earlier_bits_only() -> None:

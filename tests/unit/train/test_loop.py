@@ -160,7 +160,8 @@ def test_the_discriminator_sees_the_share_flipped_that_was_asked_for() -> None:
     state.discriminator.register_forward_pre_hook(lambda module, rows: shown.append(rows[0]))
     torch.manual_seed(0)
     loop.step(state, torch.zeros(5000, ROWS.shape[1]), config)
-    assert shown[0].mean().item() == pytest.approx(0.03, abs=0.005)
+    real = shown[0][:5000]  # the generated rows follow
+    assert real.mean().item() == pytest.approx(0.03, abs=0.005)
 
 
 def test_learning_rates_fall_over_the_second_half_of_the_budget() -> None:
