@@ -51,7 +51,7 @@ class Offer:
     Attributes:
         max_rows: how many sequences fit into an answer, for each format.
         options: what else a request may choose.
-        max_draws: how many candidates may be drawn for one request.
+        max_draws: how many candidates may be drawn for one request, where there are several for a sequence.
     """
 
     max_rows: Mapping[str, int]
@@ -80,9 +80,7 @@ def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], offer: Offe
     options = _options(fields, offer.options)
     form = _format(fields.get("format"), named.get("accept", "*/*"))
     n = _whole_number("n", fields.get("n", 1), 1)
-    _limit(n, offer.max_rows[form], f"for {form}, or the answer would be too large")
-    candidates = options.get("candidates", 1)
-    _limit(n, offer.max_draws // candidates, f"with {candidates} candidates each, or it would take too long")
+    _limit(n, form, options.get("candidates", 1), offer)
     seed = fields.get("seed")
     seed = secrets.randbelow(MAX_SEED + 1) if seed is None else _whole_number("seed", seed, 0, MAX_SEED)
     return Request(n=n, seed=seed, format=form, options=tuple(sorted(options.items())))
@@ -146,7 +144,11 @@ def _checked(name: str, value: Any, option: Option) -> Any:
     return value
 
 
-def _limit(n: int, limit: int, reason: str) -> None:
+def _limit(n: int, form: str, candidates: int, offer: Offer) -> None:
+    limits = [(offer.max_rows[form], f"for {form}, or the answer would be too large")]
+    if candidates > 1:
+        limits.append((offer.max_draws // candidates, f"with {candidates} candidates each, or it would take too long"))
+    limit, reason = min(limits)
     if n > limit:
         raise RequestError("n", f"must be at most {limit} {reason}", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 

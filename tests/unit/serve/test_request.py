@@ -123,6 +123,9 @@ def test_n_is_limited_by_the_work_too() -> None:
     error = refusal({"n": 41, "candidates": 4}, RICH)
     assert (error.field, error.status) == ("n", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     assert error.message.startswith("must be at most 40 with 4 candidates")
+    assert refusal({"n": 10**9, "candidates": 4}, RICH).message == error.message
+    assert refusal({"n": 10**9, "candidates": 2, "format": "json"}, RICH).message.startswith("must be at most 80 ")
+    assert refusal({"n": 10**9, "candidates": 1}, RICH).message.startswith("must be at most 100 for json")
 
 
 def test_unknown_fields_are_named_in_ascii_and_shortened() -> None:
