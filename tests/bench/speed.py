@@ -14,9 +14,9 @@ from typing import Any
 import click
 import torch
 import torch.nn.functional as F
-from tests.bench.tables import machine
 from torch import Tensor
 
+from tests.bench.tables import machine
 from train import builtin, data, loop, losses, metrics, warmup
 from train.config import Config, resolve
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
