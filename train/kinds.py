@@ -15,19 +15,19 @@ from train.embeddings import embedder
 from train.evidence import Evidence
 from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
 from train.loop import Tick
-from train.ngram import fit_ngrams
 from train.phase import ColdStart, Phase
 from train.prepare import Prepared
+from train.text_baseline import fit_rnn
 from train.text_game import TextState
 from train.text_generator import TokenGenerator
-from train.text_warmup import Rows, TextWarmStart
+from train.text_warmup import Rows, TextWarmStart, new_generator
 from train.trigram import Trigram
 from train.warmup import WarmStart
 
 log = logging.getLogger("lookalike")
 
 PATIENCE_TICKS = 20  # training on 0/1 rows stops after so many without a better validation score
-PATIENCE_PASSES = 3  # the same for passes over texts
+PATIENCE_PASSES = 6  # the same for passes over texts
 VALIDATION_ROWS = 1000  # generated at each tick: more than there are validation rows sharpen the judge
 CURVE_TEXTS = 1000  # drawn for each temperature
 EVALUATION_SEED = 0
@@ -145,15 +145,21 @@ class TextKind:
     def __init__(self, config: Config, prepared: Prepared) -> None:
         assert isinstance(prepared.codec, TokensCodec)
         self.config, self.prepared, self.codec = config, prepared, prepared.codec
-        self.patience = PATIENCE_PASSES * len(prepared.train)
+        self.patience = PATIENCE_PASSES * min(len(prepared.train), text_game.PASS_ROWS)
         self.draws: Tensor | None = None
 
     def warm_start(self) -> Phase:
-        ngrams = fit_ngrams(self.prepared.train, len(self.codec.pieces))
-        generator = self._new_generator(grams=len(ngrams.grams))
-        assert generator.model.ngrams is not None
-        generator.model.ngrams.grams.copy_(ngrams.grams)
-        return self._likelihood(generator)
+        prepared, config = self.prepared, self.config
+        generator = new_generator(
+            prepared.train,
+            vocabulary=len(self.codec.pieces),
+            head=config.head,
+            hidden=config.text_hidden,
+            labels=prepared.train_labels,
+            classes=len(self.codec.labels),
+            candidates=config.candidates,
+        )
+        return TextWarmStart(generator, *self._rows(), seed=config.seed)
 
     def new_state(self, generator: TokenGenerator) -> TextState:
         return TextState(generator)
@@ -189,40 +195,23 @@ class TextKind:
         return found
 
     def _learned_baselines(self, seconds: float) -> dict[str, Any]:
-        """An RNN with as much time: the net of the generator by itself, by maximum likelihood."""
+        """An RNN with as much time as the GAN had."""
         if self.config.baselines != "all":
             return {}
         _announce_baselines(self.config)
-        phase = self._likelihood(self._new_generator(grams=0))
-        phase.run(seconds, lambda: False)
-        return {"RNN": phase.generator.having(candidates=1)}
+        vocabulary, classes = len(self.codec.pieces), len(self.codec.labels)
+        train, validation = self._rows()
+        rnn = fit_rnn(train, validation, vocabulary=vocabulary, classes=classes, seconds=seconds, seed=self.config.seed)
+        return {"RNN": rnn}
 
     def _drawer(self, generator: Any, n: int) -> Callable[[float], list[str]]:
         return lambda temperature: self.codec.decode(
             sample(generator.having(temperature=temperature), n, EVALUATION_SEED)
         )
 
-    def _new_generator(self, *, grams: int) -> TokenGenerator:
-        generator = TokenGenerator(
-            length=self.codec.length,
-            vocabulary=len(self.codec.pieces),
-            head=self.config.head,
-            hidden=self.config.text_hidden,
-            labels=len(self.codec.labels),
-            grams=grams,
-            candidates=self.config.candidates,
-        )
-        if self.prepared.train_labels is not None:
-            counts = torch.bincount(self.prepared.train_labels, minlength=len(self.codec.labels))
-            generator.shares.copy_(counts / counts.sum())
-        return generator
-
-    def _likelihood(self, generator: TokenGenerator) -> TextWarmStart:
+    def _rows(self) -> tuple[Rows, Rows]:
         prepared = self.prepared
-        train = Rows(prepared.train, prepared.train_labels)
-        return TextWarmStart(
-            generator, train, Rows(prepared.validation, prepared.validation_labels), seed=self.config.seed
-        )
+        return Rows(prepared.train, prepared.train_labels), Rows(prepared.validation, prepared.validation_labels)
 
     def _check_draws(self, generator: TokenGenerator) -> Tensor:
         if self.draws is None:

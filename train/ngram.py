@@ -20,7 +20,6 @@ class Level(NamedTuple):
     keys: Tensor  # context * vocabulary + token of each gram (grams,)
     tokens: Tensor  # (grams,)
     kept: Tensor  # the discounted counts (grams,)
-    summed: Tensor  # their running sum, from 0 (grams + 1,)
     contexts: Tensor  # (contexts,)
     first: Tensor  # each context's first gram, then the number of grams (contexts + 1,)
     held: Tensor  # the share that a context keeps for its own grams (contexts,)
@@ -38,11 +37,15 @@ class Level(NamedTuple):
         at = torch.searchsorted(self.contexts, context).clamp(max=len(self.contexts) - 1)
         return torch.where(self.keys[gram] == key, self.kept[gram] / self.total[at], 0)
 
-    def draw(self, at: Tensor, uniform: Tensor) -> Tensor:
-        """One of the tokens of each context, by the inverse distribution function."""
-        low, high = self.summed[self.first[at]], self.summed[self.first[at + 1]]
-        gram = torch.searchsorted(self.summed, low + uniform * (high - low), right=True) - 1
+    def draw(self, at: Tensor, uniform: Tensor, summed: Tensor) -> Tensor:
+        """One of the tokens of each context by the inverse distribution function, given the grams' `running_sum`."""
+        low, high = summed[self.first[at]], summed[self.first[at + 1]]
+        gram = torch.searchsorted(summed, low + uniform * (high - low), right=True) - 1
         return self.tokens[torch.minimum(torch.maximum(gram, self.first[at]), self.first[at + 1] - 1)]
+
+    def running_sum(self, temperature: float) -> Tensor:
+        """The running sum, from 0, of the kept counts to the power of 1 / temperature (grams + 1,)."""
+        return F.pad((self.kept ** (1 / temperature)).cumsum(0), (1, 0))
 
 
 class NgramModel(nn.Module):
@@ -57,18 +60,30 @@ class NgramModel(nn.Module):
         self.vocabulary = vocabulary
         self.grams: Tensor
         self.register_buffer("grams", torch.zeros(grams, 4, dtype=torch.int64))
-        self._levels: dict[float, list[Level]] = {}
+        self._levels: list[Level] = []
+        self._sums: tuple[float, list[Tensor]] = (0.0, [])
+        self.register_load_state_dict_post_hook(lambda module, keys: module._forget())
 
-    def levels(self, temperature: float = 1.0) -> list[Level]:
-        """Trigrams, bigrams, unigrams; draws follow the kept counts to the power of 1 / temperature."""
-        if temperature not in self._levels:
+    def levels(self) -> list[Level]:
+        """Trigrams, bigrams, unigrams."""
+        if not self._levels:
             grams, count = self.grams[:, :3], self.grams[:, 3]
-            levels = [_level(grams, count, self.vocabulary, temperature)]
-            for _ in (2, 1):
+            self._levels = [_level(grams, count, self.vocabulary)]
+            while grams.shape[1] > 1:
                 grams, count = torch.unique(grams[:, 1:], dim=0, return_counts=True)
-                levels.append(_level(grams, count, self.vocabulary, temperature))
-            self._levels[temperature] = levels
-        return self._levels[temperature]
+                self._levels.append(_level(grams, count, self.vocabulary))
+        return self._levels
+
+    def _forget(self) -> None:
+        self._levels, self._sums = [], (0.0, [])
+
+    def _running_sums(self, temperature: float) -> list[Tensor]:
+        """Of the three levels; those of the latest temperature are kept."""
+        kept_for, sums = self._sums
+        if kept_for != temperature or not sums:
+            sums = [level.running_sum(temperature) for level in self.levels()]
+            self._sums = temperature, sums
+        return sums
 
     def confidence(self, first: Tensor, second: Tensor) -> Tensor:
         """The shares that the trigram and the bigram context keep for their own grams: (rows, 2)."""
@@ -84,14 +99,17 @@ class NgramModel(nn.Module):
         return known
 
     def draw(self, first: Tensor, second: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-        """A token after two others, from one float64 uniform number each (rows,)."""
+        """A token after two others, from one float64 uniform number each (rows,).
+
+        The temperature holds for the choice among a context's own tokens, not for how often a shorter one is used.
+        """
         token = torch.zeros_like(first)
         left = torch.ones_like(first, dtype=torch.bool)
         contexts = (first * self.vocabulary + second, second, torch.zeros_like(first))
-        for level, context in zip(self.levels(temperature), contexts, strict=True):
+        for level, context, summed in zip(self.levels(), contexts, self._running_sums(temperature), strict=True):
             at, held = level.find(context)
             here = left & (uniform < held)
-            token[here] = level.draw(at[here], (uniform / held.clamp(min=1e-300))[here])
+            token[here] = level.draw(at[here], (uniform / held)[here], summed)
             left = left & ~here
             uniform = ((uniform - held) / (1 - held).clamp(min=1e-300)).clamp(0, 1)
         return token
@@ -113,19 +131,20 @@ def windows(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return F.pad(codes, (2, 0), value=END)[:, :-2], F.pad(codes, (1, 0), value=END)[:, :-1], codes
 
 
-def _level(grams: Tensor, count: Tensor, vocabulary: int, temperature: float) -> Level:
+def _level(grams: Tensor, count: Tensor, vocabulary: int) -> Level:
     context = torch.zeros_like(count)
     for column in grams.T[:-1]:
         context = context * vocabulary + column
     contexts, sizes = torch.unique_consecutive(context, return_counts=True)
     owner = torch.arange(len(contexts), device=grams.device).repeat_interleave(sizes)
     lowered = count - _discounts(count)[count.clamp(max=3)] if grams.shape[1] > 1 else count.double()
-    total, kept = (torch.zeros(len(contexts)).double().index_add_(0, owner, x) for x in (count.double(), lowered))
+    total, kept = (
+        count.new_zeros(len(contexts), dtype=torch.float64).index_add_(0, owner, x) for x in (count.double(), lowered)
+    )
     return Level(
         keys=context * vocabulary + grams[:, -1],
         tokens=grams[:, -1],
         kept=lowered,
-        summed=F.pad((lowered ** (1 / temperature)).cumsum(0), (1, 0)),
         contexts=contexts,
         first=F.pad(sizes.cumsum(0), (1, 0)),
         held=kept / total,
@@ -138,4 +157,6 @@ def _discounts(count: Tensor) -> Tensor:
     n = [max(1, int((count == c).sum())) for c in (1, 2, 3, 4)]
     share = n[0] / (n[0] + 2 * n[1])
     amounts = [(c + 1) - (c + 2) * share * n[c + 1] / n[c] for c in range(3)]
-    return torch.tensor([0.0, *(min(max(a, 0.0), c + 0.99) for c, a in enumerate(amounts))], dtype=torch.float64)
+    return torch.tensor(
+        [0.0, *(min(max(a, 0.0), c + 0.99) for c, a in enumerate(amounts))], dtype=torch.float64, device=count.device
+    )

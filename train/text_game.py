@@ -6,6 +6,7 @@ ships after which validation rows, from which neither side has learned, are told
 set on those rows.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from train.loop import NonFiniteError, Tick
 from train.phase import restore_streams, streams
 from train.text_generator import Scorer, TokenGenerator
 
-BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 1e-3, 0.1
+PASS_ROWS = 5000  # real rows in a pass, and as many draws
+BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.1
+LINEAR_RATE, LINEAR_DECAY = 3e-3, 0.1  # of the weights of n-grams
 DROPOUT, WORD_DROPOUT = 0.5, 0.1  # of the discriminator's features, and of the tokens that it sees
 CHECK_SEED = 999_983  # of the draws that checks use; passes use the numbers from 0 on
 CHECKED_DRAWS = 4  # draws for each validation row
@@ -34,7 +37,10 @@ class TextState:
 
     def __init__(self, generator: TokenGenerator, seconds: float = 0.0) -> None:
         self.generator = self.averaged = generator
-        self.optimizer = torch.optim.AdamW(generator.scorer.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        net = [weights for name, weights in generator.scorer.named_parameters() if name != "weights"]
+        linear = {"params": [generator.scorer.weights], "lr": LINEAR_RATE, "weight_decay": LINEAR_DECAY}
+        groups: list[dict[str, Any]] = [{"params": net}, linear]
+        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         self.passes, self.seen, self.seconds = 0, 0, seconds
         self.best_score, self.best_seen = math.inf, 0
         self.best: dict[str, Tensor] = {}
@@ -66,6 +72,8 @@ def play(
 ) -> str:
     """Pass over the training rows until the budget is used up, a tick says stop, or somebody interrupts.
 
+    A pass is a tick and shows `PASS_ROWS` rows, or all where they are fewer; `config.epochs` counts passes.
+
     An interrupted pass begins again when the game goes on; otherwise as `loop.train`.
 
     Args:
@@ -77,20 +85,20 @@ def play(
     total = math.inf if config.epochs is None else config.epochs
     limit = math.inf if config.max_minutes is None else 60 * config.max_minutes
     while state.passes < total and state.seconds < limit:
-        started, before = time.monotonic(), state.state_dict()
+        started, before = time.monotonic(), copy.deepcopy(state.state_dict())
         losses = one_pass(state, rows, config.seed + state.passes, interrupted)
         if losses is None:
             state.load_state_dict(before)
             return "interrupted"
         if not all(map(math.isfinite, losses.values())):
             raise NonFiniteError(f"the losses are {losses} after {state.seen:,} sequences")
-        elapsed = time.monotonic() - started
-        state.passes, state.seen, state.seconds = state.passes + 1, state.seen + len(rows), state.seconds + elapsed
+        elapsed, shown = time.monotonic() - started, min(len(rows), PASS_ROWS)
+        state.passes, state.seen, state.seconds = state.passes + 1, state.seen + shown, state.seconds + elapsed
         tick = Tick(
             seen=state.seen,
-            epoch=state.passes,
+            epoch=state.seen / len(rows),
             seconds=state.seconds,
-            sequences_per_second=len(rows) / elapsed,
+            sequences_per_second=shown / elapsed,
             losses=losses,
             last_losses=losses,
         )
@@ -100,10 +108,11 @@ def play(
 
 
 def one_pass(state: TextState, rows: Tensor, seed: int, interrupted: Callable[[], bool]) -> dict[str, float] | None:
-    """Show the discriminator every training row and as many fresh draws; None if interrupted."""
+    """Show the discriminator training rows and as many fresh draws; None if interrupted."""
     scorer = state.generator.scorer
-    both = torch.cat([rows.long(), draw(state.generator, len(rows), seed)])
-    real = (torch.arange(len(both)) < len(rows)).float()
+    shown = rows[torch.randperm(len(rows))[:PASS_ROWS]].long()
+    both = torch.cat([shown, draw(state.generator, len(shown), seed)])
+    real = (torch.arange(len(both)) < len(shown)).float()
     losses: list[tuple[Tensor, Tensor]] = []
     for batch in torch.randperm(len(both)).split(BATCH):
         if interrupted():

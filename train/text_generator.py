@@ -118,9 +118,14 @@ class LanguageModel(nn.Module):
 
 
 class Scorer(nn.Module):
-    """How real a row looks: the logit of a convolutional net (Kim 2014) ."""
+    """How real a row looks: the logit of a convolutional net (Kim 2014) plus one that is linear in 1- to 3-grams.
+
+    The n-grams share a table by hashing (Weinberger et al. 2009), so two of them may have the same weight.
+    """
 
     WIDTHS = (2, 3, 4, 5)
+    BUCKETS = 1 << 17
+    MULTIPLIERS = (1, 40503, 69069)
 
     def __init__(self, vocabulary: int, embedding: int = 64, channels: int = 64) -> None:
         super().__init__()
@@ -128,18 +133,31 @@ class Scorer(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.3)
         self.convolutions = nn.ModuleList(nn.Conv1d(embedding, channels, width) for width in self.WIDTHS)
         self.output = nn.Linear(channels * len(self.WIDTHS), 1)
+        self.weights = nn.Parameter(torch.zeros(self.BUCKETS))
 
     def forward(self, codes: Tensor, dropout: float = 0) -> Tensor:
         """The logits of (rows, length) token ids: (rows,)."""
-        codes = F.pad(codes, (1, 4))  # a mark before the first token, and room for the widest window
-        embedded = self.embedding(codes).transpose(1, 2)
+        padded = F.pad(codes, (1, 4))  # a mark before the first token, and room for the widest window
+        embedded = self.embedding(padded).transpose(1, 2)
         features = [convolution(embedded).relu().amax(2) for convolution in self.convolutions]
-        return self.output(F.dropout(torch.cat(features, 1), dropout)).squeeze(1)
+        return self.output(F.dropout(torch.cat(features, 1), dropout)).squeeze(1) + self._linear(codes)
+
+    def _linear(self, codes: Tensor) -> Tensor:
+        """The mean weight of a row's n-grams, times the root of their number."""
+        here = codes != PADDING
+        before = codes
+        total = torch.zeros(len(codes)).to(self.weights)
+        key = torch.zeros_like(codes)
+        for order, multiplier in enumerate(self.MULTIPLIERS):
+            key = key + multiplier * before + 7919 * order
+            total = total + (self.weights[key % self.BUCKETS] * here).sum(1)
+            before = F.pad(before[:, :-1], (1, 0), value=END)
+        return total / (3 * here.sum(1)).sqrt()
 
     @torch.no_grad()
     def rescale(self, factor: float) -> None:
         """Multiply all scores."""
-        for parameter in self.output.parameters():
+        for parameter in (*self.output.parameters(), self.weights):
             parameter.mul_(factor)
 
 
@@ -151,7 +169,7 @@ class TokenGenerator(Generator):
     energy-based models for text generation", resample as here.
 
     Attributes:
-        temperature: divides the logits; 1 draws from the distribution that was learned.
+        temperature: divides the net's logits and the logarithms of the n-grams' counts; 1 draws as was learned.
         candidates: how many sentences are drawn for each one returned.
         label: the class of all rows; None draws classes with the shares of the training rows.
     """
@@ -200,7 +218,7 @@ class TokenGenerator(Generator):
         return self.candidates * self.length + 2
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Token ids, (rows, length); the noise has two numbers for the choice and the class, then the candidates'."""
+        """Token ids, (rows, length), for uniform noise: one number chooses the candidate, one the class."""
         rows, k = len(noise), self.candidates
         labels = self._labels(noise[:, 1])
         uniform = noise[:, 2:].reshape(rows * k, self.length)
@@ -221,7 +239,7 @@ class TokenGenerator(Generator):
     def _draw(self, uniform: Tensor, labels: Tensor | None) -> Tensor:
         """Token ids, int64 (rows, length). Rows that have ended are dropped from the batch."""
         codes = uniform.new_zeros(uniform.shape, dtype=torch.long)
-        going = torch.arange(len(uniform))
+        going = torch.arange(len(uniform), device=uniform.device)
         before = token = torch.full_like(going, END)
         state = uniform.new_zeros(1, len(uniform), self.hidden)
         for t in range(self.length):

@@ -9,7 +9,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,8 +23,11 @@ from train.text_generator import LanguageModel, TokenGenerator
 
 log = logging.getLogger("lookalike")
 
+HEAD = 3000  # tokens that the net knows; the rest are left to the n-grams
+NGRAM_ROWS = 20_000  # more rows are not counted: the table ships with the generator
 FOLDS = 10
 NET_WEIGHT = 1.0  # of the net's own likelihood: in the mixture alone it would never get off the ground
+CHECK_STEPS = 500
 JITTER = 3.0  # tokens by which the sorting of rows by length is blurred
 
 
@@ -45,10 +48,13 @@ class Rows:
         self._note(slice(None), ngrams, ngrams)
 
     def look_up_crosswise(self, ngrams: NgramModel) -> None:
-        """Each fold is looked up in the n-grams of the other folds; single tokens are looked up in all."""
-        fold = torch.arange(len(self.codes)) % FOLDS
-        for each in range(min(FOLDS, len(self.codes))):
-            self._note(fold == each, fit_ngrams(self.codes[fold != each], ngrams.vocabulary), ngrams)
+        """Each fold of the rows that were counted is looked up in the others; single tokens are looked up in all."""
+        counted, row = self.codes[:NGRAM_ROWS], torch.arange(len(self.codes))
+        self._note(row >= len(counted), ngrams, ngrams)
+        fold = row[: len(counted)] % FOLDS
+        for each in range(min(FOLDS, len(counted))):
+            others = fit_ngrams(counted[fold != each], ngrams.vocabulary)
+            self._note((row % FOLDS == each) & (row < len(counted)), others, ngrams)
 
     def _note(self, rows: Any, ngrams: NgramModel, whole: NgramModel) -> None:
         first, second, token = (each.flatten() for each in windows(self.codes[rows]))
@@ -72,7 +78,8 @@ class TextWarmStart:
     Args:
         generator: its n-grams, if it has any, must be filled.
         train, validation: token ids, (rows, length), with classes where the model knows any.
-        patience: how many checks without improvement end the run; there is a check after every pass over the rows.
+        patience: how many checks without improvement end the run; there is one after every pass, or
+            `CHECK_STEPS` if that is sooner.
         average: how much of the averaged weights each step keeps.
     """
 
@@ -104,6 +111,9 @@ class TextWarmStart:
             model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
         )
         self.lengths = (train.codes != PADDING).sum(1)
+        self.batches = -(-len(self.lengths) // batch)
+        self.check_steps = min(self.batches, CHECK_STEPS)
+        self._ordered_epoch, self._order = -1, list[Tensor]()
         self.step, self.seconds, self.failures, self.best = 0, 0.0, 0, math.inf
         self.best_weights = copy.deepcopy(self.average.state_dict())
 
@@ -114,16 +124,16 @@ class TextWarmStart:
     def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
         self.limit = seconds
         started = time.monotonic() - self.seconds
-        for epoch, rows, last in self._schedule():
-            if self.failures >= self.patience or self.seconds >= seconds:
-                break
+        while self.failures < self.patience and self.seconds < seconds:
             if interrupted():
                 return False
-            self._step(rows)
+            self._step(self._next_rows())
             self.step += 1
-            if last:
-                self._check(epoch)
+            if self.step % self.check_steps == 0:
+                self._check()
             self.seconds = time.monotonic() - started
+        if self.step % self.check_steps:
+            self._check()
         self.model.load_state_dict(self.best_weights)
         return True
 
@@ -139,14 +149,12 @@ class TextWarmStart:
             setattr(self, name, state[name])
         restore_streams(state["streams"])
 
-    def _schedule(self) -> Iterator[tuple[int, Tensor, bool]]:
-        """Batches from the present step on: the epoch, the rows, whether they are the epoch's last."""
-        batches = -(-len(self.lengths) // self.batch)
-        while True:
-            epoch, position = divmod(self.step, batches)
-            parts = batches_by_length(self.lengths, self.batch, self.seed + epoch)
-            for i in range(position, batches):
-                yield epoch, parts[i], i == batches - 1
+    def _next_rows(self) -> Tensor:
+        """The batch of the present step; each epoch has an order of its own."""
+        epoch, position = divmod(self.step, self.batches)
+        if epoch != self._ordered_epoch:
+            self._order, self._ordered_epoch = batches_by_length(self.lengths, self.batch, self.seed + epoch), epoch
+        return self._order[position]
 
     def _step(self, rows: Tensor) -> None:
         batch = self.train.batch(rows)
@@ -160,12 +168,42 @@ class TextWarmStart:
             for ours, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 ours.lerp_(current, 1 - keep)
 
-    def _check(self, epoch: int) -> None:
+    def _check(self) -> None:
         loss = mean_loss(self.average, self.validation)
         self.failures += 1
         if loss < self.best:
             self.best, self.failures, self.best_weights = loss, 0, copy.deepcopy(self.average.state_dict())
-        log.debug("warm start: epoch %d, %.2f nats a row", epoch + 1, loss)
+        log.debug("warm start: step %d, %.2f nats a row", self.step, loss)
+
+
+def new_generator(
+    codes: Tensor,
+    *,
+    vocabulary: int,
+    head: int = HEAD,
+    embedding: int = 128,
+    hidden: int = 256,
+    labels: Tensor | None = None,
+    classes: int = 0,
+    candidates: int = 16,
+) -> TokenGenerator:
+    """A generator with the n-grams of the training rows and an untrained net.
+
+    Args:
+        codes: token ids, (rows, length); the commoner a token, the lower its id.
+        vocabulary: how many tokens there are.
+        labels: the rows' classes, from 0 on (rows,); None where there are none.
+        classes: how many there are.
+    """
+    ngrams = fit_ngrams(codes[:NGRAM_ROWS], vocabulary)
+    generator = TokenGenerator(
+        codes.shape[1], vocabulary, head, embedding, hidden, classes, len(ngrams.grams), candidates
+    )
+    assert generator.model.ngrams is not None, "the rows have tokens"
+    generator.model.ngrams.load_state_dict(ngrams.state_dict())
+    if labels is not None:
+        generator.shares.copy_(labels.bincount(minlength=classes) / len(labels))
+    return generator
 
 
 def batches_by_length(lengths: Tensor, size: int, seed: int) -> list[Tensor]:

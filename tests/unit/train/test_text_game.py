@@ -1,0 +1,100 @@
+"""The game of the text generator: the discriminator learns, and is believed as far as it deserves."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from train import text_game
+from train.config import resolve
+from train.loop import Tick
+from train.text_game import TextState
+from train.text_generator import TokenGenerator
+from train.text_warmup import new_generator
+
+ROWS = torch.tensor([[3, 6, 7, 1, 0, 0], [4, 6, 6, 8, 1, 0], [5, 6, 6, 6, 9, 1]]).repeat(40, 1)
+CONFIG = resolve({"epochs": 4, "generator": "tokens"})
+
+
+@pytest.fixture
+def state() -> TextState:
+    """A game in which the draws are worse than the rows: the trigrams were counted on rows with another middle."""
+    torch.manual_seed(0)
+    other = torch.where(ROWS == 6, 2 + torch.randint(4, 9, ROWS.shape), ROWS)
+    return TextState(new_generator(other, vocabulary=12, embedding=8, hidden=16, candidates=8))
+
+
+def play(state: TextState, interrupted: Callable[[], bool] = lambda: False) -> tuple[str, list[Tick]]:
+    ticks: list[Tick] = []
+    reason = text_game.play(state, ROWS, CONFIG, on_tick=lambda t: bool(ticks.append(t)), interrupted=interrupted)
+    return reason, ticks
+
+
+def test_the_discriminator_learns_and_choosing_helps(state: TextState) -> None:
+    draws = text_game.draw(state.generator, 400, seed=77)
+    before, _ = text_game.nats_won(state.generator.scorer, ROWS, draws)
+    reason, ticks = play(state)
+    after, _ = text_game.nats_won(state.generator.scorer, ROWS, draws)
+    assert reason == "epochs"
+    assert [tick.seen for tick in ticks] == [120, 240, 360, 480]
+    assert ticks[-1].losses["discriminator_loss"] < ticks[0].losses["discriminator_loss"]
+    assert after > before + 0.1
+
+
+def test_an_interrupted_game_goes_on_bit_for_bit(state: TextState) -> None:
+    whole, first, second = (copied(state) for _ in range(3))
+    torch.manual_seed(5)
+    play(whole)
+    torch.manual_seed(5)
+    asked = iter(range(6))  # batches: in the midst of the second pass
+    reason, ticks = play(first, lambda: next(asked, None) is None)
+    assert (reason, len(ticks), first.passes) == ("interrupted", 1, 1)
+    saved = copy.deepcopy(first.state_dict())
+    torch.manual_seed(99)
+    second.load_state_dict(saved)
+    assert play(second)[0] == "epochs"
+    for name, weight in whole.generator.state_dict().items():
+        assert torch.equal(weight, second.generator.state_dict()[name]), name
+
+
+def copied(state: TextState) -> TextState:
+    generator: TokenGenerator = copy.deepcopy(state.generator)
+    return TextState(generator)
+
+
+class Scores(torch.nn.Module):
+    """The score is the first token's number."""
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return codes[:, 0].float()
+
+
+def test_the_scale_is_that_of_the_density_ratio() -> None:
+    # Draws are 0 or 1 with equal probability, real rows are 1 with probability e / (1 + e): the true log ratio is the
+    # score itself but for a constant, so the best scale is 1.
+    draws = torch.tensor([[0], [1]]).repeat(5000, 1)
+    share = math.e / (1 + math.e)
+    real = (torch.arange(10_000) < 10_000 * share).long()[:, None]
+    scorer: Any = Scores()
+    won, scale = text_game.nats_won(scorer, real, draws)
+    assert scale == pytest.approx(1, abs=0.05)
+    assert won == pytest.approx(share * math.log(2 * share) + (1 - share) * math.log(2 * (1 - share)), abs=1e-3)
+
+
+def test_a_useless_discriminator_is_not_believed() -> None:
+    rows = torch.randint(0, 9, (2000, 1), generator=torch.Generator().manual_seed(0))
+    scorer: Any = Scores()
+    won, scale = text_game.nats_won(scorer, rows.flip(0), rows)
+    assert scale == 0
+    assert won == pytest.approx(0, abs=1e-6)
+
+
+def test_a_lost_game_is_noticed(state: TextState) -> None:
+    with torch.no_grad():
+        state.generator.scorer.output.bias.fill_(math.nan)
+    with pytest.raises(text_game.NonFiniteError, match="losses are"):
+        play(state)

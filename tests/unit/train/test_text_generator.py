@@ -1,0 +1,200 @@
+"""The text generator: n-grams, draws, resampling by the scorer, and fits that go on where they stopped."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from train.codec import END, PADDING, UNKNOWN
+from train.generator import draw_noise, generate
+from train.ngram import fit_ngrams
+from train.text_baseline import fit_rnn
+from train.text_generator import TokenGenerator, pick
+from train.text_warmup import Rows, TextWarmStart, new_generator
+
+VOCABULARY, LENGTH = 12, 6
+
+
+def grammar(rows: int, seed: int = 0) -> Tensor:
+    """Rows of a toy grammar: a start 3, 4 or 5, its own number of repeats of 6, its own last token, END."""
+    kinds = torch.randint(3, (rows,), generator=torch.Generator().manual_seed(seed))
+    patterns = torch.tensor([[3, 6, 7, 1, 0, 0], [4, 6, 6, 8, 1, 0], [5, 6, 6, 6, 9, 1]])
+    return patterns[kinds]
+
+
+@pytest.fixture
+def generator() -> TokenGenerator:
+    torch.manual_seed(0)
+    return new_generator(grammar(50), vocabulary=VOCABULARY, embedding=8, hidden=16, candidates=3).double().eval()
+
+
+def test_rows_do_not_depend_on_their_batch(generator: TokenGenerator) -> None:
+    noise = draw_noise(generator, 40, seed=3)
+    whole = generate(generator, noise)
+    assert torch.equal(whole, torch.cat([generate(generator, part) for part in noise.split(7)]))
+    assert torch.equal(whole[:10], generate(generator, draw_noise(generator, 10, seed=3)))
+    assert len(whole.unique(dim=0)) > 1
+
+
+def test_what_is_drawn_is_a_row(generator: TokenGenerator) -> None:
+    rows = generate(generator, draw_noise(generator, 300, seed=1))
+    assert rows.shape == (300, LENGTH)
+    assert not (rows == UNKNOWN).any()
+    assert (rows < VOCABULARY).all()
+    after_end = (rows == END).long().cumsum(1) - (rows == END).long() > 0
+    assert ((rows == PADDING) == after_end).all()
+
+
+def test_unknown_and_padding_are_never_drawn_by_the_net() -> None:
+    torch.manual_seed(0)
+    generator = TokenGenerator(LENGTH, VOCABULARY, VOCABULARY, 8, 16, candidates=1).eval()
+    with torch.no_grad():
+        generator.model.bias[[PADDING, UNKNOWN]] = 50.0
+    rows = generate(generator, draw_noise(generator, 200, seed=1))
+    assert not (rows == UNKNOWN).any()
+    assert (rows[:, 0] != PADDING).all()
+
+
+def test_pick_follows_the_probabilities() -> None:
+    logits = torch.randn(1, 150, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    uniform = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    found = pick(logits.expand(20_000, -1), uniform).bincount(minlength=150) / 20_000
+    assert (found - logits[0].softmax(0)).abs().max() < 1e-4
+
+
+def test_ngrams_are_probabilities_and_draws_follow_them() -> None:
+    codes = torch.randint(3, VOCABULARY, (60, LENGTH), generator=torch.Generator().manual_seed(0))
+    model = fit_ngrams(codes, VOCABULARY)
+    tokens = torch.arange(VOCABULARY)
+    for first, second in ((3, 4), (END, END), (11, 11)):
+        before = torch.full_like(tokens, first), torch.full_like(tokens, second)
+        expected = model.probability(*before, tokens)
+        assert expected.sum().item() == pytest.approx(1)
+        uniform = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+        drawn = model.draw(*(each[0].repeat(20_000) for each in before), uniform)
+        assert (drawn.bincount(minlength=VOCABULARY) / 20_000 - expected).abs().max() < 2e-3
+
+
+def test_ngrams_count_what_was_seen() -> None:
+    model = fit_ngrams(grammar(300), VOCABULARY)
+    after_start = model.probability(torch.tensor([END] * 3), torch.tensor([3, 4, 5]), torch.tensor([6, 6, 6]))
+    assert (after_start > 0.9).all()
+    assert model.probability(torch.tensor([3]), torch.tensor([6]), torch.tensor([7])).item() > 0.9
+
+
+def test_low_temperature_draws_the_commonest() -> None:
+    codes = torch.tensor([[3, 1, 0, 0, 0, 0]] * 30 + [[4, 1, 0, 0, 0, 0]] * 10)
+    model = fit_ngrams(codes, VOCABULARY)
+    start = torch.full((1000,), END)
+    uniform = torch.rand(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    usual, cold = (model.draw(start, start, uniform, temperature) for temperature in (1.0, 0.1))
+    assert 0.6 < (usual == 3).double().mean() < 0.85
+    assert (cold == 3).double().mean() > 0.9
+
+
+SCORES = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64)
+
+
+class Starts(torch.nn.Module):
+    """Scores a row by its first token."""
+
+    def forward(self, codes: Tensor, dropout: float = 0) -> Tensor:
+        return SCORES[codes[:, 0]]
+
+
+def test_resampling_follows_the_density_ratio(generator: TokenGenerator) -> None:
+    generator.scorer = Starts()  # type: ignore[assignment]
+    single, many = generator.having(candidates=1), generator.having(candidates=64)
+    plain = generate(single, draw_noise(single, 6000, seed=1))[:, 0].bincount(minlength=VOCABULARY)
+    chosen = generate(many, draw_noise(many, 3000, seed=2))[:, 0].bincount(minlength=VOCABULARY)
+    wanted = plain * SCORES.exp()
+    assert (chosen / chosen.sum() - wanted / wanted.sum()).abs().max() < 0.04
+    assert (plain / plain.sum() - wanted / wanted.sum()).abs().max() > 0.06
+
+
+def test_settings_do_not_change_the_original(generator: TokenGenerator) -> None:
+    other = generator.having(candidates=5, temperature=0.5)
+    assert (other.candidates, other.noise_size, other.temperature) == (5, 5 * LENGTH + 2, 0.5)
+    assert (generator.candidates, generator.noise_size, generator.temperature) == (3, 3 * LENGTH + 2, 1.0)
+    assert next(other.parameters()) is next(generator.parameters())
+
+
+def test_config_and_weights_bring_it_back(generator: TokenGenerator) -> None:
+    arguments = {name: value for name, value in generator.config().items() if name != "name"}
+    again = TokenGenerator(**arguments).double().eval()
+    again.load_state_dict(generator.state_dict())
+    noise = draw_noise(generator, 20, seed=5)
+    assert torch.equal(generate(generator, noise), generate(again, noise))
+
+
+def warm_start(rows: Tensor | None = None, labels: Tensor | None = None, **options: Any) -> TextWarmStart:
+    torch.manual_seed(0)
+    rows = grammar(120) if rows is None else rows
+    classes = 0 if labels is None else 3
+    generator = new_generator(
+        rows, vocabulary=VOCABULARY, embedding=8, hidden=16, labels=labels, classes=classes, candidates=1
+    )
+    return TextWarmStart(
+        generator, Rows(rows, labels), Rows(rows[:30], None if labels is None else labels[:30]), **options
+    )
+
+
+def after(steps: int) -> Any:
+    left = iter(range(steps))
+    return lambda: next(left, None) is None
+
+
+def test_learns_what_the_ngrams_cannot() -> None:
+    rows = grammar(300)
+    fit = warm_start(rows, dropout=0.0, word_dropout=0.0, learning_rate=1e-2, patience=100)
+    before = fit.model.ngrams
+    assert before is not None
+    assert not fit.run(600, after(500))
+    torch.testing.assert_close(fit.best, 1.1, rtol=0, atol=0.4)  # log 3 nats: nothing but the start is uncertain
+    fit.model.load_state_dict(fit.best_weights)
+    drawn = generate(fit.generator, draw_noise(fit.generator, 200, seed=1))
+    known = {tuple(row) for row in rows.tolist()}
+    assert sum(tuple(row) in known for row in drawn.tolist()) > 180
+
+
+def test_labels_are_followed() -> None:
+    rows = grammar(300)
+    fit = warm_start(rows, rows[:, 0] - 3, dropout=0.0, word_dropout=0.0, learning_rate=1e-2, patience=100)
+    fit.run(600, after(400))
+    fit.model.load_state_dict(fit.best_weights)
+    generator = fit.generator
+    assert isinstance(generator, TokenGenerator)
+    for label in range(3):
+        only = generator.having(label=label)
+        starts = generate(only, draw_noise(only, 100, seed=1))[:, 0]
+        assert (starts == 3 + label).double().mean() > 0.55
+    shares = (generate(generator, draw_noise(generator, 600, seed=1))[:, 0] == 3).double().mean()
+    assert abs(shares - generator.shares[0]) < 0.1
+
+
+def test_an_interrupted_warm_start_goes_on_bit_for_bit() -> None:
+    whole = warm_start()
+    whole.run(600, after(11))
+    first = warm_start()
+    assert not first.run(600, after(5))
+    state = copy.deepcopy(first.state_dict())
+    second = warm_start()
+    torch.manual_seed(99)
+    second.load_state_dict(state)
+    second.run(600, after(6))
+    assert second.step == whole.step == 11
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, second.model.state_dict()[name]), name
+
+
+def test_the_baseline_is_a_net_alone() -> None:
+    rows = grammar(200)
+    before = torch.get_rng_state()
+    made = fit_rnn(Rows(rows), Rows(rows[:40]), vocabulary=VOCABULARY, seconds=2, seed=1, embedding=8, hidden=16)
+    assert torch.equal(before, torch.get_rng_state())
+    assert made.model.ngrams is None
+    assert made.candidates == 1
+    drawn = generate(made, draw_noise(made, 50, seed=1))
+    assert not (drawn == UNKNOWN).any()
