@@ -3,7 +3,7 @@
 #
 #   docker build -f docker/serve.Dockerfile -t lookalike-serve .                             models come from /models
 #   docker build -f docker/serve.Dockerfile -t lookalike-serve:7 \
-#     --target baked --build-arg MODEL=runs/00007-movie-reviews-presence/lookalike.mar .      one model inside
+#     --target baked --build-arg MODEL=runs/00007-movie-reviews-tokens/lookalike.mar .      one model inside
 #
 # For builds that never change, pin the base by its digest:
 #   docker build --build-arg BASE=python:3.11-slim-bookworm@sha256:…
@@ -51,7 +51,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     LOOKALIKE_SERVE_RUNS=/tmp/lookalike \
     LOOKALIKE_SERVE_HOST=0.0.0.0
-COPY train/__init__.py train/artifact.py train/codec.py train/generator.py /opt/lookalike/train/
+COPY train/__init__.py train/artifact.py train/catalogue.py train/codec.py train/generator.py train/ngram.py \
+     train/text_generator.py /opt/lookalike/train/
 COPY serve /opt/lookalike/serve
 COPY docker/entrypoint.py docker/healthcheck.py /opt/lookalike/
 ARG REVISION=unknown
