@@ -111,6 +111,7 @@ class TextWarmStart:
             model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
         )
         self.lengths = (train.codes != PADDING).sum(1)
+        self.tokens_a_batch = batch * float(self.lengths.float().mean())
         self.batches = -(-len(self.lengths) // batch)
         self.check_steps = min(self.batches, CHECK_STEPS)
         self._ordered_epoch, self._order = -1, list[Tensor]()
@@ -160,7 +161,8 @@ class TextWarmStart:
         batch = self.train.batch(rows)
         self.optimizer.zero_grad()
         both, net = self.model(**batch, word_dropout=self.word_dropout, dropout=self.dropout)
-        (-(both + NET_WEIGHT * net).sum() / (batch["codes"] != PADDING).sum()).backward()
+        # Not a batch's own number of tokens: rows of a batch are equally long, so short rows would weigh more.
+        (-(both + NET_WEIGHT * net).sum() / self.tokens_a_batch).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         keep = min(self.keep, (self.step + 1) / (self.step + 10))
