@@ -18,7 +18,8 @@ Codes = npt.NDArray[np.uint8]
 
 FLOOR = "floor"  # fresh real rows: training rows in the place of synthetic ones
 SYNTHETIC = "synthetic"
-TEMPERATURES = (0.6, 0.8, 0.9, 1.0, 1.1)
+TEMPERATURES = (0.7, 0.85, 1.0, 1.15)
+CURVE_TEXTS = 250  # drawn at each
 PRESENCE_WORDS = 64  # of the held-out texts: what correlations of texts are about
 # What the small table shows: metric, what is best, decimals.
 SHOWN = {
@@ -48,9 +49,13 @@ class Texts:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Quality and diversity of texts drawn at one temperature: mean BLEU-3 and leave-one-out self-BLEU-3."""
+    """Quality and diversity of texts: mean BLEU-3 and leave-one-out self-BLEU-3.
 
-    temperature: float
+    Attributes:
+        temperature: at which they were drawn; None of real ones.
+    """
+
+    temperature: float | None
     bleu: float
     self_bleu: float
 
@@ -147,21 +152,29 @@ def judge_texts(
     )
 
 
-def curve(draw: Callable[[float], list[str]], heldout: list[str]) -> list[Point]:
-    """Quality and diversity over `TEMPERATURES`.
+def curves(
+    draws: Mapping[str, Callable[[float, int], list[str]]], heldout: list[str], train: list[str]
+) -> dict[str, list[Point]]:
+    """Quality and diversity over `TEMPERATURES`, of `CURVE_TEXTS` texts each, by contender; and of training texts.
 
     Args:
-        draw: texts at a temperature; as many as there are held-out texts make the numbers comparable with the floor's.
+        draws: for each contender, what draws texts at a temperature, so many of them.
     """
-    real = [words_of(text) for text in heldout]
-    points = []
-    for temperature in TEMPERATURES:
-        made = [words_of(text) for text in draw(temperature)]
-        quality, diversity = (
-            float(each[:, 1].mean()) for each in (text_metrics.bleu(made, real), text_metrics.self_bleu(made))
-        )
-        points.append(Point(temperature=temperature, bleu=quality, self_bleu=diversity))
-    return points
+    n = min(CURVE_TEXTS, len(heldout), len(train))
+    real = [words_of(text) for text in heldout[:n]]
+    found = {
+        name: [_point(temperature, draw(temperature, n), real) for temperature in TEMPERATURES]
+        for name, draw in draws.items()
+    }
+    return {**found, FLOOR: [_point(None, train[:n], real)]}
+
+
+def _point(temperature: float | None, texts: list[str], real: text_metrics.Texts) -> Point:
+    made = [words_of(text) for text in texts]
+    quality, diversity = (
+        float(each[:, 1].mean()) for each in (text_metrics.bleu(made, real), text_metrics.self_bleu(made))
+    )
+    return Point(temperature=temperature, bleu=quality, self_bleu=diversity)
 
 
 def _floor(scores: Mapping[str, Any]) -> dict[str, Any]:

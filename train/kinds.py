@@ -1,6 +1,7 @@
 """What differs between rows of 0/1 and texts: how they are warmed up, played, validated, finished and judged."""
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -29,7 +30,6 @@ log = logging.getLogger("lookalike")
 PATIENCE_TICKS = 20  # training on 0/1 rows stops after so many without a better validation score
 PATIENCE_PASSES = 6  # the same for passes over texts
 VALIDATION_ROWS = 1000  # generated at each tick: more than there are validation rows sharpen the judge
-CURVE_TEXTS = 1000  # drawn for each temperature
 EVALUATION_SEED = 0
 
 
@@ -190,9 +190,8 @@ class TextKind:
             contenders["trigram"] = self.codec.decode(Trigram(prepared.train).sample(n, EVALUATION_SEED))
         _announce_judging(list(contenders), len(heldout))
         found = evidence.judge_texts(contenders, heldout, train, seed=EVALUATION_SEED, embed=embedder())
-        for name, each in served.items():
-            found.curves[name] = evidence.curve(self._drawer(each, min(n, CURVE_TEXTS)), heldout[:CURVE_TEXTS])
-        return found
+        draws = {name: self._drawer(each) for name, each in served.items()}
+        return dataclasses.replace(found, curves=evidence.curves(draws, heldout, train))
 
     def _learned_baselines(self, seconds: float) -> dict[str, Any]:
         """An RNN with as much time as the GAN had."""
@@ -204,8 +203,8 @@ class TextKind:
         rnn = fit_rnn(train, validation, vocabulary=vocabulary, classes=classes, seconds=seconds, seed=self.config.seed)
         return {"RNN": rnn}
 
-    def _drawer(self, generator: Any, n: int) -> Callable[[float], list[str]]:
-        return lambda temperature: self.codec.decode(
+    def _drawer(self, generator: Any) -> Callable[[float, int], list[str]]:
+        return lambda temperature, n: self.codec.decode(
             sample(generator.having(temperature=temperature), n, EVALUATION_SEED)
         )
 

@@ -77,14 +77,17 @@ def resolved(config: Config, prepared: Prepared) -> Config:
     """The configuration with every "auto" decided.
 
     Raises:
-        InputError: a GPU is asked for that torch does not see, or a generator that does not make such sequences.
+        InputError: a GPU is asked for that torch does not see, or that texts would not use.
     """
-    device = config.device
+    codec, generator, device = prepared.codec.name, config.generator, config.device
+    if device == "cuda" and codec == "tokens":
+        raise InputError("--device cuda: texts are trained on the CPU; leave --device away")
+    if codec == "tokens":
+        device = "cpu"
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; `python -m train doctor` says what is missing")
-    codec, generator = prepared.codec.name, config.generator
     if generator == "auto":
         generator = "tokens" if codec == "tokens" else "nade"
     return dataclasses.replace(config, device=device, codec=codec, generator=generator)

@@ -367,15 +367,15 @@ def _lengths(texts: Texts) -> Figure:
 
 
 def _temperatures(evidence: Evidence) -> Figure:
-    """Quality against diversity over temperatures; the floor is where real texts are."""
+    """Quality against diversity over temperatures, and where real texts are."""
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     ax = figure.subplots()
-    for color, (name, points) in zip(SERIES, evidence.curves.items(), strict=False):
+    *drawn, (_, (real,)) = evidence.curves.items()
+    for color, (name, points) in zip(SERIES, drawn, strict=False):
         ax.plot([p.self_bleu for p in points], [p.bleu for p in points], "o-", color=color, label=name, markersize=4)
         for point in points:
             ax.annotate(f"{point.temperature:g}", (point.self_bleu, point.bleu), (4, -9), textcoords="offset points")
-    floor = evidence.scores[FLOOR]
-    ax.plot(floor["self_bleu_3"], floor["bleu_3"], "*", color=INK, markersize=11, label="real texts")
+    ax.plot(real.self_bleu, real.bleu, "*", color=INK, markersize=11, label="real texts")
     ax.set(xlabel="self-BLEU-3: more of the same to the right", ylabel="BLEU-3 against real texts")
     ax.legend(frameon=False)
     return figure

@@ -49,9 +49,8 @@ def test_the_evidence_has_the_baselines_the_ablation_and_a_curve(trained: rundir
     assert {"c2st_auc", "c2st_conv_auc", "ngram_js_4", "bleu_5", "self_bleu_5", "length_distance"} <= set(
         found["scores"]["GAN"]
     )
-    assert [point["temperature"] for point in found["curves"]["GAN"]] == sorted(
-        point["temperature"] for point in found["curves"]["GAN"]
-    )
+    assert list(found["curves"]) == ["GAN", "warm start", "RNN", "floor"]
+    assert [point["temperature"] for point in found["curves"]["GAN"]] == [0.7, 0.85, 1.0, 1.15]
     page = trained.report.read_text()
     assert "Quality and diversity" in page
     assert "Texts, and the training texts" in page
