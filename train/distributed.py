@@ -6,8 +6,8 @@ Everything here does nothing in a job of one process.
 """
 
 import contextlib
+import logging
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from train.config import Config, InputError, JobError
+
+log = logging.getLogger("lookalike")
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # the others wait while the first one warms up; a process that dies is noticed at once
@@ -114,9 +116,6 @@ def _naming_losses() -> Iterator[None]:
     try:
         yield
     except RuntimeError as problem:
-        # torchrun now ends all processes; this one says why before it goes.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         reason = str(problem).strip().splitlines()[0]
-        raise JobError(
-            f"another process of this job was lost ({reason}); go on from the last checkpoint with --resume"
-        ) from problem
+        log.error("another process of this job was lost (%s)", reason)  # torchrun may end this one before its last line
+        raise JobError("another process was lost; go on from the last checkpoint with --resume") from problem
