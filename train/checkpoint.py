@@ -6,11 +6,12 @@ newest good one found. Reading unpickles nothing but tensors and plain values (t
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from train import rundir
 
 KEEP = 2  # the newest may turn out to be damaged; the one before is the spare
 
@@ -23,23 +24,23 @@ def save(directory: Path, state: dict[str, Any]) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     number = max((int(old.name.split("-")[0]) for old in directory.glob("*.pt")), default=0) + 1
     path = directory / f"{number:06d}-{_digest(content)}.pt"
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    rundir.write_bytes(path, content)
     for old in _newest_first(directory)[KEEP:]:
         old.unlink()
     return path
 
 
 def load_newest(directory: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest good checkpoint and its content, or None."""
+    path = newest(directory)
+    return None if path is None else (path, torch.load(path, map_location="cpu", weights_only=True))
+
+
+def newest(directory: Path) -> Path | None:
     """The newest checkpoint whose content is what its name says, or None."""
     for path in _newest_first(directory):
-        content = path.read_bytes()
-        if path.stem.endswith(f"-{_digest(content)}"):
-            return path, torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if path.stem.endswith(f"-{_digest(path.read_bytes())}"):
+            return path
     return None
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import platform
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,7 @@ SAMPLE_ROWS = 1000
 PRINTED_ROWS = 5
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "gate", "baselines")  # when a run is continued
 BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
 TEXTBOOK_EPOCHS = 10  # the textbook prints its losses every so many epochs
 
 
@@ -76,8 +78,8 @@ def fit(config: Config) -> Outcome | None:
         if not distributed.is_first():
             _follow(config, prepared)
             return None
-        run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}")
-        return _run(run, config, prepared, saved=None)
+        run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}", config.to_json())
+        return _run(run, config, prepared)
 
 
 def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
@@ -106,16 +108,12 @@ def resume(run: RunDirectory, config: Config) -> Outcome | None:
         JobError: as `fit` raises it.
     """
     prepared = prepare(config)
-    found = checkpoint.load_newest(run.checkpoints)
-    saved = None if found is None else found[1]
-    if saved is not None and saved["fingerprint"] != prepared.dataset.fingerprint():
-        raise InputError(f"--resume: {config.data} has changed since {run.path} was started")
     config = resolved(config, prepared)
     with distributed.session(config):
         if not distributed.is_first():
             _follow(config, prepared)
             return None
-        return _run(run, config, prepared, saved)
+        return _run(run, config, prepared)
 
 
 def _follow(config: Config, prepared: Prepared) -> None:
@@ -134,28 +132,64 @@ def _follow(config: Config, prepared: Prepared) -> None:
             raise JobError(str(problem)) from problem
 
 
-def _run(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Outcome:
+def _run(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
     try:
         with FileLock(run.path / ".lock", timeout=0), _logging_to(run.log):
-            rundir.write(run.config, config.to_json())
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside the loop it ends the job as Ctrl-C does
-            seen = saved["state"]["seen"] if saved and saved["phase"] == "game" else 0
-            # What a crashed session wrote after its last checkpoint comes again.
-            rundir.keep_lines(run.stats, lambda line: line["seen"] <= seen)
-            _announce(run, config, prepared, saved)
-            tracker = tracking.start(run, tags=_tags(config, prepared), datasets=_datasets(prepared), seen=seen)
-            status = "FAILED"
-            try:
-                verdict = _Job(run, config, prepared, tracker, saved).work()
-                status = "FINISHED"
-            except KeyboardInterrupt as problem:
-                status = "KILLED"
-                raise JobError(interrupted(config)) from problem
-            finally:
-                tracker.finish(status)
+            return Outcome(run=run, verdict=_work(run, config, prepared, _saved(run, config, prepared)))
     except Timeout as problem:
         raise JobError(f"{run.path}: another process is working on this run") from problem
-    return Outcome(run=run, verdict=verdict)
+    except KeyboardInterrupt as problem:
+        raise JobError(f"interrupted; {_go_on(config)}") from problem
+    except loop.NonFiniteError as problem:
+        raise JobError(f"{problem}; {_last_good(run)}") from problem
+    except OSError as problem:
+        what = f"{problem.filename or run.path}: {problem.strerror or problem}"
+        raise JobError(f"{what}; {_last_good(run)}. When that is mended, {_go_on(config)}") from problem
+    except (MemoryError, RuntimeError) as problem:
+        if not isinstance(problem, MemoryError) and not OUT_OF_MEMORY.search(str(problem)):
+            raise
+        advice = "free some memory and go on, or start anew with smaller nets or a smaller --batch-size"
+        raise JobError(f"out of memory; {_last_good(run)}. {advice}; to {_go_on(config)}") from problem
+
+
+def _saved(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, Any] | None:
+    """The state of the last good checkpoint, if there is one."""
+    found = checkpoint.load_newest(run.checkpoints)
+    if found is None:
+        return None
+    if found[1]["fingerprint"] != prepared.dataset.fingerprint():
+        raise InputError(f"--resume: {config.data} has changed since {run.path} was started")
+    return found[1]
+
+
+def _go_on(config: Config) -> str:
+    return f"go on with: python -m train fit --resume --out {config.out}"
+
+
+def _last_good(run: RunDirectory) -> str:
+    path = checkpoint.newest(run.checkpoints)
+    return f"the last good state is {path}" if path else "nothing was saved yet"
+
+
+def _work(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Verdict:
+    """The job itself, tracked; nobody else works on the run directory meanwhile."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside the loop it ends the job as Ctrl-C does
+    rundir.write(run.config, config.to_json())
+    seen = saved["state"]["seen"] if saved and saved["phase"] == "game" else 0
+    # What a crashed session wrote after its last checkpoint comes again.
+    rundir.keep_lines(run.stats, lambda line: line["seen"] <= seen)
+    _announce(run, config, prepared, saved)
+    tracker = tracking.start(run, tags=_tags(config, prepared), datasets=_datasets(prepared), seen=seen)
+    status = "FAILED"
+    try:
+        verdict = _Job(run, config, prepared, tracker, saved).work()
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.finish(status)
+    return verdict
 
 
 def _tags(config: Config, prepared: Prepared) -> dict[str, str]:
@@ -190,11 +224,6 @@ def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict
         log.info("going on %s", where)
 
 
-def interrupted(config: Config) -> str:
-    """What the user reads after Ctrl-C or SIGTERM."""
-    return f"interrupted; everything is saved. Go on with: python -m train fit --resume --out {config.out}"
-
-
 class _Job:
     """What the callbacks of one training run share.
 
@@ -219,7 +248,8 @@ class _Job:
         """Train, then judge, save and report.
 
         Raises:
-            JobError: training failed or was interrupted.
+            KeyboardInterrupt: on Ctrl-C or SIGTERM; while training, after the state was saved.
+            NonFiniteError: training failed.
         """
         torch.set_num_threads(self.config.threads)
         torch.manual_seed(self.config.seed)
@@ -251,7 +281,7 @@ class _Job:
             while not phase.run(limit, pause):
                 self._save("warm start", warm_start=phase.state_dict())
                 if self.interrupted():
-                    raise JobError(interrupted(config))
+                    raise KeyboardInterrupt
         if phase.seconds:
             log.info("warm start: %.0f s", phase.seconds)
         self.warm = copy.deepcopy(phase.generator)
@@ -274,13 +304,10 @@ class _Job:
     def _play(self) -> None:
         """Play the game to its end."""
         with self._progress() as self.bar:
-            try:
-                reason = self.kind.play(self.state, self._on_tick, self.interrupted)
-            except loop.NonFiniteError as problem:
-                raise JobError(f"{problem}; the last good state is in {self.run.checkpoints}") from problem
+            reason = self.kind.play(self.state, self._on_tick, self.interrupted)
         self._checkpoint(ended=None if reason == "interrupted" else self._budget())
         if reason == "interrupted":
-            raise JobError(interrupted(self.config))
+            raise KeyboardInterrupt
         log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{self.state.seen:,}", self.state.seconds)
 
     def _on_tick(self, tick: Tick) -> bool:
@@ -470,6 +497,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 def _logging_to(path: Path) -> Iterator[None]:
     """Everything that is said also goes to the run's log, with the time."""
     handler = logging.FileHandler(path)
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk must not add tracebacks
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:

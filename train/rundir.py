@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,13 +81,26 @@ class RunDirectory:
         return self.path / "lookalike.mar"
 
 
-def create(out: Path, name: str) -> RunDirectory:
-    """The next run directory under `out`. Two jobs that start at once get two numbers."""
-    out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / ".lock"):
-        number = max((run.number for run in existing(out)), default=0) + 1
-        path = out / f"{number:05d}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
-        path.mkdir()
+def create(out: Path, name: str, config: str) -> RunDirectory:
+    """The next run directory under `out`, which appears with its config.json in it, or not at all.
+
+    Two jobs that start at once get two numbers.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock"):
+            number = max((run.number for run in existing(out)), default=0) + 1
+            path = out / f"{number:05d}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
+            partial = path.with_name(f".{path.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            write(partial / "config.json", config)
+            partial.rename(path)
+    except OSError as problem:
+        raise InputError(f"--out {out}: {problem.strerror or problem}; nothing was started") from problem
     return RunDirectory(path)
 
 
@@ -108,12 +122,21 @@ def existing(out: Path) -> list[RunDirectory]:
 
 def write(path: Path, text: str) -> None:
     """Replace a file's text; a crash leaves the old text or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """`write`, for bytes."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda line: True) -> int:

@@ -71,7 +71,6 @@ class Tracker:
         self.ended.set()
         self.thread.join(PATIENCE_SECONDS)
         self.record.status, self.record.ended = status, time.time()
-        self.record.save(self.run)
         if self.thread.is_alive() or not self._try(Mirror.send_all):
             log.warning("MLflow lacks a part of this run; later, send it with: python -m train sync %s", self.run.path)
 

@@ -130,7 +130,7 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(tmp_path: Pat
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "Go on with: python -m train fit --resume" in errors
+    assert "go on with: python -m train fit --resume" in errors
 
     before = only_run(tmp_path).info.run_id
     assert main(["fit", "--resume"]) == 0

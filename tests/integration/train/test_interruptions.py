@@ -46,7 +46,7 @@ def test_a_job_stopped_in_its_warm_start_ends_with_the_same_weights(tmp_path: Pa
     if number != signal.SIGKILL:
         assert process.returncode == 1
         assert errors.count("\n") == 1
-        assert "Go on with: python -m train fit --resume" in errors
+        assert "go on with: python -m train fit --resume" in errors
 
     torch.manual_seed(99)  # what this process drew before must not matter
     assert main(["fit", "--resume"]) == 0

@@ -10,16 +10,16 @@ from train.config import InputError
 
 
 def test_runs_are_numbered_and_the_newest_is_found(tmp_path: Path) -> None:
-    assert rundir.create(tmp_path, "toy-bits").path.name == "00001-toy-bits"
+    assert rundir.create(tmp_path, "toy-bits", "{}").path.name == "00001-toy-bits"
     (tmp_path / "00041-older").mkdir()
     (tmp_path / "serve").mkdir()
-    assert rundir.create(tmp_path, "my reviews/2-presence").path.name == "00042-my-reviews-2-presence"
+    assert rundir.create(tmp_path, "my reviews/2-presence", "{}").path.name == "00042-my-reviews-2-presence"
     assert rundir.newest(tmp_path).number == 42
 
 
 def test_runs_that_start_at_once_get_different_numbers(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        runs = list(pool.map(lambda i: rundir.create(tmp_path, f"set{i % 3}"), range(24)))
+        runs = list(pool.map(lambda i: rundir.create(tmp_path, f"set{i % 3}", "{}"), range(24)))
     assert sorted(run.number for run in runs) == list(range(1, 25))
 
 

@@ -1,0 +1,130 @@
+"""Kills a small job again and again, at random moments, and checks that nothing was lost: `make bench-kill`.
+
+Every run that was killed must end in the same weights as one that was left alone, and MLflow must have each tick of it
+once. The moments are drawn from one seed and count from a session's first words.
+"""
+
+import argparse
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import mlflow
+
+from train import checkpoint, rundir
+from train.rundir import RunDirectory
+
+ROOT = Path(__file__).parents[2]
+DRIVER = ROOT / "tests" / "integration" / "train" / "driver.py"
+JOB = ["fit", "--data", "toy", "--hidden", "8", "--folds", "2", "--epochs", "60", "--tick", "680"]
+JOB += ["--baselines", "none", "--gate", "none"]
+SPAN = 4.0  # seconds; the latest moment of a session
+TIMEOUT = 300
+
+
+def command(arguments: list[str], out: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOOKALIKE_TEST_CHECKPOINT_SECONDS": "0.1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        [sys.executable, str(DRIVER), *arguments, "--out", str(out)],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def log_size(out: Path) -> int:
+    return sum(run.log.stat().st_size for run in rundir.existing(out) if run.log.exists())
+
+
+def session(out: Path, moment: float, number: signal.Signals) -> bool:
+    """Start or go on, and send a signal some seconds after the first words; whether the job was done before."""
+    before = log_size(out)
+    with command(["fit", "--resume"] if rundir.existing(out) else JOB, out) as job:
+        while log_size(out) == before and job.poll() is None:
+            time.sleep(0.01)
+        try:
+            code = job.wait(moment)
+        except subprocess.TimeoutExpired:
+            job.send_signal(number)
+            code = job.wait(TIMEOUT)
+        errors = job.stderr.read() if job.stderr else ""
+    if code not in (0, 1, -signal.SIGKILL) or errors.count("\n") > 1:
+        raise SystemExit(f"exit code {code} after {number.name}: {errors}")
+    return code == 0
+
+
+def place(out: Path) -> str:
+    """Where the job was when it was killed, as far as its checkpoints tell."""
+    runs = rundir.existing(out)
+    found = checkpoint.load_newest(runs[0].checkpoints) if runs else None
+    if found is None:
+        return "before the first checkpoint"
+    return "after the game" if found[1].get("ended") else found[1]["phase"]
+
+
+def finished(out: Path) -> RunDirectory:
+    """Let the job come to its end."""
+    with command(["fit", "--resume"] if rundir.existing(out) else JOB, out) as job:
+        _, errors = job.communicate(timeout=TIMEOUT)
+    if job.returncode:
+        raise SystemExit(f"cannot go on: {errors}")
+    (run,) = rundir.existing(out)
+    return run
+
+
+def check(run: RunDirectory, undisturbed: RunDirectory) -> None:
+    weights = [(each.artifact / "generator.safetensors").read_bytes() for each in (run, undisturbed)]
+    assert weights[0] == weights[1], "the weights differ"
+    client = mlflow.MlflowClient(f"sqlite:///{run.path.parent}/mlflow.db")
+    experiment = client.get_experiment_by_name("lookalike")
+    assert experiment is not None
+    (tracked,) = client.search_runs([experiment.experiment_id], "tags.`data` = 'toy'")
+    lines = [json.loads(line) for line in run.stats.read_text().splitlines()]
+    ticks = [line["seen"] for line in lines]
+    assert ticks == sorted(set(ticks)), "stats.jsonl has a tick twice"
+    expected = {json.loads(line)["seen"] for line in undisturbed.stats.read_text().splitlines()}
+    assert expected <= set(ticks), "stats.jsonl lacks a tick"
+    for key in set(lines[0]) - {"seen", "seconds", "time"}:
+        history = client.get_metric_history(tracked.info.run_id, key)
+        told = sorted((each.step, each.value) for each in history)
+        assert told == [(line["seen"], line[key]) for line in lines], f"MLflow has another history of {key}"
+    assert len(client.search_model_versions("name = 'lookalike'")) == 1, "the model was registered more than once"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="how many SIGKILLs")
+    parser.add_argument("--terms", type=int, default=20, help="how many SIGTERMs")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    stream = random.Random(options.seed)
+    signals = [signal.SIGKILL] * options.kills + [signal.SIGTERM] * options.terms
+    stream.shuffle(signals)
+    moments = [(stream.uniform(0, SPAN), number) for number in signals]
+
+    places: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed = finished(Path(folder, "undisturbed"))
+        runs = 0
+        while moments:
+            out = Path(folder, f"killed-{runs}")
+            while moments and not session(out, *moments[0]):
+                moments.pop(0)
+                places[place(out)] += 1
+            check(finished(out), undisturbed)
+            runs += 1
+    print(
+        f"{options.kills} SIGKILLs and {options.terms} SIGTERMs over {runs} runs: the same weights and the same ticks"
+    )
+    for name, count in places.most_common():
+        print(f"  {count:3} {name}")
+
+
+if __name__ == "__main__":
+    main()
