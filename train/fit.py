@@ -78,8 +78,18 @@ def fit(config: Config) -> Outcome | None:
         if not distributed.is_first():
             _follow(config, prepared)
             return None
+        mention_unfinished(config)
         run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}", config.to_json())
         return _run(run, config, prepared)
+
+
+def mention_unfinished(config: Config) -> None:
+    """Say so when the newest run is of this very configuration and nobody has finished it."""
+    run = max(rundir.existing(Path(config.out)), key=lambda run: run.number, default=None)
+    if run is None or run.metrics.exists() or not run.config.exists() or run.config.read_text() != config.to_json():
+        return
+    with contextlib.suppress(Timeout, OSError), FileLock(run.path / ".lock", timeout=0):
+        log.info("%s was interrupted; to go on with it: python -m train fit --resume", run.path)
 
 
 def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -168,10 +169,12 @@ class TextKind:
         return text_game.play(state, self.prepared.train, self.config, on_tick=on_tick, interrupted=interrupted)
 
     def validate(self, generator: TokenGenerator) -> dict[str, float]:
+        """The score is 1 where choosing among candidates makes validation rows no likelier, e^-1 where it wins a nat."""
         validation = self.prepared.validation
         if len(validation) == 0:
             return {}
-        return {"score": -text_game.nats_won(generator.scorer, validation, self._check_draws(generator))[0]}
+        won, _ = text_game.nats_won(generator.scorer, validation, self._check_draws(generator))
+        return {"score": math.exp(-won)}
 
     def complete(self, generator: TokenGenerator) -> None:
         """Let the scores be as sure of themselves as validation rows allow."""

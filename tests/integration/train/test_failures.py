@@ -1,0 +1,115 @@
+"""What ends a job ends it with one line that names the last good state, and leaves nothing half-written."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from train import checkpoint, fit, loop, rundir, warmup
+from train.__main__ import main
+
+ROOT = Path(__file__).parents[3]
+DRIVER = Path(__file__).parent / "driver.py"
+JOB = ["fit", "--data", "toy", "--hidden", "4", "--folds", "2", "--epochs", "4", "--tick", "680"]
+JOB += ["--baselines", "none", "--gate", "none", "--out", "runs"]
+# Mounts are seen by nobody else, and gone with the process.
+PRIVATE = ["unshare", "--mount", "bash", "-ec"]
+FULL_DISK = """
+mkdir runs && mount -t tmpfs -o size=16m none runs
+LOOKALIKE_TEST_HOLD=2 {job} & job=$!
+until [ -e runs/00001-toy-bits/stats.jsonl ] && [ $(wc -l < runs/00001-toy-bits/stats.jsonl) = 2 ]; do sleep 0.1; done
+cat /dev/zero > runs/ballast 2> /dev/null || touch go-2
+code=0; wait $job || code=$?
+find runs -name "*.partial" > partial
+rm runs/ballast
+{driver} fit --resume --out runs
+exit $code
+"""
+READ_ONLY = "mkdir runs && mount -t tmpfs -o ro none runs && {job}"
+
+
+@pytest.fixture(autouse=True)
+def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(warmup, "STEPS", 30)
+    monkeypatch.setattr(warmup, "CALIBRATION_ROWS", 500)
+
+
+def last_good() -> str:
+    path = checkpoint.newest(rundir.newest(Path("runs")).checkpoints)
+    assert path is not None
+    return str(path)
+
+
+def in_private(script: str) -> subprocess.CompletedProcess[str]:
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    driver = f"{sys.executable} {DRIVER}"
+    script = script.format(driver=driver, job=f"{driver} {' '.join(JOB)}")
+    return subprocess.run([*PRIVATE, script], capture_output=True, text=True, check=False, env=os.environ)
+
+
+def test_a_full_disk_ends_in_a_line_and_the_job_goes_on_when_there_is_room() -> None:
+    done = in_private(FULL_DISK)
+    assert done.returncode == 1, done.stderr
+    errors = done.stderr.splitlines()
+    assert len(errors) == 1
+    assert "No space left on device; the last good state is runs/00001-toy-bits/checkpoints/" in errors[0]
+    assert "go on with: python -m train fit --resume --out runs" in errors[0]
+    assert Path("partial").read_text() == ""
+    assert "archive: runs/00001-toy-bits/lookalike.mar" in done.stdout
+
+
+def test_a_read_only_directory_is_refused_before_anything_starts() -> None:
+    done = in_private(READ_ONLY)
+    assert done.returncode == 2
+    assert done.stderr == "Error: --out runs: Read-only file system; nothing was started\n"
+
+
+def failing(how: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+    """`loop.step`, whose tenth losses pass through `how`."""
+    step, asked = loop.step, iter(range(1, 10**9))
+    return lambda *given: how(step(*given)) if next(asked) == 10 else step(*given)
+
+
+def test_a_loss_that_is_no_number_ends_the_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "step", failing(lambda losses: {name: loss * torch.nan for name, loss in losses.items()}))
+    assert main(JOB) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "'generator_loss': nan" in error
+    assert f"the last good state is {last_good()}" in error
+
+
+def test_a_batch_that_does_not_fit_into_memory_ends_the_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        torch.empty(2**60)  # what torch's own allocator says, whatever this machine has
+        return losses
+
+    monkeypatch.setattr(loop, "step", failing(refuse))
+    assert main(JOB) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"out of memory; the last good state is {last_good()}" in error
+
+
+def test_two_processes_do_not_work_on_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    run = rundir.create(Path("runs"), "toy-bits", fit.Config(data="toy", device="cpu", epochs=1).to_json())
+    with FileLock(run.path / ".lock"):
+        assert main(["fit", "--resume", "--out", "runs"]) == 1
+    assert capsys.readouterr().err == f"Error: {run.path}: another process is working on this run\n"
+    assert not run.stats.exists()
