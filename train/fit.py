@@ -30,6 +30,7 @@ from train import (
     gate,
     kinds,
     loop,
+    metrics,
     report,
     rundir,
     tracking,
@@ -228,6 +229,9 @@ def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict
     )  # fmt: skip
     for line in dataset.skipped:
         log.warning("skipped: %s", line)
+    repeated = metrics.copy_rate(prepared.heldout.numpy(), prepared.train.numpy())
+    if repeated > metrics.COMMON:
+        log.warning("%s", metrics.repeated_rows(repeated))
     log.info("run %s on %s", run.path, _device_name(config))
     if saved is not None:
         where = f"after {saved['state']['seen']:,} sequences" if saved["phase"] == "game" else "in the warm start"

@@ -169,7 +169,7 @@ class TextKind:
         return text_game.play(state, self.prepared.train, self.config, on_tick=on_tick, interrupted=interrupted)
 
     def validate(self, generator: TokenGenerator) -> dict[str, float]:
-        """The score is 1 where choosing among candidates makes validation rows no likelier, e^-1 where it wins a nat."""
+        """The score is 1 where choosing among candidates makes validation rows no likelier, 1/e where it wins a nat."""
         validation = self.prepared.validation
         if len(validation) == 0:
             return {}

@@ -150,7 +150,8 @@ def train(
 
         done = state.seen >= total
         (stop,) = distributed.highest(interrupted())
-        if not (done or stop or state.seen // every > meter.seen // every):
+        late = state.seconds + meter.elapsed() >= limit
+        if not (done or stop or late or state.seen // every > meter.seen // every):
             continue
 
         tick = meter.read(len(rows))

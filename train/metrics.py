@@ -33,10 +33,12 @@ Scores = dict[str, Any]
 TRIPLES = 3000
 TRIPLES_SEED = 0
 FOLDS = 5
+JUDGED_VALUES = 1 << 21  # values of a kind that the classifier sees: of rows of 1,024 bits it gets 2,048
 BLOCKS = 50  # the bootstrap draws blocks of rows: with sums kept for each block, a replicate costs next to nothing
 REPLICATES = 200
 WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
 NORMAL_95 = 1.959964
+COMMON = 0.05  # of the held-out rows: from here on, being found among the training rows is worth a word
 RARE = 8  # a value seen this often in real rows is missing elsewhere by chance once in 3,000 times
 # A score whose 95 % interval reaches further than this to either side cannot tell good from bad.
 RESOLUTION = {
@@ -241,8 +243,9 @@ def c2st(synthetic: Array, heldout: Array, seed: int) -> tuple[float, float]:
 
     A classifier two-sample test (Lopez-Paz and Oquab 2017). Gradient-boosted trees (scikit-learn's defaults), trained
     and judged on different folds; the mean over folds. 0.5 is cannot tell, 1 is always right. NaN with fewer rows of
-    a kind than folds.
+    a kind than folds. Rows beyond JUDGED_VALUES are left out.
     """
+    heldout, synthetic = (kind[: JUDGED_VALUES // max(1, kind.shape[1])] for kind in (heldout, synthetic))
     rows = np.concatenate([heldout, synthetic])
     made = np.arange(len(rows)) >= len(heldout)
     if min(len(heldout), len(synthetic)) < FOLDS:
@@ -465,9 +468,17 @@ def warnings_of(scores: Scores) -> list[str]:
         found.append(f"{scores['constant_columns']} columns are constant in the synthetic but not in the held-out rows")
     if scores["heldout_constant_columns"]:
         found.append(f"{scores['heldout_constant_columns']} columns are constant in the held-out rows: correlation 0")
+    if scores.get("copy_floor", 0) > COMMON:
+        found.append(repeated_rows(scores["copy_floor"]))
     for name, resolution in RESOLUTION.items():
         found += _too_uncertain(name, resolution, scores)
     return found
+
+
+def repeated_rows(share: float) -> str:
+    return (
+        f"{share:.0%} of the held-out rows are also found among the training rows: repeating those looks like quality"
+    )
 
 
 def _too_uncertain(name: str, resolution: float, scores: Scores) -> list[str]:

@@ -27,14 +27,17 @@ CLASSES = (8, 16, 32, 64)
 PSEUDO_ROWS = (1.0, 5.0)  # how strongly a class is drawn towards the column means
 ROWS_A_CLASS = 10  # fewer training rows a class than this are not tried
 EM_STEPS = 60
+EM_VALUES = 1 << 22  # values that expectation maximisation looks at: of long rows a part is enough
 STEPS, BATCH, LEARNING_RATE, AVERAGE = 1000, 128, 3e-3, 0.99
 # The weight decay falls from strong to weak while a net learns: early stopping then chooses the strength as well.
 DECAY = (4.0, 0.1)
 CLASS_BIAS_DECAY = 0.1
 CHECK_STEPS = 25
+FEWEST_STEPS = 300  # where there is no time for so many for each net, there are fewer nets
 PATIENCE = (1.7, 300)  # stop after 1.7 times the best step and 300 more
 CHECKED_ROWS = 2000
 CALIBRATION_ROWS, CALIBRATION_ROUNDS = 20_000, 6
+CALIBRATED_LENGTH = 256  # longer rows take too long to draw, and fewer would tell less than the training rows do
 EDGE = 1e-4  # probabilities are kept this far from 0 and 1
 
 
@@ -76,6 +79,7 @@ def choose_classes(seen: Tensor, unseen: Tensor) -> Choice:
 
 def fit_classes(rows: Tensor, choice: Choice) -> Classes:
     """Expectation maximisation (Dempster, Laird and Rubin 1977) from random rows as first class means."""
+    rows = rows[: max(1, EM_VALUES // rows.shape[1])]
     mean = (rows.sum(0) + 0.5) / (len(rows) + 1)
     if choice.classes == 1:
         return Classes(prior=rows.new_ones(1), means=mean[None])
@@ -125,10 +129,7 @@ class NetFit:
         set_schedule(self.optimizer, done)
         chosen = torch.randint(len(self.seen), (BATCH,)).to(self.seen.device)
         kind = torch.multinomial(self.belongs[chosen], 1)[:, 0]
-        loss = F.binary_cross_entropy_with_logits(self.net.logits(self.seen[chosen], 0, kind), self.seen[chosen])
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        descend(self.net, self.optimizer, self.seen[chosen], kind)
         self.steps += 1
         move_average(self.average, self.net, min(AVERAGE, self.steps / (self.steps + 10)))
         if self.steps % CHECK_STEPS == 0:
@@ -178,12 +179,33 @@ def new_net(length: int, classes: Classes, hidden: int) -> NadeGenerator:
     return net
 
 
+def descend(net: NadeGenerator, optimizer: torch.optim.Optimizer, rows: Tensor, kind: Tensor) -> None:
+    """One step towards the rows, given their classes."""
+    loss = F.binary_cross_entropy_with_logits(net.logits(rows, 0, kind), rows)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def affordable_nets(rows: Tensor, hidden: int, folds: int, seconds: float) -> int:
+    """How many nets can make FEWEST_STEPS each, one of them twice because of its classes: at least one."""
+    net = new_net(rows.shape[1], fit_classes(rows, Choice()), hidden)
+    batch, optimizer = rows[:BATCH], new_optimizer(net)
+    kind = torch.zeros(len(batch), dtype=torch.long, device=rows.device)
+    for _ in range(2):  # the first one also warms up
+        started = time.monotonic()
+        descend(net, optimizer, batch, kind)
+    return int(max(1, min(folds, seconds / (FEWEST_STEPS * (time.monotonic() - started)) - 1)))
+
+
 def new_optimizer(net: NadeGenerator) -> torch.optim.Optimizer:
     strong = [net.output, net.direct, net.input, net.class_hidden]
     groups = [
         {"params": strong, "weight_decay": DECAY[0]},
         {"params": [net.class_bias], "weight_decay": CLASS_BIAS_DECAY},
-        {"params": [net.bias, net.hidden_bias, net.local], "weight_decay": 0.0},
+        {"params": [net.bias, net.hidden_bias], "weight_decay": 0.0},
+        # All positions of a row teach this table, so it may learn faster the longer the rows are.
+        {"params": [net.local], "weight_decay": 0.0, "pace": max(1.0, net.length / 100)},
     ]
     return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.99))
 
@@ -191,7 +213,7 @@ def new_optimizer(net: NadeGenerator) -> torch.optim.Optimizer:
 def set_schedule(optimizer: torch.optim.Optimizer, done: float) -> None:
     """The learning rate falls to zero over the second half; the weight decay falls all the way, by equal factors."""
     for group in optimizer.param_groups:
-        group["lr"] = LEARNING_RATE * min(1.0, 2 * (1 - done))
+        group["lr"] = LEARNING_RATE * group.get("pace", 1.0) * min(1.0, 2 * (1 - done))
     optimizer.param_groups[0]["weight_decay"] = DECAY[0] * (DECAY[1] / DECAY[0]) ** done
 
 
@@ -226,6 +248,8 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
     Args:
         means: the wanted column means, (length,), of `rows` training rows.
     """
+    if generator.length > CALIBRATED_LENGTH:
+        return
     edge = 0.5 / rows
     wanted = torch.logit(means.clamp(edge, 1 - edge))
     for _ in range(CALIBRATION_ROUNDS):
@@ -250,10 +274,11 @@ class WarmStart:
         Args:
             rows: training codes, uint8 (rows, length), on the device that trains.
             hidden: hidden units of each net.
-            folds: how many nets.
+            folds: how many parts the rows are cut into, and how many nets there are at most.
         """
         self.rows = rows.float()
         self.hidden, self.folds = hidden, folds
+        self.count: int | None = None
         self.part = torch.randperm(len(rows)) % folds
         self.seconds = 0.0
         self.nets: list[NadeGenerator] = []
@@ -270,11 +295,13 @@ class WarmStart:
     @property
     def progress(self) -> float:
         current = 0.0 if self.fit is None else self.fit.steps / STEPS
-        return 1 - (self._nets_to_fit() - min(1.0, current)) / (self.folds + 1)
+        return 1 - (self._nets_to_fit() - min(1.0, current)) / (self._nets_in_all() + 1)
 
     def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
         while self.joined is None:
             started = time.monotonic()
+            if self.count is None and math.isfinite(seconds):
+                self.count = affordable_nets(self.rows, self.hidden, self.folds, seconds)
             self._advance(seconds)
             self.seconds += time.monotonic() - started
             if interrupted():
@@ -283,7 +310,7 @@ class WarmStart:
 
     def _advance(self, seconds: float) -> None:
         """One step of whatever is next."""
-        if len(self.nets) == self.folds:
+        if len(self.nets) == self._nets_in_all():
             self.joined = join(self.nets)
             calibrate(self.joined, self.rows.mean(0), len(self.rows))
         elif self.fit is None:
@@ -298,10 +325,14 @@ class WarmStart:
         return (seconds - (self.seconds - fit.seconds)) / self._nets_to_fit()
 
     def _nets_to_fit(self) -> int:
-        """Nets that are not done yet, of folds + 1 in all: the first fold has two."""
+        """Nets that are not done yet; the first fold has two."""
         if not self.nets:
-            return self.folds + 1 - len(self.fitted)
-        return self.folds - len(self.nets)
+            return self._nets_in_all() + 1 - len(self.fitted)
+        return self._nets_in_all() - len(self.nets)
+
+    def _nets_in_all(self) -> int:
+        """How many nets there will be: one for each fold, or fewer where time is short."""
+        return self.folds if self.count is None else self.count
 
     def _begin_net(self) -> None:
         seen, unseen = self._fold()
@@ -330,6 +361,7 @@ class WarmStart:
     def state_dict(self) -> dict[str, Any]:
         return {
             "part": self.part,
+            "count": self.count,
             "seconds": self.seconds,
             "nets": [net.state_dict() for net in self.nets],
             "choices": [dataclasses.asdict(choice) for choice in self.choices],
@@ -340,7 +372,7 @@ class WarmStart:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        self.part, self.seconds = saved["part"], saved["seconds"]
+        self.part, self.count, self.seconds = saved["part"], saved["count"], saved["seconds"]
         self.nets = [self._net(weights) for weights in saved["nets"]]
         self.choices = [Choice(**choice) for choice in saved["choices"]]
         self.fitted = [(score, self._net(weights)) for score, weights in saved["fitted"]]

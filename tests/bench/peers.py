@@ -1,0 +1,175 @@
+"""Peers bench: the same table with other generators of tabular rows, at their defaults, time and memory beside quality.
+
+Each peer is installed into a throw-away environment of its own under --out; none is a dependency of ours. Each learns
+from the rows that the GAN learns from (training and validation rows) in a process of its own, and is judged by the
+same held-out rows. Of `lookalike` the time and the memory are those of the whole `python -m train fit`, judging and
+report included.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tests.bench.quality import SETS
+from tests.bench.tables import README, machine
+from train import metrics, prepare, rundir
+from train.config import resolve
+from train.prepare import Prepared
+
+START, END = "<!-- peers: start -->", "<!-- peers: end -->"
+OURS = "lookalike"
+PACKAGES = {"mostlyai": "mostlyai-engine==2.7.0", "ctgan": "ctgan==0.12.1"}
+SHOWN = {"c2st_auc": 3, "correlation_ratio": 2, "triple_ratio": 2, "marginal_ratio": 2, "copy_excess": 3}
+WORKER = Path(__file__).with_name("peer_worker.py")
+LAST_LINES = 400  # characters of a failed command's output that are shown
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a process took: seconds of wall clock, and MiB of memory at its peak."""
+
+    seconds: float
+    memory: float
+
+
+@click.command()
+@click.option("--sets", multiple=True, type=click.Choice(SETS), default=SETS, show_default=True)
+@click.option(
+    "--peers", multiple=True, type=click.Choice([OURS, *PACKAGES]), default=[OURS, *PACKAGES], show_default=True
+)
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="Of ours.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench/peers"), show_default=True)
+@click.option("--write", is_flag=True, help="Only put what was measured last, set by set, into the README.")
+def main(sets: Sequence[str], peers: Sequence[str], seeds: int, minutes: float, out: Path, write: bool) -> None:
+    """Measure and print the table."""
+    if not write:
+        out.mkdir(parents=True, exist_ok=True)
+        for peer in peers:
+            for name in sets:
+                found = [_measure(peer, name, seed, minutes, out.absolute()) for seed in range(seeds)]
+                kept = {"caption": f"{machine()}; {seeds} seeds, each with its own split", "scores": found}
+                _kept(out, name, peer).write_text(json.dumps(kept, indent=1) + "\n")
+    tables = [_table(out, name) for name in SETS if any(_kept(out, name, peer).exists() for peer in (OURS, *PACKAGES))]
+    print("\n\n".join(tables))
+    if write:
+        before, rest = README.read_text().split(START)
+        README.write_text(before + START + "\n" + "\n\n".join(tables) + "\n" + END + rest.split(END)[1])
+
+
+def _kept(out: Path, name: str, peer: str) -> Path:
+    return out / f"{name}-{peer}.json"
+
+
+def _measure(peer: str, name: str, seed: int, minutes: float, out: Path) -> Scores:
+    options = {
+        "data": name, "codec": "presence" if name == "movie-reviews" else "auto", "seed": seed, "split_seed": seed,
+        "holdout": 0.5, "max_minutes": minutes, "baselines": "none", "out": str(out / OURS), "gate": "none",
+    }  # fmt: skip
+    if peer == OURS:
+        scores, cost = _ours(options, out / OURS)
+    else:
+        scores, cost = _theirs(peer, prepare.prepare(resolve(options)), out)
+    shown = {metric: scores[metric] for metric in SHOWN if scores.get(metric) is not None}
+    print(
+        f"{peer} on {name}, seed {seed}: AUC {shown['c2st_auc']:.3f}, {cost.seconds:.0f} s", file=sys.stderr, flush=True
+    )
+    return {**shown, "seconds": cost.seconds, "memory": cost.memory}
+
+
+def _ours(options: dict[str, Any], out: Path) -> tuple[dict[str, Any], Cost]:
+    arguments = [f"--{option.replace('_', '-')}={value}" for option, value in options.items()]
+    cost = _run([sys.executable, "-m", "train", "fit", *arguments])
+    found = json.loads(rundir.newest(out).metrics.read_text())
+    return found["scores"][found["shipped"]], cost
+
+
+def _theirs(peer: str, prepared: Prepared, out: Path) -> tuple[dict[str, Any], Cost]:
+    python = _install(peer, out)
+    learned = torch.cat([prepared.train, prepared.validation]).numpy()
+    heldout, train = prepared.heldout.numpy(), prepared.train.numpy()
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        source, target, workspace = (Path(folder) / each for each in ("train.csv", "synthetic.csv", "workspace"))
+        header = ",".join(f"x{i}" for i in range(learned.shape[1]))
+        np.savetxt(source, learned, fmt="%d", delimiter=",", header=header, comments="")
+        rows = str(len(heldout))
+        cost = _run([str(python), str(WORKER), peer, str(source), str(target), rows, str(workspace)])
+        synthetic = _read(target)
+    return metrics.compare(synthetic, heldout, train), cost
+
+
+def _read(file: Path) -> npt.NDArray[np.uint8]:
+    """Rows of 0 and 1; an empty cell, which a peer may invent, counts as 0."""
+    return np.nan_to_num(np.genfromtxt(file, delimiter=",", skip_header=1)).astype(np.uint8)
+
+
+def _install(peer: str, out: Path) -> Path:
+    """The Python of the peer's environment, made when it is missing; torch first, as our own build names it."""
+    folder = out / f"venv-{peer}"
+    python, ready = folder / "bin" / "python", folder / ".ready"
+    if not ready.exists():
+        print(f"installing {PACKAGES[peer]} into {folder}", file=sys.stderr, flush=True)
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        _run([str(python), "-m", "pip", "install", "--quiet", f"torch=={torch.__version__.split('+')[0]}"])
+        _run([str(python), "-m", "pip", "install", "--quiet", PACKAGES[peer]])
+        ready.touch()
+    return python
+
+
+def _run(command: list[str]) -> Cost:
+    """Run a command to its end and say what it took.
+
+    Raises:
+        ClickException: it failed; the message ends with what it said last.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            last = said.read().decode(errors="replace").strip()[-LAST_LINES:]
+            raise click.ClickException(f"{' '.join(command[:5])} … failed ({process.returncode}): {last}")
+    return Cost(seconds=time.monotonic() - started, memory=usage.ru_maxrss / 1024)
+
+
+def _table(out: Path, name: str) -> str:
+    """One set: a line a peer, mean and spread over the seeds."""
+    head = f"| {name} | {' | '.join(SHOWN)} | seconds | MiB |"
+    lines, captions = [head, "|---" * (len(SHOWN) + 3) + "|"], set()
+    for peer in (OURS, *PACKAGES):
+        if not _kept(out, name, peer).exists():
+            continue
+        kept = json.loads(_kept(out, name, peer).read_text())
+        captions.add(kept["caption"])
+        columns = {**SHOWN, "seconds": 0, "memory": 0}
+        cells = [_cell([each[metric] for each in kept["scores"] if metric in each], n) for metric, n in columns.items()]
+        lines.append(f"| {PACKAGES.get(peer, OURS)} | {' | '.join(cells)} |")
+    return "\n".join([*sorted(captions), "", *lines])
+
+
+def _cell(values: list[float], decimals: int) -> str:
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{decimals}f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
