@@ -31,10 +31,9 @@ from train.prepare import Prepared
 
 START, END = "<!-- peers: start -->", "<!-- peers: end -->"
 OURS = "lookalike"
-PACKAGES = {"mostlyai": "mostlyai-engine==2.7.0", "ctgan": "ctgan==0.12.1"}
+PACKAGES = {"mostlyai": "mostlyai-engine==2.7.3", "ctgan": "ctgan==0.12.1"}
 SHOWN = {"c2st_auc": 3, "correlation_ratio": 2, "triple_ratio": 2, "marginal_ratio": 2, "copy_excess": 3}
 WORKER = Path(__file__).with_name("peer_worker.py")
-LAST_LINES = 400  # characters of a failed command's output that are shown
 
 Scores = dict[str, float]
 
@@ -127,6 +126,8 @@ def _install(peer: str, out: Path) -> Path:
         _run([sys.executable, "-m", "venv", "--clear", str(folder)])
         _run([str(python), "-m", "pip", "install", "--quiet", f"torch=={torch.__version__.split('+')[0]}"])
         _run([str(python), "-m", "pip", "install", "--quiet", PACKAGES[peer]])
+        # Built for CUDA, they do not load beside a torch for the CPU, and rows of numbers need neither.
+        _run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision", "torchaudio"])
         ready.touch()
     return python
 
@@ -135,7 +136,7 @@ def _run(command: list[str]) -> Cost:
     """Run a command to its end and say what it took.
 
     Raises:
-        ClickException: it failed; the message ends with what it said last.
+        ClickException: it failed; the message ends with its last line.
     """
     started = time.monotonic()
     with tempfile.TemporaryFile() as said:
@@ -144,7 +145,7 @@ def _run(command: list[str]) -> Cost:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
-            last = said.read().decode(errors="replace").strip()[-LAST_LINES:]
+            last = (said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
             raise click.ClickException(f"{' '.join(command[:5])} … failed ({process.returncode}): {last}")
     return Cost(seconds=time.monotonic() - started, memory=usage.ru_maxrss / 1024)
 
