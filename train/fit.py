@@ -229,7 +229,8 @@ def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict
     )  # fmt: skip
     for line in dataset.skipped:
         log.warning("skipped: %s", line)
-    repeated = metrics.copy_rate(prepared.heldout.numpy(), prepared.train.numpy())
+    known = {row.tobytes() for row in prepared.train.numpy()}
+    repeated = sum(row.tobytes() in known for row in prepared.heldout.numpy()) / len(prepared.heldout)
     if repeated > metrics.COMMON:
         log.warning("%s", metrics.repeated_rows(repeated))
     log.info("run %s on %s", run.path, _device_name(config))
