@@ -12,12 +12,17 @@ BATCH = 64
 
 
 def embedder() -> Embed | None:
-    """Texts to embeddings, float32 (texts, 384); None where the extra is not installed."""
+    """Texts to embeddings, float32 (texts, 384), each text once; None where the extra is not installed."""
     if importlib.util.find_spec(PACKAGE) is None:
         return None
+    importlib.import_module("transformers").utils.logging.disable_progress_bar()  # it would talk over ours
     model = importlib.import_module(PACKAGE).load_model(device="cpu")
+    known: dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
 
     def embed(texts: Texts) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        return model.encode([" ".join(text) for text in texts], batch_size=BATCH, show_progress_bar=False)
+        sentences = [" ".join(text) for text in texts]
+        new = list(dict.fromkeys(sentence for sentence in sentences if sentence not in known))
+        known.update(zip(new, model.encode(new, batch_size=BATCH, show_progress_bar=False), strict=True))
+        return np.stack([known[sentence] for sentence in sentences])
 
     return embed

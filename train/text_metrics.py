@@ -41,6 +41,7 @@ TextJudge = Callable[[Texts, Array, Texts, int], Array]  # texts, which are made
 
 CONV_EPOCHS, CONV_BATCH = 8, 64
 CONV_FOLDS = 3  # the net is slower to train than the other judges
+EMBEDDED_TEXTS = 1000  # of a kind, for the Frechet distance: a thousand sentences take ten seconds
 WIDEST = 5  # tokens that a filter of the net sees
 
 
@@ -287,7 +288,9 @@ def _numbers(made: Texts, real: Texts, seed: int, embed: Embed | None) -> Scores
     scores |= {f"ngram_js_{k}": ngram_js(made, real, k) for k in range(1, 5)}
     for name, values in (("bleu", bleu(made, real)), ("self_bleu", self_bleu(made))):
         scores |= {f"{name}_{k}": float(values[:, k - 2].mean()) for k in range(2, 6)}
-    return scores if embed is None else {**scores, "frechet": frechet(embed(made), embed(real))}
+    if embed is not None:
+        scores["frechet"] = frechet(*(embed(texts[:EMBEDDED_TEXTS]) for texts in (made, real)))
+    return scores
 
 
 def _text_copy_scores(s: Texts, h: Texts, train: Texts) -> Scores:
