@@ -56,7 +56,7 @@ class Offer:
 
     max_rows: Mapping[str, int]
     options: Mapping[str, Option] = field(default_factory=dict)
-    max_draws: int = 100_000
+    max_draws: int = 16_000
 
 
 def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], offer: Offer) -> Request:
