@@ -150,7 +150,8 @@ def _run(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
     except Timeout as problem:
         raise JobError(f"{run.path}: another process is working on this run") from problem
     except KeyboardInterrupt as problem:
-        raise JobError(f"interrupted; {_go_on(config)}") from problem
+        state = "everything is saved" if checkpoint.newest(run.checkpoints) else "nothing was saved yet"
+        raise JobError(f"interrupted; {state}; {_go_on(config)}") from problem
     except loop.NonFiniteError as problem:
         raise JobError(f"{problem}; {_last_good(run)}") from problem
     except OSError as problem:

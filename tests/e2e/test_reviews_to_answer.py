@@ -40,7 +40,7 @@ def command(place: Path, module: str, *options: str) -> str:
 
 
 def test_from_reviews_to_an_answer(place: Path) -> None:
-    printed = command(place, "train", "fit", "--max-minutes", "0.2", "--gate", "none")
+    printed = command(place, "train", "fit", "--max-minutes", "0.2", "--holdout", "0.05", "--gate", "none")
     assert "movie-reviews: 10,605 rows, codec tokens, 46 values a row" in printed
     assert "correlation_ratio" in printed
     run = rundir.newest(place / "runs")
