@@ -126,8 +126,9 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
     codes = codec.encode(dataset.rows)
     whole = (codes == END).any(1)
     train, validation = (torch.from_numpy(part)[whole[part]] for part in (parts.train, parts.validation))
-    if not len(train):
-        raise InputError(f"--length {config.length}: no training text is that short")
+    if not len(train) or not len(validation):
+        which = "training" if len(validation) else "validation"
+        raise InputError(f"--validation {config.validation:g}, --length {codec.length}: that leaves no {which} text")
     labels = None
     if dataset.classes is not None:
         labels = torch.tensor([names.index(name) for name in dataset.classes])

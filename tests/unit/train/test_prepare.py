@@ -1,0 +1,75 @@
+"""From options to rows: which codec and generator texts and bits get, and what is left out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from train.codec import END, TokensCodec
+from train.config import Config, InputError, resolve
+from train.prepare import Prepared, prepare, resolved
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    path = tmp_path / "reviews.csv"
+    rows = [f"{row % 3},film number {row}{' and on' * (20 if row < 2 else 0)}" for row in range(100)]
+    path.write_text("stars,review\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def prepared(reviews: Path, **options: Any) -> tuple[Config, Prepared]:
+    config = resolve({"data": str(reviews), "column": "review", **options})
+    found = prepare(config)
+    return resolved(config, found), found
+
+
+@pytest.mark.parametrize(
+    ("options", "codec", "generator"),
+    [
+        ({}, "tokens", "tokens"),
+        ({"codec": "presence", "words": 3}, "presence", "nade"),
+        ({"preset": "textbook", "words": 3}, "presence", "textbook"),
+        ({"data": "toy", "column": None}, "bits", "nade"),
+    ],
+)
+def test_auto_looks_at_the_data_and_the_generator(
+    reviews: Path, options: dict[str, Any], codec: str, generator: str
+) -> None:
+    config, _ = prepared(reviews, **options)
+    assert (config.codec, config.generator, config.device) == (codec, generator, "cpu")
+
+
+def test_texts_that_are_cut_are_not_learned_from(reviews: Path) -> None:
+    _, found = prepared(reviews, length=5, validation=0.3)
+    learned = torch.cat([found.train, found.validation])
+    assert (learned == END).any(1).all()
+    assert len(learned) <= 78
+    assert len(found.parts.train) + len(found.parts.validation) == 80
+
+
+def test_labels_go_with_their_texts(reviews: Path) -> None:
+    _, found = prepared(reviews, label_column="stars")
+    assert isinstance(found.codec, TokensCodec)
+    assert found.codec.labels == ("0", "1", "2")
+    assert found.train_labels is not None
+    for text, label in zip(found.codec.decode(found.train), found.train_labels.tolist(), strict=True):
+        words = text.split()
+        assert not words[-1].isdigit() or int(words[-1]) % 3 == label
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda"}, "--device cuda: texts are trained on the CPU"),
+        ({"validation": 0.0}, "--validation 0, --length 5: that leaves no validation text"),
+        ({"length": 2}, "--length 2: that leaves no"),
+        ({"label_column": "stars", "codec": "presence"}, "--label-column: classes of texts need --codec tokens"),
+        ({"codec": "presence", "generator": "tokens"}, "--generator tokens does not make what --codec presence reads"),
+        ({"min_count": 1000}, "--min-count 1000: the texts hold no token that is frequent enough"),
+    ],
+)
+def test_what_does_not_go_together_is_said(reviews: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        prepared(reviews, **{"length": 5, **options})
