@@ -45,7 +45,7 @@ def _jobs(name: str, seeds: int, minutes: float, baselines: str, out: Path) -> I
             "data": name, "codec": "presence" if name == "movie-reviews" else "auto", "seed": seed, "split_seed": seed,
             "holdout": 0.5, "max_minutes": minutes, "baselines": baselines, "out": str(out), "gate": "none",
         }  # fmt: skip
-        found = tables.job(given)[0]["scores"]
+        found = tables.job(given)["scores"]
         print(f"{name}, seed {seed}: AUC {found['GAN']['c2st_auc']:.3f}", file=sys.stderr, flush=True)
         yield found
 

@@ -39,7 +39,7 @@ def _jobs(source: str, seeds: int, minutes: float, out: Path) -> Iterator[dict[s
             "data": source, "codec": "tokens", "seed": seed, "split_seed": seed, "holdout": 0.5,
             "max_minutes": minutes, "baselines": "all", "out": str(out), "gate": "none",
         }  # fmt: skip
-        found = tables.job(given)[0]["scores"]
+        found = tables.job(given)["scores"]
         judged = {name: f"{scores['c2st_auc']:.3f}" for name, scores in found.items()}
         print(f"{source}, seed {seed}: {judged}", file=sys.stderr, flush=True)
         yield found
