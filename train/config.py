@@ -53,7 +53,7 @@ class Config:
     warmup: float = 0.6
     head: int = 3000
     text_hidden: int = 256
-    candidates: int = 16
+    candidates: int = 4
     width: int = 256
     blocks: int = 1
 

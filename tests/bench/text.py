@@ -12,32 +12,37 @@ from typing import Any
 import click
 
 from tests.bench import tables
+from train.config import Config
 
 
 @click.command()
 @click.argument("data", nargs=-1)
 @click.option("--seeds", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=8.0, show_default=True)
+@click.option("--candidates", type=click.IntRange(1, 64), default=Config.candidates, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench"), show_default=True)
 @click.option("--write", is_flag=True, help="Only put what was measured last into the README.")
-def main(data: tuple[str, ...], seeds: int, minutes: float, out: Path, write: bool) -> None:
+def main(data: tuple[str, ...], seeds: int, minutes: float, candidates: int, out: Path, write: bool) -> None:
     """Measure and print the table for DATA: files or built-in names, movie-reviews by default."""
     if write:
         tables.write("text", sorted(out.glob("text-*.json")))
         return
     for source in data or ("movie-reviews",):
         name = Path(source).name.split(".")[0]
-        caption = f"{tables.machine()}; {seeds} seeds, each with its own split; at most {minutes:g} minutes of training"
-        scores = tables.gather(_jobs(source, seeds, minutes, out))
+        caption = (
+            f"{tables.machine()}; seeds: {seeds}, each with its own split; at most {minutes:g} minutes of training; "
+            f"one of {candidates} candidates ships"
+        )
+        scores = tables.gather(_jobs(source, seeds, minutes, candidates, out))
         tables.keep(out / f"text-{name}.json", name, caption, scores)
         print(f"{caption}\n\n{tables.table(name, scores)}\n", flush=True)
 
 
-def _jobs(source: str, seeds: int, minutes: float, out: Path) -> Iterator[dict[str, Any]]:
+def _jobs(source: str, seeds: int, minutes: float, candidates: int, out: Path) -> Iterator[dict[str, Any]]:
     for seed in range(seeds):
         given = {
             "data": source, "codec": "tokens", "seed": seed, "split_seed": seed, "holdout": 0.5,
-            "max_minutes": minutes, "baselines": "all", "out": str(out), "gate": "none",
+            "max_minutes": minutes, "candidates": candidates, "baselines": "all", "out": str(out), "gate": "none",
         }  # fmt: skip
         found = tables.job(given)["scores"]
         judged = {name: f"{scores['c2st_auc']:.3f}" for name, scores in found.items()}
