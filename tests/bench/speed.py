@@ -23,6 +23,7 @@ from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
 from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
 from train.loop import State
 
+DEFAULT = resolve({"generator": "nade"})
 WANTED = 1.3  # the correlation_ratio of "time to quality"
 BUDGETS = (3, 6, 12, 25, 50, 100, 200)  # seconds of training that are tried until it is reached
 CLASSES = 32
@@ -71,7 +72,7 @@ def _throughput(rows: Tensor, rounds: int, seconds: float) -> None:
     jobs = {
         "textbook": _textbook(rows),
         "plain eager": _plain(rows),
-        "default": _steps(resolve({}), NadeGenerator(**_sizes(rows.shape[1])), rows),
+        "default": _steps(DEFAULT, NadeGenerator(**_sizes(rows.shape[1])), rows),
     }
     measured = _by_turns({name: lambda steps=steps: _rate(steps, seconds) for name, steps in jobs.items()}, rounds)
     _print(measured, "{:,.0f}")
@@ -96,7 +97,7 @@ def _textbook(rows: Tensor) -> Iterator[int]:
 
 def _plain(rows: Tensor) -> Iterator[int]:
     """The default preset's game written plainly: its nets, its losses, a pass for each kind of row."""
-    config = resolve({})
+    config = DEFAULT
     generator, judge = Eager(**_sizes(rows.shape[1])), ResidualDiscriminator(rows.shape[1], config.width, config.blocks)
     averaged = copy.deepcopy(generator)
     optimizers = [torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.0, 0.99)) for net in (judge, generator)]
@@ -164,7 +165,7 @@ def _shown(values: list[float], form: str) -> str:
 def _split(rows: Tensor, rounds: int) -> None:
     """Where the time of a step goes; the parts are run by themselves, so they need not add up to the whole exactly."""
     print("A step of the default preset on digits, milliseconds")
-    config = resolve({})
+    config = DEFAULT
     state = State.new(config, NadeGenerator(**_sizes(rows.shape[1])), torch.device("cpu"))
     generator, judge = state.generator, state.discriminator
     batches = loop.batches(loop.data_order(len(rows), config), rows, 0, config.batch_size, float("inf"))
@@ -210,12 +211,12 @@ def _growth(rounds: int, seconds: float) -> None:
     print("Cost of a sequence, microseconds")
     jobs: dict[str, Iterator[int]] = {}
     for n in (1_000, 10_000, 100_000, 1_000_000):
-        jobs[f"{n:,} rows"] = _steps(resolve({}), NadeGenerator(**_sizes(64)), _coins(n, 64))
+        jobs[f"{n:,} rows"] = _steps(DEFAULT, NadeGenerator(**_sizes(64)), _coins(n, 64))
     for length in (16, 64, 256):
-        jobs[f"{length} bits"] = _steps(resolve({}), NadeGenerator(**_sizes(length)), _coins(1_000, length))
+        jobs[f"{length} bits"] = _steps(DEFAULT, NadeGenerator(**_sizes(length)), _coins(1_000, length))
     for hidden in (32, 128, 512):
         generator = NadeGenerator(**_sizes(64, hidden=hidden))
-        jobs[f"{hidden} hidden units"] = _steps(resolve({}), generator, _coins(1_000, 64))
+        jobs[f"{hidden} hidden units"] = _steps(DEFAULT, generator, _coins(1_000, 64))
     cost = {name: lambda steps=steps: 1e6 / _rate(steps, seconds) for name, steps in jobs.items()}
     _print(_by_turns(cost, rounds), "{:,.0f}")
     print(flush=True)
@@ -232,7 +233,7 @@ def _time_to_quality(name: str) -> None:
     train, heldout = bits[parts.train], bits[parts.heldout]
     for budget in BUDGETS:
         started = time.monotonic()
-        generator = _trained(train, resolve({"max_minutes": budget / 60, "device": "cpu"}))
+        generator = _trained(train, resolve({"generator": "nade", "max_minutes": budget / 60, "device": "cpu"}))
         elapsed = time.monotonic() - started
         made = sample(generator, len(heldout), 0).numpy()
         ratio = metrics.compare(made, heldout.numpy(), train.numpy())["correlation_ratio"]

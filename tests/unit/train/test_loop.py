@@ -18,7 +18,7 @@ ROWS = torch.tensor(builtin.toy(60))
 
 def configured(**given: Any) -> Config:
     sizes = {"width": 8, "batch_size": 16, "head_start": 32, "tick": 16, "epochs": 2}
-    return resolve({**sizes, **given})
+    return resolve({"generator": "nade", **sizes, **given})
 
 
 def textbook(**given: Any) -> Config:
