@@ -47,8 +47,13 @@ def stats(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def wait_for(process: subprocess.Popen[str], path: Path, pattern: str) -> None:
-    while not list(path.glob(pattern)):
+def seen(folder: Path) -> int:
+    """How far the last tick that was written came; 0 before the first one."""
+    return max((line["seen"] for line in stats(folder)), default=0)
+
+
+def wait_for_tick(process: subprocess.Popen[str], folder: Path, after: int) -> None:
+    while seen(folder) <= after:
         assert process.poll() is None
         time.sleep(0.05)
 
@@ -75,25 +80,23 @@ def test_two_processes_have_the_losses_of_one_and_leave_one_run(tmp_path: Path) 
 
 def test_a_lost_process_ends_the_job_and_the_checkpoint_goes_on_with_another_number(tmp_path: Path) -> None:
     process = start(tmp_path, 2, "--epochs", "100000")
-    wait_for(process, tmp_path / RUN / "checkpoints", "*.pt")
+    wait_for_tick(process, tmp_path, 0)  # the checkpoint after the warm start is older
     workers(process)[1].send_signal(signal.SIGKILL)
     assert process.wait(timeout=120) != 0
     output = (tmp_path / "output.txt").read_text()
     assert "another process of this job was lost" in output
 
-    before = stats(tmp_path)[-1]["seen"]
+    before = seen(tmp_path)
     process = start(tmp_path, 3, "--resume")
-    while stats(tmp_path)[-1]["seen"] <= before:
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_for_tick(process, tmp_path, before)
     for worker in workers(process):
         worker.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) != 0
     assert "Error: interrupted; everything is saved" in (tmp_path / "output.txt").read_text()
 
-    finish(tmp_path, 1, "--resume", "--epochs", str(stats(tmp_path)[-1]["seen"] // 680 + 2))
-    seen = [line["seen"] for line in stats(tmp_path)]
-    assert seen == sorted(set(seen))
+    finish(tmp_path, 1, "--resume", "--epochs", str(seen(tmp_path) // 680 + 2))
+    ticks = [line["seen"] for line in stats(tmp_path)]
+    assert ticks == sorted(set(ticks))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
