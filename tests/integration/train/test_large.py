@@ -25,7 +25,7 @@ def peak():
 
 torch.set_num_threads(1)
 before, started = peak(), time.process_time()
-config = resolve({"data": sys.argv[1], "device": "cpu", "epochs": 1, "tick": 192})
+config = resolve({"data": sys.argv[1], "generator": "nade", "device": "cpu", "epochs": 1, "tick": 192})
 prepared = fit.prepare(config)
 generator = NadeGenerator(length=128, hidden=8, nets=2, classes=1)
 state = loop.State.new(config, generator, torch.device("cpu"))
