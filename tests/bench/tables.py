@@ -58,8 +58,8 @@ def table(name: str, scores: Scores) -> str:
 def _cell(values: list[float], decimals: int) -> str:
     if not values:
         return "-"
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{decimals}f} ± {spread:.{decimals}f}"
+    mean = f"{statistics.mean(values):.{decimals}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{decimals}f}"
 
 
 def machine() -> str:
