@@ -79,7 +79,8 @@ class LookalikeHandler:
         """Counts for Prometheus, where the server collects any."""
         if metrics is None:
             return None
-        reference = self.artifact.sample(watches.REFERENCE_ROWS, secrets.randbelow(generators.MAX_SEED))
+        rows = min(watches.REFERENCE_ROWS, self.artifact.generator.rows_per_pass)  # starting must not take long
+        reference = self.artifact.sample(rows, secrets.randbelow(generators.MAX_SEED))
         watch = Watch(metrics, MODEL_NAME, reference)
         watch.start()
         return watch
