@@ -17,13 +17,13 @@ from train.embeddings import embedder
 from train.evidence import Evidence
 from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
 from train.loop import Tick
+from train.ngram import fit_ngrams
 from train.phase import ColdStart, Phase
 from train.prepare import Prepared
-from train.text_baseline import fit_rnn
+from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_game import TextState
 from train.text_generator import TokenGenerator
 from train.text_warmup import Rows, TextWarmStart, new_generator
-from train.trigram import Trigram
 from train.warmup import WarmStart
 
 log = logging.getLogger("lookalike")
@@ -190,7 +190,8 @@ class TextKind:
         n = min(len(heldout), len(train))
         contenders = {name: self.codec.decode(sample(each, n, EVALUATION_SEED)) for name, each in served.items()}
         if self.config.baselines != "none":
-            contenders["trigram"] = self.codec.decode(Trigram(prepared.train).sample(n, EVALUATION_SEED))
+            ngrams = fit_ngrams(prepared.train, len(self.codec.pieces))
+            contenders["trigram"] = self.codec.decode(draw_trigrams(ngrams, n, self.codec.length, EVALUATION_SEED))
         _announce_judging(list(contenders), len(heldout))
         found = evidence.judge_texts(contenders, heldout, train, seed=EVALUATION_SEED, embed=embedder())
         draws = {name: self._drawer(each) for name, each in served.items()}

@@ -1,7 +1,10 @@
-"""The baseline for texts: a recurrent net fitted by maximum likelihood, with dropout, at its best validation epoch."""
+"""The baselines for texts: trigrams by themselves, and a recurrent net by maximum likelihood at its best epoch."""
 
 import torch
+from torch import Tensor
 
+from train.codec import END, PADDING
+from train.ngram import NgramModel
 from train.text_generator import TokenGenerator
 from train.text_warmup import Rows, TextWarmStart
 
@@ -33,3 +36,16 @@ def fit_rnn(
             generator.shares.copy_(train.labels.bincount(minlength=classes) / len(train.labels))
         TextWarmStart(generator, train, validation, seed=seed).run(seconds, lambda: False)
     return generator
+
+
+def draw_trigrams(ngrams: NgramModel, n: int, length: int, seed: int) -> Tensor:
+    """What the counted trigrams draw by themselves: token ids, int32 (n, length)."""
+    uniform = torch.rand(n, length, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    rows = torch.full((n, length), PADDING, dtype=torch.int32)
+    before = token = torch.full((n,), END)
+    going = torch.ones(n, dtype=torch.bool)
+    for t in range(length):
+        before, token = token, ngrams.draw(before, token, uniform[:, t])
+        rows[going, t] = token[going].int()
+        going = going & (token != END)
+    return rows

@@ -10,7 +10,7 @@ from torch import Tensor
 from train.codec import END, PADDING, UNKNOWN
 from train.generator import draw_noise, generate
 from train.ngram import fit_ngrams
-from train.text_baseline import fit_rnn
+from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_generator import TokenGenerator, pick
 from train.text_warmup import Rows, TextWarmStart, new_generator
 
@@ -198,3 +198,14 @@ def test_the_baseline_is_a_net_alone() -> None:
     assert made.candidates == 1
     drawn = generate(made, draw_noise(made, 50, seed=1))
     assert not (drawn == UNKNOWN).any()
+
+
+def test_trigrams_by_themselves_follow_the_counts() -> None:
+    rows = grammar(300)
+    drawn = draw_trigrams(fit_ngrams(rows, VOCABULARY), 2000, LENGTH, seed=1)
+    assert not (drawn == UNKNOWN).any()
+    after_end = (drawn == END).long().cumsum(1) - (drawn == END).long() > 0
+    assert ((drawn == PADDING) == after_end).all()
+    starts = [(each[:, 0].bincount(minlength=VOCABULARY) / len(each))[3:6] for each in (drawn, rows)]
+    torch.testing.assert_close(*starts, rtol=0, atol=0.05)
+    assert torch.equal(drawn, draw_trigrams(fit_ngrams(rows, VOCABULARY), 2000, LENGTH, seed=1))
