@@ -102,7 +102,7 @@ def status(runs: Path, as_json: bool) -> None:
 @click.option("-n", type=click.IntRange(1), default=5, show_default=True, help="How many sequences.")
 @option("--seed", type=click.IntRange(0, MAX_SEED), help="The same seed gives the same sequences.  [default: drawn]")
 @option("--temperature", type=click.FloatRange(0.1, 2), help="Below 1: likelier sequences, less variety.")
-@option("--candidates", type=click.IntRange(1, 64), help="Draw so many for each sequence and keep one, by how real they look.")
+@option("--candidates", type=click.IntRange(1, 64), help="Draw so many for each sequence; one is kept.")
 @option("--label", help="Only sequences of this class.")
 @option("--address", help="Ask this server instead of the one started here.")
 @option("--token", help="The token for --address.")
