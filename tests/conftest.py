@@ -1,7 +1,14 @@
 """What all tests share."""
 
+import hypothesis
 import pytest
 import torch
+
+# The same examples in every run, and no verdicts by the clock: a busy machine is not a mistake.
+hypothesis.settings.register_profile(
+    "lookalike", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("lookalike")
 
 
 @pytest.fixture(autouse=True, scope="session")
