@@ -1,10 +1,10 @@
 """Evidence: the GAN, its baselines and the floor, all judged by the same numbers on the same held-out rows."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,10 @@ from train import data, metrics, text_metrics
 from train.codec import BitsCodec, Codec, PresenceCodec, words_of
 from train.config import InputError
 from train.data import Dataset
+from train.progress import Progress
 
 Codes = npt.NDArray[np.uint8]
+Rows = TypeVar("Rows", bound=Sized)
 
 FLOOR = "floor"  # fresh real rows: training rows in the place of synthetic ones
 SYNTHETIC = "synthetic"
@@ -108,9 +110,7 @@ def judge(
         label: the column that a model would predict from the others, for `utility`.
     """
     predicted = None if label is None else columns.index(label)
-    scores = {
-        name: metrics.compare(codes, heldout, train, seed=seed, label=predicted) for name, codes in contenders.items()
-    }
+    scores = _each(contenders, lambda codes: metrics.compare(codes, heldout, train, seed=seed, label=predicted))
     scores[FLOOR] = _floor(next(iter(scores.values())))
     rounded = {name: codes.round().astype(np.uint8) for name, codes in contenders.items()}  # for pictures and rows
     return Evidence(contenders=rounded, heldout=heldout, train=train, columns=columns, scores=scores)
@@ -137,10 +137,9 @@ def judge_texts(
     columns = text_metrics.commonest_tokens(real, PRESENCE_WORDS)
     n = min(len(real), len(learned), *map(len, words.values()))
     floor = text_metrics.text_floor(real, learned, n, seed=seed, embed=embed)
-    scores = {
-        name: text_metrics.compare_text(made, real, learned, seed=seed, embed=embed, floor=floor)
-        for name, made in words.items()
-    }
+    scores = _each(
+        words, lambda made: text_metrics.compare_text(made, real, learned, seed=seed, embed=embed, floor=floor)
+    )
     scores[FLOOR] = _floor(next(iter(scores.values())))
     return Evidence(
         contenders={name: text_metrics.presence(made, columns) for name, made in words.items()},
@@ -150,6 +149,16 @@ def judge_texts(
         scores=scores,
         texts=Texts(contenders=dict(contenders), heldout=heldout, train=train),
     )
+
+
+def _each(contenders: Mapping[str, Rows], score: Callable[[Rows], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The scores of each contender; of many long rows that takes minutes, so progress is shown."""
+    scores = {}
+    with Progress("judging", sum(map(len, contenders.values()))) as progress:
+        for name, rows in contenders.items():
+            scores[name] = score(rows)
+            progress.add(len(rows))
+    return scores
 
 
 def curves(

@@ -37,7 +37,7 @@ FEWEST_STEPS = 300  # where there is no time for so many for each net, there are
 PATIENCE = (1.7, 300)  # stop after 1.7 times the best step and 300 more
 CHECKED_ROWS = 2000
 CALIBRATION_ROWS, CALIBRATION_ROUNDS = 20_000, 6
-CALIBRATED_LENGTH = 256  # longer rows take too long to draw, and fewer would tell less than the training rows do
+CALIBRATION_VALUES = 5_000_000  # fewer of long rows, which take longer to draw
 EDGE = 1e-4  # probabilities are kept this far from 0 and 1
 
 
@@ -248,12 +248,11 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
     Args:
         means: the wanted column means, (length,), of `rows` training rows.
     """
-    if generator.length > CALIBRATED_LENGTH:
-        return
     edge = 0.5 / rows
+    noise = draw_noise(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length)), seed=0)
     wanted = torch.logit(means.clamp(edge, 1 - edge))
     for _ in range(CALIBRATION_ROUNDS):
-        found = generate(generator, draw_noise(generator, CALIBRATION_ROWS, seed=0)).float().mean(0).to(means)
+        found = generate(generator, noise).float().mean(0).to(means)
         generator.bias.add_(wanted - torch.logit(found.clamp(edge, 1 - edge)))
 
 

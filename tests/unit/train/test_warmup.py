@@ -88,6 +88,16 @@ def test_a_time_limit_is_kept() -> None:
     assert time.monotonic() - started < 15  # calibration and choosing the classes come on top
 
 
+def test_calibration_brings_the_wanted_means_to_long_rows_too() -> None:
+    torch.manual_seed(0)
+    made = generator.NadeGenerator(length=600, hidden=4, nets=1, classes=2)
+    torch.nn.init.normal_(made.direct, std=0.02)
+    wanted = torch.linspace(0.1, 0.9, 600)
+    warmup.calibrate(made, wanted, rows=10_000)
+    found = generator.sample(made.double(), 8000, seed=9).float().mean(0)
+    assert (found - wanted).abs().max() < 0.02
+
+
 @pytest.mark.parametrize("rows", [10, 25])
 def test_tiny_and_degenerate_sets_end_in_a_sane_generator(rows: int) -> None:
     torch.manual_seed(0)
