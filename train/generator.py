@@ -2,12 +2,11 @@
 
 Every generator takes a block of uniform numbers, (rows, noise_size) in [0, 1), and returns (rows, length) codes, or
 values in [0, 1] to be rounded to codes; whatever it needs besides (Gaussian or logistic noise) it computes from them.
-All randomness is therefore drawn in one place, `Noise`, and a row depends on its own noise only. This module is a
+All randomness is therefore drawn in one place, `draw_noise`, and a row depends on its own noise only. This module is a
 LEAF: it imports the standard library and torch only, so that it runs unchanged inside the model archive.
 """
 
 import copy
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.quasirandom import SobolEngine
 
 MAX_SEED = 2**32 - 1  # torch's CPU generator (Mersenne Twister) ignores the higher bits of a seed
 ROWS_PER_PASS = 2048  # a pass stays within the cache: with 4,096 a row takes half as long again
@@ -58,7 +56,6 @@ class Generator(nn.Module, ABC):
         codes: how many values a code can have.
         code_type: what holds them.
         noise_size: how many uniform numbers one sequence is made from; may depend on the options chosen.
-        spread: whether the noise of a sample is quasi-random, see `Noise`.
         rows_per_pass: how many sequences are best made at once.
     """
 
@@ -67,7 +64,6 @@ class Generator(nn.Module, ABC):
     codes: int = 2
     code_type: torch.dtype = torch.uint8
     noise_size: int
-    spread: bool = True
     rows_per_pass: int = ROWS_PER_PASS
 
     @property
@@ -231,7 +227,7 @@ class NadeGenerator(Generator):
     def __init__(self, length: int, hidden: int, nets: int, classes: int) -> None:
         super().__init__()
         self.length, self.hidden, self.nets, self.classes = length, hidden, nets, classes
-        self.noise_size = 2 + length  # a number for the net, one for the class, one for each bit
+        self.noise_size = length + 2  # a number for each bit, one for the net, one for the class
         self.input = nn.Parameter(0.1 * torch.randn(nets, length, hidden))
         self.hidden_bias = nn.Parameter(0.1 * torch.randn(nets, hidden))
         self.output = nn.Parameter(torch.zeros(nets, length, hidden))
@@ -247,8 +243,8 @@ class NadeGenerator(Generator):
         return {"name": self.name, "length": self.length, **sizes}
 
     def forward(self, noise: Tensor) -> Tensor:
-        net, uniform = (noise[:, 0] * self.nets).long(), noise[:, 2:]
-        kind = (noise[:, 1:2] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
+        uniform, net = noise[:, : self.length], (noise[:, -2] * self.nets).long()
+        kind = (noise[:, -1:] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
         logistic = torch.logit(uniform, eps=torch.finfo(noise.dtype).eps)
         with torch.no_grad():
             bits = self._guess(net, kind, logistic) if len(noise) <= self.FEW else self._draw(net, kind, logistic)
@@ -360,45 +356,13 @@ def check_options(options: Mapping[str, Option], chosen: Mapping[str, Any]) -> M
     return chosen
 
 
-class Noise:
-    """The uniform noise of a seed's rows, float64, the same on every machine.
-
-    Where the generator wants it spread, the rows are quasi-random: the points of one scrambled Sobol sequence (Owen
-    1998, "Scrambling Sobol' and Niederreiter-Xing points"), all shifted by the seed's own random vector, modulo 1
-    (Cranley and Patterson 1976). Each row by itself is uniform, so a sequence is drawn exactly as from ordinary random
-    numbers; but the rows of a seed fill the cube evenly, so the statistics of a sample keep closer to the generator's.
-    """
-
-    def __init__(self, generator: Generator, seed: int) -> None:
-        self.size, self.done = generator.noise_size, 0
-        self.stream = torch.Generator().manual_seed(seed)
-        self.spread = generator.spread and self.size <= SobolEngine.MAXDIM
-        self.shift = self._random(1)
-
-    def draw(self, n: int) -> Tensor:
-        """The noise of the next `n` rows, (n, noise_size)."""
-        if not self.spread or not n:
-            return self._random(n)
-        points = sobol(self.size).reset().fast_forward(self.done).draw(n, dtype=torch.float64)
-        self.done += n
-        return (points + self.shift).frac_()
-
-    def _random(self, n: int) -> Tensor:
-        return torch.rand(n, self.size, generator=self.stream, dtype=torch.float64)
-
-
-@functools.cache
-def sobol(dimensions: int) -> SobolEngine:
-    """Kept, because scrambling takes milliseconds."""
-    return SobolEngine(dimensions, scramble=True, seed=0)
-
-
 def draw_noise(generator: Generator, n: int, seed: int) -> Tensor:
-    """The noise of `n` sequences for a seed, (n, noise_size).
+    """The uniform noise of `n` sequences for a seed, float64 (n, noise_size), the same on every machine.
 
     The first rows do not depend on `n`: asking for more sequences with the same seed continues the list.
     """
-    return Noise(generator, seed).draw(n)
+    stream = torch.Generator().manual_seed(seed)
+    return torch.rand(n, generator.noise_size, generator=stream, dtype=torch.float64)
 
 
 def generate(generator: Generator, noise: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from filelock import FileLock
 from train import data
 from train.artifact import Artifact
 from train.config import InputError
-from train.generator import MAX_SEED, Generator, Noise, generate
+from train.generator import MAX_SEED, Generator, generate
 from train.progress import Progress
 
 BLOCK_ROWS = 100_000
@@ -119,12 +119,12 @@ def sequences(generator: Generator, rows: range, seed: int) -> Iterator[torch.Te
 
 def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[torch.Tensor]:
     """Those rows of one block; the noise of the rows before them is drawn and dropped."""
-    noise = Noise(generator, stream_seed)
+    stream = torch.Generator().manual_seed(stream_seed)
     step = max(1, PASS_VALUES // generator.noise_size)
     done = 0
     while done < rows.stop:
         end = min(done + step, rows.stop if done >= rows.start else rows.start)
-        part = noise.draw(end - done)
+        noise = torch.rand(end - done, generator.noise_size, generator=stream, dtype=torch.float64)
         if done >= rows.start:
-            yield generate(generator, part)
+            yield generate(generator, noise)
         done = end

@@ -176,7 +176,6 @@ class TokenGenerator(Generator):
 
     name = "tokens"
     code_type = torch.int32
-    spread = False  # thousands of numbers a row, each of which decides little
 
     def __init__(
         self,
