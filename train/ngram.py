@@ -115,10 +115,19 @@ class NgramModel(nn.Module):
         return token
 
 
-def fit_ngrams(codes: Tensor, vocabulary: int) -> NgramModel:
-    """Count the trigrams of (rows, length) token ids; those with an unknown token are left out."""
+def fit_ngrams(codes: Tensor, vocabulary: int, head: int | None = None, *, rare: bool = False) -> NgramModel:
+    """Count the trigrams of (rows, length) token ids; those with an unknown token are left out.
+
+    Args:
+        head: where it is given, tokens from this one on are given as UNKNOWN, although a context may hold them.
+        rare: instead only they are given, so that it is known that UNKNOWN comes.
+    """
     first, second, token = windows(codes)
     usable = (token != PADDING) & (first != UNKNOWN) & (second != UNKNOWN) & (token != UNKNOWN)
+    if head is not None and rare:
+        usable &= token >= head
+    elif head is not None:
+        token = token.masked_fill(token >= head, UNKNOWN)
     grams, counts = torch.unique(torch.stack([first, second, token], -1)[usable], dim=0, return_counts=True)
     model = NgramModel(vocabulary, len(grams))
     model.grams.copy_(torch.cat([grams, counts[:, None]], 1))

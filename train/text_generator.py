@@ -24,13 +24,22 @@ class LanguageModel(nn.Module):
 
     p(token | before) = g * p_net(token | all before) + (1 - g) * p_ngram(token | two before)
 
+    Both give the first `head` tokens only, which are the commonest, and UNKNOWN for the others: where a rare token
+    stands is thus known from the whole sentence. Which one it is, further n-grams, `rare`, draw from the rare tokens.
+
     The net is a GRU (Cho et al. 2014) whose input and output share an embedding (Press and Wolf 2017, "Using the output
-    embedding to improve language models"). It knows the first `head` tokens only, which are the commonest, and reads
-    the others as UNKNOWN; those come from the n-grams. A label adds its own embedding to every token read.
+    embedding to improve language models"). A label adds its own embedding to every token read.
     """
 
     def __init__(
-        self, vocabulary: int, head: int, embedding: int, hidden: int, labels: int = 0, grams: int = 0
+        self,
+        vocabulary: int,
+        head: int,
+        embedding: int,
+        hidden: int,
+        labels: int = 0,
+        grams: int = 0,
+        rare_grams: int = 0,
     ) -> None:
         super().__init__()
         self.head = head
@@ -42,6 +51,7 @@ class LanguageModel(nn.Module):
         self.bias = nn.Parameter(torch.zeros(head))
         self.gate = nn.Linear(hidden + 2, 1)
         self.ngrams = NgramModel(vocabulary, grams) if grams else None
+        self.rare = NgramModel(vocabulary, rare_grams) if rare_grams else None
 
     def forward(
         self,
@@ -52,13 +62,13 @@ class LanguageModel(nn.Module):
         word_dropout: float = 0,
         dropout: float = 0,
     ) -> tuple[Tensor, Tensor]:
-        """The log-probability of every token of given rows; 0 for padding and unknown ones: (rows, length).
+        """The log-probability of every token of given rows; of a rare one, that there is some rare one: (rows, length).
 
-        The second result is the net's own, without the n-grams; it is 0 also for tokens that the net does not know.
+        It is 0 for padding and unknown tokens. The second result is the net's own, without the n-grams.
 
         Args:
             codes: token ids, int64 (rows, length).
-            known, confidence: the n-gram model's probability of each token, and its `confidence` there.
+            known, confidence: what the n-gram model gives for each token, and its `confidence` there.
             labels: classes (rows,), where the model knows any.
             word_dropout: share of the tokens read that are read as UNKNOWN.
             dropout: share of the features set to 0, the same ones at every position (Gal and Ghahramani 2016).
@@ -70,27 +80,39 @@ class LanguageModel(nn.Module):
         state = drop_features(state, dropout)
         features = drop_features(self.project(state), dropout)
         judged = (codes != PADDING) & (codes != UNKNOWN)
-        within = judged & (codes < self.head)
-        chosen = -F.cross_entropy(self._logits(features[within]), codes[within], reduction="none")
-        net = torch.zeros_like(known).masked_scatter(within, chosen)
+        if self.rare is None:
+            judged &= codes < self.head
+        chosen = -F.cross_entropy(self._logits(features[judged]), self.common(codes[judged]), reduction="none")
+        net = torch.zeros_like(known).masked_scatter(judged, chosen)
         if self.ngrams is None:
             return net, net
         gate = self.gate(torch.cat([state, confidence], 2)).squeeze(2)
         table = known.clamp(min=1e-12).log() + F.logsigmoid(-gate)
-        both = torch.where(within, torch.logaddexp(net + F.logsigmoid(gate), table), table)
-        return torch.where(judged, both, 0.0), net
+        return torch.where(judged, torch.logaddexp(net + F.logsigmoid(gate), table), 0.0), net
 
     def step(self, token: Tensor, labels: Tensor | None, state: Tensor) -> Tensor:
         """The state after one more token, (1, rows, hidden)."""
         return self.gru(self._embed(token[:, None], labels), state)[1]
 
     def draw(self, before: Tensor, token: Tensor, state: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-        """The next token of each row, from one uniform number each.
+        """The next token of each row.
 
         Args:
             before, token: the last two tokens (rows,).
             state: the net's state after them (rows, hidden).
+            uniform: uniform numbers (rows, 2): one finds the token, one which rare token it is.
         """
+        drawn = self._draw_common(before, token, state, uniform[:, 0], temperature)
+        if self.rare is not None:
+            rare = drawn == UNKNOWN
+            drawn[rare] = self.rare.draw(before[rare], token[rare], uniform[rare, 1].double(), temperature)
+        return drawn
+
+    def common(self, codes: Tensor) -> Tensor:
+        """The same tokens, the rare ones as UNKNOWN."""
+        return codes.masked_fill(codes >= self.head, UNKNOWN)
+
+    def _draw_common(self, before: Tensor, token: Tensor, state: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         if self.ngrams is None:
             return pick(self._logits(self.project(state)) / temperature, uniform)
         confidence = self.ngrams.confidence(before, token).to(state)
@@ -104,23 +126,24 @@ class LanguageModel(nn.Module):
         return drawn
 
     def _embed(self, read: Tensor, labels: Tensor | None) -> Tensor:
-        embedded = self.embedding(read.masked_fill(read >= self.head, UNKNOWN))
+        embedded = self.embedding(self.common(read))
         return embedded if self.label is None else embedded + self.label(labels)[:, None]
 
     def _logits(self, features: Tensor) -> Tensor:
         return F.linear(features, self.embedding.weight, self._bias())
 
     def _bias(self) -> Tensor:
-        """The output bias, with PADDING and UNKNOWN ruled out."""
+        """The output bias, with PADDING ruled out, and UNKNOWN where there are no rare tokens."""
         ruled_out = self.bias.new_zeros(self.head)
-        ruled_out[[PADDING, UNKNOWN]] = -1000.0
+        ruled_out[[PADDING, UNKNOWN] if self.rare is None else [PADDING]] = -1000.0
         return self.bias + ruled_out
 
 
 class Scorer(nn.Module):
     """How real a row looks: the logit of a convolutional net (Kim 2014) plus one that is linear in 1- to 3-grams.
 
-    The n-grams share a table by hashing (Weinberger et al. 2009), so two of them may have the same weight.
+    The n-grams share a table by hashing (Weinberger et al. 2009), so two of them may have the same weight. Tokens
+    from `vocabulary` on are read as UNKNOWN: by rare ones it would only recognise the rows from which it has learned.
     """
 
     WIDTHS = (2, 3, 4, 5)
@@ -137,6 +160,7 @@ class Scorer(nn.Module):
 
     def forward(self, codes: Tensor, dropout: float = 0) -> Tensor:
         """The logits of (rows, length) token ids: (rows,)."""
+        codes = codes.masked_fill(codes >= self.embedding.num_embeddings, UNKNOWN)
         padded = F.pad(codes, (1, 4))  # a mark before the first token, and room for the widest window
         embedded = self.embedding(padded).transpose(1, 2)
         features = [convolution(embedded).relu().amax(2) for convolution in self.convolutions]
@@ -164,7 +188,7 @@ class Scorer(nn.Module):
 class TokenGenerator(Generator):
     """Sentences: `candidates` are drawn for a row, and one of them is taken in proportion to exp(its score).
 
-    Each token is found by the inverse distribution function from one uniform number. Sampling-importance resampling
+    Each token is found by the inverse distribution function from two uniform numbers. Sampling-importance resampling
     (Rubin 1987) by a discriminator's density ratio: Azadi et al. (2019) reject instead; Deng et al. (2020), "Residual
     energy-based models for text generation", resample as here.
 
@@ -186,23 +210,24 @@ class TokenGenerator(Generator):
         hidden: int = 256,
         labels: int = 0,
         grams: int = 0,
+        rare_grams: int = 0,
         candidates: int = 16,
     ) -> None:
         super().__init__()
         self.length, self.vocabulary, self.head = length, vocabulary, min(head, vocabulary)
         self.embedding, self.hidden = embedding, hidden
-        self.labels, self.grams, self.candidates = labels, grams, candidates
+        self.labels, self.grams, self.rare_grams, self.candidates = labels, grams, rare_grams, candidates
         self.temperature = 1.0
         self.label: int | None = None
         self.codes = vocabulary
-        self.model = LanguageModel(vocabulary, self.head, embedding, hidden, labels, grams)
-        self.scorer = Scorer(vocabulary)
+        self.model = LanguageModel(vocabulary, self.head, embedding, hidden, labels, grams, rare_grams)
+        self.scorer = Scorer(self.head)
         self.shares: Tensor
         self.register_buffer("shares", torch.full((max(1, labels),), 1 / max(1, labels)))
 
     def config(self) -> dict[str, Any]:
-        names = ("name", "length", "vocabulary", "head", "embedding", "hidden", "labels", "grams", "candidates")
-        return {name: getattr(self, name) for name in names}
+        sizes = ("length", "vocabulary", "head", "embedding", "hidden", "labels", "grams", "rare_grams", "candidates")
+        return {name: getattr(self, name) for name in ("name", *sizes)}
 
     @property
     def options(self) -> Mapping[str, Option]:
@@ -215,13 +240,13 @@ class TokenGenerator(Generator):
 
     @property
     def noise_size(self) -> int:  # type: ignore[override]
-        return self.candidates * self.length + 2
+        return 2 * self.candidates * self.length + 2
 
     def forward(self, noise: Tensor) -> Tensor:
         """Token ids, (rows, length), for uniform noise: one number chooses the candidate, one the class."""
         rows, k = len(noise), self.candidates
         labels = self._labels(noise[:, 1])
-        uniform = noise[:, 2:].reshape(rows * k, self.length)
+        uniform = noise[:, 2:].reshape(rows * k, self.length, 2)
         codes = self._draw(uniform, None if labels is None else labels.repeat_interleave(k))
         if k == 1:
             return codes.to(noise)
@@ -237,8 +262,8 @@ class TokenGenerator(Generator):
         return (uniform[:, None] >= self.shares.cumsum(0)).sum(1).clamp(max=self.labels - 1)
 
     def _draw(self, uniform: Tensor, labels: Tensor | None) -> Tensor:
-        """Token ids, int64 (rows, length). Rows that have ended are dropped from the batch."""
-        codes = uniform.new_zeros(uniform.shape, dtype=torch.long)
+        """Token ids, int64 (rows, length), from (rows, length, 2). Rows that have ended are dropped from the batch."""
+        codes = uniform.new_zeros(uniform.shape[:2], dtype=torch.long)
         going = torch.arange(len(uniform), device=uniform.device)
         before = token = torch.full_like(going, END)
         state = uniform.new_zeros(1, len(uniform), self.hidden)

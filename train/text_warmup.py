@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.codec import PADDING
+from train.codec import PADDING, UNKNOWN
 from train.generator import Generator
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import restore_streams, streams
@@ -44,21 +44,22 @@ class Rows:
         self.codes, self.labels = codes.long(), labels
         self.known, self.confidence = torch.zeros(codes.shape), torch.zeros(*codes.shape, 2)
 
-    def look_up(self, ngrams: NgramModel) -> None:
-        self._note(slice(None), ngrams, ngrams)
+    def look_up(self, ngrams: NgramModel, head: int) -> None:
+        self._note(slice(None), ngrams, ngrams, head)
 
-    def look_up_crosswise(self, ngrams: NgramModel) -> None:
+    def look_up_crosswise(self, ngrams: NgramModel, head: int) -> None:
         """Each fold of the rows that were counted is looked up in the others; single tokens are looked up in all."""
         counted, row = self.codes[:NGRAM_ROWS], torch.arange(len(self.codes))
-        self._note(row >= len(counted), ngrams, ngrams)
+        self._note(row >= len(counted), ngrams, ngrams, head)
         fold = row[: len(counted)] % FOLDS
         for each in range(min(FOLDS, len(counted))):
-            others = fit_ngrams(counted[fold != each], ngrams.vocabulary)
-            self._note((row % FOLDS == each) & (row < len(counted)), others, ngrams)
+            others = fit_ngrams(counted[fold != each], ngrams.vocabulary, head)
+            self._note((row % FOLDS == each) & (row < len(counted)), others, ngrams, head)
 
-    def _note(self, rows: Any, ngrams: NgramModel, whole: NgramModel) -> None:
+    def _note(self, rows: Any, ngrams: NgramModel, whole: NgramModel, head: int) -> None:
         first, second, token = (each.flatten() for each in windows(self.codes[rows]))
         shape = self.codes[rows].shape
+        token = token.masked_fill(token >= head, UNKNOWN)
         known = ngrams.probability(first, second, token, whole.levels()[2])
         self.known[rows] = known.view(shape).float()
         self.confidence[rows] = ngrams.confidence(first, second).view(*shape, 2).float()
@@ -104,8 +105,8 @@ class TextWarmStart:
         self.batch, self.word_dropout, self.dropout = batch, word_dropout, dropout
         self.keep, self.patience, self.seed = average, patience, seed
         if model.ngrams is not None:
-            train.look_up_crosswise(model.ngrams)
-            validation.look_up(model.ngrams)
+            train.look_up_crosswise(model.ngrams, model.head)
+            validation.look_up(model.ngrams, model.head)
         self.average = copy.deepcopy(model)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
@@ -197,12 +198,12 @@ def new_generator(
         labels: the rows' classes, from 0 on (rows,); None where there are none.
         classes: how many there are.
     """
-    ngrams = fit_ngrams(codes[:NGRAM_ROWS], vocabulary)
-    generator = TokenGenerator(
-        codes.shape[1], vocabulary, head, embedding, hidden, classes, len(ngrams.grams), candidates
-    )
-    assert generator.model.ngrams is not None, "the rows have tokens"
-    generator.model.ngrams.load_state_dict(ngrams.state_dict())
+    ngrams, rare = (fit_ngrams(codes[:NGRAM_ROWS], vocabulary, head, rare=each) for each in (False, True))
+    grams = len(ngrams.grams), len(rare.grams)
+    generator = TokenGenerator(codes.shape[1], vocabulary, head, embedding, hidden, classes, *grams, candidates)
+    for ours, counted in ((generator.model.ngrams, ngrams), (generator.model.rare, rare)):
+        if ours is not None:
+            ours.load_state_dict(counted.state_dict())
     if labels is not None:
         generator.shares.copy_(labels.bincount(minlength=classes) / len(labels))
     return generator

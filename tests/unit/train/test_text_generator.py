@@ -11,7 +11,7 @@ from train.codec import END, PADDING, UNKNOWN
 from train.generator import draw_noise, generate
 from train.ngram import fit_ngrams
 from train.text_baseline import draw_trigrams, fit_rnn
-from train.text_generator import TokenGenerator, pick
+from train.text_generator import Scorer, TokenGenerator, pick
 from train.text_warmup import Rows, TextWarmStart, new_generator
 
 VOCABULARY, LENGTH = 12, 6
@@ -94,6 +94,36 @@ def test_low_temperature_draws_the_commonest() -> None:
     assert (cold == 3).double().mean() > 0.9
 
 
+def test_the_common_and_the_rare_ngrams_make_up_the_whole() -> None:
+    codes = torch.randint(3, VOCABULARY, (60, LENGTH), generator=torch.Generator().manual_seed(0))
+    whole = fit_ngrams(codes, VOCABULARY).grams
+    common, rare = (fit_ngrams(codes, VOCABULARY, 8, rare=each).grams for each in (False, True))
+    assert torch.equal(rare, whole[whole[:, 2] >= 8])
+    assert torch.equal(common[common[:, 2] != UNKNOWN], whole[whole[:, 2] < 8])
+    assert common[common[:, 2] == UNKNOWN, 3].sum() == rare[:, 3].sum()
+
+
+def test_rare_tokens_come_where_the_net_says_and_as_often() -> None:
+    rows = torch.tensor([[3, 8 + i % 4, 1, 0, 0, 0] for i in range(200)] + [[4, 5, 1, 0, 0, 0]] * 200)
+    fit = warm_start(rows, head=8, dropout=0.0, word_dropout=0.0, learning_rate=1e-2, patience=100)
+    fit.run(600, after(300))
+    fit.model.load_state_dict(fit.best_weights)
+    drawn = generate(fit.generator, draw_noise(fit.generator, 1000, seed=1))
+    assert not (drawn == UNKNOWN).any()
+    assert (drawn[drawn[:, 0] == 3, 1] >= 8).double().mean() > 0.9
+    assert (drawn[drawn[:, 0] == 4, 1] == 5).double().mean() > 0.9
+    shares = drawn[:, 1].bincount(minlength=VOCABULARY)[8:] / len(drawn)
+    torch.testing.assert_close(shares, torch.full((4,), 0.125), rtol=0, atol=0.06)
+
+
+def test_the_scorer_does_not_tell_rare_tokens_apart() -> None:
+    torch.manual_seed(0)
+    scorer = Scorer(8).eval()
+    scores = scorer(torch.tensor([[3, 8, 4, 1], [3, 11, 4, 1], [3, UNKNOWN, 4, 1], [3, 5, 4, 1]]))
+    torch.testing.assert_close(scores[:3], scores[:1].expand(3))
+    assert scores[3] != scores[0]
+
+
 SCORES = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64)
 
 
@@ -116,8 +146,8 @@ def test_resampling_follows_the_density_ratio(generator: TokenGenerator) -> None
 
 def test_settings_do_not_change_the_original(generator: TokenGenerator) -> None:
     other = generator.having(candidates=5, temperature=0.5)
-    assert (other.candidates, other.noise_size, other.temperature) == (5, 5 * LENGTH + 2, 0.5)
-    assert (generator.candidates, generator.noise_size, generator.temperature) == (3, 3 * LENGTH + 2, 1.0)
+    assert (other.candidates, other.noise_size, other.temperature) == (5, 2 * 5 * LENGTH + 2, 0.5)
+    assert (generator.candidates, generator.noise_size, generator.temperature) == (3, 2 * 3 * LENGTH + 2, 1.0)
     assert next(other.parameters()) is next(generator.parameters())
 
 
@@ -129,12 +159,14 @@ def test_config_and_weights_bring_it_back(generator: TokenGenerator) -> None:
     assert torch.equal(generate(generator, noise), generate(again, noise))
 
 
-def warm_start(rows: Tensor | None = None, labels: Tensor | None = None, **options: Any) -> TextWarmStart:
+def warm_start(
+    rows: Tensor | None = None, labels: Tensor | None = None, head: int = 3000, **options: Any
+) -> TextWarmStart:
     torch.manual_seed(0)
     rows = grammar(120) if rows is None else rows
     classes = 0 if labels is None else 3
     generator = new_generator(
-        rows, vocabulary=VOCABULARY, embedding=8, hidden=16, labels=labels, classes=classes, candidates=1
+        rows, vocabulary=VOCABULARY, head=head, embedding=8, hidden=16, labels=labels, classes=classes, candidates=1
     )
     return TextWarmStart(
         generator, Rows(rows, labels), Rows(rows[:30], None if labels is None else labels[:30]), **options
