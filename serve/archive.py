@@ -67,7 +67,7 @@ def build(artifact_directory: Path, mar: Path) -> Path:
     It appears whole or not at all, and is the same byte for byte for the same artifact and code.
 
     Raises:
-        ArchiveError: the directory is no artifact, or its card names no usable version.
+        ArchiveError: the directory is no artifact, its card names no usable version, or the archive cannot be written.
     """
     try:
         contents = {name: (artifact_directory / name).read_bytes() for name in ARTIFACT_FILES}
@@ -81,10 +81,14 @@ def build(artifact_directory: Path, mar: Path) -> Path:
     contents[CHECKSUMS] = json.dumps(_checksums(contents), indent=1).encode()
     mar.parent.mkdir(parents=True, exist_ok=True)
     partial = mar.with_name(mar.name + ".partial")
-    with zipfile.ZipFile(partial, "w") as archive:
-        for name, content in sorted(contents.items()):
-            archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
-    return partial.replace(mar)
+    try:
+        with zipfile.ZipFile(partial, "w") as archive:
+            for name, content in sorted(contents.items()):
+                archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
+        return partial.replace(mar)
+    except OSError as problem:
+        partial.unlink(missing_ok=True)
+        raise ArchiveError(f"{mar}: {problem.strerror or problem}") from problem
 
 
 def verify(mar: Path) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Judge synthetic rows against real ones."""
-    from train import evidence, report
+    from train import evidence, report, rundir
     from train import gate as gates
 
     found, kind = evidence.of_files(real, synthetic, train, column=column, codec=codec, words=words)
@@ -227,7 +227,7 @@ def evaluate(
             decode=kind.decode,
             provenance=provenance,
         )
-        out.write_text(report.render(found, page, report.figures(found, [])))
+        rundir.write(out, report.render(found, page, report.figures(found, [])))
     if as_json:
         click.echo(json.dumps({"passed": verdict.passed, "reasons": verdict.reasons, **found.to_dict()}))
     else:

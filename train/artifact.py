@@ -85,23 +85,32 @@ def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, A
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    try:
+        _write(partial, generator, codec, facts)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+    return load(directory)
+
+
+def _write(directory: Path, generator: Generator, codec: Codec, facts: dict[str, Any]) -> None:
     weights = {name: _kept(tensor) for name, tensor in generator.state_dict().items()}
-    safetensors.torch.save_file(weights, partial / WEIGHTS)
+    # safetensors' own writing to a file turns a full disk into an error of its own kind, which names no file.
+    (directory / WEIGHTS).write_bytes(safetensors.torch.save(weights))
     serving = for_serving(copy.deepcopy(generator))
     card = {
         "format": FORMAT,
         **facts,
         "generator": generator.config(),
         "codec": codec.to_dict(),
-        "weights_sha256": _sha256(partial / WEIGHTS),
+        "weights_sha256": _sha256(directory / WEIGHTS),
         "golden": [
             {"seed": seed, "rows": generators.sample(serving, GOLDEN_ROWS, seed).tolist()} for seed in GOLDEN_SEEDS
         ],
     }
-    (partial / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n")
-    shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
-    return load(directory)
+    (directory / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n")
 
 
 def load(directory: Path) -> Artifact:

@@ -22,7 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from torch import Tensor
 
-from train import builtin, store
+from train import builtin, rundir, store
 from train.codec import Codec, TokensCodec
 from train.config import InputError
 from train.packed import PackedRows
@@ -376,10 +376,8 @@ def check_writable(path: Path) -> None:
 
 def write(path: Path, codes: Tensor, codec: Codec) -> None:
     """Write rows as users know them (see `arrow`); the file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with rundir.replacing(path) as partial, partial.open("wb") as file:
         WRITERS[path.suffix](file, arrow(codes, codec))
-    partial.replace(path)
 
 
 def arrow(codes: Tensor, codec: Codec) -> pa.Table:
@@ -402,10 +400,12 @@ def _write_jsonl(file: BinaryIO, rows: pa.Table) -> None:
 
 
 def _write_npy(file: BinaryIO, rows: pa.Table) -> None:
+    buffer = io.BytesIO()  # numpy itself does not say why it could not write to a file
     if rows.schema.types == [pa.string()]:
-        np.save(file, np.array(rows[0].to_pylist(), dtype=np.str_))
+        np.save(buffer, np.array(rows[0].to_pylist(), dtype=np.str_))
     else:
-        np.save(file, np.stack([column.to_numpy() for column in rows.columns], axis=1))
+        np.save(buffer, np.stack([column.to_numpy() for column in rows.columns], axis=1))
+    file.write(buffer.getbuffer())
 
 
 WRITERS: dict[str, Callable[[BinaryIO, pa.Table], None]] = {

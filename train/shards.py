@@ -16,7 +16,7 @@ import pyarrow.parquet
 import torch
 from filelock import FileLock
 
-from train import data
+from train import data, rundir
 from train.artifact import Artifact
 from train.config import InputError
 from train.generator import MAX_SEED, Generator, generate
@@ -80,9 +80,7 @@ def _claim(folder: Path, plan: Plan) -> None:
         if not manifest.exists():
             if any(folder.glob("*.parquet")):
                 raise InputError(f"--out {folder}: holds Parquet files that no manifest.json explains; name another")
-            partial = manifest.with_suffix(".partial")
-            partial.write_text(json.dumps(asdict(plan), indent=1) + "\n")
-            partial.replace(manifest)
+            rundir.write(manifest, json.dumps(asdict(plan), indent=1) + "\n")
         try:
             found = json.loads(manifest.read_text())
         except ValueError as problem:
@@ -101,12 +99,10 @@ def _whole(path: Path, rows: int) -> bool:
 
 def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progress: Progress) -> None:
     codec = artifact.codec
-    partial = path.with_name(path.name + ".partial")
-    with pa.parquet.ParquetWriter(partial, data.schema(codec)) as writer:
+    with rundir.replacing(path) as partial, pa.parquet.ParquetWriter(partial, data.schema(codec)) as writer:
         for codes in sequences(artifact.generator, rows, seed):
             writer.write_table(data.arrow(codes, codec))
             progress.add(len(codes))
-    partial.replace(path)
 
 
 def sequences(generator: Generator, rows: range, seed: int) -> Iterator[torch.Tensor]:

@@ -126,14 +126,26 @@ def _looks_like_bits(source: "_Source") -> bool:
 
 
 def _convert(files: Sequence[Path], columns: tuple[str, ...], place: Path, max_bad_rows: int) -> None:
-    """Write the packed rows and their description; they appear whole or not at all."""
+    """Make the packed rows and their description; they appear whole or not at all."""
     partial = place.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    try:
+        _pack(files, columns, partial, max_bad_rows)
+    except BaseException as problem:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(problem, OSError) and problem.errno is not None:
+            problem.filename = str(place)
+        raise
+    shutil.rmtree(place, ignore_errors=True)
+    partial.rename(place)
+
+
+def _pack(files: Sequence[Path], columns: tuple[str, ...], folder: Path, max_bad_rows: int) -> None:
     skipped: list[str] = []
     rows = 0
     with (
-        (partial / "rows.bin").open("wb") as packed,
+        (folder / "rows.bin").open("wb") as packed,
         Progress("converting", sum(map(_size, files)) // len(columns)) as progress,
     ):
         for file in files:
@@ -149,11 +161,9 @@ def _convert(files: Sequence[Path], columns: tuple[str, ...], place: Path, max_b
                 if len(skipped) + len(source.bad) > max_bad_rows:
                     raise _too_many(file, [*skipped, *source.bad], max_bad_rows)
             skipped += source.bad
-    fingerprint = _fingerprint(_mapped(partial / "rows.bin", rows, len(columns)), columns)
+    fingerprint = _fingerprint(_mapped(folder / "rows.bin", rows, len(columns)), columns)
     stored = Stored(columns=columns, rows=rows, fingerprint=fingerprint, skipped=tuple(skipped))
-    (partial / "stored.json").write_text(json.dumps(asdict(stored)) + "\n")
-    shutil.rmtree(place, ignore_errors=True)
-    partial.rename(place)
+    (folder / "stored.json").write_text(json.dumps(asdict(stored)) + "\n")
 
 
 def _too_many(file: Path, skipped: list[str], limit: int) -> InputError:

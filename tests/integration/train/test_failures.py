@@ -1,6 +1,7 @@
 """What ends a job ends it with one line that names the last good state, and leaves nothing half-written."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +32,43 @@ rm runs/ballast
 {driver} fit --resume --out runs
 exit $code
 """
+FULL_AT_THE_END = """
+mkdir runs && mount -t tmpfs -o size=16m none runs
+{python} - <<'PYTHON'
+{code}
+PYTHON
+"""
+# 24 KiB are enough for logs and records, and not for what is written here.
+WRITERS = """
+import os
+import shutil
+import sys
+from pathlib import Path
+from tests.integration.train import driver
+
+job = {job}
+assert driver.main(job) == 0
+run = Path("runs/00001-toy-bits")
+artifact = shutil.copytree(run / "artifact", "kept")
+for lost in ("artifact", "lookalike.mar", "metrics.json"):
+    shutil.rmtree(run / lost) if (run / lost).is_dir() else (run / lost).unlink()
+with open("runs/ballast", "wb", buffering=0) as ballast:
+    try:
+        while ballast.write(bytes(4096)):
+            pass
+    except OSError:
+        ballast.truncate(os.path.getsize("runs/ballast") - 24 * 1024)
+sample = ["sample", str(artifact), "--n", "100000", "--out"]
+for command in (
+    ["fit", "--resume", "--out", "runs"],
+    ["export", str(artifact), "--out", "runs/lookalike.mar"],
+    *([*sample, "runs/rows" + ending] for ending in (".csv", ".jsonl", ".npy", ".parquet", "")),
+):
+    print(driver.main(command), file=sys.stderr)
+Path("partial").write_text("".join(str(path) for path in Path("runs").rglob("*partial*")))
+os.unlink("runs/ballast")
+assert driver.main(["fit", "--resume", "--out", "runs"]) == 0
+"""
 READ_ONLY = "mkdir runs && mount -t tmpfs -o ro none runs && {job}"
 
 
@@ -55,7 +93,7 @@ def in_private(script: str) -> subprocess.CompletedProcess[str]:
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
         pytest.skip("mounting needs root")
     driver = f"{sys.executable} {DRIVER}"
-    script = script.format(driver=driver, job=f"{driver} {' '.join(JOB)}")
+    script = script.format(python=sys.executable, driver=driver, job=f"{driver} {' '.join(JOB)}")
     return subprocess.run([*PRIVATE, script], capture_output=True, text=True, check=False, env=os.environ)
 
 
@@ -68,6 +106,17 @@ def test_a_full_disk_ends_in_a_line_and_the_job_goes_on_when_there_is_room() -> 
     assert "go on with: python -m train fit --resume --out runs" in errors[0]
     assert Path("partial").read_text() == ""
     assert "archive: runs/00001-toy-bits/lookalike.mar" in done.stdout
+
+
+def test_whatever_is_being_written_when_the_disk_is_full_ends_in_a_line() -> None:
+    job = [*JOB, "--hidden", "64"]
+    done = in_private(FULL_AT_THE_END.replace("{code}", WRITERS.format(job=job)))
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[1::2] == ["1"] * 7, done.stderr
+    for line in lines[::2]:
+        assert re.fullmatch(r"Error: .*runs/.*No space left on device.*|Error: .*No space left.*runs/.*", line), line
+    assert Path("partial").read_text() == ""
 
 
 def test_a_read_only_directory_is_refused_before_anything_starts() -> None:
