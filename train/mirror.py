@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.models import ModelSignature
 from mlflow.tracking.context.registry import resolve_tags
@@ -100,6 +101,7 @@ class Mirror:
         self.run, self.record = run, record
         self.config = from_json(run.config.read_text())
         self.uri = store_uri(run.path.parent)
+        _make_store(self.uri)
         self.client = mlflow.MlflowClient(self.uri)
         self.experiment_id = self._experiment()
         if record.uri != self.uri:
@@ -254,6 +256,24 @@ class Mirror:
 def store_uri(out: Path) -> str:
     """Where runs are recorded: $MLFLOW_TRACKING_URI, else a SQLite file among the runs."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.resolve()}/mlflow.db"
+
+
+def _make_store(uri: str) -> None:
+    """Make a SQLite store that is missing, whole or not at all.
+
+    MLflow makes its tables one by one, and cannot use a store again in which a kill has left half of them.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    with (
+        FileLock(path.with_name(f".{path.name}.lock")),
+        tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder,
+    ):
+        if not path.exists():
+            made = Path(folder) / path.name
+            mlflow.MlflowClient(f"sqlite:///{made}")
+            made.rename(path)
 
 
 def _dataset_input(saved: Mapping[str, str]) -> DatasetInput:
