@@ -10,32 +10,33 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import mlflow
 
+from tests.integration.train import driver
 from train import checkpoint, rundir
 from train.rundir import RunDirectory
 
-ROOT = Path(__file__).parents[2]
-DRIVER = ROOT / "tests" / "integration" / "train" / "driver.py"
 JOB = ["fit", "--data", "toy", "--hidden", "8", "--folds", "2", "--epochs", "60", "--tick", "680"]
 JOB += ["--baselines", "none", "--gate", "none"]
 SPAN = 4.0  # seconds; the latest moment of a session
 TIMEOUT = 300
 
 
-def command(arguments: list[str], out: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOOKALIKE_TEST_CHECKPOINT_SECONDS": "0.1"}
+def start(out: Path) -> BaseProcess:
+    """The job, or what goes on with it."""
+    environment = {**os.environ, "LOOKALIKE_TEST_CHECKPOINT_SECONDS": "0.1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.Popen(
-        [sys.executable, str(DRIVER), *arguments, "--out", str(out)],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    arguments = ["fit", "--resume"] if rundir.existing(out) else JOB
+    return driver.start([*arguments, "--out", str(out)], out.parent, errors=errors_of(out), environment=environment)
+
+
+def errors_of(out: Path) -> Path:
+    return out.with_suffix(".errors")
 
 
 def log_size(out: Path) -> int:
@@ -45,18 +46,18 @@ def log_size(out: Path) -> int:
 def session(out: Path, moment: float, number: signal.Signals) -> bool:
     """Start or go on, and send a signal some seconds after the first words; whether the job was done before."""
     before = log_size(out)
-    with command(["fit", "--resume"] if rundir.existing(out) else JOB, out) as job:
-        while log_size(out) == before and job.poll() is None:
-            time.sleep(0.01)
-        try:
-            code = job.wait(moment)
-        except subprocess.TimeoutExpired:
-            job.send_signal(number)
-            code = job.wait(TIMEOUT)
-        errors = job.stderr.read() if job.stderr else ""
-    if code not in (0, 1, -signal.SIGKILL) or errors.count("\n") > 1:
-        raise SystemExit(f"exit code {code} after {number.name}: {errors}")
-    return code == 0
+    job = start(out)
+    while log_size(out) == before and job.is_alive():
+        time.sleep(0.01)
+    job.join(moment)
+    if job.is_alive():
+        assert job.pid is not None
+        os.kill(job.pid, number)
+        job.join(TIMEOUT)
+    errors = errors_of(out).read_text()
+    if job.exitcode not in (0, 1, -signal.SIGKILL) or errors.count("\n") > 1:
+        raise SystemExit(f"exit code {job.exitcode} after {number.name}: {errors}")
+    return job.exitcode == 0
 
 
 def place(out: Path) -> str:
@@ -70,10 +71,10 @@ def place(out: Path) -> str:
 
 def finished(out: Path) -> RunDirectory:
     """Let the job come to its end."""
-    with command(["fit", "--resume"] if rundir.existing(out) else JOB, out) as job:
-        _, errors = job.communicate(timeout=TIMEOUT)
-    if job.returncode:
-        raise SystemExit(f"cannot go on: {errors}")
+    job = start(out)
+    job.join(TIMEOUT)
+    if job.exitcode != 0:
+        raise SystemExit(f"cannot go on: exit code {job.exitcode}, {errors_of(out).read_text()}")
     (run,) = rundir.existing(out)
     return run
 
@@ -97,12 +98,12 @@ def check(run: RunDirectory, undisturbed: RunDirectory) -> None:
     assert len(client.search_model_versions("name = 'lookalike'")) == 1, "the model was registered more than once"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="how many SIGKILLs")
     parser.add_argument("--terms", type=int, default=20, help="how many SIGTERMs")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     stream = random.Random(options.seed)
     signals = [signal.SIGKILL] * options.kills + [signal.SIGTERM] * options.terms
     stream.shuffle(signals)

@@ -47,7 +47,7 @@ from pathlib import Path
 from tests.integration.train import driver
 
 job = {job}
-assert driver.main(job) == 0
+assert driver.run(job) == 0
 run = Path("runs/00001-toy-bits")
 artifact = shutil.copytree(run / "artifact", "kept")
 for lost in ("artifact", "lookalike.mar", "metrics.json"):
@@ -64,10 +64,10 @@ for command in (
     ["export", str(artifact), "--out", "runs/lookalike.mar"],
     *([*sample, "runs/rows" + ending] for ending in (".csv", ".jsonl", ".npy", ".parquet", "")),
 ):
-    print(driver.main(command), file=sys.stderr)
+    print(driver.run(command), file=sys.stderr)
 Path("partial").write_text("".join(str(path) for path in Path("runs").rglob("*partial*")))
 os.unlink("runs/ballast")
-assert driver.main(["fit", "--resume", "--out", "runs"]) == 0
+assert driver.run(["fit", "--resume", "--out", "runs"]) == 0
 """
 READ_ONLY = "mkdir runs && mount -t tmpfs -o ro none runs && {job}"
 

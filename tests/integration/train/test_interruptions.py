@@ -1,19 +1,18 @@
 """Jobs that are interrupted or killed go on where they were and end as if nothing had happened."""
 
 import dataclasses
+import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from tests.bench import kills
+from tests.integration.train import driver
 from train import checkpoint, fit, rundir
 
-ROOT = Path(__file__).parents[3]
-DRIVER = Path(__file__).parent / "driver.py"
 JOB = ["fit", "--data", "toy", "--hidden", "8", "--folds", "2", "--epochs", "5", "--tick", "2000"]
 JOB += ["--baselines", "none", "--gate", "none"]
 
@@ -22,38 +21,56 @@ JOB += ["--baselines", "none", "--gate", "none"]
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("LOOKALIKE_OUT", str(tmp_path / "runs"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def weights(out: Path) -> bytes:
-    return (out / "00001-toy-bits" / "artifact" / "generator.safetensors").read_bytes()
+def weights(folder: Path) -> bytes:
+    return (folder / "runs" / "00001-toy-bits" / "artifact" / "generator.safetensors").read_bytes()
+
+
+def done(folder: Path, *arguments: str) -> int | None:
+    job = driver.start(list(arguments), folder, errors=folder / "errors", environment=environment(folder))
+    job.join()
+    return job.exitcode
+
+
+def environment(folder: Path) -> dict[str, str]:
+    away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    return {**os.environ, **away, "LOOKALIKE_OUT": str(folder / "runs")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of a job that was left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert done(folder, *JOB) == 0
+    return weights(folder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_job_stopped_in_its_warm_start_ends_with_the_same_weights(tmp_path: Path, number: signal.Signals) -> None:
-    process = subprocess.Popen([sys.executable, str(DRIVER), *JOB], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+def test_a_job_stopped_in_its_warm_start_ends_with_the_same_weights(
+    tmp_path: Path, number: signal.Signals, undisturbed: bytes
+) -> None:
+    job = driver.start(JOB, tmp_path, errors=tmp_path / "errors", environment=environment(tmp_path))
     checkpoints = tmp_path / "runs" / "00001-toy-bits" / "checkpoints"
     while not list(checkpoints.glob("*.pt")):
-        assert process.poll() is None
+        assert job.is_alive()
         time.sleep(0.01)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    assert job.pid is not None
+    os.kill(job.pid, number)
+    job.join(60)
     found = checkpoint.load_newest(checkpoints)
     assert found is not None
     assert found[1]["phase"] == "warm start"
-    if number != signal.SIGKILL:
-        assert process.returncode == 1
-        assert errors.count("\n") == 1
-        assert "go on with: python -m train fit --resume" in errors
+    if number == signal.SIGKILL:
+        assert job.exitcode == -signal.SIGKILL
+    else:
+        assert job.exitcode == 1
+        (error,) = (tmp_path / "errors").read_text().splitlines()
+        assert "go on with: python -m train fit --resume" in error
 
-    driven(tmp_path, "fit", "--resume")
+    assert done(tmp_path, "fit", "--resume") == 0
     assert "going on in the warm start" in (tmp_path / "runs" / "00001-toy-bits" / "log.txt").read_text()
-    driven(tmp_path, *JOB, "--out", "undisturbed")
-    assert weights(tmp_path / "runs") == weights(tmp_path / "undisturbed")
-
-
-def driven(folder: Path, *arguments: str) -> None:
-    subprocess.run([sys.executable, str(DRIVER), *arguments], cwd=folder, check=True)
+    assert weights(tmp_path) == undisturbed
 
 
 def test_the_same_command_again_says_that_a_run_was_interrupted(
@@ -73,9 +90,23 @@ def test_the_same_command_again_says_that_a_run_was_interrupted(
     assert caplog.messages == []
 
 
+def test_a_job_killed_while_mlflows_store_is_made_leaves_no_half_of_it(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    known = {**environment(tmp_path), "MLFLOW_TRACKING_URI": ""}
+    job = driver.start(JOB, tmp_path, errors=tmp_path / "errors", environment=known)
+    while not list(runs.glob(".mlflow.db-*/mlflow.db")):
+        assert job.is_alive()
+    job.kill()
+    job.join()
+    assert not (runs / "mlflow.db").exists()
+
+    job = driver.start(["fit", "--resume"], tmp_path, errors=tmp_path / "errors", environment=known)
+    while "MLflow: run " not in (log := (runs / "00001-toy-bits" / "log.txt").read_text()):
+        assert job.is_alive()
+        assert "cannot be told" not in log
+        time.sleep(0.05)
+    job.kill()
+
+
 def test_kills_and_interruptions_lose_nothing() -> None:
-    bench = ROOT / "tests" / "bench" / "kills.py"
-    done = subprocess.run(
-        [sys.executable, str(bench), "--kills", "2", "--terms", "2"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    kills.main(["--kills", "2", "--terms", "2"])

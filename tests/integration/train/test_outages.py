@@ -15,28 +15,28 @@ import pytest
 import requests
 from mlflow.entities import Run
 
+from tests.integration.train import driver, postgres
 from train import artifact, rundir
 from train.__main__ import main
 
-ROOT = Path(__file__).parents[3]
-DRIVER = Path(__file__).parent / "driver.py"
 JOB = ["fit", "--data", "toy", "--hidden", "4", "--folds", "2", "--epochs", "12", "--tick", "680"]
 JOB += ["--baselines", "fast", "--out", "runs"]
 
 
 class Server:
-    """A real `mlflow server` on a SQLite file, started and stopped at will."""
+    """A real `mlflow server`, started and stopped at will."""
 
-    def __init__(self, folder: Path, store: str | None = None) -> None:
+    def __init__(self, folder: Path, store: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         scripts = Path(sys.executable).parent
         self.command = [str(scripts / "mlflow"), "server", "--port", str(self.port), "--workers", "1"]
-        self.command += ["--backend-store-uri", store or f"sqlite:///{folder}/server.db"]
+        self.command += ["--backend-store-uri", store]
         self.command += ["--artifacts-destination", str(folder / "files")]
         self.environment = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}
+        self.environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # processes that would do nothing here
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -81,17 +81,26 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path)
-    yield made
-    made.stop()
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """One on a SQLite file."""
+    yield from serving(Server(tmp_path, f"sqlite:///{tmp_path}/server.db"), monkeypatch)
+
+
+@pytest.fixture
+def postgres_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with postgres.cluster() as store:
+        yield from serving(Server(tmp_path, store), monkeypatch)
+
+
+def serving(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(autouse=True)
-def _environment(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     gate = tmp_path / "gate.yaml"
     gate.write_text("soft_share: <= 0\n")
     monkeypatch.setenv("LOOKALIKE_GATE", str(gate))
@@ -155,25 +164,28 @@ def disturb(server: Server, run: rundir.RunDirectory) -> None:
 
 
 def test_a_server_that_comes_late_dies_and_hangs_misses_nothing(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, postgres_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_TEST_HOLD", "2,5,8")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     run = rundir.RunDirectory(tmp_path / "runs" / "00001-toy-bits")
-    with subprocess.Popen([sys.executable, str(DRIVER), *JOB]) as job:
-        try:
-            disturb(server, run)
-            assert job.wait(300) == 0
-        finally:
-            job.kill()
-    check_that_nothing_is_missing(server, run)
-    assert artifact.load(run.artifact).card["run_id"] == server.run().info.run_id
+    job = driver.start(JOB, tmp_path, errors=tmp_path / "errors")
+    try:
+        disturb(postgres_server, run)
+        job.join(300)
+        assert job.exitcode == 0
+    finally:
+        job.kill()
+    check_that_nothing_is_missing(postgres_server, run)
+    assert artifact.load(run.artifact).card["run_id"] == postgres_server.run().info.run_id
 
 
 def test_sync_sends_a_run_that_mlflow_never_heard_of(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert subprocess.run([sys.executable, str(DRIVER), *JOB], check=False).returncode == 0
+    job = driver.start(JOB, tmp_path, errors=tmp_path / "errors")
+    job.join()
+    assert job.exitcode == 0
     run = rundir.newest(tmp_path / "runs")
     assert f"python -m train sync {run.path.relative_to(tmp_path)}" in run.log.read_text()
     assert main(["sync", "--out", "runs"]) == 1
