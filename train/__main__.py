@@ -254,10 +254,15 @@ def sync(run: Path | None, out: str) -> None:
 
     A run sends everything by itself while MLflow answers. What is there already is not sent again.
     """
+    from serve import archive
     from train import rundir, tracking
 
     directory = rundir.newest(Path(out)) if run is None else rundir.RunDirectory(run)
     click.echo(f"{directory.path}: MLflow has all of it, as run {tracking.sync(directory)}")
+    if directory.archive.exists() and archive.read_card(directory.archive)["run_id"] is None:
+        click.echo(
+            f"{directory.archive} does not name it yet; make it anew with: python -m train export {directory.path}"
+        )
 
 
 @cli.command()

@@ -434,7 +434,7 @@ class _Job:
             "rows": f"{len(parts.train):,} train, {len(parts.validation):,} validate, {len(parts.heldout):,} judge",
             "sequences": f"{len(self.prepared.codec.columns)} values each, codec {self.prepared.codec.name}",
             "training": f"{self.state.seen:,} sequences in {self.state.seconds:.0f} s on {_device_name(self.config)}",
-            "MLflow run": self.tracker.run_id or "not tracked",
+            "MLflow run": self.tracker.run_id or "unknown when this was written; mlflow.json names it",
             "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "libraries": ", ".join(f"{name} {number}" for name, number in _libraries().items()),
             "configuration": " ".join(self.config.to_json().split()),

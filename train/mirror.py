@@ -26,7 +26,7 @@ from mlflow.types.schema import Array, ColSpec, DataType, Schema
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from train import evidence, rundir
-from train.artifact import LEAVES
+from train.artifact import CARD, LEAVES
 from train.config import InputError, from_json
 from train.rundir import RunDirectory
 
@@ -174,11 +174,19 @@ class Mirror:
         record = self.record
         self.send_metrics()
         if record.status == "FINISHED":
+            self._name_in_card()
             self._send_results(json.loads(self.run.metrics.read_text()))
             self._send_files()
         self.client.set_terminated(self.run_id, record.status, int(1000 * (record.ended or time.time())))
         record.complete = True
         record.save(self.run)
+
+    def _name_in_card(self) -> None:
+        """Write the run's id into a card from before MLflow answered; weights and golden samples stay what they are."""
+        path = self.run.artifact / CARD
+        card = json.loads(path.read_text())
+        if card["run_id"] is None:
+            rundir.write(path, json.dumps({**card, "run_id": self.run_id}, indent=1) + "\n")
 
     def _send_results(self, results: Mapping[str, Any]) -> None:
         """The final numbers, those of the contenders as child runs, the model."""
@@ -207,7 +215,7 @@ class Mirror:
 
     def _send_model(self, passed: bool) -> None:
         """Register the artifact, once; a version that passed the gate becomes champion unless a newer one is."""
-        weights = json.loads((self.run.artifact / "card.json").read_text())["weights_sha256"]
+        weights = json.loads((self.run.artifact / CARD).read_text())["weights_sha256"]
         if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
             self.client.create_registered_model(MODEL_NAME)
         versions = self.client.search_model_versions(f"name='{MODEL_NAME}' and run_id='{self.run_id}'")

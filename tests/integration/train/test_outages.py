@@ -15,6 +15,7 @@ import pytest
 import requests
 from mlflow.entities import Run
 
+from serve import archive
 from tests.integration.train import driver, postgres
 from train import artifact, rundir
 from train.__main__ import main
@@ -192,14 +193,27 @@ def test_sync_sends_a_run_that_mlflow_never_heard_of(
     assert "MLflow does not answer" in capsys.readouterr().err
 
     server.start()
+    assert artifact.load(run.artifact).card["run_id"] is None
     for _ in range(2):
         assert main(["sync", str(run.path)]) == 0
+        assert f"python -m train export {run.path}" in capsys.readouterr().out
         check_that_nothing_is_missing(server, run)
+    check_that_it_names_its_run(server, run, capsys)
     # A run of which everything but the last word was sent.
     record = json.loads(run.tracking.read_text())
     run.tracking.write_text(json.dumps({**record, "complete": False, "run_id": None}))
     assert main(["sync"]) == 0
     check_that_nothing_is_missing(server, run)
+
+
+def check_that_it_names_its_run(server: Server, run: rundir.RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = server.run().info.run_id
+    assert json.loads(run.tracking.read_text())["run_id"] == run_id
+    assert artifact.load(run.artifact).card["run_id"] == run_id
+    assert main(["export", str(run.path)]) == 0
+    assert archive.read_card(run.archive)["run_id"] == run_id
+    assert main(["sync", str(run.path)]) == 0
+    assert "export" not in capsys.readouterr().out
 
 
 def test_sync_says_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
