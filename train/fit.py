@@ -50,7 +50,7 @@ CHECKPOINT_SECONDS = 20
 GAIN = 0.005  # a validation score must fall by this to be believed
 LOG_SECONDS = 15  # between progress lines where there is no terminal
 SAMPLE_ROWS = 1000
-PRINTED_ROWS = 5
+PRINTED_ROWS, PRINTED_VALUES = 5, 64
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "gate", "baselines")  # when a run is continued
 BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
 OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
@@ -446,7 +446,7 @@ class _Job:
             ("generated rows, rounded", shipped.sample(PRINTED_ROWS, EVALUATION_SEED)),
         ):
             texts = shipped.codec.decode(codes)
-            lines = [" ".join(map(str, row)) for row in codes.tolist()] if texts is None else texts
+            lines = [_short(row) for row in codes.tolist()] if texts is None else texts
             log.info("\n%s:\n%s", title, "\n".join(f"  {line}" for line in lines))
 
     @contextlib.contextmanager
@@ -524,6 +524,11 @@ def _logging_to(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+def _short(row: list[int]) -> str:
+    """A row's first values, to be printed."""
+    return " ".join(map(str, row[:PRINTED_VALUES])) + " …" * (len(row) > PRINTED_VALUES)
 
 
 def _libraries() -> dict[str, str]:
