@@ -112,7 +112,8 @@ def judge(
     predicted = None if label is None else columns.index(label)
     scores = _each(contenders, lambda codes: metrics.compare(codes, heldout, train, seed=seed, label=predicted))
     scores[FLOOR] = _floor(next(iter(scores.values())))
-    rounded = {name: codes.round().astype(np.uint8) for name, codes in contenders.items()}  # for pictures and rows
+    n = min(len(heldout), len(train))
+    rounded = {name: codes[:n].round().astype(np.uint8) for name, codes in contenders.items()}  # for pictures and rows
     return Evidence(contenders=rounded, heldout=heldout, train=train, columns=columns, scores=scores)
 
 

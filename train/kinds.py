@@ -127,7 +127,7 @@ class BitsKind:
         fitted |= baselines.fit(
             config.baselines, prepared.train, prepared.validation, seconds=seconds, seed=config.seed
         )
-        n = min(len(prepared.heldout), len(prepared.train))
+        n = metrics.rows_to_judge(min(len(prepared.heldout), len(prepared.train)))
         contenders = {name: sample(each, n, EVALUATION_SEED).numpy() for name, each in fitted.items()}
         _announce_judging(list(contenders), len(prepared.heldout))
         return evidence.judge(

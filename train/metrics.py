@@ -34,6 +34,7 @@ TRIPLES = 3000
 TRIPLES_SEED = 0
 FOLDS = 5
 JUDGED_VALUES = 1 << 21  # values of a kind that the classifier sees: of rows of 1,024 bits it gets 2,048
+SAMPLES, SAMPLED_ROWS = 10, 10_000  # of few rows several samples are judged: so many, and about so many rows in all
 BLOCKS = 50  # the bootstrap draws blocks of rows: with sums kept for each block, a replicate costs next to nothing
 REPLICATES = 200
 WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
@@ -202,8 +203,8 @@ def _over(distance: Array, floor: Array) -> Array:
         return np.where((distance == 0) & (floor == 0), 1.0, np.divide(distance, floor))
 
 
-def ratio_intervals(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap interval of every ratio of DISTANCES, laid around the estimate; NaN where it has none.
+def ratio_spreads(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> dict[str, float]:
+    """Bootstrap standard error of the logarithm of every ratio of DISTANCES; NaN where it has none.
 
     Rows are drawn in blocks, from each set by itself (Efron and Tibshirani 1993). Drawing rows adds noise to distance
     and floor alike, which pulls the replicates towards 1; so only their spread is used, on a log scale.
@@ -215,7 +216,8 @@ def ratio_intervals(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> d
         s, h, t = (block.weighted(_draw(rng, len(block.rows))) for block in blocks)
         for name, distance in DISTANCES.items():
             logs[name].append(math.log(_over(distance(s, h), distance(t, h)) or math.nan))
-    return {name: _around(ratio(name, synthetic, heldout, train), logs[name]) for name in DISTANCES}
+    kept = {name: [value for value in values if math.isfinite(value)] for name, values in logs.items()}
+    return {name: float(np.std(values)) if len(values) > 1 else math.nan for name, values in kept.items()}
 
 
 def _replicates(length: int) -> int:
@@ -227,11 +229,11 @@ def _draw(rng: np.random.Generator, blocks: int) -> Array:
     return rng.multinomial(blocks, np.full(blocks, 1 / blocks)).astype(np.float32)
 
 
-def _around(estimate: float, logs: list[float]) -> tuple[float, float]:
-    kept = [value for value in logs if math.isfinite(value)]
-    if len(kept) < 2 or not math.isfinite(estimate):
+def around(estimate: float, spread: float) -> tuple[float, float]:
+    """95 % interval of an estimate whose logarithm has this standard error; NaN where there is none."""
+    if not math.isfinite(estimate):
         return math.nan, math.nan
-    factor = math.exp(NORMAL_95 * float(np.std(kept)))
+    factor = math.exp(NORMAL_95 * spread)
     return estimate / factor, estimate * factor
 
 
@@ -393,10 +395,12 @@ def compare(
 ) -> Scores:
     """Every number for bits: scores, their floors, 95 % intervals (`<name>_low`, `<name>_high`) and warnings.
 
-    All sets are cut to the smallest one's n, by the seed; only copies are looked for among all training rows.
+    All sets are cut to the smallest one's n, by the seed; only copies are looked for among all training rows. Where
+    there are several times n synthetic rows, each ratio is the mean over samples of n of them: of few rows a single
+    sample says as much about its own luck as about the generator.
 
     Args:
-        synthetic: (n, length). Values other than 0 and 1 are counted as `soft_share`, then rounded.
+        synthetic: (n, length), or more rows. Values other than 0 and 1 are counted as `soft_share`, then rounded.
         heldout, train: (n, length) of 0 and 1. Without training rows, half of the held-out ones stand in as the
             fresh real sample, and nothing is said about copies.
         label: a column that a model would predict from the others, for `utility`.
@@ -420,15 +424,25 @@ def compare(
     n = min(len(synthetic), len(heldout), len(fresh))
     if n == 0:
         raise ValueError("there are too few rows to compare: " + ", ".join(f"{v} {k}" for k, v in sizes.items()))
-    s, h, t = (rng.permutation(rows)[:n] for rows in (synthetic, heldout, fresh))
+    drawn, h, t = (rng.permutation(rows) for rows in (synthetic, heldout, fresh))
+    s, h, t = drawn[:n], h[:n], t[:n]
     scores: Scores = {"n": n, **sizes, "columns": s.shape[1], "soft_share": soft}
-    scores |= ratio_scores(s, h, t, seed) | _judge_scores(s, h, t, seed) | collapse_scores(s, h)
+    scores |= (
+        ratio_scores(drawn[: n * min(SAMPLES, len(drawn) // n)], h, t, seed)
+        | _judge_scores(s, h, t, seed)
+        | collapse_scores(s, h)
+    )
     if everything is not None:
         scores |= _copy_scores(s, h, t, everything)
     if label is not None:
         scores |= {"utility": utility(s, h, label, seed), "utility_floor": utility(t, h, label, seed)}
     scores = {name: finite(score) for name, score in scores.items()}
     return {**scores, "warnings": warnings_of(scores)}
+
+
+def rows_to_judge(n: int) -> int:
+    """How many rows of a generator are judged beside `n` real ones: several samples where n is small."""
+    return n * min(SAMPLES, max(1, SAMPLED_ROWS // max(1, n)))
 
 
 def quick_score(synthetic: Bits, validation: Bits, train: Bits, *, seed: int = 0, rows: int = 1000) -> dict[str, float]:
@@ -503,13 +517,26 @@ def _round_up(number: float) -> int:
 
 
 def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
-    a, b, c = (Moments.of(rows) for rows in (s, h, t))
-    intervals = ratio_intervals(s, h, t, seed)
+    """Every ratio of DISTANCES with its distance, its floor and its 95 % interval.
+
+    Args:
+        s: as many rows as `h`, or a multiple: then the mean is taken over samples of so many rows, while the interval
+            stays that of one sample.
+        h, t: equally many rows each.
+    """
+    n = len(h)
+    samples, b, c = [Moments.of(s[i : i + n]) for i in range(0, len(s), n)], Moments.of(h), Moments.of(t)
+    spreads = ratio_spreads(s[:n], h, t, seed)
     scores: Scores = {}
     for name, distance in DISTANCES.items():
-        scores[f"{name}_distance"], scores[f"{name}_floor"] = float(distance(a, b)), float(distance(c, b))
-        scores[f"{name}_ratio"] = float(_over(distance(a, b), distance(c, b)))
-        scores[f"{name}_ratio_low"], scores[f"{name}_ratio_high"] = intervals[name]
+        found, floor = np.mean([distance(a, b) for a in samples]), distance(c, b)
+        estimate = float(_over(found, floor))
+        scores[f"{name}_distance"], scores[f"{name}_floor"], scores[f"{name}_ratio"] = (
+            float(found),
+            float(floor),
+            estimate,
+        )
+        scores[f"{name}_ratio_low"], scores[f"{name}_ratio_high"] = around(estimate, spreads[name])
     return scores
 
 

@@ -294,6 +294,19 @@ def test_the_judge_needs_as_many_rows_as_folds(chain: Sets) -> None:
 
 
 @pytest.mark.usefixtures("_no_judge")
+def test_several_samples_are_judged_by_their_mean_ratio(chain: Sets) -> None:
+    synthetic, heldout, train = (rows[:60] for rows in chain)
+    parts = synthetic[:20], synthetic[20:40], synthetic[40:]
+    scores = metrics.ratio_scores(synthetic, heldout[:20], train[:20], seed=0)
+    for name in metrics.DISTANCES:
+        mean = np.mean([metrics.ratio(name, part, heldout[:20], train[:20]) for part in parts])
+        assert scores[f"{name}_ratio"] == pytest.approx(mean)
+        assert scores[f"{name}_ratio_low"] < mean < scores[f"{name}_ratio_high"]
+    assert metrics.rows_to_judge(5) == 50
+    assert metrics.rows_to_judge(4000) == 8000
+    assert metrics.rows_to_judge(20_000) == 20_000
+
+
 def test_sizes_are_made_equal_and_the_seed_decides(chain: Sets) -> None:
     synthetic, heldout, train = chain
     scores = metrics.compare(synthetic[:80], heldout[:90], train, seed=3)
