@@ -62,7 +62,7 @@ def main(sets: Sequence[str], peers: Sequence[str], seeds: int, minutes: float, 
         for peer in peers:
             for name in sets:
                 found = [_measure(peer, name, seed, minutes, out.absolute()) for seed in range(seeds)]
-                kept = {"caption": f"{machine()}; {seeds} seeds, each with its own split", "scores": found}
+                kept = {"caption": f"{machine()}; seeds: {seeds}, each with its own split", "scores": found}
                 _kept(out, name, peer).write_text(json.dumps(kept, indent=1) + "\n")
     tables = [_table(out, name) for name in SETS if any(_kept(out, name, peer).exists() for peer in (OURS, *PACKAGES))]
     print("\n\n".join(tables))
