@@ -94,8 +94,10 @@ def test_calibration_brings_the_wanted_means_to_long_rows_too() -> None:
     torch.nn.init.normal_(made.direct, std=0.02)
     wanted = torch.linspace(0.1, 0.9, 600)
     warmup.calibrate(made, wanted, rows=10_000)
-    found = generator.sample(made.double(), 8000, seed=9).float().mean(0)
-    assert (found - wanted).abs().max() < 0.02
+    error = generator.sample(made.double(), 8000, seed=9).float().mean(0) - wanted
+    # Both the rows that calibrate and the rows that check scatter: a standard error of .008 in the middle columns.
+    assert error.square().mean().sqrt() < 0.008
+    assert error.abs().max() < 4.5 * 0.008
 
 
 @pytest.mark.parametrize("rows", [10, 25])
