@@ -1,12 +1,15 @@
 """The commands: options in, a `Config` out, one call each. `python -m train --help` lists them."""
 
+import _thread
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -336,9 +339,32 @@ def main(arguments: list[str] | None = None) -> int:
     console = _BesideTheBar(logging.INFO)
     log.addHandler(console)
     try:
-        return _run(arguments)
+        with _interruptions_kept():
+            return _run(arguments)
     finally:
         log.removeHandler(console)
+
+
+@contextlib.contextmanager
+def _interruptions_kept() -> Iterator[None]:
+    """Python reports and drops an interruption that meets a finalizer; here it comes again when that is over."""
+    again: list[threading.Timer] = []
+    before = sys.unraisablehook
+
+    def hook(problem: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(problem.exc_type, KeyboardInterrupt):
+            before(problem)
+            return
+        again.append(threading.Timer(0.05, _thread.interrupt_main))
+        again[-1].start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in again:
+            timer.cancel()
 
 
 def _run(arguments: list[str] | None) -> int:
