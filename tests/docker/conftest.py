@@ -101,10 +101,14 @@ def images(engine: Engine) -> dict[str, int]:
 def runs(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Path:
     """A folder of runs that belongs to the caller of the containers."""
     folder = tmp_path_factory.mktemp("containers") / "runs"
-    folder.mkdir()
     for parent in folder.parents[:3]:
-        if parent.owner() == folder.owner() and not parent.stat().st_mode & 0o001:
+        if parent.owner() == folder.parent.owner() and not parent.stat().st_mode & 0o001:
             parent.chmod(0o711)
+    return made_for_caller(engine, folder)
+
+
+def made_for_caller(engine: Engine, folder: Path) -> Path:
+    folder.mkdir()
     if os.getuid() == 0:
         os.chown(folder, engine.uid, engine.uid)
     return folder
@@ -125,13 +129,17 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@pytest.fixture(scope="session")
-def trained(engine: Engine, images: dict[str, int], runs: Path) -> subprocess.CompletedProcess[str]:
+def train(engine: Engine, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """One short training on the built-in reviews, by an ordinary user, without a network."""
-    arguments = f"--words 16 --max-minutes 0.05 --baselines none --gate none --out {runs}"
+    arguments = f"{' '.join(options)} --max-minutes 0.05 --baselines none --gate none --out {out}"
     done = engine.make("train", f"ARGS={arguments}", RUNTIME="docker", GPUS="none", DOCKER_ARGS=as_caller(engine))
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+@pytest.fixture(scope="session")
+def trained(engine: Engine, images: dict[str, int], runs: Path) -> subprocess.CompletedProcess[str]:
+    return train(engine, runs)
 
 
 @dataclass(frozen=True)

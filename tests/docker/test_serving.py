@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import requests
 
-from tests.docker.conftest import ROOT, Engine, Server, as_caller, free_ports
+from tests.docker.conftest import ROOT, Engine, Server, as_caller, free_ports, made_for_caller, train
 from train import artifact
 
 TRAINING_ONLY = ("mlflow", "sklearn", "scipy", "matplotlib", "pyarrow", "pandas", "train.fit", "train.data")
@@ -217,8 +217,9 @@ def build_again(engine: Engine, context: Path, file: str, tag: str, *options: st
 
 def test_it_stops_within_ten_seconds_and_answers_what_it_accepted(engine: Engine, server: Server, runs: Path) -> None:
     (port,) = free_ports(1)
-    name = f"{engine.mark}-stop"
-    arguments = f"ARGS=--runs {runs} --port {port} --wait-seconds 120 --no-tokens"
+    name, bits = f"{engine.mark}-stop", made_for_caller(engine, runs / "bits")
+    train(engine, bits, "--codec presence", "--words 16")  # of texts, thousands would take longer than ten seconds
+    arguments = f"ARGS=--runs {bits} --port {port} --wait-seconds 120 --no-tokens"
     settings = {"RUNTIME": "docker", "CONTAINER": name, "DOCKER_ARGS": as_caller(engine)}
     started = engine.make("serve", arguments, **settings)
     assert started.returncode == 0, started.stdout + started.stderr
@@ -231,7 +232,7 @@ def test_it_stops_within_ten_seconds_and_answers_what_it_accepted(engine: Engine
             while not stopping.is_set():
                 asked = time.monotonic()
                 try:
-                    answer = session.post(url, json={"n": 10, "seed": 1}, timeout=30)
+                    answer = session.post(url, json={"n": 3000, "seed": 1}, timeout=30)
                     outcome = f"{answer.status_code} {len(answer.content)}"
                 except requests.RequestException:
                     outcome = "gone"
