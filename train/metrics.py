@@ -427,11 +427,8 @@ def compare(
     drawn, h, t = (rng.permutation(rows) for rows in (synthetic, heldout, fresh))
     s, h, t = drawn[:n], h[:n], t[:n]
     scores: Scores = {"n": n, **sizes, "columns": s.shape[1], "soft_share": soft}
-    scores |= (
-        ratio_scores(drawn[: n * min(SAMPLES, len(drawn) // n)], h, t, seed)
-        | _judge_scores(s, h, t, seed)
-        | collapse_scores(s, h)
-    )
+    scores |= ratio_scores(drawn[: n * min(SAMPLES, len(drawn) // n)], h, t, seed)
+    scores |= _judge_scores(s, h, t, seed) | collapse_scores(s, h)
     if everything is not None:
         scores |= _copy_scores(s, h, t, everything)
     if label is not None:
@@ -531,11 +528,7 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
     for name, distance in DISTANCES.items():
         found, floor = np.mean([distance(a, b) for a in samples]), distance(c, b)
         estimate = float(_over(found, floor))
-        scores[f"{name}_distance"], scores[f"{name}_floor"], scores[f"{name}_ratio"] = (
-            float(found),
-            float(floor),
-            estimate,
-        )
+        scores |= {f"{name}_distance": float(found), f"{name}_floor": float(floor), f"{name}_ratio": estimate}
         scores[f"{name}_ratio_low"], scores[f"{name}_ratio_high"] = around(estimate, spreads[name])
     return scores
 
