@@ -96,6 +96,7 @@ bench-quality: $(READY) ## GAN, baselines and floor on four data sets, three see
 
 bench-text: $(READY) ## GAN, RNN and floor on whole texts; ARGS="file.txt …" for your own (about an hour)
 	@PYTHONPATH=. $(BIN)/python tests/bench/text.py $(ARGS)
+
 bench-kill: $(READY) ## Kill a small job 40 times and check that nothing was lost (about ten minutes)
 	@PYTHONPATH=. $(BIN)/python tests/bench/kills.py $(ARGS)
 
