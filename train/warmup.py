@@ -29,9 +29,11 @@ ROWS_A_CLASS = 10  # fewer training rows a class than this are not tried
 EM_STEPS = 60
 EM_VALUES = 1 << 22  # values that expectation maximisation looks at: of long rows a part is enough
 STEPS, BATCH, LEARNING_RATE, AVERAGE = 1000, 128, 3e-3, 0.99
-# The weight decay falls from strong to weak while a net learns: early stopping then chooses the strength as well.
+# Both fall from strong to weak while a net learns: early stopping then chooses the strength as well.
 DECAY = (4.0, 0.1)
+SPARSITY = (1.0, 0.05)  # soft thresholds of weights, in learning rates; see `shrink`
 CLASS_BIAS_DECAY = 0.1
+LOCAL_PACE = 5.0  # the table of the last bits may learn so many times faster than the rest: all positions teach it
 CHECK_STEPS = 25
 FEWEST_STEPS = 300  # where there is no time for so many for each net, there are fewer nets
 PATIENCE = (1.7, 300)  # stop after 1.7 times the best step and 300 more
@@ -185,6 +187,21 @@ def descend(net: NadeGenerator, optimizer: torch.optim.Optimizer, rows: Tensor, 
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
+    shrink(optimizer)
+
+
+@torch.no_grad()
+def shrink(optimizer: torch.optim.Optimizer) -> None:
+    """The proximal step of an L1 penalty (Parikh and Boyd 2014, "Proximal algorithms"): soft thresholding.
+
+    Adam moves a weight by at most its learning rate, and by less the more its gradients disagree. So a threshold of
+    some share of the learning rate keeps at 0 each weight whose mean gradient is a smaller share of the gradients'
+    size: pairs of bits that are together no more often than chance explains are not learned at all.
+    """
+    for group in optimizer.param_groups:
+        if "threshold" in group:
+            for weight in group["params"]:
+                weight.copy_(F.softshrink(weight, group["threshold"]))
 
 
 def affordable_nets(rows: Tensor, hidden: int, folds: int, seconds: float) -> int:
@@ -199,22 +216,29 @@ def affordable_nets(rows: Tensor, hidden: int, folds: int, seconds: float) -> in
 
 
 def new_optimizer(net: NadeGenerator) -> torch.optim.Optimizer:
-    strong = [net.output, net.direct, net.input, net.class_hidden]
-    groups = [
-        {"params": strong, "weight_decay": DECAY[0]},
+    groups: list[dict[str, Any]] = [
+        {"params": [net.output, net.direct], "weight_decay": 0.0, "sparsity": SPARSITY},
+        {"params": [net.input, net.class_hidden], "decay": DECAY},
         {"params": [net.class_bias], "weight_decay": CLASS_BIAS_DECAY},
         {"params": [net.bias, net.hidden_bias], "weight_decay": 0.0},
-        # All positions of a row teach this table, so it may learn faster the longer the rows are.
-        {"params": [net.local], "weight_decay": 0.0, "pace": max(1.0, net.length / 100)},
+        {"params": [net.local], "weight_decay": 0.0, "pace": max(LOCAL_PACE, net.length / 100)},
     ]
     return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.99))
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, done: float) -> None:
-    """The learning rate falls to zero over the second half; the weight decay falls all the way, by equal factors."""
+    """The learning rate falls to zero over the second half; decay and sparsity fall all the way, by equal factors."""
     for group in optimizer.param_groups:
         group["lr"] = LEARNING_RATE * group.get("pace", 1.0) * min(1.0, 2 * (1 - done))
-    optimizer.param_groups[0]["weight_decay"] = DECAY[0] * (DECAY[1] / DECAY[0]) ** done
+        if "decay" in group:
+            group["weight_decay"] = _between(group["decay"], done)
+        if "sparsity" in group:
+            group["threshold"] = group["lr"] * _between(group["sparsity"], done)
+
+
+def _between(ends: tuple[float, float], done: float) -> float:
+    start, end = ends
+    return start * (end / start) ** done
 
 
 @torch.no_grad()

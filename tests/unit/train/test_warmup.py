@@ -37,6 +37,15 @@ def two_kinds(n: int) -> torch.Tensor:
     return (torch.rand(n, 12, generator=stream) < mostly).float()
 
 
+def fitted(rows: torch.Tensor, hidden: int) -> NetFit:
+    """A net of one class, fitted to five sixths of the rows."""
+    seen, unseen = rows.float().tensor_split([len(rows) * 5 // 6])
+    fit = NetFit(seen, unseen, warmup.fit_classes(seen, Choice()), hidden)
+    while (done := fit.done(math.inf)) < 1:
+        fit.step(done)
+    return fit
+
+
 def test_classes_are_found() -> None:
     torch.manual_seed(0)
     found = warmup.fit_classes(two_kinds(2000), Choice(classes=2, pseudo_rows=1.0))
@@ -54,15 +63,31 @@ def test_expectation_maximisation_beats_one_class_where_there_are_two() -> None:
 
 def test_the_bound_of_a_net_approaches_the_entropy_of_the_chain() -> None:
     torch.manual_seed(0)
-    rows = torch.tensor(builtin.chain(6000, length=10)).float()
-    seen, unseen = rows[:5000], rows[5000:]
-    fit = NetFit(seen, unseen, warmup.fit_classes(seen, Choice()), 16)
-    while (done := fit.done(math.inf)) < 1:
-        fit.step(done)
-    independent = warmup.fit_classes(seen, Choice()).log_likelihood(unseen)
+    fit = fitted(torch.tensor(builtin.chain(6000, length=10)), 16)
+    independent = warmup.fit_classes(fit.seen, Choice()).log_likelihood(fit.unseen)
     # Nats a row of the process itself: the stationary entropy rate is about .55 nats a bit.
     assert independent < -6.5
     assert -5.9 < fit.best < -5.3
+
+
+def test_what_chance_explains_is_not_learned() -> None:
+    torch.manual_seed(0)
+    coins = fitted((torch.rand(3000, 12) < 0.3).to(torch.uint8), 8).best_net()
+    pairs = torch.ones(12, 12).tril(-1).bool()
+    assert (coins.direct[0][pairs] == 0).float().mean() > 0.8
+    assert (coins.output == 0).float().mean() > 0.8
+
+
+def test_what_chance_does_not_explain_is() -> None:
+    torch.manual_seed(0)
+    rows = (torch.rand(3000, 20) < 0.5).to(torch.uint8)
+    rows[:, 15] = rows[:, 2] ^ (torch.rand(3000) < 0.2)  # beyond the window of the last bits
+    net, zeros, ones = fitted(rows, 8).best_net(), rows.float(), rows.float()
+    zeros[:, 2], ones[:, 2] = 0, 1
+    kind = torch.zeros(len(rows), dtype=torch.long)
+    with torch.no_grad():
+        effect = (net.logits(ones, 0, kind) - net.logits(zeros, 0, kind))[:, 15].mean()
+    assert 2 < effect < 3  # 2 log 4 = 2.77 in truth
 
 
 def test_a_warm_start_keeps_means_and_correlations() -> None:
