@@ -221,8 +221,9 @@ class NadeGenerator(Generator):
     WINDOW = 8
     TAU = 0.66
     BLOCK = 16  # bits whose hidden units `logits` computes by one matrix product
-    FEW = 2  # rows up to which guessing all bits at once is faster than drawing one after the other
+    FEW = 10  # rows up to which guessing all bits at once is faster than drawing one after the other
     prior: Tensor  # the share of each class, (nets, classes)
+    place: Tensor  # row t times the bits is where bit t looks into `local`, (length, length)
 
     def __init__(self, length: int, hidden: int, nets: int, classes: int) -> None:
         super().__init__()
@@ -237,6 +238,9 @@ class NadeGenerator(Generator):
         self.class_hidden = nn.Parameter(torch.zeros(nets, classes, hidden))
         self.class_bias = nn.Parameter(torch.zeros(nets, classes, length))
         self.register_buffer("prior", torch.full((nets, classes), 1 / classes))
+        age = torch.arange(length)[:, None] - torch.arange(length) - 1
+        place = torch.where((age >= 0) & (age < self.WINDOW), 2.0**age, 0.0)
+        self.register_buffer("place", place, persistent=False)
 
     def config(self) -> dict[str, Any]:
         sizes = {"hidden": self.hidden, "nets": self.nets, "classes": self.classes}
@@ -276,14 +280,16 @@ class NadeGenerator(Generator):
         weight = torch.cat([self.output, self.direct], dim=2).unsqueeze(2).unbind(1)
         effect = self.input.unsqueeze(3).unbind(1)
         local, recent = self.local[:, None], column.new_zeros(self.nets, 1, width)
-        zero = logistic.new_zeros(())
+        # Numbers as tensors: turning a Python number into one takes as long as the operation.
+        zero, half, window = logistic.new_zeros(()), logistic.new_tensor(0.5), recent.new_tensor(2**self.WINDOW - 1)
+        last = torch.empty_like(recent)
         for t, bit in enumerate(bits):
-            torch.clamp_min(hidden, 0, out=active)
+            torch.maximum(hidden, zero, out=active)
             logit = torch.baddbmm(known[t], weight[t], seen)
             logit += local.gather(2, recent)
             torch.heaviside(logit, zero, out=bit)
-            torch.add(bit.long(), recent, alpha=2, out=recent).bitwise_and_(2**self.WINDOW - 1)
-            bit -= 0.5
+            torch.add(last.copy_(bit), recent, alpha=2, out=recent).bitwise_and_(window)
+            bit -= half
             hidden.addcmul_(effect[t], bit)
         return seen[net, self.hidden :, column] + 0.5
 
@@ -293,14 +299,24 @@ class NadeGenerator(Generator):
         Each round draws every bit given the last round's guesses at the bits before it, and so gets at least one more
         of them right (predictive sampling, Wiggers and Hoogeboom 2020). Two or three rounds are the rule.
         """
-        rows = zip(net.tolist(), kind.split(1), logistic.split(1), strict=True)
-        return torch.cat([self._settle(*row) for row in rows])
+        rows = zip(net.tolist(), kind.tolist(), logistic, strict=True)
+        return torch.stack([self._settle(*row) for row in rows])
 
-    def _settle(self, net: int, kind: Tensor, logistic: Tensor) -> Tensor:
-        """The bits of one row, (1, length)."""
-        bits = (self._start(torch.full_like(kind, net), kind)[1] + logistic > 0).to(logistic)
+    def _settle(self, net: int, kind: int, logistic: Tensor) -> Tensor:
+        """The bits of one row, (length,)."""
+        known = self.bias[net] + self.class_bias[net, kind] + logistic
+        direct, local = self.direct[net].tril(-1), self.local[net]
+        output, effect = self.output[net], self.input[net, :-1]
+        steps = torch.empty_like(output)  # by which the hidden units come to what each bit sees
+        torch.add(self.hidden_bias[net], self.class_hidden[net, kind], out=steps[0])
+        zero = known.new_zeros(())
+        bits = torch.heaviside(known, zero)
         for _ in range(self.length):
-            guess, bits = bits, (self.logits(bits, net, kind) + logistic > 0).to(logistic)
+            guess, centred = bits, bits - 0.5
+            torch.mul(effect, centred[:-1, None], out=steps[1:])
+            logit = torch.addmv(known, direct, centred) + local.take((self.place @ guess).long())
+            logit += torch.linalg.vecdot(steps.cumsum(0).relu_(), output)
+            bits = torch.heaviside(logit, zero)
             if torch.equal(guess, bits):
                 break
         return bits
@@ -309,11 +325,7 @@ class NadeGenerator(Generator):
         """The logit of every bit of given rows, (rows, length), as one net sees them in the given classes (rows,)."""
         hidden, logit = self._start(torch.full_like(kind, net), kind)
         centred = rows - 0.5
-        padded = F.pad(rows, (self.WINDOW, 0))[:, :-1].long()
-        recent = (
-            padded.unfold(1, self.WINDOW, 1) * (2 ** torch.arange(self.WINDOW - 1, -1, -1, device=rows.device))
-        ).sum(2)
-        logit = logit + centred @ self.direct[net].tril(-1).T + self.local[net][recent]
+        logit = logit + centred @ self.direct[net].tril(-1).T + self.local[net][(rows @ self.place.T).long()]
         deep = []
         parts = (centred.split(self.BLOCK, 1), self.input[net].split(self.BLOCK), self.output[net].split(self.BLOCK))
         for bits, weight, output in zip(*parts, strict=True):

@@ -135,6 +135,15 @@ def test_all_ways_of_drawing_agree_with_the_plain_one(sizes: dict[str, int], row
     assert torch.equal(made(noise).round(), expected)
 
 
+@pytest.mark.parametrize("rows", range(1, 2 * NadeGenerator.FEW + 2))
+def test_a_row_is_the_same_in_a_batch_of_any_size(rows: int) -> None:
+    """Small batches are guessed and larger ones drawn bit by bit; nobody may see which."""
+    made = lively_nade(LONG)
+    noise = generator.draw_noise(made, 2 * NadeGenerator.FEW + 1, seed=5)
+    alone = torch.cat([generator.generate(made, row) for row in noise.split(1)])
+    assert torch.equal(generator.generate(made, noise[:rows]), alone[:rows])
+
+
 def relaxed_plainly(made: NadeGenerator, noise: Tensor) -> Tensor:
     """The same with a gradient: a bit is its rounded value, with the slope of the relaxed one at its own logit."""
     net = (noise[:, -2] * made.nets).long()
