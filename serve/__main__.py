@@ -139,15 +139,15 @@ def token(runs: Path) -> None:
 @option("--model", help="As for start.")
 @option("--port", type=PORT, default=18080, help="Port for the server under test.")
 @option("--metrics-port", type=PORT, default=18082, help="Port of its metrics.")
+@option("--workers", type=click.IntRange(1, 64), default=Settings.workers, help="Worker processes.")
 @option("--seconds", type=click.FloatRange(0.1, 60), default=3.0, help="How long each line is measured.")
 @json_option("the measurements")
-def bench(runs: Path, model: str | None, port: int, metrics_port: int, seconds: float, as_json: bool) -> None:
+def bench(seconds: float, as_json: bool, **given: Any) -> None:
     """Measure a server of its own beside a no-op handler, a FastAPI twin and the bare generator."""
     from serve import bench as benches
 
-    settings = Settings(runs=runs, model=model, port=port, metrics_port=metrics_port)
     click.echo(benches.HEADING, err=as_json)
-    lines = benches.run(settings, seconds, lambda line: click.echo(benches.text(line), err=as_json))
+    lines = benches.run(Settings(**given), seconds, lambda line: click.echo(benches.text(line), err=as_json))
     if as_json:
         click.echo(json.dumps([vars(line) for line in lines]))
 

@@ -1,6 +1,7 @@
 """How fast is it? The served model beside what could be: a handler that does nothing, a FastAPI twin, no server at all.
 
-All run one after the other on this machine, with one worker each, and share its cores with the client that loads them.
+All run one after the other on this machine and share its cores with the client that loads them. The handler that does
+nothing has as many workers as the model, and its batches.
 """
 
 import json
@@ -13,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ class Nothing:
         return [b"{}"] * len(data)
 """
 TWIN_SECONDS = 60
+WARM_UP_LINES = 2  # for so long; Java compiles what it runs often, and is half as fast and less even before that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +153,12 @@ def _torchserve(settings: Settings) -> Iterator[State]:
     try:
         store = settings.runs / "serve" / "model-store"
         manifest: dict[str, Any] = {"runtime": "python", "model": {"modelName": "noop", "handler": "noop.py"}}
-        manifest["model"]["modelVersion"] = "1"
+        manifest["model"] |= {"modelVersion": "1", "configFile": archive.CONFIG}
         with zipfile.ZipFile(store / "noop.mar", "w") as mar:
             mar.writestr("noop.py", NOOP)
             mar.writestr(archive.MANIFEST, json.dumps(manifest))
-        query = "url=noop.mar&model_name=noop&initial_workers=1&synchronous=true&batch_size=16&max_batch_delay=1"
+            mar.write(server.HERE / archive.CONFIG, archive.CONFIG)
+        query = f"url=noop.mar&model_name=noop&initial_workers={settings.workers}&synchronous=true"
         management.call(state.management_socket, "POST", f"/models?{query}", None)
         yield state
     finally:
@@ -165,11 +169,11 @@ def _loaded(
     what: str, address: tuple[str, int], path: str, seconds: float, sizes: tuple[int, ...] = SIZES
 ) -> Iterator[Line]:
     """Every size over every number of connections; the largest as npy too."""
+    ask = partial(load.run, address, path)
+    ask(b"", connections=max(CONNECTIONS), seconds=WARM_UP_LINES * seconds, accept=CONTENT_TYPES["json"])
     for n in sizes:
         for form in ("json", "npy") if n == max(SIZES) else ("json",):
             for connections in CONNECTIONS:
-                body = json.dumps({"n": n, "seed": 1}).encode()
-                measured = load.run(
-                    address, path, body, connections=connections, seconds=seconds, accept=CONTENT_TYPES[form]
-                )
+                body = json.dumps({"n": n}).encode()  # every answer has a seed of its own
+                measured = ask(body, connections=connections, seconds=seconds, accept=CONTENT_TYPES[form])
                 yield Line(what=what, n=n, format=form, connections=connections, **asdict(measured))

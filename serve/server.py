@@ -64,7 +64,7 @@ class Settings:
     port: int = 8080
     metrics_port: int = 8082
     grpc_port: int = 0
-    workers: int = 1
+    workers: int = min(2, os.cpu_count() or 1)  # while one answers a large request, the other answers the small ones
     tokens: bool | None = None
     token_file: Path | None = None
     wait_seconds: float = 40.0

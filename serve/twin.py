@@ -63,7 +63,7 @@ def loop(artifact: Artifact, seconds: float, sizes: list[int]) -> None:
             times: list[float] = []
             begin = time.perf_counter()
             while (start := time.perf_counter()) < begin + seconds or len(times) < 2:
-                answer(artifact, n, 1, form)
+                answer(artifact, n, len(times), form)
                 times.append(time.perf_counter() - start)
             ranks = statistics.quantiles(times, n=100)
             measured = {"n": n, "format": form, "per_second": len(times) / sum(times)}

@@ -60,4 +60,4 @@ def free_ports(count: int) -> list[int]:
 
 def settings_for(runs: Path) -> Settings:
     port, metrics_port = free_ports(2)
-    return Settings(runs=runs, port=port, metrics_port=metrics_port, wait_seconds=90)
+    return Settings(runs=runs, port=port, metrics_port=metrics_port, workers=1, wait_seconds=90)
