@@ -34,7 +34,7 @@ def fit_rnn(
         )
         if train.labels is not None:
             generator.shares.copy_(train.labels.bincount(minlength=classes) / len(train.labels))
-        TextWarmStart(generator, train, validation, seed=seed).run(seconds, lambda: False)
+        TextWarmStart(generator, train, validation, rounds=0, seed=seed).run(seconds, lambda: False)
     return generator
 
 

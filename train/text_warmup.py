@@ -2,7 +2,8 @@
 
 N-grams are counted once. The net then learns what they do not tell: while it trains, the n-grams' probability of each
 token comes from the other folds of the training rows, as on rows that the counts have not seen. The weights are
-averaged over steps, and those are kept under which the validation rows are likeliest.
+averaged over steps, and those are kept under which the validation rows are likeliest. Last, the net is sharpened, and
+its output bias is shifted until draws have each token as often as the training rows.
 """
 
 import copy
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from train.codec import PADDING, UNKNOWN
-from train.generator import Generator
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import restore_streams, streams
+from train.text_game import draw
 from train.text_generator import LanguageModel, TokenGenerator
 
 log = logging.getLogger("lookalike")
@@ -28,6 +29,12 @@ NGRAM_ROWS = 20_000  # more rows are not counted: the table ships with the gener
 FOLDS = 10
 NET_WEIGHT = 1.0  # of the net's own likelihood: in the mixture alone it would never get off the ground
 CHECK_STEPS = 500
+SHARPNESS = 1 / 0.9  # of the net once it has learned: what it says of single tokens is too even to be drawn from
+CALIBRATION_ROUNDS = 6
+CALIBRATION_ROWS = 4000
+CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use the numbers from 0 on
+CALIBRATION_SHARE = 0.1  # of the seconds
+PSEUDOCOUNT = 10.0  # tokens drawn less often differ from what is wanted mostly by chance
 JITTER = 3.0  # tokens by which the sorting of rows by length is blurred
 
 
@@ -82,7 +89,10 @@ class TextWarmStart:
         patience: how many checks without improvement end the run; there is one after every pass, or
             `CHECK_STEPS` if that is sooner.
         average: how much of the averaged weights each step keeps.
+        rounds: how often the frequencies of tokens are calibrated; with 0 the net is not sharpened either.
     """
+
+    NUMBERS = ("step", "seconds", "failures", "best", "best_weights", "rounds")  # and the weights: see `state_dict`
 
     def __init__(
         self,
@@ -97,9 +107,10 @@ class TextWarmStart:
         dropout: float = 0.4,
         average: float = 0.995,
         patience: int = 3,
+        rounds: int = CALIBRATION_ROUNDS,
         seed: int = 0,
     ) -> None:
-        self.generator: Generator = generator
+        self.generator, self.all_rounds = generator, rounds
         self.model, self.train, self.validation = generator.model, train, validation
         model, self.limit = generator.model, math.inf
         self.batch, self.word_dropout, self.dropout = batch, word_dropout, dropout
@@ -116,7 +127,7 @@ class TextWarmStart:
         self.batches = -(-len(self.lengths) // batch)
         self.check_steps = min(self.batches, CHECK_STEPS)
         self._ordered_epoch, self._order = -1, list[Tensor]()
-        self.step, self.seconds, self.failures, self.best = 0, 0.0, 0, math.inf
+        self.step, self.seconds, self.failures, self.best, self.rounds = 0, 0.0, 0, math.inf, 0
         self.best_weights = copy.deepcopy(self.average.state_dict())
 
     @property
@@ -126,7 +137,8 @@ class TextWarmStart:
     def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
         self.limit = seconds
         started = time.monotonic() - self.seconds
-        while self.failures < self.patience and self.seconds < seconds:
+        learn_until = (1 - CALIBRATION_SHARE) * seconds if self.all_rounds else seconds
+        while not self.rounds and self.failures < self.patience and self.seconds < learn_until:
             if interrupted():
                 return False
             self._step(self._next_rows())
@@ -134,20 +146,25 @@ class TextWarmStart:
             if self.step % self.check_steps == 0:
                 self._check()
             self.seconds = time.monotonic() - started
-        if self.step % self.check_steps:
-            self._check()
-        self.model.load_state_dict(self.best_weights)
+        if not self.rounds:
+            self._choose_weights()
+        while self.rounds < self.all_rounds and self.seconds < seconds:
+            if interrupted():
+                return False
+            calibrate(self.generator, self.train.codes, CALIBRATION_SEED + self.rounds)
+            self.rounds += 1
+            self.seconds = time.monotonic() - started
         return True
 
     def state_dict(self) -> dict[str, Any]:
         modules = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
-        numbers = {name: getattr(self, name) for name in ("step", "seconds", "failures", "best", "best_weights")}
+        numbers = {name: getattr(self, name) for name in self.NUMBERS}
         return {**modules, **numbers, "streams": streams()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in ("model", "average", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
-        for name in ("step", "seconds", "failures", "best", "best_weights"):
+        for name in self.NUMBERS:
             setattr(self, name, state[name])
         restore_streams(state["streams"])
 
@@ -170,6 +187,13 @@ class TextWarmStart:
         with torch.no_grad():
             for ours, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 ours.lerp_(current, 1 - keep)
+
+    def _choose_weights(self) -> None:
+        if self.step % self.check_steps:
+            self._check()
+        self.model.load_state_dict(self.best_weights)
+        if self.all_rounds:
+            self.model.sharpen(SHARPNESS)
 
     def _check(self) -> None:
         loss = mean_loss(self.average, self.validation)
@@ -215,6 +239,24 @@ def batches_by_length(lengths: Tensor, size: int, seed: int) -> list[Tensor]:
     order = (lengths + JITTER * torch.rand(len(lengths), generator=stream)).argsort()
     parts = order.split(size)
     return [parts[i] for i in torch.randperm(len(parts), generator=stream).tolist()]
+
+
+@torch.no_grad()
+def calibrate(generator: TokenGenerator, codes: Tensor, seed: int) -> None:
+    """Shift the net's output bias so that draws have each token, or some rare one, as often as the given rows.
+
+    The n-grams' share of the draws is not shifted, and what follows a token changes with it: it takes some rounds.
+
+    Args:
+        codes: token ids, (rows, length).
+        seed: of the draws.
+    """
+    model = generator.model
+    drawn = draw(generator, CALIBRATION_ROWS, seed)
+    known = (rows[(rows != PADDING) & (rows != UNKNOWN)].long() for rows in (codes, drawn))
+    wanted, found = (model.common(each).bincount(minlength=len(model.bias)).double() for each in known)
+    wanted *= found.sum() / wanted.sum()
+    model.bias.add_(((wanted + PSEUDOCOUNT) / (found + PSEUDOCOUNT)).log())
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The text generator: n-grams, draws, resampling by the scorer, and fits that go on where they stopped."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from train.codec import END, PADDING, UNKNOWN
 from train.generator import draw_noise, generate
 from train.ngram import fit_ngrams
 from train.text_baseline import draw_trigrams, fit_rnn
+from train.text_game import draw
 from train.text_generator import Scorer, TokenGenerator, pick
-from train.text_warmup import Rows, TextWarmStart, new_generator
+from train.text_warmup import Rows, TextWarmStart, calibrate, new_generator
 
 VOCABULARY, LENGTH = 12, 6
 
@@ -219,6 +221,29 @@ def test_an_interrupted_warm_start_goes_on_bit_for_bit() -> None:
     assert second.step == whole.step == 11
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, second.model.state_dict()[name]), name
+
+
+def test_an_interrupted_calibration_goes_on_bit_for_bit() -> None:
+    whole, first, second = (warm_start(learning_rate=0.0) for _ in range(3))
+    assert whole.run(math.inf, lambda: False)
+    assert not first.run(math.inf, after(whole.step + 2))
+    assert first.rounds == 2
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert second.run(math.inf, lambda: False)
+    assert second.rounds == whole.rounds > 2
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, second.model.state_dict()[name]), name
+    assert not torch.equal(whole.model.bias, first.model.bias)
+
+
+def test_calibrated_draws_have_each_token_as_often_as_the_rows() -> None:
+    torch.manual_seed(0)
+    generator = TokenGenerator(LENGTH, VOCABULARY, VOCABULARY, 8, 16, candidates=1).eval()
+    rows = grammar(300)
+    for seed in range(4):
+        calibrate(generator, rows, seed)
+    found, wanted = (each[each != PADDING].bincount(minlength=VOCABULARY) for each in (draw(generator, 4000, 9), rows))
+    torch.testing.assert_close(found / found.sum(), wanted / wanted.sum(), rtol=0, atol=0.01)
 
 
 def test_the_baseline_is_a_net_alone() -> None:
