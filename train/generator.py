@@ -247,21 +247,38 @@ class NadeGenerator(Generator):
         return {"name": self.name, "length": self.length, **sizes}
 
     def forward(self, noise: Tensor) -> Tensor:
+        net, kind, logistic = self._read(noise)
+        bits = self._bits(net, kind, logistic)
+        if not torch.is_grad_enabled():
+            return bits
+        soft = torch.sigmoid((self._logits(bits, net, kind) + logistic) / self.TAU)
+        return bits + (soft - soft.detach())
+
+    def probabilities(self, noise: Tensor) -> Tensor:
+        """P(bit = 1 | the bits before it) of the rows drawn from the noise, (rows, length).
+
+        Its mean over rows estimates a column's mean as the bits do, but scatters less (Rao and Blackwell).
+        """
+        net, kind, logistic = self._read(noise)
+        return self._logits(self._bits(net, kind, logistic), net, kind).sigmoid()
+
+    def _read(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each row's net and class (rows,), and logistic noise for its bits (rows, length)."""
         uniform, net = noise[:, : self.length], (noise[:, -2] * self.nets).long()
         kind = (noise[:, -1:] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
-        logistic = torch.logit(uniform, eps=torch.finfo(noise.dtype).eps)
-        with torch.no_grad():
-            bits = self._guess(net, kind, logistic) if len(noise) <= self.FEW else self._draw(net, kind, logistic)
-        return self._relax(bits, net, kind, logistic) if torch.is_grad_enabled() else bits
+        return net, kind, torch.logit(uniform, eps=torch.finfo(noise.dtype).eps)
 
-    def _relax(self, bits: Tensor, net: Tensor, kind: Tensor, logistic: Tensor) -> Tensor:
-        """The drawn bits, with the gradient of relaxed ones."""
+    @torch.no_grad()
+    def _bits(self, net: Tensor, kind: Tensor, logistic: Tensor) -> Tensor:
+        return self._guess(net, kind, logistic) if len(net) <= self.FEW else self._draw(net, kind, logistic)
+
+    def _logits(self, bits: Tensor, net: Tensor, kind: Tensor) -> Tensor:
+        """As `logits`, for rows of several nets."""
         logit = torch.empty_like(bits)
         for each in net.unique().tolist():
             rows = net == each
             logit[rows] = self.logits(bits[rows], each, kind[rows])
-        soft = torch.sigmoid((logit + logistic) / self.TAU)
-        return bits + (soft - soft.detach())
+        return logit
 
     def _draw(self, net: Tensor, kind: Tensor, logistic: Tensor) -> Tensor:
         """Bits, (rows, length). The rows of a net stand side by side as columns, as many for each

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.generator import NadeGenerator, draw_noise, generate
+from train.generator import NadeGenerator, draw_noise
 from train.phase import restore_streams, streams
 
 log = logging.getLogger("lookalike")
@@ -274,9 +274,10 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
     """
     edge = 0.5 / rows
     noise = draw_noise(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length)), seed=0)
+    blocks = noise.to(generator.bias).split(generator.rows_per_pass)
     wanted = torch.logit(means.clamp(edge, 1 - edge))
     for _ in range(CALIBRATION_ROUNDS):
-        found = generate(generator, noise).float().mean(0).to(means)
+        found = torch.cat([generator.probabilities(block) for block in blocks]).mean(0)
         generator.bias.add_(wanted - torch.logit(found.clamp(edge, 1 - edge)))
 
 

@@ -144,6 +144,15 @@ def test_a_row_is_the_same_in_a_batch_of_any_size(rows: int) -> None:
     assert torch.equal(generator.generate(made, noise[:rows]), alone[:rows])
 
 
+def test_probabilities_are_those_that_the_bits_were_drawn_with() -> None:
+    made = lively_nade(LONG)
+    noise = generator.draw_noise(made, 50, seed=5)
+    with torch.no_grad():
+        probabilities, bits = made.probabilities(noise), made(noise)
+    # Bit and logistic noise: 1 where the uniform number is above what the probability leaves.
+    assert torch.equal(bits == 1, noise[:, : made.length] > 1 - probabilities)
+
+
 def relaxed_plainly(made: NadeGenerator, noise: Tensor) -> Tensor:
     """The same with a gradient: a bit is its rounded value, with the slope of the relaxed one at its own logit."""
     net = (noise[:, -2] * made.nets).long()

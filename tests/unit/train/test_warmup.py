@@ -120,9 +120,10 @@ def test_calibration_brings_the_wanted_means_to_long_rows_too() -> None:
     wanted = torch.linspace(0.1, 0.9, 600)
     warmup.calibrate(made, wanted, rows=10_000)
     error = generator.sample(made.double(), 8000, seed=9).float().mean(0) - wanted
-    # Both the rows that calibrate and the rows that check scatter: a standard error of .008 in the middle columns.
-    assert error.square().mean().sqrt() < 0.008
-    assert error.abs().max() < 4.5 * 0.008
+    # The rows that check scatter by .0056 in the middle columns; the rows that calibrate, of which there are as many,
+    # hardly at all, because it is their probabilities that are averaged.
+    assert error.square().mean().sqrt() < 0.0056
+    assert error.abs().max() < 4.5 * 0.0056
 
 
 @pytest.mark.parametrize("rows", [10, 25])
