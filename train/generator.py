@@ -264,7 +264,7 @@ class NadeGenerator(Generator):
 
     def _read(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each row's net and class (rows,), and logistic noise for its bits (rows, length)."""
-        uniform, net = noise[:, : self.length], (noise[:, -2] * self.nets).long()
+        uniform, net = noise[:, : self.length], (noise[:, -2] * self.nets).long().clamp(max=self.nets - 1)
         kind = (noise[:, -1:] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
         return net, kind, torch.logit(uniform, eps=torch.finfo(noise.dtype).eps)
 

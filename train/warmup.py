@@ -31,15 +31,18 @@ EM_VALUES = 1 << 22  # values that expectation maximisation looks at: of long ro
 STEPS, BATCH, LEARNING_RATE, AVERAGE = 1000, 128, 3e-3, 0.99
 # Both fall from strong to weak while a net learns: early stopping then chooses the strength as well.
 DECAY = (4.0, 0.1)
-SPARSITY = (1.0, 0.05)  # soft thresholds of weights, in learning rates; see `shrink`
+SPARSITY = (1.0, 0.05)  # soft thresholds of weights, in learning rates; see `soft_threshold`
 CLASS_BIAS_DECAY = 0.1
-LOCAL_PACE = 5.0  # the table of the last bits may learn so many times faster than the rest: all positions teach it
+# The table of the last bits may learn so many times faster than the rest, and faster still in rows of more than 500
+# bits: all positions of a row teach it.
+LOCAL_PACE, LOCAL_LENGTH = 5.0, 100
 CHECK_STEPS = 25
 FEWEST_STEPS = 300  # where there is no time for so many for each net, there are fewer nets
 PATIENCE = (1.7, 300)  # stop after 1.7 times the best step and 300 more
 CHECKED_ROWS = 2000
 CALIBRATION_ROWS, CALIBRATION_ROUNDS = 20_000, 6
 CALIBRATION_VALUES = 5_000_000  # fewer of long rows, which take longer to draw
+CALIBRATION_SEED = 777_777  # no judge's: rows that calibrated are not judged
 EDGE = 1e-4  # probabilities are kept this far from 0 and 1
 
 
@@ -187,16 +190,17 @@ def descend(net: NadeGenerator, optimizer: torch.optim.Optimizer, rows: Tensor, 
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
-    shrink(optimizer)
+    soft_threshold(optimizer)
 
 
 @torch.no_grad()
-def shrink(optimizer: torch.optim.Optimizer) -> None:
-    """The proximal step of an L1 penalty (Parikh and Boyd 2014, "Proximal algorithms"): soft thresholding.
+def soft_threshold(optimizer: torch.optim.Optimizer) -> None:
+    """The proximal step of an L1 penalty (Parikh and Boyd 2014, "Proximal algorithms") on the groups with a threshold.
 
-    Adam moves a weight by at most its learning rate, and by less the more its gradients disagree. So a threshold of
-    some share of the learning rate keeps at 0 each weight whose mean gradient is a smaller share of the gradients'
-    size: pairs of bits that are together no more often than chance explains are not learned at all.
+    Adam moves a weight by about its learning rate at most, and by less the more its gradients disagree. So a threshold
+    of some share of the learning rate keeps at 0 each weight whose mean gradient is a smaller share of the gradients'
+    root mean square. Pairs of bits that are together as often as chance explains come in only when the threshold has
+    fallen far; early stopping decides how far.
     """
     for group in optimizer.param_groups:
         if "threshold" in group:
@@ -208,6 +212,7 @@ def affordable_nets(rows: Tensor, hidden: int, folds: int, seconds: float) -> in
     """How many nets can make FEWEST_STEPS each, one of them twice because of its classes: at least one."""
     net = new_net(rows.shape[1], fit_classes(rows, Choice()), hidden)
     batch, optimizer = rows[:BATCH], new_optimizer(net)
+    set_schedule(optimizer, 0.0)
     kind = torch.zeros(len(batch), dtype=torch.long, device=rows.device)
     for _ in range(2):  # the first one also warms up
         started = time.monotonic()
@@ -221,7 +226,7 @@ def new_optimizer(net: NadeGenerator) -> torch.optim.Optimizer:
         {"params": [net.input, net.class_hidden], "decay": DECAY},
         {"params": [net.class_bias], "weight_decay": CLASS_BIAS_DECAY},
         {"params": [net.bias, net.hidden_bias], "weight_decay": 0.0},
-        {"params": [net.local], "weight_decay": 0.0, "pace": max(LOCAL_PACE, net.length / 100)},
+        {"params": [net.local], "weight_decay": 0.0, "pace": max(LOCAL_PACE, net.length / LOCAL_LENGTH)},
     ]
     return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.99))
 
@@ -231,12 +236,12 @@ def set_schedule(optimizer: torch.optim.Optimizer, done: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = LEARNING_RATE * group.get("pace", 1.0) * min(1.0, 2 * (1 - done))
         if "decay" in group:
-            group["weight_decay"] = _between(group["decay"], done)
+            group["weight_decay"] = _geometric(group["decay"], done)
         if "sparsity" in group:
-            group["threshold"] = group["lr"] * _between(group["sparsity"], done)
+            group["threshold"] = group["lr"] * _geometric(group["sparsity"], done)
 
 
-def _between(ends: tuple[float, float], done: float) -> float:
+def _geometric(ends: tuple[float, float], done: float) -> float:
     start, end = ends
     return start * (end / start) ** done
 
@@ -273,7 +278,7 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
         means: the wanted column means, (length,), of `rows` training rows.
     """
     edge = 0.5 / rows
-    noise = draw_noise(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length)), seed=0)
+    noise = draw_noise(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length)), CALIBRATION_SEED)
     blocks = noise.to(generator.bias).split(generator.rows_per_pass)
     wanted = torch.logit(means.clamp(edge, 1 - edge))
     for _ in range(CALIBRATION_ROUNDS):

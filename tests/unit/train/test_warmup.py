@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from train import builtin, generator, warmup
+from train import builtin, generator, kinds, text_warmup, warmup
 from train.generator import NadeGenerator
 from train.warmup import Choice, NetFit, WarmStart
 
@@ -124,6 +124,11 @@ def test_calibration_brings_the_wanted_means_to_long_rows_too() -> None:
     # hardly at all, because it is their probabilities that are averaged.
     assert error.square().mean().sqrt() < 0.0056
     assert error.abs().max() < 4.5 * 0.0056
+
+
+def test_rows_that_calibrate_are_not_judged() -> None:
+    of_texts = range(text_warmup.CALIBRATION_SEED, text_warmup.CALIBRATION_SEED + text_warmup.CALIBRATION_ROUNDS)
+    assert kinds.EVALUATION_SEED not in (warmup.CALIBRATION_SEED, *of_texts)
 
 
 @pytest.mark.parametrize("rows", [10, 25])
