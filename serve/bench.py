@@ -35,7 +35,7 @@ class Nothing:
         return [b"{}"] * len(data)
 """
 TWIN_SECONDS = 60
-WARM_UP_LINES = 2  # for so long; Java compiles what it runs often, and is half as fast and less even before that
+WARM_UP_LINES = 2  # a warm-up takes as long as so many lines: Java compiles what runs often, and is half as fast before
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from train.config import (
 )
 
 WORK_FAILED, WRONG_USAGE, GATE_FAILED = 1, 2, 3
+AGAIN_SECONDS = 0.05  # a finalizer is over by then
 FILE = click.Path(path_type=Path)
 
 
@@ -355,7 +356,8 @@ def _interruptions_kept() -> Iterator[None]:
         if not issubclass(problem.exc_type, KeyboardInterrupt):
             before(problem)
             return
-        again.append(threading.Timer(0.05, _thread.interrupt_main))
+        number = signal.SIGTERM if signal.getsignal(signal.SIGINT) == signal.SIG_IGN else signal.SIGINT
+        again.append(threading.Timer(AGAIN_SECONDS, _thread.interrupt_main, [number]))
         again[-1].start()
 
     sys.unraisablehook = hook

@@ -199,7 +199,7 @@ class TokenGenerator(Generator):
     energy-based models for text generation", resample as here.
 
     Attributes:
-        temperature: divides the net's logits and the logarithms of the n-grams' counts; 1 draws as was learned.
+        temperature: divides the net's logits and the logarithms of the n-grams' counts; 1 changes nothing.
         candidates: how many sentences are drawn for each one returned.
         label: the class of all rows; None draws classes with the shares of the training rows.
     """

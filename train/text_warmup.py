@@ -3,7 +3,7 @@
 N-grams are counted once. The net then learns what they do not tell: while it trains, the n-grams' probability of each
 token comes from the other folds of the training rows, as on rows that the counts have not seen. The weights are
 averaged over steps, and those are kept under which the validation rows are likeliest. Last, the net is sharpened, and
-its output bias is shifted until draws have each token as often as the training rows.
+its output bias is shifted in a few rounds, so that draws have each token about as often as the training rows.
 """
 
 import copy
@@ -29,12 +29,13 @@ NGRAM_ROWS = 20_000  # more rows are not counted: the table ships with the gener
 FOLDS = 10
 NET_WEIGHT = 1.0  # of the net's own likelihood: in the mixture alone it would never get off the ground
 CHECK_STEPS = 500
-SHARPNESS = 1 / 0.9  # of the net once it has learned: what it says of single tokens is too even to be drawn from
+SHARPNESS = 1 / 0.9  # of the net once it has learned: draws then repeat more real phrases (EXPERIMENTS.md)
 CALIBRATION_ROUNDS = 4
 CALIBRATION_ROWS = 4000
+CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to draw
 CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use the numbers from 0 on
 CALIBRATION_SHARE = 0.1  # of the seconds
-PSEUDOCOUNT = 10.0  # tokens drawn less often differ from what is wanted mostly by chance
+PSEUDOCOUNT = 10.0  # of draws: tokens drawn less often differ from what is wanted mostly by chance
 JITTER = 3.0  # tokens by which the sorting of rows by length is blurred
 
 
@@ -92,7 +93,8 @@ class TextWarmStart:
         rounds: how often the frequencies of tokens are calibrated; with 0 the net is not sharpened either.
     """
 
-    NUMBERS = ("step", "seconds", "failures", "best", "best_weights", "rounds")  # and the weights: see `state_dict`
+    MODULES = ("model", "average", "optimizer")
+    VALUES = ("step", "seconds", "failures", "best", "best_weights", "calibrated")
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class TextWarmStart:
         rounds: int = CALIBRATION_ROUNDS,
         seed: int = 0,
     ) -> None:
-        self.generator, self.all_rounds = generator, rounds
+        self.generator, self.rounds = generator, rounds
         self.model, self.train, self.validation = generator.model, train, validation
         model, self.limit = generator.model, math.inf
         self.batch, self.word_dropout, self.dropout = batch, word_dropout, dropout
@@ -127,7 +129,7 @@ class TextWarmStart:
         self.batches = -(-len(self.lengths) // batch)
         self.check_steps = min(self.batches, CHECK_STEPS)
         self._ordered_epoch, self._order = -1, list[Tensor]()
-        self.step, self.seconds, self.failures, self.best, self.rounds = 0, 0.0, 0, math.inf, 0
+        self.step, self.seconds, self.failures, self.best, self.calibrated = 0, 0.0, 0, math.inf, 0
         self.best_weights = copy.deepcopy(self.average.state_dict())
 
     @property
@@ -136,9 +138,15 @@ class TextWarmStart:
 
     def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
         self.limit = seconds
+        learning = (1 - CALIBRATION_SHARE) * seconds if self.rounds else seconds
+        return self._learn(learning, interrupted) and self._calibrate(seconds, interrupted)
+
+    def _learn(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
+        """Whether the net has learned; the best weights are then in place, and sharpened."""
+        if self.calibrated:
+            return True
         started = time.monotonic() - self.seconds
-        learn_until = (1 - CALIBRATION_SHARE) * seconds if self.all_rounds else seconds
-        while not self.rounds and self.failures < self.patience and self.seconds < learn_until:
+        while self.failures < self.patience and self.seconds < seconds:
             if interrupted():
                 return False
             self._step(self._next_rows())
@@ -146,25 +154,31 @@ class TextWarmStart:
             if self.step % self.check_steps == 0:
                 self._check()
             self.seconds = time.monotonic() - started
-        if not self.rounds:
-            self._choose_weights()
-        while self.rounds < self.all_rounds and self.seconds < seconds:
+        self._choose_weights()
+        self.seconds = time.monotonic() - started
+        return True
+
+    def _calibrate(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
+        """Whether all rounds are over that there is time for; there is always time for one."""
+        started = time.monotonic() - self.seconds
+        while self.calibrated < self.rounds and (not self.calibrated or self.seconds < seconds):
             if interrupted():
                 return False
-            calibrate(self.generator, self.train.codes, CALIBRATION_SEED + self.rounds)
-            self.rounds += 1
+            calibrate(self.generator, self.train.codes, CALIBRATION_SEED + self.calibrated)
+            self.calibrated += 1
             self.seconds = time.monotonic() - started
+        log.debug("warm start: calibrated %d times", self.calibrated)
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        modules = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
-        numbers = {name: getattr(self, name) for name in self.NUMBERS}
-        return {**modules, **numbers, "streams": streams()}
+        modules = {name: getattr(self, name).state_dict() for name in self.MODULES}
+        values = {name: getattr(self, name) for name in self.VALUES}
+        return {**modules, **values, "streams": streams()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("model", "average", "optimizer"):
+        for name in self.MODULES:
             getattr(self, name).load_state_dict(state[name])
-        for name in self.NUMBERS:
+        for name in self.VALUES:
             setattr(self, name, state[name])
         restore_streams(state["streams"])
 
@@ -192,7 +206,7 @@ class TextWarmStart:
         if self.step % self.check_steps:
             self._check()
         self.model.load_state_dict(self.best_weights)
-        if self.all_rounds:
+        if self.rounds:
             self.model.sharpen(SHARPNESS)
 
     def _check(self) -> None:
@@ -252,11 +266,16 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int) -> None:
         seed: of the draws.
     """
     model = generator.model
-    drawn = draw(generator, CALIBRATION_ROWS, seed)
-    known = (rows[(rows != PADDING) & (rows != UNKNOWN)].long() for rows in (codes, drawn))
-    wanted, found = (model.common(each).bincount(minlength=len(model.bias)).double() for each in known)
+    drawn = draw(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length)), seed)
+    wanted, found = _counts(model, codes), _counts(model, drawn)
     wanted *= found.sum() / wanted.sum()
     model.bias.add_(((wanted + PSEUDOCOUNT) / (found + PSEUDOCOUNT)).log())
+
+
+def _counts(model: LanguageModel, rows: Tensor) -> Tensor:
+    """How often each token comes in rows of token ids, UNKNOWN standing for every rare one: float64 (head,)."""
+    known = rows[(rows != PADDING) & (rows != UNKNOWN)].long()
+    return model.common(known).bincount(minlength=len(model.bias)).double()
 
 
 @torch.no_grad()

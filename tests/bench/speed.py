@@ -32,7 +32,7 @@ Measured = dict[str, list[float]]
 
 
 class Eager(NadeGenerator):
-    """The same generator written plainly: weights gathered for each row, gradients by autograd."""
+    """The same generator written plainly: weights gathered for each row, a step for each bit."""
 
     def _draw(self, net: Tensor, kind: Tensor, logistic: Tensor) -> Tensor:
         hidden, logit = self._start(net, kind)
@@ -40,12 +40,10 @@ class Eager(NadeGenerator):
         recent, bits = torch.zeros_like(net), []
         for t in range(self.length):
             here = logit[:, t] + (torch.relu(hidden) * self.output[net, t]).sum(1) + self.local[net, recent]
-            here = here + logistic[:, t]
-            soft = torch.sigmoid(here / self.TAU)
-            bit = (here > 0).to(here) + (soft - soft.detach())
+            bit = (here + logistic[:, t] > 0).to(here)
             hidden = hidden + (bit - 0.5)[:, None] * self.input[net, t]
             logit = logit + (bit - 0.5)[:, None] * later[net, t]
-            recent = (2 * recent + bit.detach().long()) % 2**self.WINDOW
+            recent = (2 * recent + bit.long()) % 2**self.WINDOW
             bits.append(bit)
         return torch.stack(bits, dim=1)
 

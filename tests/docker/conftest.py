@@ -108,6 +108,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Path:
 
 
 def made_for_caller(engine: Engine, folder: Path) -> Path:
+    """The folder, new, and owned by the caller of the containers."""
     folder.mkdir()
     if os.getuid() == 0:
         os.chown(folder, engine.uid, engine.uid)
@@ -129,7 +130,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def train(engine: Engine, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def train_in_container(engine: Engine, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """One short training on the built-in reviews, by an ordinary user, without a network."""
     arguments = f"{' '.join(options)} --max-minutes 0.05 --baselines none --gate none --out {out}"
     done = engine.make("train", f"ARGS={arguments}", RUNTIME="docker", GPUS="none", DOCKER_ARGS=as_caller(engine))
@@ -139,7 +140,7 @@ def train(engine: Engine, out: Path, *options: str) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="session")
 def trained(engine: Engine, images: dict[str, int], runs: Path) -> subprocess.CompletedProcess[str]:
-    return train(engine, runs)
+    return train_in_container(engine, runs)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import requests
 
-from tests.docker.conftest import ROOT, Engine, Server, as_caller, free_ports, made_for_caller, train
+from tests.docker.conftest import ROOT, Engine, Server, as_caller, free_ports, made_for_caller, train_in_container
 from train import artifact
 
 TRAINING_ONLY = ("mlflow", "sklearn", "scipy", "matplotlib", "pyarrow", "pandas", "train.fit", "train.data")
@@ -218,7 +218,9 @@ def build_again(engine: Engine, context: Path, file: str, tag: str, *options: st
 def test_it_stops_within_ten_seconds_and_answers_what_it_accepted(engine: Engine, server: Server, runs: Path) -> None:
     (port,) = free_ports(1)
     name, bits = f"{engine.mark}-stop", made_for_caller(engine, runs / "bits")
-    train(engine, bits, "--codec presence", "--words 16")  # of texts, thousands would take longer than ten seconds
+    train_in_container(
+        engine, bits, "--codec presence", "--words 16"
+    )  # of texts, thousands would take longer than ten seconds
     arguments = f"ARGS=--runs {bits} --port {port} --wait-seconds 120 --no-tokens"
     settings = {"RUNTIME": "docker", "CONTAINER": name, "DOCKER_ARGS": as_caller(engine)}
     started = engine.make("serve", arguments, **settings)

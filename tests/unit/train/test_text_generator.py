@@ -227,10 +227,10 @@ def test_an_interrupted_calibration_goes_on_bit_for_bit() -> None:
     whole, first, second = (warm_start(learning_rate=0.0) for _ in range(3))
     assert whole.run(math.inf, lambda: False)
     assert not first.run(math.inf, after(whole.step + 2))
-    assert first.rounds == 2
+    assert first.calibrated == 2
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     assert second.run(math.inf, lambda: False)
-    assert second.rounds == whole.rounds > 2
+    assert second.calibrated == whole.calibrated > 2
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, second.model.state_dict()[name]), name
     assert not torch.equal(whole.model.bias, first.model.bias)
