@@ -24,10 +24,13 @@ Scores = dict[str, dict[str, list[float]]]  # contender -> metric -> one value a
 def job(given: Mapping[str, Any]) -> dict[str, Any]:
     """Run a training job as `python -m train fit` does; the content of its metrics.json.
 
-    A job that has ended in the same folder with the same options is not run again, so a bench that was cut off goes on.
+    A job that has ended in the same folder with the same options, and with the code as it is, is not run again: so a
+    bench that was cut off goes on.
     """
+    changed = max(file.stat().st_mtime for file in Path(fit.__file__).parent.glob("*.py"))
     for run in rundir.existing(Path(given["out"])):
-        if run.metrics.exists() and given.items() <= json.loads(run.config.read_text()).items():
+        ended = run.metrics.exists() and run.metrics.stat().st_mtime > changed
+        if ended and given.items() <= json.loads(run.config.read_text()).items():
             return json.loads(run.metrics.read_text())
     outcome = fit.fit(resolve(given))
     assert outcome is not None, "benches run without torchrun"
