@@ -190,6 +190,7 @@ def _work(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str
     seen = saved["state"]["seen"] if saved and saved["phase"] == "game" else 0
     # What a crashed session wrote after its last checkpoint comes again.
     rundir.keep_lines(run.stats, lambda line: line["seen"] <= seen)
+    run.stats.touch()  # where the warm start takes all the time, the game adds no line
     _announce(run, config, prepared, saved)
     tracker = tracking.start(run, tags=_tags(config, prepared), datasets=_datasets(prepared), seen=seen)
     status = "FAILED"

@@ -142,7 +142,7 @@ class TextWarmStart:
         return self._learn(learning, interrupted) and self._calibrate(seconds, interrupted)
 
     def _learn(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
-        """Whether the net has learned; the best weights are then in place, and sharpened."""
+        """Whether the net has learned; the best weights are then in place."""
         if self.calibrated:
             return True
         started = time.monotonic() - self.seconds
@@ -159,11 +159,13 @@ class TextWarmStart:
         return True
 
     def _calibrate(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
-        """Whether all rounds are over that there is time for; there is always time for one."""
+        """Whether all rounds are over that there is time for. Before the first one the net is sharpened."""
         started = time.monotonic() - self.seconds
-        while self.calibrated < self.rounds and (not self.calibrated or self.seconds < seconds):
+        while self.calibrated < self.rounds and self.seconds < seconds:
             if interrupted():
                 return False
+            if not self.calibrated:
+                self.model.sharpen(SHARPNESS)
             calibrate(self.generator, self.train.codes, CALIBRATION_SEED + self.calibrated)
             self.calibrated += 1
             self.seconds = time.monotonic() - started
@@ -206,8 +208,6 @@ class TextWarmStart:
         if self.step % self.check_steps:
             self._check()
         self.model.load_state_dict(self.best_weights)
-        if self.rounds:
-            self.model.sharpen(SHARPNESS)
 
     def _check(self) -> None:
         loss = mean_loss(self.average, self.validation)

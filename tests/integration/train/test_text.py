@@ -34,6 +34,16 @@ def trained(sentences: Path) -> rundir.RunDirectory:
     return rundir.newest(out)
 
 
+def test_a_warm_start_that_takes_all_the_time_ships(sentences: Path, tmp_path: Path) -> None:
+    time = ["--max-minutes", "0.000001"]
+    options = ["--data", str(sentences), "--out", str(tmp_path), "--baselines", "none", *OPTIONS, *time]
+    assert main(["fit", *options]) == 0
+    run = rundir.newest(tmp_path)
+    assert run.stats.read_text() == ""
+    assert run.archive.exists()
+    assert "GAN" in json.loads(run.metrics.read_text())["scores"]
+
+
 def test_the_sentences_follow_the_grammar_and_their_label(trained: rundir.RunDirectory) -> None:
     shipped = artifact.load(trained.artifact)
     assert shipped.codec.labels == ("1", "2")
