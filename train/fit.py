@@ -47,7 +47,6 @@ from train.tracking import Tracker
 log = logging.getLogger("lookalike")
 
 CHECKPOINT_SECONDS = 20
-GAIN = 0.005  # a validation score must fall by this to be believed
 LOG_SECONDS = 15  # between progress lines where there is no terminal
 SAMPLE_ROWS = 1000
 PRINTED_ROWS, PRINTED_VALUES = 5, 64
@@ -346,7 +345,7 @@ class _Job:
     def _validate(self) -> dict[str, float]:
         """Score the averaged generator on the validation rows and remember the best one."""
         scores = self.kind.validate(self.state.averaged)
-        if scores and scores["score"] < self.state.best_score - GAIN:
+        if scores and scores["score"] < self.state.best_score - self.kind.gain:
             self.state.best_score, self.state.best_seen = scores["score"], self.state.seen
             self.state.best = {name: value.clone() for name, value in self.state.averaged.state_dict().items()}
         return scores

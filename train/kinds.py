@@ -30,6 +30,9 @@ log = logging.getLogger("lookalike")
 
 PATIENCE_TICKS = 20  # training on 0/1 rows stops after so many without a better validation score
 PATIENCE_PASSES = 6  # the same for passes over texts
+# By how much a validation score must fall to be believed: of 0/1 rows by twice the standard error of the judge's AUC,
+# because the best of twenty ticks is better than the start by chance alone.
+BITS_GAIN, TEXT_GAIN = 0.02, 0.005
 VALIDATION_ROWS = 1000  # generated at each tick: more than there are validation rows sharpen the judge
 EVALUATION_SEED = 0
 
@@ -55,9 +58,11 @@ class Kind(Protocol):
 
     Attributes:
         patience: the game stops after so many sequences without a better validation score.
+        gain: a validation score must fall by this to be believed.
     """
 
     patience: int
+    gain: float
 
     def warm_start(self) -> Phase:
         """The phase that makes the generator from which the game starts."""
@@ -94,7 +99,7 @@ class BitsKind:
         self.config, self.prepared = config, prepared
         self.rows = prepared.rows.to(config.device)
         self.train = prepared.train.to(config.device)
-        self.patience = PATIENCE_TICKS * (config.tick or 1)
+        self.patience, self.gain = PATIENCE_TICKS * (config.tick or 1), BITS_GAIN
 
     def warm_start(self) -> Phase:
         if self.config.generator == "textbook":
@@ -146,7 +151,7 @@ class TextKind:
     def __init__(self, config: Config, prepared: Prepared) -> None:
         assert isinstance(prepared.codec, TokensCodec)
         self.config, self.prepared, self.codec = config, prepared, prepared.codec
-        self.patience = PATIENCE_PASSES * min(len(prepared.train), text_game.PASS_ROWS)
+        self.patience, self.gain = PATIENCE_PASSES * min(len(prepared.train), text_game.PASS_ROWS), TEXT_GAIN
         self.draws: Tensor | None = None
 
     def warm_start(self) -> Phase:
