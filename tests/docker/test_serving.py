@@ -218,9 +218,8 @@ def build_again(engine: Engine, context: Path, file: str, tag: str, *options: st
 def test_it_stops_within_ten_seconds_and_answers_what_it_accepted(engine: Engine, server: Server, runs: Path) -> None:
     (port,) = free_ports(1)
     name, bits = f"{engine.mark}-stop", made_for_caller(engine, runs / "bits")
-    train_in_container(
-        engine, bits, "--codec presence", "--words 16"
-    )  # of texts, thousands would take longer than ten seconds
+    # 0/1 rows, because thousands of texts would take longer than ten seconds.
+    train_in_container(engine, bits, "--codec presence", "--words 16")
     arguments = f"ARGS=--runs {bits} --port {port} --wait-seconds 120 --no-tokens"
     settings = {"RUNTIME": "docker", "CONTAINER": name, "DOCKER_ARGS": as_caller(engine)}
     started = engine.make("serve", arguments, **settings)
