@@ -6,6 +6,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 TORCH ?= 2.13.0
 VENV ?= .venv
 ARGS ?=
+TEST_PROCESSES ?= 2
 RUNTIME ?= auto
 GPUS ?=
 
@@ -68,7 +69,7 @@ doctor: $(READY) ## Check this machine and say what it lacks
 	@$(BIN)/python -m train doctor $(ARGS)
 
 test: lint ## Lint, check types, and run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup $(ARGS)
 
 test-unit: $(READY) ## Run the tests that need neither network nor services
 	@$(BIN)/python -m pytest tests/unit $(ARGS)

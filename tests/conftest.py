@@ -1,8 +1,13 @@
 """What all tests share."""
 
+from pathlib import Path
+
 import hypothesis
 import pytest
 import torch
+
+HERE = Path(__file__).parent
+SHARED = (HERE / "docker", HERE / "integration" / "serve")  # images, servers
 
 # The same examples in every run, and no verdicts by the clock: a busy machine is not a mistake.
 hypothesis.settings.register_profile(
@@ -15,3 +20,11 @@ hypothesis.settings.load_profile("lookalike")
 def _one_thread() -> None:
     """The nets of the tests are tiny: more threads than one only wait for each other."""
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file go to one worker of `make test`, and so do folders whose fixtures are expensive."""
+    for item in items:
+        folder = item.path.parent
+        together = folder if folder in SHARED else item.path
+        item.add_marker(pytest.mark.xdist_group(str(together.relative_to(HERE))))
