@@ -5,6 +5,7 @@ and named ("reviews.csv row 7: empty"), and too many of them stop the job.
 """
 
 import dataclasses
+import difflib
 import gzip
 import hashlib
 import io
@@ -236,8 +237,11 @@ def _shards(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.exists():
-        names = ", ".join(["movie-reviews", *builtin.BITS])
-        raise InputError(f"--data {path}: no such file or folder, and none of the built-in sets ({names})")
+        names = ["movie-reviews", *builtin.BITS]
+        close = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(path.name, names, 1))
+        raise InputError(
+            f"--data {path}: no such file or folder, and none of the built-in sets ({', '.join(names)}){close}"
+        )
     shards = sorted(file for file in path.iterdir() if file.is_file() and _format(file) in READERS)
     if not shards:
         raise InputError(

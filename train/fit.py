@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 from tqdm import tqdm
 
 from train import (
@@ -35,6 +36,7 @@ from train import (
     rundir,
     tracking,
 )
+from train.codec import Codec, TokensCodec
 from train.config import Config, InputError, JobError, from_json
 from train.gate import Verdict
 from train.generator import Generator
@@ -441,12 +443,13 @@ class _Job:
         }
 
     def _print_rows(self, shipped: artifact.Artifact) -> None:
-        for title, codes in (
-            ("real rows", self.prepared.heldout[:PRINTED_ROWS]),
-            ("generated rows, rounded", shipped.sample(PRINTED_ROWS, EVALUATION_SEED)),
-        ):
-            texts = shipped.codec.decode(codes)
-            lines = [_short(row) for row in codes.tolist()] if texts is None else texts
+        prepared, codec = self.prepared, shipped.codec
+        if isinstance(codec, TokensCodec):  # decoded, they would lack the words that the vocabulary lacks
+            real = [" ".join(text.split()) for text in prepared.dataset.take(prepared.parts.heldout[:PRINTED_ROWS])]
+        else:
+            real = _lines(codec, prepared.heldout[:PRINTED_ROWS])
+        generated = _lines(codec, shipped.sample(PRINTED_ROWS, EVALUATION_SEED))
+        for title, lines in (("real rows", real), ("generated rows, rounded", generated)):
             log.info("\n%s:\n%s", title, "\n".join(f"  {line}" for line in lines))
 
     @contextlib.contextmanager
@@ -526,9 +529,10 @@ def _logging_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _short(row: list[int]) -> str:
-    """A row's first values, to be printed."""
-    return " ".join(map(str, row[:PRINTED_VALUES])) + " …" * (len(row) > PRINTED_VALUES)
+def _lines(codec: Codec, codes: Tensor) -> list[str]:
+    """Rows to be printed: as text where there is any, else their first values."""
+    more = " …" * (codes.shape[1] > PRINTED_VALUES)
+    return codec.decode(codes) or [" ".join(map(str, row[:PRINTED_VALUES])) + more for row in codes.tolist()]
 
 
 def _libraries() -> dict[str, str]:

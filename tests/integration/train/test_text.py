@@ -66,6 +66,13 @@ def test_the_evidence_has_the_baselines_the_ablation_and_a_curve(trained: rundir
     assert "Texts, and the training texts" in page
 
 
+def test_real_rows_are_printed_whole(sentences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", str(sentences), "--column", "review", "--out", str(tmp_path), "--baselines", "none", *OPTIONS]
+    assert main(["fit", *options, "--min-count", "120", "--max-minutes", "0.000001"]) == 0  # the ends are too rare
+    printed = capsys.readouterr().out.split("real rows:\n")[1].splitlines()[:5]
+    assert {line.strip().rpartition(" ")[2] for line in printed} <= {f"{end}." for end in ENDS}
+
+
 def test_samples_are_texts_and_options_choose(
     trained: rundir.RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,6 +169,8 @@ def test_options_that_do_not_fit_are_named(tmp_path: Path) -> None:
             data.load("toy", codec=codec)
     with pytest.raises(InputError, match="none of the built-in sets"):
         data.load("nofile.csv")
+    with pytest.raises(InputError, match="did you mean digits"):
+        data.load("digts")
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(data.READERS)))
