@@ -121,7 +121,7 @@ class BitsKind:
 
     def complete(self, generator: Generator) -> None:
         if isinstance(generator, NadeGenerator):
-            warmup.calibrate(generator, self.train.float().mean(0), len(self.train))
+            warmup.calibrate(generator, warmup.likely_means(self.train), len(self.train))
 
     def judge(self, generator: Generator, warm: Generator, seconds: float) -> Evidence:
         config, prepared = self.config, self.prepared

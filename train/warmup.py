@@ -267,15 +267,31 @@ def join(nets: list[NadeGenerator]) -> NadeGenerator:
     return joined.to(first.bias.device)
 
 
+def likely_means(rows: Tensor) -> Tensor:
+    """The column means of the rows, drawn together as far as chance explains that they differ: (length,).
+
+    The estimator of James and Stein for unequal variances (Efron and Morris 1975, "Data analysis using Stein's
+    estimator and its generalizations"). The mean p of a column scatters by p (1 - p) / rows about the true one; by what
+    the spread of the means exceeds that, the true ones are taken to differ.
+    """
+    means = rows.float().mean(0)
+    if len(means) < 4:  # two columns or three say nothing about the spread
+        return means
+    chance, centre = means * (1 - means) / len(rows), means.mean()
+    spread = (means - centre).square().sum() / (len(means) - 3)
+    differ = (spread - chance.mean()).clamp(min=torch.finfo(spread.dtype).tiny)
+    return means + (centre - means) * chance / (chance + differ)
+
+
 @torch.no_grad()
 def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
-    """Shift the output biases until the generated column means are those of the training rows.
+    """Shift the output biases until the generated column means are the wanted ones.
 
     All bits are shifted at once, each by the difference of the logits of wanted and found mean; later bits answer to
     earlier ones, hence the rounds. The noise is the same in each round, so that the rounds converge.
 
     Args:
-        means: the wanted column means, (length,), of `rows` training rows.
+        means: the wanted column means, (length,), as `rows` rows showed them.
     """
     edge = 0.5 / rows
     noise = draw_noise(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length)), CALIBRATION_SEED)
@@ -341,7 +357,7 @@ class WarmStart:
         """One step of whatever is next."""
         if len(self.nets) == self._nets_in_all():
             self.joined = join(self.nets)
-            calibrate(self.joined, self.rows.mean(0), len(self.rows))
+            calibrate(self.joined, likely_means(self.rows), len(self.rows))
         elif self.fit is None:
             self._begin_net()
         elif (done := self.fit.done(self._limit(self.fit, seconds))) < 1:

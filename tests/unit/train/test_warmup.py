@@ -113,6 +113,28 @@ def test_a_time_limit_is_kept() -> None:
     assert time.monotonic() - started < 15  # calibration and choosing the classes come on top
 
 
+def coins(chances: torch.Tensor, n: int, seed: int = 0) -> torch.Tensor:
+    """Independent columns, uint8 (n, length)."""
+    return (torch.rand(n, len(chances), generator=torch.Generator().manual_seed(seed)) < chances).to(torch.uint8)
+
+
+def test_means_that_differ_by_chance_are_drawn_together() -> None:
+    rows = coins(torch.full((100,), 0.3), 400)
+    plain, drawn = ((means - 0.3).square().mean().sqrt() for means in (rows.float().mean(0), warmup.likely_means(rows)))
+    assert plain > 0.02  # .3 * .7 / 400 is .023 squared
+    assert drawn < plain / 2
+
+
+def test_means_that_differ_more_than_by_chance_stay() -> None:
+    rows = coins(torch.linspace(0.1, 0.9, 100), 400)
+    torch.testing.assert_close(warmup.likely_means(rows), rows.float().mean(0), atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 3, 4])
+def test_means_of_few_and_of_constant_columns_stay(length: int) -> None:
+    assert (warmup.likely_means(torch.ones(5, length, dtype=torch.uint8)) == 1).all()
+
+
 def test_calibration_brings_the_wanted_means_to_long_rows_too() -> None:
     torch.manual_seed(0)
     made = generator.NadeGenerator(length=600, hidden=4, nets=1, classes=2)
