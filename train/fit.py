@@ -375,6 +375,8 @@ class _Job:
         """Ship the best averaged weights: artifact, samples, evidence, report."""
         run, codec = self.run, self.prepared.codec
         generator = self._chosen()
+        for each in (generator, self.warm):  # alike, so that what the game adds is seen
+            self.kind.complete(each)
         found = self.kind.judge(generator, self.warm, self.state.seconds)
         scores = found.scores[found.shipped]
         verdict = gate.check(gate.read(self.config.gate, texts=found.texts is not None), scores)
@@ -412,8 +414,6 @@ class _Job:
                 else "of the warm start, unimproved by the game"
             )
             log.info("the best validation score was that %s: %.3f", shipped, state.best_score)
-        if state.best_seen:
-            self.kind.complete(generator)
         return generator
 
     def _card(self, scores: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Kind(Protocol):
         """Numbers of the generator against the validation rows; the smallest "score" ships. Empty without such rows."""
 
     def complete(self, generator: Any) -> None:
-        """Last changes to a generator that the game has improved."""
+        """Last changes to a trained generator. Validation rows have nothing more to decide, so they may teach it."""
 
     def judge(self, generator: Any, warm: Any, seconds: float) -> Evidence:
         """Hold the generator against held-out rows, beside its own start and the baselines.
@@ -120,8 +120,10 @@ class BitsKind:
         return metrics.quick_score(synthetic.numpy(), validation.numpy(), train.numpy())
 
     def complete(self, generator: Generator) -> None:
+        """Let the column means be those of training and validation rows."""
         if isinstance(generator, NadeGenerator):
-            warmup.calibrate(generator, warmup.likely_means(self.train), len(self.train))
+            known = torch.cat([self.train, self.prepared.validation.to(self.train)])
+            warmup.calibrate(generator, warmup.likely_means(known), len(known))
 
     def judge(self, generator: Generator, warm: Generator, seconds: float) -> Evidence:
         config, prepared = self.config, self.prepared

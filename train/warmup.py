@@ -296,7 +296,7 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
     edge = 0.5 / rows
     noise = draw_noise(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length)), CALIBRATION_SEED)
     blocks = noise.to(generator.bias).split(generator.rows_per_pass)
-    wanted = torch.logit(means.clamp(edge, 1 - edge))
+    wanted = torch.logit(means.to(generator.bias).clamp(edge, 1 - edge))
     for _ in range(CALIBRATION_ROUNDS):
         found = torch.cat([generator.probabilities(block) for block in blocks]).mean(0)
         generator.bias.add_(wanted - torch.logit(found.clamp(edge, 1 - edge)))

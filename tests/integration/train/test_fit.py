@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from train import artifact, builtin, rundir
+from train import artifact, builtin, kinds, rundir
 from train.__main__ import main
 
 SMALL = ["--hidden", "8", "--folds", "2"]
@@ -72,6 +72,16 @@ def test_a_job_leaves_everything_that_was_promised(tmp_path: Path) -> None:
     files = {file.path for file in client.list_artifacts(tracked.info.run_id, "run")}
     assert {"run/report.html", "run/plots", "run/config.json"} <= files
     assert client.get_model_version("lookalike", "1").run_id == tracked.info.run_id
+
+
+def test_a_start_that_ships_unimproved_scores_as_it_does_beside_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "BITS_GAIN", 9.0)  # no game is believed
+    options = ["--epochs", "1", "--validation", "0.4", "--baselines", "none", "--gate", "none"]
+    assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
+    scores = json.loads(rundir.newest(tmp_path / "runs").metrics.read_text())["scores"]
+    assert scores["GAN"] == scores["warm start"]
 
 
 def test_mlflow_serves_the_rows_of_the_artifact(tmp_path: Path) -> None:
