@@ -26,8 +26,8 @@ log = logging.getLogger("lookalike")
 CLASSES = (8, 16, 32, 64)
 PSEUDO_ROWS = (1.0, 5.0)  # how strongly a class is drawn towards the column means
 ROWS_A_CLASS = 10  # fewer training rows a class than this are not tried
-EM_STEPS = 60
-EM_VALUES = 1 << 22  # values that expectation maximisation looks at: of long rows a part is enough
+EM_STEPS, EM_LAST_STEPS = 60, 3
+EM_VALUES = 1 << 22  # values that expectation maximisation looks at, but in its last steps: of long rows a part
 STEPS, BATCH, LEARNING_RATE, AVERAGE = 1000, 128, 3e-3, 0.99
 # Both fall from strong to weak while a net learns: early stopping then chooses the strength as well.
 DECAY = (4.0, 0.1)
@@ -73,6 +73,7 @@ class Choice:
 
 def choose_classes(seen: Tensor, unseen: Tensor) -> Choice:
     """The choice under which the unseen rows are likeliest."""
+    seen = _few(seen)
     tried = [
         Choice(classes=classes, pseudo_rows=pseudo)
         for classes in CLASSES
@@ -83,21 +84,28 @@ def choose_classes(seen: Tensor, unseen: Tensor) -> Choice:
 
 
 def fit_classes(rows: Tensor, choice: Choice) -> Classes:
-    """Expectation maximisation (Dempster, Laird and Rubin 1977) from random rows as first class means."""
-    rows = rows[: max(1, EM_VALUES // rows.shape[1])]
-    mean = (rows.sum(0) + 0.5) / (len(rows) + 1)
+    """Expectation maximisation (Dempster, Laird and Rubin 1977) from random rows as first class means.
+
+    Some rows find the classes, all rows their means.
+    """
+    few, mean = _few(rows), (rows.sum(0) + 0.5) / (len(rows) + 1)
     if choice.classes == 1:
         return Classes(prior=rows.new_ones(1), means=mean[None])
     found = Classes(
         prior=rows.new_full((choice.classes,), 1 / choice.classes),
-        means=0.5 * rows[torch.randperm(len(rows))[: choice.classes].to(rows.device)] + 0.5 * mean,
+        means=0.5 * few[torch.randperm(len(few))[: choice.classes].to(rows.device)] + 0.5 * mean,
     )
-    for _ in range(EM_STEPS):
-        belongs = found.joint(rows).softmax(1)
+    for step in range(EM_STEPS):
+        looked_at = few if step < EM_STEPS - EM_LAST_STEPS else rows
+        belongs = found.joint(looked_at).softmax(1)
         size = belongs.sum(0)
-        means = (belongs.T @ rows + choice.pseudo_rows * mean) / (size[:, None] + choice.pseudo_rows)
+        means = (belongs.T @ looked_at + choice.pseudo_rows * mean) / (size[:, None] + choice.pseudo_rows)
         found = Classes(prior=(size + 1e-3) / (size + 1e-3).sum(), means=means)
     return found
+
+
+def _few(rows: Tensor) -> Tensor:
+    return rows[: max(1, EM_VALUES // rows.shape[1])]
 
 
 class NetFit:
