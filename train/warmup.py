@@ -42,7 +42,7 @@ PATIENCE = (1.7, 300)  # stop after 1.7 times the best step and 300 more
 CHECKED_ROWS = 2000
 CALIBRATION_ROWS, CALIBRATION_ROUNDS = 20_000, 6
 CALIBRATION_VALUES = 5_000_000  # fewer of long rows, which take longer to draw
-CALIBRATION_SEED = 777_777  # no judge's: rows that calibrated are not judged
+CALIBRATION_SEED = 777_777  # of the first round, the others follow; no judge's: rows that calibrated are not judged
 EDGE = 1e-4  # probabilities are kept this far from 0 and 1
 
 
@@ -296,18 +296,20 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
     """Shift the output biases until the generated column means are the wanted ones.
 
     All bits are shifted at once, each by the difference of the logits of wanted and found mean; later bits answer to
-    earlier ones, hence the rounds. The noise is the same in each round, so that the rounds converge.
+    earlier ones, hence the rounds. Each round has rows of its own and moves a smaller part of the way, so that the
+    scatter of the rows averages out (stochastic approximation, Robbins and Monro 1951).
 
     Args:
         means: the wanted column means, (length,), as `rows` rows showed them.
     """
     edge = 0.5 / rows
-    noise = draw_noise(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length)), CALIBRATION_SEED)
-    blocks = noise.to(generator.bias).split(generator.rows_per_pass)
+    drawn = min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length))
     wanted = torch.logit(means.to(generator.bias).clamp(edge, 1 - edge))
-    for _ in range(CALIBRATION_ROUNDS):
+    for step in range(CALIBRATION_ROUNDS):
+        noise = draw_noise(generator, drawn, CALIBRATION_SEED + step).to(generator.bias)
+        blocks = noise.split(generator.rows_per_pass)
         found = torch.cat([generator.probabilities(block) for block in blocks]).mean(0)
-        generator.bias.add_(wanted - torch.logit(found.clamp(edge, 1 - edge)))
+        generator.bias.add_((wanted - torch.logit(found.clamp(edge, 1 - edge))) / max(1, step))
 
 
 class WarmStart:

@@ -54,6 +54,14 @@ def test_classes_are_found() -> None:
     assert found.means[order].mean(1).tolist() == pytest.approx([0.9, 0.1], abs=0.03)
 
 
+def test_all_rows_teach_the_means_of_the_classes_that_some_have_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "EM_VALUES", 200 * 12)
+    torch.manual_seed(0)
+    found = warmup.fit_classes(two_kinds(20_000), Choice(classes=2))
+    means = found.means[found.prior.argsort()]
+    assert (means - torch.tensor([[0.9], [0.1]])).abs().max() < 0.02  # from 200 rows it is .08
+
+
 def test_expectation_maximisation_beats_one_class_where_there_are_two() -> None:
     torch.manual_seed(0)
     rows = two_kinds(1000)
@@ -148,9 +156,22 @@ def test_calibration_brings_the_wanted_means_to_long_rows_too() -> None:
     assert error.abs().max() < 4.5 * 0.0056
 
 
+def test_the_rounds_of_calibration_average_out_the_scatter_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "CALIBRATION_ROWS", 400)
+    torch.manual_seed(0)
+    made = generator.NadeGenerator(length=60, hidden=4, nets=1, classes=1)
+    torch.nn.init.normal_(made.direct, std=0.5)
+    warmup.calibrate(made, torch.full((60,), 0.5), rows=10_000)
+    with torch.no_grad():
+        found = made.probabilities(generator.draw_noise(made, 20_000, seed=9).float())
+    scatter = found.var(0).div(400).mean().sqrt()
+    assert (found.mean(0) - 0.5).square().mean().sqrt() < 0.6 * scatter
+
+
 def test_rows_that_calibrate_are_not_judged() -> None:
-    of_texts = range(text_warmup.CALIBRATION_SEED, text_warmup.CALIBRATION_SEED + text_warmup.CALIBRATION_ROUNDS)
-    assert kinds.EVALUATION_SEED not in (warmup.CALIBRATION_SEED, *of_texts)
+    for each in (warmup, text_warmup):
+        first = each.CALIBRATION_SEED
+        assert kinds.EVALUATION_SEED not in range(first, first + each.CALIBRATION_ROUNDS)
 
 
 @pytest.mark.parametrize("rows", [10, 25])
