@@ -92,7 +92,7 @@ def cli() -> None:
 @option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows may be skipped.")
 @option("--preset", type=click.Choice(list(PRESETS)), help="textbook: the classic GAN, one sample a step.")
 @option("--generator", type=click.Choice(GENERATORS), help="Which networks play; auto: those for the codec.")
-@option("--hidden", type=click.IntRange(1, 8192), help="Hidden units of each of the generator's nets.")
+@option("--hidden", type=click.IntRange(1, 8192), help="Hidden units of each of the generator's nets, at most.")
 @option("--folds", type=click.IntRange(2, 100), help="How many nets the generator has, one for each fold of the rows.")
 @option("--warmup", type=click.FloatRange(0, 0.95), help="Share of the minutes that the warm start may take.")
 @option("--text-hidden", type=click.IntRange(1, 8192), help="Hidden units of the recurrent net for texts.")

@@ -26,6 +26,7 @@ log = logging.getLogger("lookalike")
 CLASSES = (8, 16, 32, 64)
 PSEUDO_ROWS = (1.0, 5.0)  # how strongly a class is drawn towards the column means
 ROWS_A_CLASS = 10  # fewer training rows a class than this are not tried
+HIDDEN_VALUES = 1 << 15  # hidden units times bits: the nets of rows of more than 256 bits have fewer, for more steps
 EM_STEPS, EM_LAST_STEPS = 60, 3
 EM_VALUES = 1 << 22  # values that expectation maximisation looks at, but in its last steps: of long rows a part
 STEPS, BATCH, LEARNING_RATE, AVERAGE = 1000, 128, 3e-3, 0.99
@@ -328,11 +329,11 @@ class WarmStart:
 
         Args:
             rows: training codes, uint8 (rows, length), on the device that trains.
-            hidden: hidden units of each net.
+            hidden: hidden units of each net, at most `HIDDEN_VALUES` over the length of the rows.
             folds: how many parts the rows are cut into, and how many nets there are at most.
         """
         self.rows = rows.float()
-        self.hidden, self.folds = hidden, folds
+        self.hidden, self.folds = min(hidden, math.ceil(HIDDEN_VALUES / rows.shape[1])), folds
         self.count: int | None = None
         self.part = torch.randperm(len(rows)) % folds
         self.seconds = 0.0

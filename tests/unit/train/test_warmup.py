@@ -114,6 +114,11 @@ def test_the_same_seed_gives_the_same_warm_start() -> None:
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
 
+@pytest.mark.parametrize(("length", "hidden"), [(10, 128), (256, 128), (1024, 32), (100_000, 1)])
+def test_nets_of_long_rows_have_fewer_hidden_units(length: int, hidden: int) -> None:
+    assert WarmStart(torch.zeros(2, length, dtype=torch.uint8), hidden=128, folds=2).hidden == hidden
+
+
 def test_a_time_limit_is_kept() -> None:
     torch.manual_seed(0)
     started = time.monotonic()
