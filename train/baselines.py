@@ -46,7 +46,7 @@ def fit(
         return {}
     with torch.random.fork_rng(devices=[]):  # building a net draws numbers, even those that a fit overwrites
         fitted: dict[str, Generator] = {
-            "independent": fit_marginals(train_codes),
+            "independent": fit_marginals(torch.cat([train_codes, validation_codes])),
             "Gaussian copula": fit_gaussian(train_codes, validation_codes),
         }
     if which == "all":
@@ -63,11 +63,11 @@ def fit_marginals(codes: Tensor) -> IndependentGenerator:
 
 
 def fit_gaussian(train_codes: Tensor, validation_codes: Tensor) -> GaussianGenerator:
-    """The dichotomised Gaussian with the training rows' marginals and shrunken pairwise correlations.
+    """The dichotomised Gaussian with the marginals of all rows and shrunken pairwise correlations.
 
     Latent correlations are tetrachoric, shrunk by the reliability of each (`shrink`), and repaired to a positive
     definite matrix. The width of the prior is the one that makes the pairs of bits of the validation rows
-    likeliest (a composite likelihood: Lindsay 1988).
+    likeliest (a composite likelihood: Lindsay 1988). Then they count for the marginals, too, as they do for the GAN.
 
     Raises:
         ValueError: there are no training rows, or the two sets have different lengths.
@@ -75,7 +75,7 @@ def fit_gaussian(train_codes: Tensor, validation_codes: Tensor) -> GaussianGener
     _check(train_codes, validation_codes)
     length = train_codes.shape[1]
     pairs = torch.triu_indices(length, length, offset=1)
-    bias = torch.special.ndtri(train_codes.double().mean(dim=0)).clamp(-IMPOSSIBLE, IMPOSSIBLE)
+    bias = _thresholds(train_codes)
     raw, error = tetrachoric(train_codes)
     seen = _pair_counts(validation_codes)
     best, best_score = torch.eye(length, dtype=torch.float64), -math.inf
@@ -86,8 +86,13 @@ def fit_gaussian(train_codes: Tensor, validation_codes: Tensor) -> GaussianGener
             best, best_score = latent, score
     generator = GaussianGenerator(length).requires_grad_(False)
     generator.linear.weight.copy_(torch.linalg.cholesky(best))
-    generator.linear.bias.copy_(bias)
+    generator.linear.bias.copy_(_thresholds(torch.cat([train_codes, validation_codes])))
     return generator
+
+
+def _thresholds(codes: Tensor) -> Tensor:
+    """The standard normal's quantiles of the column means, float64 (length,)."""
+    return torch.special.ndtri(codes.double().mean(dim=0)).clamp(-IMPOSSIBLE, IMPOSSIBLE)
 
 
 def tetrachoric(codes: Tensor) -> tuple[Tensor, Tensor]:

@@ -180,6 +180,14 @@ def test_baselines_are_ordinary_generators(fitted: str, tmp_path: Path) -> None:
     assert torch.equal(saved.sample(100, 3), generator.sample(made, 100, 3))
 
 
+def test_validation_rows_count_for_the_means_as_they_do_for_the_gan() -> None:
+    train, validation = torch.eye(4, dtype=torch.uint8), torch.ones(4, 4, dtype=torch.uint8)
+    made = baselines.fit("fast", train, validation, seconds=0, seed=0)
+    for name, each in made.items():
+        drawn = generator.sample(each, 4000, 0).float()
+        assert torch.allclose(drawn.mean(0), torch.tensor(5 / 8), atol=0.03), name
+
+
 def test_none_are_fitted_when_none_are_asked_for() -> None:
     assert baselines.fit("none", chain(10), chain(10), seconds=0, seed=0) == {}
 
