@@ -3,8 +3,10 @@
 import json
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -64,15 +66,16 @@ def cli() -> None:
 def start(*, foreground: bool, **given: Any) -> None:
     """Start TorchServe with a model and wait until it answers."""
     settings = Settings(**given)
-    if foreground:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, as Ctrl-C does
+    interrupted = _interruptions() if foreground else None
     state = server.start(settings, lambda line: click.echo(line, err=True))
     try:
         _introduce(settings, state)
-        if foreground:
-            server.attend(settings.runs, state)
+        if interrupted is None:
+            return
+        server.attend(settings.runs, state, interrupted)
     except KeyboardInterrupt:
-        server.stop(settings.runs)
+        pass
+    server.stop(settings.runs)
 
 
 @cli.command()
@@ -173,6 +176,23 @@ def soak(n: int, minutes: float, as_json: bool, **given: Any) -> None:
         click.echo(soaks.text(measured, memories, seconds))
     if measured.failures:
         raise ServeError(f"{measured.failures} requests failed")
+
+
+def _interruptions() -> Callable[[], bool]:
+    """Let SIGTERM interrupt as Ctrl-C does; the result says whether either has come.
+
+    Python drops the KeyboardInterrupt that meets a finalizer, and so it alone is not enough.
+    """
+    came = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        came.set()
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    return came.is_set
 
 
 def _client(runs: Path, address: str | None, token: str | None) -> Client:

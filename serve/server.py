@@ -171,15 +171,16 @@ def status(runs: Path) -> dict[str, Any] | None:
     }
 
 
-def attend(runs: Path, state: State) -> None:
-    """Stay for as long as the server runs, as a container's main process does.
+def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> None:
+    """Stay until `interrupted`, for as long as the server runs, as a container's main process does.
 
     Raises:
         ServeError: the server ended by itself.
     """
-    while states.process(state):
+    while not interrupted():
+        if states.process(state) is None:
+            raise ServeError(f"TorchServe ended by itself; its logs are in {states.directory(runs) / 'logs'}.")
         time.sleep(POLL_SECONDS)
-    raise ServeError(f"TorchServe ended by itself; its logs are in {states.directory(runs) / 'logs'}.")
 
 
 def use(runs: Path, wanted: str) -> str:
