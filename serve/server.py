@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import requests
 
-from serve import archive, bearer, gate, management, registry
+from serve import archive, bearer, cpus, gate, management, registry
 from serve import state as states
 from serve.archive import MODEL_NAME, ArchiveError
 from serve.management import ManagementError
@@ -64,7 +64,7 @@ class Settings:
     port: int = 8080
     metrics_port: int = 8082
     grpc_port: int = 0
-    workers: int = min(2, os.cpu_count() or 1)  # while one answers a large request, the other answers the small ones
+    workers: int = min(2, cpus.usable())  # while one answers a large request, the other answers the small ones
     tokens: bool | None = None
     token_file: Path | None = None
     wait_seconds: float = 40.0

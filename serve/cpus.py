@@ -1,0 +1,16 @@
+"""How many CPUs this process may use."""
+
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup/cpu.max")  # version 2: microseconds in each period of so many, or "max", and the period
+
+
+def usable(limit: Path = CGROUP) -> int:
+    """Whole CPUs, at least one: those that the process may run on, within the limit of its container."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = limit.read_text().split()
+        return max(1, min(cpus, int(quota) // int(period)))
+    except (OSError, ValueError):  # no limit
+        return cpus
