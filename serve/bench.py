@@ -4,6 +4,7 @@ All run one after the other on this machine and share its cores with the client 
 nothing has as many workers as the model, and its batches.
 """
 
+import itertools
 import json
 import socket
 import subprocess
@@ -25,10 +26,12 @@ from serve.server import ServeError, Settings
 from serve.state import State
 
 SIZES = (1, 100, 1000, 10_000)
+SIZES_AHEAD = (1, 100)  # those for which TorchServe's workers draw ahead
 CONNECTIONS = (1, 16)
 NOOP = """
+import logging
 class Nothing:
-    def initialize(self, context): pass
+    def initialize(self, context): logging.getLogger().setLevel(logging.WARNING)
     def handle(self, data, context):
         for index in range(len(data)):
             context.set_response_content_type(index, "application/json")
@@ -40,11 +43,15 @@ WARM_UP_LINES = 2  # a warm-up takes as long as so many lines: Java compiles wha
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One measurement: `what` answered requests for n sequences over so many connections."""
+    """One measurement: `what` answered requests for n sequences over so many connections.
+
+    `seeds`: whether each request named a seed. A server may have drawn ahead for those that do not.
+    """
 
     what: str
     n: int
     format: str
+    seeds: bool = True
     connections: int
     per_second: float
     p50: float
@@ -82,7 +89,7 @@ def run(settings: Settings, seconds: float, tell: Callable[[Line], None]) -> lis
             address = (state.host, state.port)
             for line in _loaded("no-op handler", address, "/predictions/noop", seconds, sizes=(1,)):
                 note(line)
-            for line in _loaded("TorchServe", address, f"/predictions/{MODEL_NAME}", seconds):
+            for line in _loaded("TorchServe", address, f"/predictions/{MODEL_NAME}", seconds, unseeded=SIZES_AHEAD):
                 note(line)
     return lines
 
@@ -90,12 +97,16 @@ def run(settings: Settings, seconds: float, tell: Callable[[Line], None]) -> lis
 def text(line: Line) -> str:
     """A line of the table."""
     return (
-        f"{line.what:14} {line.n:6,} {line.format:5} {line.connections:4} {line.per_second:10,.0f} "
+        f"{line.what:14} {line.n:6,} {line.format:5} {'yes' if line.seeds else 'no':5} {line.connections:4} "
+        f"{line.per_second:10,.0f} "
         f"{line.sequences_per_second:13,.0f} {line.p50:9.2f} {line.p99:9.2f} {line.failures:5}"
     )
 
 
-HEADING = f"{'what':14} {'n':>6} {'as':5} {'conn':>4} {'requests/s':>10} {'sequences/s':>13}    p50 ms    p99 ms fails"
+HEADING = (
+    f"{'what':14} {'n':>6} {'as':5} {'seeds':5} {'conn':>4} {'requests/s':>10} {'sequences/s':>13} "
+    f"{'p50 ms':>9} {'p99 ms':>9} fails"
+)
 
 
 def _artifact(source: Path, target: Path) -> Path:
@@ -166,14 +177,27 @@ def _torchserve(settings: Settings) -> Iterator[State]:
 
 
 def _loaded(
-    what: str, address: tuple[str, int], path: str, seconds: float, sizes: tuple[int, ...] = SIZES
+    what: str,
+    address: tuple[str, int],
+    path: str,
+    seconds: float,
+    sizes: tuple[int, ...] = SIZES,
+    unseeded: tuple[int, ...] = (),
 ) -> Iterator[Line]:
-    """Every size over every number of connections; the largest as npy too."""
+    """Every size over every number of connections; the largest also as npy, those of `unseeded` also without seeds."""
     ask = partial(load.run, address, path)
-    ask(b"", connections=max(CONNECTIONS), seconds=WARM_UP_LINES * seconds, accept=CONTENT_TYPES["json"])
+    ask(_bodies(1, True), connections=max(CONNECTIONS), seconds=WARM_UP_LINES * seconds, accept=CONTENT_TYPES["json"])
     for n in sizes:
         for form in ("json", "npy") if n == max(SIZES) else ("json",):
-            for connections in CONNECTIONS:
-                body = json.dumps({"n": n}).encode()  # every answer has a seed of its own
-                measured = ask(body, connections=connections, seconds=seconds, accept=CONTENT_TYPES[form])
-                yield Line(what=what, n=n, format=form, connections=connections, **asdict(measured))
+            for seeds in (True, False) if n in unseeded else (True,):
+                for connections in CONNECTIONS:
+                    bodies, accept = _bodies(n, seeds), CONTENT_TYPES[form]
+                    measured = ask(bodies, connections=connections, seconds=seconds, accept=accept)
+                    case: dict[str, Any] = {"n": n, "format": form, "seeds": seeds, "connections": connections}
+                    yield Line(what=what, **case | asdict(measured))
+
+
+def _bodies(n: int, seeds: bool) -> Iterator[bytes]:
+    """Requests without end, each for a seed of its own or for any."""
+    for seed in itertools.count():
+        yield json.dumps({"n": n} | ({"seed": seed} if seeds else {})).encode()

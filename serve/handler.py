@@ -23,6 +23,7 @@ from serve import bearer
 from serve import gate as gates
 from serve import request as requests
 from serve import watch as watches
+from serve.ahead import Ahead, Answer
 from serve.request import Offer, Request, RequestError
 from serve.watch import Watch
 from train import artifact as artifacts
@@ -30,6 +31,7 @@ from train import generator as generators
 from train.artifact import Artifact
 
 MODEL_NAME = "lookalike"
+BATCH_METRICS = "ts.metrics.caching_metric"  # a line for each batch, which the frontend would parse
 DEFAULT_MAX_BYTES = 6_000_000  # under TorchServe's own default limit, 6,553,500, beyond which a worker dies
 
 
@@ -45,11 +47,13 @@ class LookalikeHandler:
         torch.set_num_threads(1)  # the workers share the cores; a request is too small to be worth splitting
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
         logging.getLogger("ts.metrics").setLevel(logging.INFO)  # metrics leave the worker as log lines
+        logging.getLogger(BATCH_METRICS).addFilter(lambda record: "PredictionTime" not in record.getMessage())
         self.gate = gates.Gate(os.environ.get(gates.VARIABLE))
         self.token = bearer.read(os.environ.get(bearer.VARIABLE))
         self.artifact = artifacts.load(Path(context.system_properties["model_dir"]))
         card = self.artifact.card
         self.model = {"name": MODEL_NAME, "version": str(card["version"]), "run_id": card.get("run_id")}
+        self.ahead = Ahead(self._generate, self._encode)
         self.watch = self._watch(context.metrics)
         self.offer = _offer(self.artifact, (context.model_yaml_config or {}).get("handler", {}))
 
@@ -61,19 +65,28 @@ class LookalikeHandler:
     def _answer_all(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answers from as few passes through the generator as can be; the mistaken requests take no part in them."""
         answers = [b""] * len(data)
-        accepted: list[tuple[int, Request]] = []
+        waiting: list[tuple[int, Request]] = []
         for index, parameters in enumerate(data):
             try:
-                headers = context.get_all_request_header(index)
-                if not bearer.admits(self.token, headers):
-                    raise RequestError("Authorization", "needs the server's token", HTTPStatus.UNAUTHORIZED)
-                accepted.append((index, requests.parse(parameters, headers, self.offer)))
+                request = self._admit(parameters, context.get_all_request_header(index))
             except RequestError as error:
                 answers[index] = self._refuse(error, index, context)
-        for together in _passes(accepted):
-            for (index, request), codes in zip(together, self._generate(together), strict=True):
-                answers[index] = self._answer(request, codes, index, context)
+                continue
+            ready = self.ahead.take(request)
+            if ready:
+                answers[index] = self._answer(ready, index, context)
+            else:
+                waiting.append((index, request))
+        for together in _passes(waiting):
+            made = self.ahead.make([request for _, request in together])
+            for (index, _), answer in zip(together, made, strict=True):
+                answers[index] = self._answer(answer, index, context)
         return answers
+
+    def _admit(self, parameters: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
+        if not bearer.admits(self.token, headers):
+            raise RequestError("Authorization", "needs the server's token", HTTPStatus.UNAUTHORIZED)
+        return requests.parse(parameters, headers, self.offer)
 
     def _watch(self, metrics: Any) -> Watch | None:
         """Counts for Prometheus, where the server collects any."""
@@ -85,21 +98,14 @@ class LookalikeHandler:
         watch.start()
         return watch
 
-    def _generate(self, together: Sequence[tuple[int, Request]]) -> Sequence[Tensor]:
+    def _generate(self, asked: Sequence[Request]) -> Sequence[Tensor]:
         """The codes, (n, length), of requests with the same options. Every request has its own stream of noise."""
-        asked = [request for _, request in together]
         generator = self.artifact.having(**dict(asked[0].options))
         noise = torch.cat([generators.draw_noise(generator, request.n, request.seed) for request in asked])
         return torch.split(generators.generate(generator, noise), [request.n for request in asked])
 
-    def _answer(self, request: Request, codes: Tensor, index: int, context: Any) -> bytes:
-        if self.watch:
-            self.watch.served(request.format, codes, usual=not request.options)
-        context.set_response_content_type(index, requests.CONTENT_TYPES[request.format])
+    def _encode(self, request: Request, codes: Tensor) -> bytes:
         if request.format == "npy":
-            context.set_response_header(index, "X-Lookalike-Seed", str(request.seed))
-            context.set_response_header(index, "X-Lookalike-Version", self.model["version"])
-            context.set_response_header(index, "X-Lookalike-Run-Id", self.model["run_id"] or "")
             file = io.BytesIO()
             np.save(file, codes.numpy())
             return file.getvalue()
@@ -109,6 +115,17 @@ class LookalikeHandler:
             answer["text"] = text
         answer |= {"seed": request.seed, "model": self.model}
         return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def _answer(self, answer: Answer, index: int, context: Any) -> bytes:
+        request = answer.request
+        if self.watch:
+            self.watch.served(request.format, answer.codes, usual=not request.options)
+        context.set_response_content_type(index, requests.CONTENT_TYPES[request.format])
+        if request.format == "npy":
+            context.set_response_header(index, "X-Lookalike-Seed", str(request.seed))
+            context.set_response_header(index, "X-Lookalike-Version", self.model["version"])
+            context.set_response_header(index, "X-Lookalike-Run-Id", self.model["run_id"] or "")
+        return answer.body
 
     def _refuse(self, error: RequestError, index: int, context: Any) -> bytes:
         if self.watch:
@@ -125,10 +142,10 @@ class LookalikeHandler:
         return [self._refuse(error, index, context) for index in range(n)]
 
 
-def _passes(accepted: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int, Request]]]:
+def _passes(waiting: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int, Request]]]:
     """The requests, with their places, in groups of the same options whose rows fit into a pass; mostly one group."""
     groups: dict[Any, list[tuple[int, Request]]] = {}
-    for index, request in accepted:
+    for index, request in waiting:
         together = groups.setdefault(request.options, [])
         if together and sum(other.n for _, other in together) + request.n > generators.ROWS_PER_PASS:
             yield together

@@ -4,6 +4,7 @@ import selectors
 import socket
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 CHUNK = 1 << 20
@@ -21,18 +22,19 @@ class Load:
 
 
 class _Connection:
-    """One connection that sends the same request again and again."""
+    """One connection that sends one request after the other."""
 
-    def __init__(self, address: tuple[str, int], request: bytes) -> None:
+    def __init__(self, address: tuple[str, int], requests: Iterator[bytes]) -> None:
         self.socket = socket.create_connection(address, timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._request = request
+        self._requests = requests
 
     def send(self) -> None:
         self._answer = bytearray()
         self._missing = 0
+        request = next(self._requests)
         self.sent = time.perf_counter()
-        self.socket.sendall(self._request)
+        self.socket.sendall(request)
 
     def receive(self) -> bool | None:
         """Read what has come: None while the answer is incomplete, then whether it was a success."""
@@ -50,21 +52,21 @@ class _Connection:
         return None if self._missing else self._answer.startswith(b"HTTP/1.1 200")
 
 
-def run(address: tuple[str, int], path: str, body: bytes, *, connections: int, seconds: float, accept: str) -> Load:
-    """Load a server for some seconds, after a tenth of that time as warm-up.
+def run(
+    address: tuple[str, int], path: str, bodies: Iterator[bytes], *, connections: int, seconds: float, accept: str
+) -> Load:
+    """Load a server for some seconds, after a tenth of that time as warm-up. `bodies` must not end.
 
     Raises:
         ConnectionError: the server closes a connection.
         OSError: there is no server.
     """
-    request = (
-        f"POST {path} HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: application/json\r\nAccept: {accept}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    headers = f"POST {path} HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: application/json\r\nAccept: {accept}\r\n"
+    requests = (f"{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies)
     times: list[float] = []
     failures = 0
     with selectors.DefaultSelector() as selector:
-        everyone = [_Connection(address, request) for _ in range(connections)]
+        everyone = [_Connection(address, requests) for _ in range(connections)]
         for connection in everyone:
             selector.register(connection.socket, selectors.EVENT_READ, connection)
             connection.send()

@@ -1,5 +1,6 @@
 """Does it stay as it is? A server of its own under load for minutes: every answer, and the memory of every process."""
 
+import itertools
 import json
 import tempfile
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def _load(state: State, n: int, seconds: float) -> tuple[Load, list[Memory]]:
             load.run,
             (state.host, state.port),
             f"/predictions/{MODEL_NAME}",
-            json.dumps({"n": n}).encode(),
+            itertools.repeat(json.dumps({"n": n}).encode()),
             connections=CONNECTIONS,
             seconds=seconds,
             accept=CONTENT_TYPES["json"],

@@ -56,11 +56,13 @@ class Artifact:
         return options
 
     def having(self, **chosen: Any) -> Generator:
-        """The generator with some options chosen.
+        """The generator with some options chosen; the generator itself where none is.
 
         Raises:
             ValueError: there is no such option, or it does not allow this value; the message names it.
         """
+        if not chosen:
+            return self.generator
         chosen = dict(generators.check_options(self.options, chosen))
         if "label" in chosen:
             chosen["label"] = self.codec.labels.index(chosen["label"])

@@ -78,6 +78,17 @@ def test_a_seed_gives_the_same_bytes_alone_and_among_others_on_any_worker(served
             assert list(pool.map(ask, range(40))) == alone
 
 
+def test_answers_without_a_seed_differ_and_their_seeds_give_them_again(served: Served) -> None:
+    sizes = [n for n in (1, 4, 100) for _ in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: post(served, {"n": n}), sizes))
+        seeds = [answer.json()["seed"] for answer in answers]
+        again = pool.map(lambda n, seed: post(served, {"n": n, "seed": seed}), sizes, seeds)
+        assert [answer.content for answer in again] == [answer.content for answer in answers]
+    assert len(set(seeds)) == len(seeds)
+    assert [len(answer.json()["sequences"]) for answer in answers] == sizes
+
+
 def test_npy(served: Served) -> None:
     answer = post(served, {"n": 6, "seed": 2, "format": "npy"})
     by_header = post(served, {"n": 6, "seed": 2}, Accept="application/x-npy")
@@ -438,7 +449,11 @@ def test_the_bench_measures_everything(fresh: Settings, command: Command) -> Non
         "in process": 5,
         "FastAPI twin": 10,
         "no-op handler": 2,
-        "TorchServe": 10,
+        "TorchServe": 14,
+    }
+    assert Counter((line["what"], line["n"]) for line in lines if not line["seeds"]) == {
+        ("TorchServe", 1): 2,
+        ("TorchServe", 100): 2,
     }
     assert all(line["failures"] == 0 and line["per_second"] > 0 and line["p50"] <= line["p99"] for line in lines)
     assert not (fresh.runs / "serve").exists(), "it starts a server of its own"

@@ -2,8 +2,10 @@
 
 import io
 import json
+import logging
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -145,6 +147,25 @@ def test_a_drawn_seed_is_returned_and_gives_the_same_again(loaded: tuple[Lookali
     assert ask(loaded, json.dumps({"n": 2, "seed": seed}).encode()) == [first]
 
 
+def test_an_answer_made_ahead_is_what_its_seed_gives(loaded: tuple[LookalikeHandler, Context]) -> None:
+    bodies = [json.dumps({"n": n}).encode() for n in (1, 3, 100) for _ in range(40)]
+    answers = [body for k in range(0, len(bodies), 4) for body in ask(loaded, *bodies[k : k + 4])]
+    seeds = [json.loads(answer)["seed"] for answer in answers]
+    assert len(set(seeds)) == len(seeds)
+    assert any(loaded[0].ahead._ready.values())
+    named = [json.dumps(json.loads(body) | {"seed": seed}).encode() for body, seed in zip(bodies, seeds, strict=True)]
+    assert [ask(loaded, body)[0] for body in named] == answers
+
+
+def test_the_watch_sees_what_was_served_and_not_what_was_made_ahead(loaded: tuple[LookalikeHandler, Context]) -> None:
+    served: list[int] = []
+    watch: Any = SimpleNamespace(served=lambda form, codes, usual: served.append(len(codes)))
+    loaded[0].watch = watch
+    for _ in range(30):
+        ask(loaded, b'{"n": 5}')
+    assert served == [5] * 30
+
+
 def test_n_is_limited_by_the_size_of_the_answer(artifact_directory: Path, make_context: type) -> None:
     made, context = LookalikeHandler(), make_context(artifact_directory, {"handler": {"max_response_bytes": 20_000}})
     made.initialize(context)
@@ -182,6 +203,15 @@ def test_a_stopping_server_turns_requests_away(
     assert json.loads(ask(loaded, b"")[0])["error"]["field"] == "server"
     assert context.statuses[0][0] == 503
     assert context.headers[0]["Retry-After"] == "1"
+
+
+def test_of_the_metrics_only_the_line_for_each_batch_is_dropped(
+    loaded: tuple[LookalikeHandler, Context], caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("ts.metrics.caching_metric")  # of TorchServe, where each metric is a line
+    logger.info("[METRICS]PredictionTime.ms:0.2|#ModelName:lookalike,Level:Model")
+    logger.info("[METRICS]lookalike_requests_total.count:3|#ModelName:lookalike,Format:json")
+    assert ["lookalike_requests_total" in message for message in caplog.messages] == [True]
 
 
 def test_the_module_defines_exactly_one_class() -> None:
