@@ -1,10 +1,13 @@
 """What all tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+
+from tests.pretend_gpu import pretended_gpu
 
 HERE = Path(__file__).parent
 SHARED = (HERE / "docker", HERE / "integration" / "serve")  # images, servers
@@ -14,6 +17,8 @@ hypothesis.settings.register_profile(
     "lookalike", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("lookalike")
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED ON A GPU: torch sees none here")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,3 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.parent
         together = folder if folder in SHARED else item.path
         item.add_marker(pytest.mark.xdist_group(str(together.relative_to(HERE))))
+
+
+@pytest.fixture(params=["pretended", pytest.param("real", marks=NO_GPU)])
+def _gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One GPU: a pretended one everywhere, and the real one where there is one."""
+    if request.param == "real":
+        yield
+        return
+    with pretended_gpu():
+        yield

@@ -1,0 +1,172 @@
+"""A pretended GPU, for tests where there is none: what a job does about devices is seen, how fast it is is not.
+
+It computes on the CPU, but remembers which memory was "moved to the GPU", says so, and refuses what CUDA refuses:
+tensors of two devices in one operation, NumPy's view of a GPU's memory, random numbers from a CPU's stream, recurrent
+weights that are scattered (of which cuDNN only warns). What a Python call takes and returns is looked at, not what
+happens inside of it; gradients are known by the parameters that they belong to. One GPU, one thread.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+
+GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+TWO_DEVICES = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
+MAY_MIX = {Tensor.copy_, Tensor.data.__set__, torch._has_compatible_shallow_copy_type}  # type: ignore[attr-defined]
+PRUNED = 10_000  # memory that is known and may be freed by now
+
+
+class PretendedGpu(TorchFunctionMode):
+    """Follows every call of torch's functions from Python.
+
+    Attributes:
+        stream: the state of the GPU's own stream of random numbers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[int, StorageWeakRef] = {}  # as long as it is held, its memory's number is nobody else's
+        self.seed(0)
+        self.own: dict[Any, Callable[..., Any]] = {
+            Tensor.device.__get__: self.device_of,  # type: ignore[attr-defined]
+            Tensor.is_cuda.__get__: self.holds,  # type: ignore[attr-defined]
+            Tensor.is_cpu.__get__: lambda tensor: not self.holds(tensor),  # type: ignore[attr-defined]
+            Tensor.to: self.to,
+            Tensor.cpu: lambda tensor: self.move(tensor, CPU),
+            Tensor.cuda: lambda tensor: self.move(tensor, GPU),
+        }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.own:
+            return self.own[func](*args, **kwargs)
+        given = [*tensors(args), *tensors(kwargs.values())]
+        device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else self.common_device(given)
+        self.check(func, args, kwargs, given, device)
+        if kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": CPU}
+        with self.drawing(device):
+            made = func(*args, **kwargs)
+        return self.place(made, given, device)
+
+    def holds(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage()._cdata in self.known
+
+    def device_of(self, tensor: Tensor) -> torch.device:
+        return GPU if self.holds(tensor) else tensor.device
+
+    def common_device(self, given: list[Tensor]) -> torch.device:
+        return GPU if any(map(self.holds, given)) else CPU
+
+    def check(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], device: torch.device) -> None:
+        """Raise what CUDA raises."""
+        if device == CPU or device.type == "meta" or func in MAY_MIX:
+            return
+        if func in (Tensor.numpy, Tensor.__array__):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+        if any(isinstance(each, torch.Generator) for each in (*args, *kwargs.values())):
+            raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+        if func.__name__ == "gru" and len({w.untyped_storage()._cdata for w in args[2]}) > 1:
+            raise RuntimeError("RNN module weights are not part of single contiguous chunk of memory.")
+        if func.__name__ == "gru" and not args[1].is_contiguous():
+            raise RuntimeError("rnn: hx is not contiguous")
+        if func in (Tensor.__getitem__, Tensor.__setitem__):  # type: ignore[comparison-overlap]
+            given = self.checked_index(*args)
+        if len({self.holds(tensor) for tensor in given if tensor.dim() or self.holds(tensor)}) > 1:
+            raise RuntimeError(TWO_DEVICES)
+
+    def checked_index(self, whole: Tensor, index: Any, *values: Any) -> list[Tensor]:
+        """What must be on one device: a GPU's tensor may be indexed from the CPU, and a slice of it set from there."""
+        indices = list(tensors([index]))
+        if not self.holds(whole) and any(map(self.holds, indices)):
+            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
+        return [whole, *tensors(values)] if indices else []
+
+    @contextmanager
+    def drawing(self, device: torch.device) -> Iterator[None]:
+        """Random numbers for the GPU come from its own stream."""
+        if device.type != "cuda":
+            yield
+            return
+        before = torch.default_generator.get_state()
+        torch.default_generator.set_state(self.stream)
+        try:
+            yield
+        finally:
+            self.stream = torch.default_generator.get_state()
+            torch.default_generator.set_state(before)
+
+    def seed(self, seed: int) -> None:
+        self.stream = torch.Generator().manual_seed(seed).get_state()
+
+    def place(self, made: Any, given: list[Tensor], device: torch.device) -> Any:
+        """Note where the results are; those that share memory with what was given are where that is."""
+        shared = {tensor.untyped_storage()._cdata for tensor in given}
+        for tensor in tensors([made]):
+            if tensor.untyped_storage()._cdata not in shared:
+                self.note(tensor, device)
+        return made
+
+    def note(self, tensor: Tensor, device: torch.device) -> None:
+        storage = tensor.untyped_storage()
+        if device.type == "cuda":
+            self.known[storage._cdata] = StorageWeakRef(storage)
+        if len(self.known) > PRUNED:
+            self.known = {number: held for number, held in self.known.items() if not held.expired()}
+
+    def to(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args and isinstance(args[0], Tensor):
+            return self.move(tensor, self.device_of(args[0]), args[0].dtype)
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        return self.move(tensor, device, dtype)
+
+    def move(self, tensor: Tensor, device: torch.device | None, dtype: torch.dtype | None = None) -> Tensor:
+        before = self.device_of(tensor)
+        device = device or before
+        moved = tensor.to(dtype or tensor.dtype, copy=device.type != before.type)
+        return self.place(moved, [tensor], device)
+
+    def flatten(self, module: nn.RNNBase) -> None:
+        """What `flatten_parameters` does on a GPU: lay a recurrent net's weights into one piece of memory."""
+        weights = [weight for weight in module._flat_weights if weight is not None]
+        if weights and all(weight.is_cuda for weight in weights):
+            parts = torch.cat([weight.detach().flatten() for weight in weights]).split([w.numel() for w in weights])
+            for weight, part in zip(weights, parts, strict=True):
+                weight.data = part.view_as(weight)
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors among values, in lists and tuples, too."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors(value)
+
+
+@contextmanager
+def pretended_gpu() -> Iterator[None]:
+    """torch sees one GPU, which is pretended."""
+    gpu = PretendedGpu()
+    states = {
+        "get_rng_state": lambda device=GPU: gpu.stream.clone(),
+        "get_rng_state_all": lambda: [gpu.stream.clone()],
+        "set_rng_state": lambda state, device=GPU: setattr(gpu, "stream", state.clone()),
+        "set_rng_state_all": lambda states: setattr(gpu, "stream", states[0].clone()),
+        "manual_seed_all": gpu.seed,
+    }
+    facts = {"is_available": True, "is_initialized": True, "device_count": 1, "current_device": 0}
+    facts |= {"get_device_name": "pretended GPU", "is_current_stream_capturing": False, "synchronize": None}
+    answers = {name: mock.Mock(return_value=fact) for name, fact in facts.items()}
+    with (
+        mock.patch.multiple(torch.cuda, **states, **answers),
+        mock.patch.object(nn.RNNBase, "flatten_parameters", lambda module: gpu.flatten(module)),
+        gpu,
+    ):
+        yield
