@@ -154,6 +154,7 @@ class TextKind:
         assert isinstance(prepared.codec, TokensCodec)
         self.config, self.prepared, self.codec = config, prepared, prepared.codec
         self.patience, self.gain = PATIENCE_PASSES * min(len(prepared.train), text_game.PASS_ROWS), TEXT_GAIN
+        self.validation = prepared.validation.to(config.device)
         self.draws: Tensor | None = None
 
     def warm_start(self) -> Phase:
@@ -167,26 +168,25 @@ class TextKind:
             classes=len(self.codec.labels),
             candidates=config.candidates,
         )
-        return TextWarmStart(generator, *self._rows(), seed=config.seed)
+        return TextWarmStart(generator, *self._rows(), seed=config.seed, device=config.device)
 
     def new_state(self, generator: TokenGenerator) -> TextState:
-        return TextState(generator)
+        return TextState(generator.to(self.config.device))
 
     def play(self, state: TextState, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
         return text_game.play(state, self.prepared.train, self.config, on_tick=on_tick, interrupted=interrupted)
 
     def validate(self, generator: TokenGenerator) -> dict[str, float]:
         """The score is 1 where choosing among candidates makes validation rows no likelier, 1/e where it wins a nat."""
-        validation = self.prepared.validation
-        if len(validation) == 0:
+        if len(self.validation) == 0:
             return {}
-        won, _ = text_game.nats_won(generator.scorer, validation, self._check_draws(generator))
+        won, _ = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))
         return {"score": math.exp(-won)}
 
     def complete(self, generator: TokenGenerator) -> None:
         """Let the scores be as sure of themselves as validation rows allow."""
-        if len(self.prepared.validation):
-            _, scale = text_game.nats_won(generator.scorer, self.prepared.validation, self._check_draws(generator))
+        if len(self.validation):
+            _, scale = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))
             generator.scorer.rescale(scale)
 
     def judge(self, generator: TokenGenerator, warm: TokenGenerator, seconds: float) -> Evidence:
@@ -209,9 +209,14 @@ class TextKind:
         if self.config.baselines != "all":
             return {}
         _announce_baselines(self.config)
-        vocabulary, classes = len(self.codec.pieces), len(self.codec.labels)
-        train, validation = self._rows()
-        rnn = fit_rnn(train, validation, vocabulary=vocabulary, classes=classes, seconds=seconds, seed=self.config.seed)
+        rnn = fit_rnn(
+            *self._rows(),
+            vocabulary=len(self.codec.pieces),
+            classes=len(self.codec.labels),
+            seconds=seconds,
+            seed=self.config.seed,
+            device=self.config.device,
+        )
         return {"RNN": rnn}
 
     def _drawer(self, generator: Any) -> Callable[[float, int], list[str]]:
@@ -225,8 +230,8 @@ class TextKind:
 
     def _check_draws(self, generator: TokenGenerator) -> Tensor:
         if self.draws is None:
-            n = text_game.CHECKED_DRAWS * len(self.prepared.validation)
-            self.draws = text_game.draw(generator, n, text_game.CHECK_SEED)
+            n = text_game.CHECKED_DRAWS * len(self.validation)
+            self.draws = text_game.draw(generator, n, text_game.CHECK_SEED).to(self.config.device)
         return self.draws
 
 

@@ -5,7 +5,7 @@ lowered by a discount, and what that frees goes to the context without its first
 distinct continuations. A row starts as if END stood before it. This module is a LEAF: it imports torch and the codec.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +73,13 @@ class NgramModel(nn.Module):
                 grams, count = torch.unique(grams[:, 1:], dim=0, return_counts=True)
                 self._levels.append(_level(grams, count, self.vocabulary))
         return self._levels
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        before = self.grams.device
+        moved = super()._apply(fn, recurse)
+        if self.grams.device != before:
+            self._forget()  # what was derived from the grams has stayed behind
+        return moved
 
     def _forget(self) -> None:
         self._levels, self._sums = [], (0.0, [])

@@ -77,13 +77,9 @@ def resolved(config: Config, prepared: Prepared) -> Config:
     """The configuration with every "auto" decided.
 
     Raises:
-        InputError: a GPU is asked for that torch does not see, or that texts would not use.
+        InputError: a GPU is asked for that torch does not see.
     """
     codec, generator, device = prepared.codec.name, config.generator, config.device
-    if device == "cuda" and codec == "tokens":
-        raise InputError("--device cuda: texts are trained on the CPU; leave --device away")
-    if codec == "tokens":
-        device = "cpu"
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():

@@ -19,6 +19,7 @@ def fit_rnn(
     seed: int,
     embedding: int = 128,
     hidden: int = 256,
+    device: str = "cpu",
 ) -> TokenGenerator:
     """A GRU over the whole vocabulary, without n-grams and without a discriminator.
 
@@ -28,6 +29,7 @@ def fit_rnn(
         vocabulary: how many tokens there are.
         classes: how many classes the rows belong to.
         seconds: how long it may learn: as long as the GAN did.
+        device: where it learns, and is then.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -36,7 +38,7 @@ def fit_rnn(
         )
         if train.labels is not None:
             generator.shares.copy_(train.labels.bincount(minlength=classes) / len(train.labels))
-        TextWarmStart(generator, train, validation, rounds=0, seed=seed).run(seconds, lambda: False)
+        TextWarmStart(generator, train, validation, rounds=0, seed=seed, device=device).run(seconds, lambda: False)
     return generator
 
 

@@ -110,21 +110,23 @@ def play(
 def one_pass(state: TextState, rows: Tensor, seed: int, interrupted: Callable[[], bool]) -> dict[str, float] | None:
     """Show the discriminator training rows and as many fresh draws; None if interrupted."""
     scorer = state.generator.scorer
+    device = scorer.weights.device
     shown = rows[torch.randperm(len(rows))[:PASS_ROWS]].long()
-    both = torch.cat([shown, draw(state.generator, len(shown), seed)])
-    real = (torch.arange(len(both)) < len(shown)).float()
+    both = torch.cat([shown, draw(state.generator, len(shown), seed)]).to(device)
+    real = (torch.arange(len(both), device=device) < len(shown)).float()
     losses: list[tuple[Tensor, Tensor]] = []
-    for batch in torch.randperm(len(both)).split(BATCH):
+    for batch in torch.randperm(len(both)).to(device).split(BATCH):
         if interrupted():
             return None
-        codes = both[batch]
-        hidden = (torch.rand(codes.shape) < WORD_DROPOUT) & (codes != PADDING)
+        codes, wanted = both[batch], real[batch]
+        hidden = (torch.rand(codes.shape, device=device) < WORD_DROPOUT) & (codes != PADDING)
         scores = scorer(codes.masked_fill(hidden, UNKNOWN), DROPOUT)
-        loss = F.binary_cross_entropy_with_logits(scores, real[batch])
+        loss = F.binary_cross_entropy_with_logits(scores, wanted)
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()
-        losses.append((loss.detach(), F.softplus(-scores.detach()[real[batch] == 0]).mean()))
+        drawn = 1 - wanted
+        losses.append((loss.detach(), (F.softplus(-scores.detach()) * drawn).sum() / drawn.sum()))
     discriminator, generator = (torch.stack(each).nanmean().item() for each in zip(*losses, strict=True))
     return {"generator_loss": generator, "discriminator_loss": discriminator}
 
@@ -145,7 +147,7 @@ def nats_won(scorer: Scorer, validation: Tensor, draws: Tensor) -> tuple[float, 
     Returns:
         The nats, and the scale (Platt 1999 scales classifiers in the same way).
     """
-    real, made = scorer(validation), scorer(draws)
+    real, made = scorer(validation).cpu(), scorer(draws).cpu()
     offset = torch.logsumexp(SCALES[:, None] * made, 1) - math.log(len(made))
     won = SCALES * real.mean() - offset
     best = int(won.argmax())

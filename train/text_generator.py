@@ -82,7 +82,8 @@ class LanguageModel(nn.Module):
         judged = (codes != PADDING) & (codes != UNKNOWN)
         if self.rare is None:
             judged &= codes < self.head
-        chosen = -F.cross_entropy(self._logits(features[judged]), self.common(codes[judged]), reduction="none")
+        at = judged.nonzero(as_tuple=True)  # found once: a GPU must be waited for to learn how many there are
+        chosen = -F.cross_entropy(self._logits(features[at]), self.common(codes[at]), reduction="none")
         net = torch.zeros_like(known).masked_scatter(judged, chosen)
         if self.ngrams is None:
             return net, net
@@ -141,7 +142,9 @@ class LanguageModel(nn.Module):
     def _bias(self) -> Tensor:
         """The output bias, with PADDING ruled out, and UNKNOWN where there are no rare tokens."""
         ruled_out = self.bias.new_zeros(self.head)
-        ruled_out[[PADDING, UNKNOWN] if self.rare is None else [PADDING]] = -1000.0
+        ruled_out[PADDING] = -1000.0
+        if self.rare is None:
+            ruled_out[UNKNOWN] = -1000.0
         return self.bias + ruled_out
 
 
@@ -176,7 +179,7 @@ class Scorer(nn.Module):
         """The mean weight of a row's n-grams, times the root of their number."""
         here = codes != PADDING
         before = codes
-        total = torch.zeros(len(codes)).to(self.weights)
+        total = self.weights.new_zeros(len(codes))
         key = torch.zeros_like(codes)
         for order, multiplier in enumerate(self.MULTIPLIERS):
             key = key + multiplier * before + 7919 * order
@@ -258,7 +261,7 @@ class TokenGenerator(Generator):
             return codes.to(noise)
         weights = self.scorer(codes).view(rows, k).softmax(1).cumsum(1)
         chosen = (noise[:, :1] * weights[:, -1:] >= weights).sum(1).clamp(max=k - 1)
-        return codes.view(rows, k, -1)[torch.arange(rows), chosen].to(noise)
+        return codes.view(rows, k, -1)[torch.arange(rows, device=codes.device), chosen].to(noise)
 
     def _labels(self, uniform: Tensor) -> Tensor | None:
         if not self.labels:
@@ -294,7 +297,7 @@ def pick(logits: Tensor, uniform: Tensor) -> Tensor:
     blocks = share.sum(2, dtype=torch.float64).cumsum(1)
     left = uniform.double() * blocks[:, -1]
     block = (left[:, None] >= blocks).sum(1).clamp(max=blocks.shape[1] - 1)
-    rows = torch.arange(len(share))
+    rows = torch.arange(len(share), device=share.device)
     left = left - F.pad(blocks, (1, 0))[rows, block]
     within = share[rows, block].double().cumsum(1)
     return BLOCK * block + (left[:, None] >= within).sum(1).clamp(max=BLOCK - 1)

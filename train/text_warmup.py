@@ -42,14 +42,17 @@ JITTER = 3.0  # tokens by which the sorting of rows by length is blurred
 class Rows:
     """Rows of token ids with what the n-grams say about each token, and the rows' classes.
 
+    They are looked up on the CPU and then moved to the device that trains.
+
     Attributes:
         codes: int64 (rows, length).
         known, confidence: see `LanguageModel.forward`: (rows, length) and (rows, length, 2).
         labels: int64 (rows,), or None.
+        lengths: tokens a row, (rows,), on the CPU: a batch's width must not wait for the device.
     """
 
     def __init__(self, codes: Tensor, labels: Tensor | None = None) -> None:
-        self.codes, self.labels = codes.long(), labels
+        self.codes, self.labels, self.lengths = codes.long(), labels, (codes != PADDING).sum(1)
         self.known, self.confidence = torch.zeros(codes.shape), torch.zeros(*codes.shape, 2)
 
     def look_up(self, ngrams: NgramModel, head: int) -> None:
@@ -72,13 +75,22 @@ class Rows:
         self.known[rows] = known.view(shape).float()
         self.confidence[rows] = ngrams.confidence(first, second).view(*shape, 2).float()
 
+    def to(self, device: str) -> None:
+        """Move them, in place as a module's weights."""
+        self.codes, self.known, self.confidence = (x.to(device) for x in (self.codes, self.known, self.confidence))
+        self.labels = None if self.labels is None else self.labels.to(device)
+
     def batch(self, rows: Tensor) -> dict[str, Any]:
-        """The arguments of `LanguageModel.forward` for some rows, without the columns that are padding in all."""
-        codes = self.codes[rows]
-        width = int((codes != PADDING).any(0).sum())
+        """The arguments of `LanguageModel.forward` for some rows, without the columns that are padding in all.
+
+        Args:
+            rows: their numbers, on the CPU.
+        """
+        width = int(self.lengths[rows].max())
+        rows = rows.to(self.codes.device)
         labels = None if self.labels is None else self.labels[rows]
-        values = {"codes": codes, "known": self.known[rows], "confidence": self.confidence[rows]}
-        return {**{name: value[:, :width] for name, value in values.items()}, "labels": labels}
+        values = {"codes": self.codes, "known": self.known, "confidence": self.confidence}
+        return {**{name: value[rows, :width] for name, value in values.items()}, "labels": labels}
 
 
 class TextWarmStart:
@@ -91,6 +103,7 @@ class TextWarmStart:
             `CHECK_STEPS` if that is sooner.
         average: how much of the averaged weights each step keeps.
         rounds: how often the frequencies of tokens are calibrated; with 0 the net is not sharpened either.
+        device: where to train; the generator and the rows are moved there.
     """
 
     MODULES = ("model", "average", "optimizer")
@@ -111,6 +124,7 @@ class TextWarmStart:
         patience: int = 3,
         rounds: int = CALIBRATION_ROUNDS,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         self.generator, self.rounds = generator, rounds
         self.model, self.train, self.validation = generator.model, train, validation
@@ -120,13 +134,15 @@ class TextWarmStart:
         if model.ngrams is not None:
             train.look_up_crosswise(model.ngrams, model.head)
             validation.look_up(model.ngrams, model.head)
+        for each in (generator, train, validation):
+            each.to(device)
         self.average = copy.deepcopy(model)
+        self.average.gru.flatten_parameters()  # cuDNN wants them side by side, and a copy has scattered them
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
         )
-        self.lengths = (train.codes != PADDING).sum(1)
-        self.tokens_a_batch = batch * float(self.lengths.float().mean())
-        self.batches = -(-len(self.lengths) // batch)
+        self.tokens_a_batch = batch * float(train.lengths.float().mean())
+        self.batches = -(-len(train.lengths) // batch)
         self.check_steps = min(self.batches, CHECK_STEPS)
         self._ordered_epoch, self._order = -1, list[Tensor]()
         self.step, self.seconds, self.failures, self.best, self.calibrated = 0, 0.0, 0, math.inf, 0
@@ -188,7 +204,8 @@ class TextWarmStart:
         """The batch of the present step; each epoch has an order of its own."""
         epoch, position = divmod(self.step, self.batches)
         if epoch != self._ordered_epoch:
-            self._order, self._ordered_epoch = batches_by_length(self.lengths, self.batch, self.seed + epoch), epoch
+            self._ordered_epoch = epoch
+            self._order = batches_by_length(self.train.lengths, self.batch, self.seed + epoch)
         return self._order[position]
 
     def _step(self, rows: Tensor) -> None:
@@ -267,7 +284,7 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int) -> None:
     """
     model = generator.model
     drawn = draw(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length)), seed)
-    wanted, found = _counts(model, codes), _counts(model, drawn)
+    wanted, found = _counts(model, codes), _counts(model, drawn.to(codes.device))
     wanted *= found.sum() / wanted.sum()
     model.bias.add_(((wanted + PSEUDOCOUNT) / (found + PSEUDOCOUNT)).log())
 
@@ -281,5 +298,5 @@ def _counts(model: LanguageModel, rows: Tensor) -> Tensor:
 @torch.no_grad()
 def mean_loss(model: LanguageModel, rows: Rows) -> float:
     """Nats a row; unknown tokens are not counted."""
-    total = sum(float(model(**rows.batch(part))[0].sum()) for part in torch.arange(len(rows.codes)).split(64))
-    return -total / len(rows.codes)
+    parts = torch.arange(len(rows.codes)).split(64)
+    return -sum(torch.stack([model(**rows.batch(part))[0].sum() for part in parts]).tolist()) / len(rows.codes)

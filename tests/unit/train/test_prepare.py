@@ -38,7 +38,22 @@ def test_auto_looks_at_the_data_and_the_generator(
     reviews: Path, options: dict[str, Any], codec: str, generator: str
 ) -> None:
     config, _ = prepared(reviews, **options)
-    assert (config.codec, config.generator, config.device) == (codec, generator, "cpu")
+    assert (config.codec, config.generator) == (codec, generator)
+
+
+@pytest.mark.usefixtures("_gpu")
+@pytest.mark.parametrize("data", [{}, {"data": "toy", "column": None}], ids=["texts", "bits"])
+def test_auto_takes_the_gpu_where_there_is_one(reviews: Path, data: dict[str, Any]) -> None:
+    assert [prepared(reviews, device=each, **data)[0].device for each in ("auto", "cuda", "cpu")] == ["cuda"] * 2 + [
+        "cpu"
+    ]
+
+
+def test_a_gpu_that_is_not_there_is_not_promised(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert prepared(reviews)[0].device == "cpu"
+    with pytest.raises(InputError, match="--device cuda: torch sees no GPU here"):
+        prepared(reviews, device="cuda")
 
 
 def test_texts_that_are_cut_are_not_learned_from(reviews: Path) -> None:
@@ -62,7 +77,6 @@ def test_labels_go_with_their_texts(reviews: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cuda"}, "--device cuda: texts are trained on the CPU"),
         ({"validation": 0.0}, "--validation 0, --length 5: that leaves no validation text"),
         ({"length": 2}, "--length 2: that leaves no"),
         ({"label_column": "stars", "codec": "presence"}, "--label-column: classes of texts need --codec tokens"),
