@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 TWO_DEVICES = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
 MAY_MIX = {Tensor.copy_, Tensor.data.__set__, torch._has_compatible_shallow_copy_type}  # type: ignore[attr-defined]
+NAME = "pretended GPU"
 PRUNED = 10_000  # memory that is known and may be freed by now
 
 
@@ -47,9 +48,9 @@ class PretendedGpu(TorchFunctionMode):
         if func in self.own:
             return self.own[func](*args, **kwargs)
         given = [*tensors(args), *tensors(kwargs.values())]
-        device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else self.common_device(given)
+        device = self.common_device(given) if kwargs.get("device") is None else torch.device(kwargs["device"])
         self.check(func, args, kwargs, given, device)
-        if kwargs.get("device") is not None:
+        if "device" in kwargs and device.type == "cuda":
             kwargs = {**kwargs, "device": CPU}
         with self.drawing(device):
             made = func(*args, **kwargs)
@@ -66,11 +67,11 @@ class PretendedGpu(TorchFunctionMode):
 
     def check(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], device: torch.device) -> None:
         """Raise what CUDA raises."""
-        if device == CPU or device.type == "meta" or func in MAY_MIX:
+        if self.common_device(given) == device == CPU or device.type == "meta" or func in MAY_MIX:
             return
         if func in (Tensor.numpy, Tensor.__array__):
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
-        if any(isinstance(each, torch.Generator) for each in (*args, *kwargs.values())):
+        if device.type == "cuda" and any(isinstance(each, torch.Generator) for each in (*args, *kwargs.values())):
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         if func.__name__ == "gru" and len({w.untyped_storage()._cdata for w in args[2]}) > 1:
             raise RuntimeError("RNN module weights are not part of single contiguous chunk of memory.")
@@ -162,7 +163,7 @@ def pretended_gpu() -> Iterator[None]:
         "manual_seed_all": gpu.seed,
     }
     facts = {"is_available": True, "is_initialized": True, "device_count": 1, "current_device": 0}
-    facts |= {"get_device_name": "pretended GPU", "is_current_stream_capturing": False, "synchronize": None}
+    facts |= {"get_device_name": NAME, "is_current_stream_capturing": False, "synchronize": None}
     answers = {name: mock.Mock(return_value=fact) for name, fact in facts.items()}
     with (
         mock.patch.multiple(torch.cuda, **states, **answers),

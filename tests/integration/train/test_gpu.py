@@ -1,0 +1,158 @@
+"""Whole jobs on a GPU: a pretended one, which shows that tensors are where they must be, and a real one if there is."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.pretend_gpu import NAME
+from train import artifact, checkpoint, fit, kinds, rundir, text_metrics, text_warmup, tracking, warmup
+from train.__main__ import main
+from train.gate import Verdict
+
+SUBJECTS, VERBS, ENDS = ("the film", "a story", "this plot"), ("is", "was", "seems"), ("dull", "fine", "long", "odd")
+COMMON = ["--gate", "none", "--device", "cuda"]
+BITS = [
+    "--data",
+    "toy",
+    "--hidden",
+    "8",
+    "--folds",
+    "2",
+    "--width",
+    "8",
+    "--epochs",
+    "10",
+    "--head-start",
+    "0",
+    *COMMON,
+]
+TEXTBOOK = ["--data", "toy", "--preset", "textbook", "--epochs", "1", *COMMON]
+
+
+@pytest.fixture(autouse=True)
+def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("LOOKALIKE_DEBUG", "1")
+    monkeypatch.setenv("LOOKALIKE_OUT", str(tmp_path / "runs"))
+    monkeypatch.setattr(tracking, "SECONDS", 0.2)
+    for name, few in (("STEPS", 30), ("CALIBRATION_ROWS", 200), ("EM_STEPS", 5)):
+        monkeypatch.setattr(warmup, name, few)
+    monkeypatch.setattr(text_warmup, "CALIBRATION_ROWS", 200)
+    monkeypatch.setattr(text_metrics, "CONV_EPOCHS", 1)
+    monkeypatch.setattr(kinds, "embedder", lambda: None)
+    monkeypatch.setattr(fit, "SAMPLE_ROWS", 100)
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    lines = [
+        f"{s + 1},{rng.choice(SUBJECTS)} {rng.choice(VERBS)} {ENDS[2 * s + rng.integers(2)]}." for s in [0, 1] * 120
+    ]
+    path = tmp_path / "reviews.csv"
+    path.write_text("\n".join(["stars,review", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture
+def texts(reviews: Path) -> list[str]:
+    return ["--data", str(reviews), "--text-hidden", "8", "--head", "12", "--epochs", "6", *COMMON]
+
+
+def fitted(options: list[str], out: Path) -> rundir.RunDirectory:
+    assert main(["fit", *options, "--out", str(out)]) == 0
+    return rundir.newest(out)
+
+
+def phases(
+    options: list[str], out: Path, monkeypatch: pytest.MonkeyPatch, steps: int, device: str = "cuda"
+) -> list[str]:
+    """In which phases a job was interrupted that was so every few steps until its end; it goes on on the device."""
+    monkeypatch.setattr(fit, "_interruptible", lambda: interrupting(steps))
+    code, found = main(["fit", *options, "--out", str(out)]), []
+    while code == 1 and len(found) < 50:
+        saved = checkpoint.load_newest(rundir.newest(out).checkpoints)
+        assert saved is not None
+        found.append(saved[1]["phase"])
+        code = main(["fit", "--resume", "--device", device, "--out", str(out)])
+    assert code == 0
+    return found
+
+
+@contextlib.contextmanager
+def interrupting(steps: int) -> Iterator[Callable[[], bool]]:
+    left = iter(range(steps))
+    yield lambda: next(left, None) is None
+
+
+def weights(run: rundir.RunDirectory) -> bytes:
+    return (run.artifact / artifact.WEIGHTS).read_bytes()
+
+
+@pytest.fixture
+def _unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs end with the artifact; what comes after it takes longer than the training here."""
+
+    def finish(job: fit._Job) -> Verdict:
+        artifact.save(job.run.artifact, job._chosen(), job.prepared.codec, job._card({}))
+        return Verdict(passed=None, reasons=[])
+
+    monkeypatch.setattr(fit._Job, "_finish", finish)
+
+
+@pytest.mark.usefixtures("_gpu")
+@pytest.mark.parametrize("kind", ["bits", "textbook", "texts"])
+def test_what_was_trained_there_is_judged_and_served_on_the_cpu(kind: str, texts: list[str], tmp_path: Path) -> None:
+    options = {"bits": BITS, "textbook": TEXTBOOK, "texts": [*texts, "--label-column", "stars"]}[kind]
+    run = fitted([*options, "--baselines", "all" if kind == "texts" else "none"], tmp_path)
+    assert "on " + torch.cuda.get_device_name() in run.log.read_text()
+    assert next(artifact.load(run.artifact).generator.parameters()).device.type == "cpu"
+    assert len(run.samples.read_text().splitlines()) == fit.SAMPLE_ROWS + 1
+
+
+@pytest.mark.usefixtures("_gpu", "_unjudged")
+@pytest.mark.parametrize("kind", ["bits", "textbook", "texts"])
+def test_a_job_that_is_interrupted_again_and_again_ends_as_if_left_alone(
+    kind: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"bits": BITS, "textbook": TEXTBOOK, "texts": texts}[kind]
+    undisturbed = fitted(options, tmp_path / "a")
+    found = phases(options, tmp_path / "b", monkeypatch, steps=250 if kind == "textbook" else 30)
+    assert set(found) == ({"game"} if kind == "textbook" else {"warm start", "game"})
+    if torch.cuda.get_device_name() == NAME:  # a real GPU adds up in any order
+        assert weights(rundir.newest(tmp_path / "b")) == weights(undisturbed)
+
+
+@pytest.mark.usefixtures("_gpu", "_unjudged")
+@pytest.mark.parametrize("kind", ["bits", "texts"])
+@pytest.mark.parametrize("devices", [("cuda", "cpu"), ("cpu", "cuda")], ids="-to-".join)
+def test_a_job_goes_on_on_another_device(
+    kind: str, devices: tuple[str, str], texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*(BITS if kind == "bits" else texts), "--device", devices[0]]
+    assert set(phases(options, tmp_path, monkeypatch, 30, devices[1])) == {"warm start", "game"}
+    artifact.load(rundir.newest(tmp_path).artifact)
+
+
+@pytest.mark.usefixtures("_gpu", "_unjudged")
+def test_the_nets_compute_on_the_gpu(texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    for layer in (torch.nn.GRU, torch.nn.Conv1d):
+        monkeypatch.setattr(layer, "forward", watched(layer.forward, seen))
+    fitted(texts, tmp_path)
+    assert set(seen) == {"cuda torch.float32", "cpu torch.float64"}  # the latter is what ships
+
+
+def watched(function: Callable[..., object], seen: list[str]) -> Callable[..., object]:
+    """The function, with the device and the type of its first argument noted."""
+
+    def call(module: torch.nn.Module, values: torch.Tensor, *others: object) -> object:
+        seen.append(f"{values.device.type} {values.dtype}")
+        return function(module, values, *others)
+
+    return call
