@@ -86,6 +86,16 @@ def test_ngrams_count_what_was_seen() -> None:
     assert model.probability(torch.tensor([3]), torch.tensor([6]), torch.tensor([7])).item() > 0.9
 
 
+@pytest.mark.usefixtures("_gpu")
+def test_ngrams_can_be_moved_when_they_have_been_used() -> None:
+    model = fit_ngrams(grammar(50), VOCABULARY)
+    given = torch.tensor([3, 4]), torch.tensor([6, 6]), torch.tensor([7, 6])
+    before = model.probability(*given)
+    for device in ("cuda", "cpu"):
+        found = model.to(device).probability(*(tokens.to(device) for tokens in given))
+        torch.testing.assert_close(found.cpu(), before)
+
+
 def test_low_temperature_draws_the_commonest() -> None:
     codes = torch.tensor([[3, 1, 0, 0, 0, 0]] * 30 + [[4, 1, 0, 0, 0, 0]] * 10)
     model = fit_ngrams(codes, VOCABULARY)
@@ -265,6 +275,16 @@ def test_the_baseline_is_a_net_alone() -> None:
     assert made.candidates == 1
     drawn = generate(made, draw_noise(made, 50, seed=1))
     assert not (drawn == UNKNOWN).any()
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_the_baseline_learns_on_a_gpu() -> None:
+    rows = grammar(60)
+    train, validation = (Rows(each, each[:, 0] - 3) for each in (rows, rows[:20]))
+    sizes = {"vocabulary": VOCABULARY, "classes": 3, "embedding": 8, "hidden": 16}
+    made = fit_rnn(train, validation, **sizes, seconds=0.3, seed=1, device="cuda")
+    assert all(weight.is_cuda for weight in made.parameters())
+    assert generate(made, draw_noise(made, 50, seed=1)).device.type == "cpu"
 
 
 def test_trigrams_by_themselves_follow_the_counts() -> None:
