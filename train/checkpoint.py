@@ -12,14 +12,16 @@ from typing import Any
 import torch
 
 from train import rundir
+from train.config import InputError
 
+FORMAT = 2  # changes with what a state holds, or with how training goes on from it
 KEEP = 2  # the newest may turn out to be damaged; the one before is the spare
 
 
 def save(directory: Path, state: dict[str, Any]) -> Path:
     """Write a checkpoint so that it survives a crash at any moment, and remove those older than the spare."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
     directory.mkdir(parents=True, exist_ok=True)
     number = max((int(old.name.split("-")[0]) for old in directory.glob("*.pt")), default=0) + 1
@@ -31,9 +33,21 @@ def save(directory: Path, state: dict[str, Any]) -> Path:
 
 
 def load_newest(directory: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest good checkpoint and its content, or None."""
+    """The newest good checkpoint and its content, or None.
+
+    Raises:
+        InputError: another version of this program wrote it, in another format.
+    """
     path = newest(directory)
-    return None if path is None else (path, torch.load(path, map_location="cpu", weights_only=True))
+    if path is None:
+        return None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state.get("format") != FORMAT:
+        raise InputError(
+            f"--resume: another version of Lookalike wrote {path}, and this one cannot go on from it: resume with the "
+            "version that started the run, or train anew without --resume"
+        )
+    return path, state
 
 
 def newest(directory: Path) -> Path | None:

@@ -1,5 +1,7 @@
 """Checkpoints: whole or absent, and the newest good one is found."""
 
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from train import checkpoint
+from train.config import InputError
 
 
 def state(number: int) -> dict[str, Any]:
@@ -38,6 +41,25 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage
     found = checkpoint.load_newest(tmp_path)
     assert found is not None
     assert found[1]["seen"] == 1
+
+
+def test_a_checkpoint_of_another_version_is_refused_with_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT - 1)
+    path = checkpoint.save(tmp_path, state(5))
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=f"--resume: another version of Lookalike wrote {path}.* train anew"):
+        checkpoint.load_newest(tmp_path)
+
+
+def test_a_checkpoint_from_before_there_was_a_format_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(state(5), buffer)
+    content = buffer.getvalue()
+    (tmp_path / f"000001-{hashlib.sha256(content).hexdigest()[:16]}.pt").write_bytes(content)
+    with pytest.raises(InputError, match="another version of Lookalike"):
+        checkpoint.load_newest(tmp_path)
 
 
 def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
