@@ -100,7 +100,8 @@ def cli() -> None:
 @option("--candidates", type=click.IntRange(1, 64), help="Texts drawn for each one that the discriminator chooses.")
 @option("--width", type=click.IntRange(1, 8192), help="Hidden units of the discriminator.")
 @option("--blocks", type=click.IntRange(0, 64), help="Residual blocks of the discriminator.")
-@option("--batch-size", type=click.IntRange(1, 1_000_000), help="Sequences a step.")
+@option("--batch-size", type=click.IntRange(1, 1_000_000), help="Sequences an update of the weights.")
+@option("--turns", type=click.IntRange(1, 1000), help="Updates of the discriminator for each one of the generator.")
 @option("--generator-rate", type=click.FloatRange(0, 1, min_open=True), help="Learning rate of the generator.")
 @option("--discriminator-rate", type=click.FloatRange(0, 1, min_open=True), help="Learning rate of the discriminator.")
 @option(

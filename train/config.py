@@ -54,14 +54,15 @@ class Config:
     head: int = 3000
     text_hidden: int = 256
     candidates: int = 4
-    width: int = 256
+    width: int = 64
     blocks: int = 1
 
     # training
-    batch_size: int = 192
+    batch_size: int = 576
+    turns: int = 32
     generator_rate: float = 2e-4
     discriminator_rate: float = 2e-3
-    head_start: int = 50_000
+    head_start: int = 200_000
     penalty: float = 0.03
     flip: float = 0.03
     average: float = 0.99
@@ -72,7 +73,7 @@ class Config:
     threads: int = 1
 
     # evidence and output
-    tick: int | None = 20_000
+    tick: int | None = 200_000
     out: str = "runs"
     experiment: str = "lookalike"
     baselines: str = "fast"
@@ -91,8 +92,11 @@ class Config:
             problems.append(
                 f"--holdout {self.holdout:g} and --validation {self.validation:g} leave nothing to train on"
             )
-        if self.generator == "textbook" and self.batch_size != 1:
-            problems.append(f"--generator textbook learns one sample a step: --batch-size 1, not {self.batch_size}")
+        if self.generator == "textbook" and self.step_rows != 1:
+            problems.append(
+                "--generator textbook learns one sample a step: --batch-size 1 and --turns 1, "
+                f"not {self.batch_size} and {self.turns}"
+            )
         if (
             self.codec != "auto"
             and self.generator != "auto"
@@ -101,6 +105,11 @@ class Config:
             problems.append(f"--generator {self.generator} does not make what --codec {self.codec} reads")
         if problems:
             raise InputError("; ".join(problems))
+
+    @property
+    def step_rows(self) -> int:
+        """Real rows that a step of the game shows to the discriminator."""
+        return self.batch_size * self.turns
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
@@ -112,6 +121,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "textbook": {
         "generator": "textbook",
         "batch_size": 1,
+        "turns": 1,
         "generator_rate": 1e-3,
         "discriminator_rate": 1e-3,
         "head_start": 0,
@@ -152,4 +162,4 @@ def from_json(text: str) -> Config:
     try:
         return Config(**json.loads(text))
     except (TypeError, ValueError) as problem:
-        raise InputError(f"config.json cannot be read: {problem}") from problem
+        raise InputError(f"config.json cannot be read (of another version, perhaps?): {problem}") from problem

@@ -20,6 +20,8 @@ from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
 from train.generator import Generator
 from train.packed import PackedRows
 
+PENALTY_EVERY = 16  # turns; weighed so many times more: "lazy regularisation" (Karras et al. 2020, "StyleGAN2")
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -141,7 +143,7 @@ def train(
     every = config.tick or len(rows)
     order = data_order(len(rows), config)
     meter = Meter(state)
-    for batch in batches(order, rows, state.seen, config.batch_size, total):
+    for batch in batches(order, rows, state.seen, config.step_rows, total):
         (used,) = distributed.highest(progress(state, total, limit, meter))
         set_rates(state, config, used)
         meter.add(step(state, batch, config))
@@ -165,38 +167,60 @@ def train(
 
 
 def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
-    """One discriminator step, then one generator step, on the same noise. Losses stay on the device.
+    """Turns of the discriminator, each with real rows of its own, then one of the generator. Losses stay on the device.
 
-    Of several processes each draws for the whole batch, and computes on its share.
+    All turns see the same generated rows: to draw them, and to follow their gradient back, takes as long as a dozen
+    turns. Of several processes each draws for the whole batch, and computes on its share.
     """
-    objective = OBJECTIVES[config.generator]
-    discriminator = state.discriminator
-    noise = torch.rand(len(real), state.generator.noise_size, device=real.device)
-    chances = [torch.rand_like(real) for _ in range(2 if config.flip else 0)]
-    real, noise, *chances = (distributed.share(rows) for rows in (real, noise, *chances))
-    fake = state.generator(noise)
-    if config.flip:
-        # A discriminator that never sees a row as it is cannot learn the training rows by heart.
-        real, fake = flip(real, chances[0] < config.flip), flip(fake, chances[1] < config.flip)
-
-    shown = torch.cat([real, fake.detach()]).requires_grad_()
-    scores = discriminator(shown)
-    discriminator_loss = objective.discriminator(*scores.chunk(2))
-    penalty = torch.zeros((), device=real.device)
-    if config.penalty:
-        penalty = 2 * losses.gradient_penalty(shown, scores)  # R1 + R2, each a mean over its half of the rows
-    descend(state.discriminator_optimizer, discriminator_loss + config.penalty * penalty)
+    size = min(config.batch_size, len(real))
+    noise = torch.rand(size, state.generator.noise_size, device=real.device)
+    fake = state.generator(distributed.share(noise))
+    batches = [batch for batch in real.split(size) if len(batch) == size]  # the last step may leave a part of one
+    every = min(PENALTY_EVERY, len(batches))
+    turns = []
+    for turn, batch in enumerate(batches):
+        shown_real, shown_fake = show(batch, fake, config)
+        weight = 0.0 if turn % every else every * config.penalty
+        turns.append(update_discriminator(state, shown_real, shown_fake.detach(), config, weight))
+    discriminator_losses, penalties = zip(*turns, strict=True)
 
     with torch.no_grad():
-        real_scores = discriminator(real)
-    generator_loss = objective.generator(real_scores, discriminator(fake))
+        real_scores = state.discriminator(shown_real)
+    generator_loss = OBJECTIVES[config.generator].generator(real_scores, state.discriminator(shown_fake))
     if state.seen >= config.head_start:
         descend(state.generator_optimizer, generator_loss)
     return {
         "generator_loss": generator_loss.detach(),
-        "discriminator_loss": discriminator_loss.detach(),
-        "gradient_penalty": penalty.detach(),
+        "discriminator_loss": torch.stack(discriminator_losses).mean(),
+        "gradient_penalty": torch.stack(penalties[::every]).mean(),
     }
+
+
+def show(real: Tensor, fake: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    """This process's share of a real batch, and its generated rows, as the discriminator sees them."""
+    chances = [distributed.share(torch.rand_like(real)) for _ in range(2 if config.flip else 0)]
+    real = distributed.share(real)
+    if config.flip:
+        # A discriminator that never sees a row as it is cannot learn the training rows by heart.
+        real, fake = flip(real, chances[0] < config.flip), flip(fake, chances[1] < config.flip)
+    return real, fake
+
+
+def update_discriminator(
+    state: State, real: Tensor, fake: Tensor, config: Config, weight: float
+) -> tuple[Tensor, Tensor]:
+    """One step of the discriminator's optimizer, with so much weight on the gradient penalties.
+
+    Returns:
+        Its loss, and the penalties; these are 0 where they have no weight, and are not computed then.
+    """
+    shown = torch.cat([real, fake]).requires_grad_(weight > 0)
+    scores = state.discriminator(shown)
+    loss, penalty = OBJECTIVES[config.generator].discriminator(*scores.chunk(2)), scores.new_zeros(())
+    if weight:
+        penalty = 2 * losses.gradient_penalty(shown, scores)  # R1 + R2, each a mean over its half of the rows
+    descend(state.discriminator_optimizer, loss + weight * penalty)
+    return loss.detach(), penalty.detach()
 
 
 def flip(rows: Tensor, where: Tensor) -> Tensor:

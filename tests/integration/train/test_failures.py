@@ -18,6 +18,7 @@ from train.__main__ import main
 ROOT = Path(__file__).parents[3]
 DRIVER = Path(__file__).parent / "driver.py"
 JOB = ["fit", "--data", "toy", "--hidden", "4", "--folds", "2", "--epochs", "4", "--tick", "680"]
+JOB += ["--batch-size", "96", "--turns", "2"]
 JOB += ["--baselines", "none", "--gate", "none", "--out", "runs"]
 # Mounts are seen by nobody else, and gone with the process.
 PRIVATE = ["unshare", "--mount", "bash", "-ec"]

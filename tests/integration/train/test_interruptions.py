@@ -14,6 +14,7 @@ from tests.integration.train import driver
 from train import checkpoint, fit, rundir
 
 JOB = ["fit", "--data", "toy", "--hidden", "8", "--folds", "2", "--epochs", "5", "--tick", "2000"]
+JOB += ["--batch-size", "96", "--turns", "2"]
 JOB += ["--baselines", "none", "--gate", "none"]
 
 

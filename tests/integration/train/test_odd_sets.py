@@ -14,6 +14,7 @@ from train.__main__ import main
 
 # Epochs, not minutes: what is learned must not depend on what else the machine is doing.
 FAST = ["--hidden", "8", "--folds", "2", "--epochs", "20", "--tick", "2000", "--gate", "none"]
+FAST += ["--batch-size", "96", "--turns", "2"]
 Bits = npt.NDArray[np.uint8]
 
 

@@ -21,6 +21,7 @@ from train import artifact, rundir
 from train.__main__ import main
 
 JOB = ["fit", "--data", "toy", "--hidden", "4", "--folds", "2", "--epochs", "12", "--tick", "680"]
+JOB += ["--batch-size", "96", "--turns", "2"]
 JOB += ["--baselines", "fast", "--out", "runs"]
 
 

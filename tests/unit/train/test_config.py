@@ -23,7 +23,11 @@ def test_epochs_alone_lift_the_limit_of_minutes() -> None:
 def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(InputError) as caught:
         resolve({"generator": "textbook", "max_minutes": None, "holdout": 0.6, "validation": 0.5})
-    for part in ("--epochs or --max-minutes", "--holdout 0.6 and --validation 0.5", "--batch-size 1, not 192"):
+    for part in (
+        "--epochs or --max-minutes",
+        "--holdout 0.6 and --validation 0.5",
+        "--batch-size 1 and --turns 1, not 576 and 32",
+    ):
         assert part in str(caught.value)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train import builtin, loop
+from train import builtin, loop, losses
 from train.config import Config, resolve
 from train.generator import NadeGenerator, TextbookGenerator
 from train.loop import State, Tick
@@ -17,7 +17,7 @@ ROWS = torch.tensor(builtin.toy(60))
 
 
 def configured(**given: Any) -> Config:
-    sizes = {"width": 8, "batch_size": 16, "head_start": 32, "tick": 16, "epochs": 2}
+    sizes = {"width": 8, "batch_size": 16, "turns": 1, "head_start": 32, "tick": 16, "epochs": 2}
     return resolve({"generator": "nade", **sizes, **given})
 
 
@@ -92,7 +92,9 @@ def test_a_batch_may_be_larger_than_the_data() -> None:
     assert [len(batch) for batch in loop.batches(order, ROWS, 0, 150, 200)] == [150, 50]
 
 
-@pytest.mark.parametrize("config", [configured(epochs=4), textbook(epochs=4, tick=7)], ids=["default", "textbook"])
+@pytest.mark.parametrize(
+    "config", [configured(epochs=8, turns=3), textbook(epochs=4, tick=7)], ids=["default", "textbook"]
+)
 def test_a_resumed_run_ends_with_the_same_weights(config: Config) -> None:
     undisturbed = trained(config)
     steps = 0
@@ -111,6 +113,48 @@ def test_a_resumed_run_ends_with_the_same_weights(config: Config) -> None:
     for part in ("generator", "discriminator", "averaged"):
         expected, found = getattr(undisturbed, part).state_dict(), getattr(second, part).state_dict()
         assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def steps_of(optimizer: torch.optim.Optimizer) -> int:
+    return max((int(moments["step"]) for moments in optimizer.state.values()), default=0)
+
+
+def test_the_discriminator_has_several_turns_for_each_of_the_generator() -> None:
+    config = configured(turns=3, head_start=0)
+    state = new_state(config)
+    loop.step(state, ROWS[:48].float(), config)
+    assert (steps_of(state.discriminator_optimizer), steps_of(state.generator_optimizer)) == (3, 1)
+    loop.step(state, ROWS[:40].float(), config)  # the last batch would be half a one
+    assert (steps_of(state.discriminator_optimizer), steps_of(state.generator_optimizer)) == (5, 2)
+
+
+@pytest.mark.parametrize(("turns", "weights"), [(5, [0.06, 0, 0.06, 0, 0.06]), (1, [0.03])])
+def test_a_penalty_that_comes_now_and_then_weighs_more(
+    turns: int, weights: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "PENALTY_EVERY", 2)
+    given: list[float] = []
+
+    def update(state: State, real: Tensor, fake: Tensor, config: Config, weight: float) -> tuple[Tensor, Tensor]:
+        given.append(weight)
+        return torch.zeros(()), torch.zeros(())
+
+    monkeypatch.setattr(loop, "update_discriminator", update)
+    config = configured(turns=turns, penalty=0.03)
+    loop.step(new_state(config), ROWS[:1].float().repeat(16 * turns, 1), config)
+    assert given == weights
+
+
+def test_the_penalty_makes_the_discriminator_flatter() -> None:
+    steepness = []
+    for weight in (0.0, 10.0):
+        config = configured(discriminator_rate=0.01)
+        state = new_state(config)
+        for _ in range(30):
+            loop.update_discriminator(state, ROWS.float(), 1 - ROWS.float(), config, weight)
+        shown = ROWS.float().requires_grad_()
+        steepness.append(losses.gradient_penalty(shown, state.discriminator(shown)).item())
+    assert steepness[1] < steepness[0] / 2
 
 
 def test_averaged_weights_follow_slowly() -> None:
@@ -154,7 +198,7 @@ def test_flipping_exchanges_zeros_and_ones_where_it_should() -> None:
 
 
 def test_the_discriminator_sees_the_share_flipped_that_was_asked_for() -> None:
-    config = configured(flip=0.03, head_start=10**6)
+    config = configured(flip=0.03, head_start=10**6, batch_size=5000)
     state = new_state(config)
     shown: list[torch.Tensor] = []
     state.discriminator.register_forward_pre_hook(lambda module, rows: shown.append(rows[0]))
