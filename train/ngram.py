@@ -97,10 +97,17 @@ class NgramModel(nn.Module):
         trigrams, bigrams, _ = self.levels()
         return torch.stack([trigrams.find(first * self.vocabulary + second)[1], bigrams.find(second)[1]], 1)
 
-    def probability(self, first: Tensor, second: Tensor, token: Tensor, unigrams: Level | None = None) -> Tensor:
-        """The probability of a token after two others, float64 (rows,); the unigrams may be another model's."""
-        trigrams, bigrams, own_unigrams = self.levels()
-        known = (unigrams or own_unigrams).own(torch.zeros_like(token), token, self.vocabulary)
+    def probability(self, first: Tensor, second: Tensor, token: Tensor) -> Tensor:
+        """The probability of a token after two others, float64 (rows,)."""
+        alone = self.levels()[2].own(torch.zeros_like(token), token, self.vocabulary)
+        return self._interpolated(first, second, token, alone)
+
+    def own(self, first: Tensor, second: Tensor, token: Tensor) -> Tensor:
+        """The same without the unigrams, which leaves out what trigrams and bigrams do not keep for their own grams."""
+        return self._interpolated(first, second, token, torch.zeros_like(token, dtype=torch.float64))
+
+    def _interpolated(self, first: Tensor, second: Tensor, token: Tensor, known: Tensor) -> Tensor:
+        trigrams, bigrams, _ = self.levels()
         for level, context in ((bigrams, second), (trigrams, first * self.vocabulary + second)):
             known = level.own(context, token, self.vocabulary) + (1 - level.find(context)[1]) * known
         return known

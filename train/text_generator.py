@@ -22,7 +22,10 @@ BLOCK = 64  # tokens whose probabilities are added up first, to find a token in 
 class LanguageModel(nn.Module):
     """The next token by a mixture of a recurrent net and of an n-gram model, weighed by a gate.
 
-    p(token | before) = g * p_net(token | all before) + (1 - g) * p_ngram(token | two before)
+    p(token | before) = (g + (1 - g) * u) * p_net(token | all before) + (1 - g) * p_ngram(token | two before)
+
+    p_ngram is what trigrams and bigrams give, and u the share that they would leave to single tokens. Those would come
+    whatever stands before them, so the net has their share.
 
     Both give the first `head` tokens only, which are the commonest, and UNKNOWN for the others: where a rare token
     stands is thus known from the whole sentence. Which one it is, further n-grams, `rare`, draw from the rare tokens.
@@ -68,7 +71,7 @@ class LanguageModel(nn.Module):
 
         Args:
             codes: token ids, int64 (rows, length).
-            known, confidence: what the n-gram model gives for each token, and its `confidence` there.
+            known, confidence: what the n-gram model gives as its `own` for each token, and its `confidence` there.
             labels: classes (rows,), where the model knows any.
             word_dropout: share of the tokens read that are read as UNKNOWN.
             dropout: share of the features set to 0, the same ones at every position (Gal and Ghahramani 2016).
@@ -88,8 +91,10 @@ class LanguageModel(nn.Module):
         if self.ngrams is None:
             return net, net
         gate = self.gate(torch.cat([state, confidence], 2)).squeeze(2)
+        left = left_by_ngrams(confidence).clamp(min=1e-12).log()
+        share = torch.logaddexp(F.logsigmoid(gate), F.logsigmoid(-gate) + left)
         table = known.clamp(min=1e-12).log() + F.logsigmoid(-gate)
-        return torch.where(judged, torch.logaddexp(net + F.logsigmoid(gate), table), 0.0), net
+        return torch.where(judged, torch.logaddexp(net + share, table), 0.0), net
 
     @torch.no_grad()
     def sharpen(self, factor: float) -> None:
@@ -124,11 +129,13 @@ class LanguageModel(nn.Module):
             return pick(self._logits(self.project(state)) / temperature, uniform)
         confidence = self.ngrams.confidence(before, token).to(state)
         gate = self.gate(torch.cat([state, confidence], 1)).squeeze(1).sigmoid()
-        by_net = uniform < gate
+        left = left_by_ngrams(confidence)
+        share = gate + (1 - gate) * left
+        by_net = uniform < share
         drawn = torch.empty_like(token)
         logits = self._logits(self.project(state[by_net])) / temperature
-        drawn[by_net] = pick(logits, (uniform / gate)[by_net])
-        rest = ((uniform - gate) / (1 - gate)).double()[~by_net]
+        drawn[by_net] = pick(logits, (uniform / share)[by_net])
+        rest = ((1 - left) * (uniform - share) / (1 - share)).double()[~by_net]
         drawn[~by_net] = self.ngrams.draw(before[~by_net], token[~by_net], rest, temperature)
         return drawn
 
@@ -287,6 +294,11 @@ class TokenGenerator(Generator):
             if not len(going):
                 break
         return codes
+
+
+def left_by_ngrams(confidence: Tensor) -> Tensor:
+    """The share that neither trigrams nor bigrams keep: (...) from a `NgramModel.confidence`, (..., 2)."""
+    return (1 - confidence).prod(-1)
 
 
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -56,22 +56,22 @@ class Rows:
         self.known, self.confidence = torch.zeros(codes.shape), torch.zeros(*codes.shape, 2)
 
     def look_up(self, ngrams: NgramModel, head: int) -> None:
-        self._note(slice(None), ngrams, ngrams, head)
+        self._note(slice(None), ngrams, head)
 
     def look_up_crosswise(self, ngrams: NgramModel, head: int) -> None:
-        """Each fold of the rows that were counted is looked up in the others; single tokens are looked up in all."""
+        """Each fold of the rows that were counted is looked up in the others."""
         counted, row = self.codes[:NGRAM_ROWS], torch.arange(len(self.codes))
-        self._note(row >= len(counted), ngrams, ngrams, head)
+        self._note(row >= len(counted), ngrams, head)
         fold = row[: len(counted)] % FOLDS
         for each in range(min(FOLDS, len(counted))):
             others = fit_ngrams(counted[fold != each], ngrams.vocabulary, head)
-            self._note((row % FOLDS == each) & (row < len(counted)), others, ngrams, head)
+            self._note((row % FOLDS == each) & (row < len(counted)), others, head)
 
-    def _note(self, rows: Any, ngrams: NgramModel, whole: NgramModel, head: int) -> None:
+    def _note(self, rows: Any, ngrams: NgramModel, head: int) -> None:
         first, second, token = (each.flatten() for each in windows(self.codes[rows]))
         shape = self.codes[rows].shape
         token = token.masked_fill(token >= head, UNKNOWN)
-        known = ngrams.probability(first, second, token, whole.levels()[2])
+        known = ngrams.own(first, second, token)
         self.known[rows] = known.view(shape).float()
         self.confidence[rows] = ngrams.confidence(first, second).view(*shape, 2).float()
 

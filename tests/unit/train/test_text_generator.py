@@ -13,7 +13,7 @@ from train.generator import draw_noise, generate
 from train.ngram import fit_ngrams
 from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_game import draw
-from train.text_generator import Scorer, TokenGenerator, pick
+from train.text_generator import Scorer, TokenGenerator, left_by_ngrams, pick
 from train.text_warmup import Rows, TextWarmStart, calibrate, new_generator
 
 VOCABULARY, LENGTH = 12, 6
@@ -77,6 +77,43 @@ def test_ngrams_are_probabilities_and_draws_follow_them() -> None:
         uniform = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
         drawn = model.draw(*(each[0].repeat(20_000) for each in before), uniform)
         assert (drawn.bincount(minlength=VOCABULARY) / 20_000 - expected).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("before", [END, 3, 6, 11])
+def test_draws_follow_the_likelihood(generator: TokenGenerator, before: int) -> None:
+    model, tokens = generator.model, torch.tensor([END, *range(3, VOCABULARY)])
+    assert model.ngrams is not None
+    rows = Rows(torch.stack([torch.full_like(tokens, before), tokens], 1))
+    rows.look_up(model.ngrams, model.head)
+    both, _ = model(rows.codes, rows.known.double(), rows.confidence.double())
+    expected = both[:, 1].exp()
+    assert expected.sum().item() == pytest.approx(1, abs=1e-6)
+    n = 20_000
+    uniform = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5).expand(n, 2) / n
+    first, second = torch.full((n,), END), torch.full((n,), before)
+    state = torch.zeros(1, 1, generator.hidden, dtype=torch.float64)
+    for token in (END, before):
+        state = model.step(torch.tensor([token]), None, state)
+    drawn = model.draw(first, second, state[0].expand(n, -1), uniform, 1.0)
+    assert (drawn.bincount(minlength=VOCABULARY)[tokens] / n - expected).abs().max() < 1e-3
+
+
+def test_after_what_the_ngrams_never_saw_the_net_speaks_alone(generator: TokenGenerator) -> None:
+    rows = Rows(torch.tensor([[11, 6], [3, 6]]))
+    assert generator.model.ngrams is not None
+    rows.look_up(generator.model.ngrams, VOCABULARY)
+    both, net = generator.model(rows.codes, rows.known.double(), rows.confidence.double())
+    torch.testing.assert_close(both[0, 1], net[0, 1])
+    assert both[1, 1] > net[1, 1] + 1
+
+
+def test_ngrams_own_share_is_what_single_tokens_leave() -> None:
+    codes = torch.randint(3, VOCABULARY, (60, LENGTH), generator=torch.Generator().manual_seed(0))
+    model, tokens = fit_ngrams(codes, VOCABULARY), torch.arange(VOCABULARY)
+    for first, second in ((3, 4), (END, END), (11, 11)):
+        before = torch.full_like(tokens, first), torch.full_like(tokens, second)
+        left = left_by_ngrams(model.confidence(*before))
+        torch.testing.assert_close(model.own(*before, tokens).sum(), 1 - left[0])
 
 
 def test_ngrams_count_what_was_seen() -> None:
