@@ -23,8 +23,6 @@ def fit_rnn(
 ) -> TokenGenerator:
     """A GRU over the whole vocabulary, without n-grams and without a discriminator.
 
-    It is left as it was learned: sharpened, the net alone is told more easily (EXPERIMENTS.md).
-
     Args:
         vocabulary: how many tokens there are.
         classes: how many classes the rows belong to.

@@ -96,12 +96,6 @@ class LanguageModel(nn.Module):
         table = known.clamp(min=1e-12).log() + F.logsigmoid(-gate)
         return torch.where(judged, torch.logaddexp(net + share, table), 0.0), net
 
-    @torch.no_grad()
-    def sharpen(self, factor: float) -> None:
-        """Multiply the net's logits."""
-        for parameter in (*self.project.parameters(), self.bias):
-            parameter.mul_(factor)
-
     def step(self, token: Tensor, labels: Tensor | None, state: Tensor) -> Tensor:
         """The state after one more token, (1, rows, hidden)."""
         return self.gru(self._embed(token[:, None], labels), state)[1]

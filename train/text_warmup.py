@@ -2,8 +2,8 @@
 
 N-grams are counted once. The net then learns what they do not tell: while it trains, the n-grams' probability of each
 token comes from the other folds of the training rows, as on rows that the counts have not seen. The weights are
-averaged over steps, and those are kept under which the validation rows are likeliest. Last, the net is sharpened, and
-its output bias is shifted in a few rounds, so that draws have each token about as often as the training rows.
+averaged over steps, and those are kept under which the validation rows are likeliest. Last, the net's output bias is
+shifted in a few rounds, so that draws have each token about as often as the training rows.
 """
 
 import copy
@@ -29,7 +29,6 @@ NGRAM_ROWS = 20_000  # more rows are not counted: the table ships with the gener
 FOLDS = 10
 NET_WEIGHT = 1.0  # of the net's own likelihood: in the mixture alone it would never get off the ground
 CHECK_STEPS = 500
-SHARPNESS = 1 / 0.9  # of the net once it has learned: draws then repeat more real phrases (EXPERIMENTS.md)
 CALIBRATION_ROUNDS = 4
 CALIBRATION_ROWS = 4000
 CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to draw
@@ -102,7 +101,7 @@ class TextWarmStart:
         patience: how many checks without improvement end the run; there is one after every pass, or
             `CHECK_STEPS` if that is sooner.
         average: how much of the averaged weights each step keeps.
-        rounds: how often the frequencies of tokens are calibrated; with 0 the net is not sharpened either.
+        rounds: how often the frequencies of tokens are calibrated.
         device: where to train; the generator and the rows are moved there.
     """
 
@@ -175,13 +174,11 @@ class TextWarmStart:
         return True
 
     def _calibrate(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
-        """Whether all rounds are over that there is time for. Before the first one the net is sharpened."""
+        """Whether all rounds are over that there is time for."""
         started = time.monotonic() - self.seconds
         while self.calibrated < self.rounds and self.seconds < seconds:
             if interrupted():
                 return False
-            if not self.calibrated:
-                self.model.sharpen(SHARPNESS)
             calibrate(self.generator, self.train.codes, CALIBRATION_SEED + self.calibrated)
             self.calibrated += 1
             self.seconds = time.monotonic() - started

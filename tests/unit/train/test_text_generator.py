@@ -293,16 +293,6 @@ def test_calibrated_draws_have_each_token_as_often_as_the_rows() -> None:
     torch.testing.assert_close(found / found.sum(), wanted / wanted.sum(), rtol=0, atol=0.01)
 
 
-def test_a_sharpened_net_draws_as_at_a_lower_temperature() -> None:
-    torch.manual_seed(0)
-    generator = TokenGenerator(LENGTH, VOCABULARY, VOCABULARY, 8, 16, candidates=1).double().eval()
-    noise = draw_noise(generator, 200, seed=1)
-    before, cold = (generate(generator.having(temperature=each), noise) for each in (1.0, 0.5))
-    generator.model.sharpen(2)
-    assert torch.equal(generate(generator, noise), cold)
-    assert not torch.equal(before, cold)
-
-
 def test_the_baseline_is_a_net_alone() -> None:
     rows = grammar(200)
     before = torch.get_rng_state()
