@@ -15,21 +15,8 @@ from train.gate import Verdict
 
 SUBJECTS, VERBS, ENDS = ("the film", "a story", "this plot"), ("is", "was", "seems"), ("dull", "fine", "long", "odd")
 COMMON = ["--gate", "none", "--device", "cuda"]
-BITS = [
-    "--data",
-    "toy",
-    "--hidden",
-    "8",
-    "--folds",
-    "2",
-    "--width",
-    "8",
-    "--epochs",
-    "10",
-    "--head-start",
-    "0",
-    *COMMON,
-]
+BITS = ["--data", "toy", "--hidden", "8", "--folds", "2", "--width", "8", "--epochs", "10", "--head-start", "0"]
+BITS += ["--batch-size", "96", "--turns", "2", *COMMON]
 TEXTBOOK = ["--data", "toy", "--preset", "textbook", "--epochs", "1", *COMMON]
 
 
