@@ -31,6 +31,8 @@ PRELOADED = [
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
 ]
+# A process must have no other threads when it forks, or the locks that they hold stay locked in the child.
+WITHOUT_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 tqdm.get_lock()  # made before the fork, so that a killed job leaves no semaphore behind
 on_tick = fit._Job._on_tick
@@ -65,7 +67,7 @@ def start(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with mock.patch.dict(os.environ, PYTHONPATH=str(ROOT)):
+    with mock.patch.dict(os.environ, PYTHONPATH=str(ROOT), **WITHOUT_THREADS):
         forkserver.ensure_running()
     process = context.Process(target=_be, args=(arguments, str(folder), str(errors), dict(environment)))
     process.start()
