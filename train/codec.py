@@ -22,6 +22,8 @@ PADDING, END, UNKNOWN = 0, 1, 2  # the first token ids
 SPECIAL = ("<pad>", "<end>", "<unk>")
 SPACE = "\u2581"  # marks a token that follows a space
 TOKEN = rf"{SPACE}?\w+(?:['\u2019]\w+)*|{SPACE}?\.\.\.|{SPACE}?[^\w{SPACE}]|{SPACE}"
+APART = "\uffff"  # stands between tokens until they are joined; no text holds it, for it is no character
+GLUED = re.compile(rf"(?<=\w){APART}+(?=\w)")
 COVERED = 0.99  # share of the training texts that fit into the length chosen for them
 
 
@@ -199,7 +201,13 @@ class TokensCodec:
         return codes
 
     def decode(self, codes: Tensor) -> list[str]:
-        return ["".join(self.tokens(row)).replace(SPACE, " ").strip() for row in codes.tolist()]
+        """Texts. Words that no text can hold side by side, since they would be one word, are kept apart by a space."""
+        return [self._join(self.tokens(row)) for row in codes.tolist()]
+
+    def _join(self, tokens: Iterable[str]) -> str:
+        if self.tokenizer["model"]["type"] != "WordLevel":
+            return "".join(tokens).replace(SPACE, " ").strip(" ")
+        return GLUED.sub(" ", APART.join(tokens)).replace(APART, "").replace(SPACE, " ").strip(" ")
 
     def tokens(self, row: Iterable[int]) -> list[str]:
         """The tokens of one row of codes, up to its end; unknown ones are left out."""

@@ -63,11 +63,18 @@ def test_tokens_decode_to_the_text_but_for_capitals_and_runs_of_spaces(kind: str
     ) == [PUNCTUATED]
 
 
-@given(st.lists(st.text(), min_size=1))
-def test_decoded_tokens_encode_the_same(texts: list[str]) -> None:
-    fitted = fit_tokens([*texts, *TEXTS], kind="bpe", length=40)
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+@given(texts=st.lists(st.text(), min_size=1))
+def test_decoded_tokens_encode_the_same(kind: str, texts: list[str]) -> None:
+    fitted = fit_tokens([*texts, *TEXTS], kind=kind, length=40)
     decoded = fitted.decode(fitted.encode(texts))
     assert fitted.decode(fitted.encode(decoded)) == decoded
+
+
+def test_words_side_by_side_stay_apart() -> None:
+    fitted = fit_tokens(["a (good) film of 20", "don't"])
+    film, good, dont, close = (fitted.pieces.index(piece) for piece in ("\u2581film", "good", "\u2581don't", ")"))
+    assert fitted.decode(torch.tensor([[film, good, UNKNOWN, good, close, dont]])) == ["film good good) don't"]
 
 
 def test_tokens_end_and_are_padded_or_cut() -> None:
