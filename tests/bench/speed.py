@@ -1,4 +1,4 @@
-"""Speed bench: what a second of training is worth, where it goes, and how the cost grows.
+"""Speed bench: what a second of training is worth, where it goes, how the cost grows, and how fast samples are written.
 
 Everything is measured in one run on one thread, what is compared by turns, and printed as the median and the range.
 """
@@ -17,15 +17,18 @@ from unittest import mock
 
 import click
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tests.bench.tables import machine
-from train import builtin, data, loop, losses, metrics, store
+from train import artifact, builtin, data, loop, losses, metrics, shards, store
+from train.artifact import Artifact
+from train.codec import BitsCodec
 from train.config import Config, resolve
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
-from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
+from train.generator import Generator, NadeGenerator, TextbookGenerator, generate, sample
 from train.loop import State
 from train.warmup import WarmStart
 
@@ -58,8 +61,9 @@ class Eager(NadeGenerator):
 @click.command()
 @click.option("--rounds", type=click.IntRange(2), default=7, show_default=True, help="Measurements of everything.")
 @click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="Of each measurement.")
+@click.option("--sampled", type=click.IntRange(1), default=700_000, show_default=True, help="Rows to write, in all.")
 @click.option("--quality/--no-quality", default=True, show_default=True, help="Measure the time to quality, too.")
-def main(rounds: int, seconds: float, quality: bool) -> None:
+def main(rounds: int, seconds: float, sampled: int, quality: bool) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     print(f"{machine()}, one thread; median (lowest to highest) of {rounds} measurements\n", flush=True)
@@ -68,6 +72,7 @@ def main(rounds: int, seconds: float, quality: bool) -> None:
     _split(rows, rounds)
     _growth(rounds, seconds)
     _conversion(rounds)
+    _sampling(rounds, -(-sampled // rounds))
     if quality:
         for name in ("digits", "topics"):
             _time_to_quality(name)
@@ -258,6 +263,33 @@ def _csv(path: Path) -> Path:
     text[:, -1] = ord("\n")
     path.write_bytes(",".join(f"x{i}" for i in range(columns)).encode() + b"\n" + text.tobytes())
     return path
+
+
+def _sampling(rounds: int, rows: int) -> None:
+    """How fast rows get into Parquet, beside how fast the generator draws them, and what memory that takes."""
+    generator = artifact.for_serving(NadeGenerator(**_sizes(64)))
+    codec = BitsCodec([f"x{i}" for i in range(64)])
+    drawn = Artifact(generator=generator, codec=codec, card={"weights_sha256": ""})
+    noise, memory = torch.rand(min(rows, 50_000), generator.noise_size, dtype=torch.float64), []
+
+    def bare() -> float:
+        started = time.process_time()
+        generate(generator, noise)
+        return len(noise) / (time.process_time() - started)
+
+    def written() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.process_time()
+            shards.write(Path(folder), drawn, n=rows, seed=0, shard_rows=rows)
+            memory.append(psutil.Process().memory_info().rss / 2**20)
+            return rows / (time.process_time() - started)
+
+    measured = _by_turns({"drawn only": bare, "written": written}, rounds)
+    print(f"Sampling 64 bits, rows a second; {rounds * rows:,} rows are written")
+    _print(measured, "{:,.0f}")
+    shares = [one / other for one, other in zip(measured["written"], measured["drawn only"], strict=True)]
+    print(f"  written over drawn only: {_shown(shares, '{:.2f}')}")
+    print(f"  MiB of memory after the first rows and the last: {memory[0]:,.0f}, {memory[-1]:,.0f}\n", flush=True)
 
 
 def _time_to_quality(name: str) -> None:
