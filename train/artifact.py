@@ -139,7 +139,10 @@ def load(directory: Path) -> Artifact:
     artifact = Artifact(generator=for_serving(generator), codec=codec, card=card)
     for seed, rows in golden:
         if artifact.sample(len(rows), seed).tolist() != rows:
-            raise ArtifactError(f"{directory}: the golden samples of seed {seed} do not come out again")
+            raise ArtifactError(
+                f"{directory}: the golden samples of seed {seed} do not come out again; it was changed, "
+                "or another version of Lookalike made it"
+            )
     return artifact
 
 
