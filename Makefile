@@ -69,7 +69,7 @@ doctor: $(READY) ## Check this machine and say what it lacks
 	@$(BIN)/python -m train doctor $(ARGS)
 
 test: lint ## Lint, check types, and run all tests
-	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 test-unit: $(READY) ## Run the tests that need neither network nor services
 	@$(BIN)/python -m pytest tests/unit $(ARGS)

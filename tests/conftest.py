@@ -1,16 +1,12 @@
 """What all tests share."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
 from tests.pretend_gpu import pretended_gpu
-
-HERE = Path(__file__).parent
-SHARED = (HERE / "docker", HERE / "integration" / "serve")  # images, servers
 
 # The same examples in every run, and no verdicts by the clock: a busy machine is not a mistake.
 hypothesis.settings.register_profile(
@@ -25,14 +21,6 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED ON
 def _one_thread() -> None:
     """The nets of the tests are tiny: more threads than one only wait for each other."""
     torch.set_num_threads(1)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file go to one worker of `make test`, and so do folders whose fixtures are expensive."""
-    for item in items:
-        folder = item.path.parent
-        together = folder if folder in SHARED else item.path
-        item.add_marker(pytest.mark.xdist_group(str(together.relative_to(HERE))))
 
 
 @pytest.fixture(params=["pretended", pytest.param("real", marks=NO_GPU)])
