@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -15,6 +16,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("lookalike")
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED ON A GPU: torch sees none here")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _foreground() -> None:
+    """A shell's background jobs ignore SIGINT; the tests, and what they start, must not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,9 +18,7 @@ STATE = State(pid=1, host="127.0.0.1", port=1, metrics_port=2, tokens=False, wor
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Those of a process in the foreground: where the tests run in the background, SIGINT is ignored."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
