@@ -312,6 +312,7 @@ class _Job:
         saved = self.saved
         self.warm = catalogue.build(saved["generator"])
         self.warm.load_state_dict(saved["warm"])
+        self.warm.to(self.config.device)  # where it would be, had the job not been interrupted
         self.state = self.kind.new_state(catalogue.build(saved["generator"]))
         self.state.load_state_dict(saved["state"])
 

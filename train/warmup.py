@@ -305,7 +305,7 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
     """
     edge = 0.5 / rows
     drawn = min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length))
-    wanted = torch.logit(means.to(generator.bias).clamp(edge, 1 - edge))
+    wanted = torch.logit(means.clamp(edge, 1 - edge))
     for step in range(CALIBRATION_ROUNDS):
         noise = draw_noise(generator, drawn, CALIBRATION_SEED + step).to(generator.bias)
         blocks = noise.split(generator.rows_per_pass)

@@ -1,6 +1,7 @@
 """Whole jobs on a GPU: a pretended one, which shows that tensors are where they must be, and a real one if there is."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,6 +102,16 @@ def test_what_was_trained_there_is_judged_and_served_on_the_cpu(kind: str, texts
     assert "on " + torch.cuda.get_device_name() in run.log.read_text()
     assert next(artifact.load(run.artifact).generator.parameters()).device.type == "cpu"
     assert len(run.samples.read_text().splitlines()) == fit.SAMPLE_ROWS + 1
+
+
+@pytest.mark.usefixtures("_gpu")
+@pytest.mark.parametrize("kind", ["bits", "texts"])
+def test_a_job_that_went_on_there_is_judged(
+    kind: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*(BITS if kind == "bits" else texts), "--baselines", "none"]
+    assert "game" in phases(options, tmp_path, monkeypatch, steps=30)
+    assert {"GAN", "warm start"} <= set(json.loads(rundir.newest(tmp_path).metrics.read_text())["scores"])
 
 
 @pytest.mark.usefixtures("_gpu", "_unjudged")
