@@ -25,6 +25,7 @@ import torch
 
 from tests.bench.quality import SETS
 from tests.bench.tables import README, machine
+from tests.memory import peak_mebibytes
 from train import metrics, prepare, rundir
 from train.config import resolve
 from train.prepare import Prepared
@@ -147,7 +148,7 @@ def _run(command: list[str]) -> Cost:
             said.seek(0)
             last = (said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
             raise click.ClickException(f"{' '.join(command[:5])} … failed ({process.returncode}): {last}")
-    return Cost(seconds=time.monotonic() - started, memory=usage.ru_maxrss / 1024)
+    return Cost(seconds=time.monotonic() - started, memory=peak_mebibytes(usage))
 
 
 def _table(out: Path, name: str) -> str:
