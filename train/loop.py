@@ -129,14 +129,15 @@ def train(
     Args:
         state: changed in place.
         rows: training codes, uint8 (rows, length) or packed, on the device that trains.
-        on_tick: called every `config.tick` sequences (an epoch where it is None) and at the end; True stops training.
+        on_tick: called every `config.tick` sequences (an epoch where it is None) and at the end, but not where somebody
+            interrupts between two ticks: what ships must not depend on that. True stops training.
         interrupted: asked after every step.
 
     Returns:
         Why it ended: "epochs", "minutes", "stopped" or "interrupted".
 
     Raises:
-        NonFiniteError: at the tick after it happened.
+        NonFiniteError: at the tick after it happened, or at the interruption.
     """
     total = math.inf if config.epochs is None else config.epochs * len(rows)
     limit = math.inf if config.max_minutes is None else config.max_minutes * 60
@@ -151,16 +152,16 @@ def train(
         state.seen += len(batch)
 
         done = state.seen >= total
-        (stop,) = distributed.highest(interrupted())
-        late = state.seconds + meter.elapsed() >= limit
-        if not (done or stop or late or state.seen // every > meter.seen // every):
+        stop, late = distributed.highest(interrupted(), state.seconds + meter.elapsed() >= limit)
+        is_tick = done or late or state.seen // every > meter.seen // every
+        if not (is_tick or stop):
             continue
 
         tick = meter.read(len(rows))
         if not all(math.isfinite(loss) for loss in tick.losses.values()):
             raise NonFiniteError(f"the losses are {tick.losses} after {state.seen:,} sequences")
-        (enough,) = distributed.highest(on_tick(tick))
-        if done or stop or enough or state.seconds >= limit:
+        (enough,) = distributed.highest(is_tick and on_tick(tick))
+        if done or stop or enough or late:
             return "epochs" if done else "interrupted" if stop else "stopped" if enough else "minutes"
         meter = Meter(state)
     return "epochs"

@@ -78,6 +78,12 @@ def test_two_processes_have_the_losses_of_one_and_leave_one_run(tmp_path: Path) 
     assert output.count("archive: ") == 1
 
 
+def test_processes_agree_on_when_the_minutes_are_over(tmp_path: Path) -> None:
+    # Small steps and one long tick, so that the processes' clocks pass the limit in different steps.
+    options = ("--batch-size", "8", "--turns", "1", "--tick", "10000000", "--warmup", "0.3", "--max-minutes", "0.05")
+    assert "training ended (minutes)" in finish(tmp_path, 2, *options)
+
+
 def test_a_lost_process_ends_the_job_and_the_checkpoint_goes_on_with_another_number(tmp_path: Path) -> None:
     process = start(tmp_path, 2, "--epochs", "100000")
     wait_for_tick(process, tmp_path, 0)  # the checkpoint after the warm start is older

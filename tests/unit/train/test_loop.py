@@ -170,6 +170,24 @@ def test_training_stops_when_a_tick_says_so() -> None:
     assert state.seen == 64
 
 
+def test_an_interruption_between_two_ticks_is_no_tick() -> None:
+    config = configured(tick=64)
+    state, ticks, asked = new_state(config), [], iter([False, True])
+    ended = loop.train(state, ROWS, config, on_tick=lambda tick: bool(ticks.append(tick)), interrupted=asked.__next__)
+    assert ended == "interrupted"
+    assert (state.seen, ticks) == (32, [])
+    assert state.seconds > 0
+
+
+def test_weights_that_are_no_numbers_are_not_saved_by_an_interruption() -> None:
+    config = configured(tick=64)
+    state = new_state(config)
+    with torch.no_grad():
+        next(state.discriminator.parameters()).fill_(float("nan"))
+    with pytest.raises(loop.NonFiniteError, match="16 sequences"):
+        loop.train(state, ROWS, config, on_tick=lambda tick: False, interrupted=lambda: True)
+
+
 def test_training_stops_at_the_time_limit() -> None:
     config = configured(epochs=None, max_minutes=0.01)
     state = new_state(config)
