@@ -99,7 +99,9 @@ class BitsKind:
         self.config, self.prepared = config, prepared
         self.rows = prepared.rows.to(config.device)
         self.train = prepared.train.to(config.device)
-        self.patience, self.gain = PATIENCE_TICKS * (config.tick or 1), BITS_GAIN
+        # No two ticks share a step, so a shorter one takes a step's rows.
+        tick = max(config.tick or len(self.rows), config.step_rows)
+        self.patience, self.gain = PATIENCE_TICKS * tick, BITS_GAIN
 
     def warm_start(self) -> Phase:
         if self.config.generator == "textbook":
@@ -114,7 +116,7 @@ class BitsKind:
 
     def validate(self, generator: Generator) -> dict[str, float]:
         validation, train = self.prepared.validation, self.prepared.train
-        if len(validation) == 0:
+        if len(validation) < 2:  # one row has no rank among others
             return {}
         synthetic = sample(generator, max(len(validation), VALIDATION_ROWS), EVALUATION_SEED)
         return metrics.quick_score(synthetic.numpy(), validation.numpy(), train.numpy())

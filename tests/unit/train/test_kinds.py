@@ -1,7 +1,9 @@
-"""What differs between kinds of sequences: here, how a generator of 0/1 rows is completed."""
+"""What differs between kinds of sequences; here, rows of 0/1."""
 
 import dataclasses
+from typing import Any
 
+import pytest
 import torch
 
 from train import generator, kinds
@@ -20,3 +22,24 @@ def test_a_complete_generator_has_the_means_of_training_and_validation_rows() ->
     wanted = torch.cat([found.train, found.validation]).float().mean(0)
     assert (wanted - found.train.float().mean(0)).abs().max() > 0.05
     torch.testing.assert_close(drawn, wanted, atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "tick"),
+    [({}, 200_000), ({"tick": 1000}, 32 * 576), ({"preset": "textbook"}, 800)],
+    ids=["default", "a tick shorter than a step", "an epoch a tick"],
+)
+def test_the_game_is_given_twenty_ticks_to_get_better(given: dict[str, Any], tick: int) -> None:
+    config = resolve({"data": "toy", **given})
+    found = prepare(config)
+    assert kinds.of(resolved(config, found), found).patience == kinds.PATIENCE_TICKS * tick
+
+
+def test_one_validation_row_decides_nothing() -> None:
+    config = resolve({"data": "toy"})
+    found = prepare(config)
+    made = NadeGenerator(length=5, hidden=4, nets=1, classes=2)
+    few = dataclasses.replace(found, validation=found.validation[:1])
+    assert kinds.of(resolved(config, few), few).validate(made) == {}
+    two = dataclasses.replace(found, validation=found.validation[:2])
+    assert 0 <= kinds.of(resolved(config, two), two).validate(made)["c2st_auc"] <= 1
