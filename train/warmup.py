@@ -333,9 +333,9 @@ class WarmStart:
             folds: how many parts the rows are cut into, and how many nets there are at most.
         """
         self.rows = rows.float()
-        self.hidden, self.folds = min(hidden, math.ceil(HIDDEN_VALUES / rows.shape[1])), folds
+        self.hidden, self.folds = min(hidden, math.ceil(HIDDEN_VALUES / rows.shape[1])), min(folds, len(rows))
         self.count: int | None = None
-        self.part = torch.randperm(len(rows)) % folds
+        self.part = torch.randperm(len(rows)) % self.folds
         self.seconds = 0.0
         self.nets: list[NadeGenerator] = []
         self.choices: list[Choice] = []

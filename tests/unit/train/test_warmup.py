@@ -46,6 +46,11 @@ def fitted(rows: torch.Tensor, hidden: int) -> NetFit:
     return fit
 
 
+def test_there_are_no_more_folds_than_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "STEPS", 30)
+    assert warm_start(CHAIN[:5], hidden=4, folds=9).nets == 5
+
+
 def test_classes_are_found() -> None:
     torch.manual_seed(0)
     found = warmup.fit_classes(two_kinds(2000), Choice(classes=2, pseudo_rows=1.0))
