@@ -97,10 +97,14 @@ def mention_unfinished(config: Config) -> None:
 def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
     """The configuration with which a run goes on: its own, with what may change.
 
+    Epochs without minutes mean the epochs, as in `config.resolve`.
+
     Raises:
         InputError: a change would make it another run.
     """
     config = from_json(run.config.read_text())
+    if changes.get("epochs") is not None:
+        changes = {"max_minutes": None, **changes}
     for name, value in changes.items():
         if name not in MAY_CHANGE and value != getattr(config, name):
             option = name.replace("_", "-")
@@ -121,6 +125,7 @@ def resume(run: RunDirectory, config: Config) -> Outcome | None:
     """
     prepared = prepare(config)
     config = resolved(config, prepared)
+    gate.read(config.gate)  # a mistake in the file must not wait for the end
     with distributed.session(config):
         if not distributed.is_first():
             _follow(config, prepared)
@@ -152,17 +157,17 @@ def _run(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
         raise JobError(f"{run.path}: another process is working on this run") from problem
     except KeyboardInterrupt as problem:
         state = "everything is saved" if checkpoint.newest(run.checkpoints) else "nothing was saved yet"
-        raise JobError(f"interrupted; {state}; {_go_on(config)}") from problem
+        raise JobError(f"interrupted; {state}; {_go_on(run)}") from problem
     except loop.NonFiniteError as problem:
         raise JobError(f"{problem}; {_last_good(run)}") from problem
     except OSError as problem:
         what = f"{problem.filename or run.path}: {problem.strerror or problem}"
-        raise JobError(f"{what}; {_last_good(run)}. When that is mended, {_go_on(config)}") from problem
+        raise JobError(f"{what}; {_last_good(run)}. When that is mended, {_go_on(run)}") from problem
     except (MemoryError, RuntimeError) as problem:
         if not isinstance(problem, MemoryError) and not OUT_OF_MEMORY.search(str(problem)):
             raise
         advice = "free some memory and go on, or start anew with smaller nets or a smaller --batch-size"
-        raise JobError(f"out of memory; {_last_good(run)}. {advice}; to {_go_on(config)}") from problem
+        raise JobError(f"out of memory; {_last_good(run)}. {advice}; to {_go_on(run)}") from problem
 
 
 def _saved(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, Any] | None:
@@ -175,8 +180,8 @@ def _saved(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, A
     return found[1]
 
 
-def _go_on(config: Config) -> str:
-    return f"go on with: python -m train fit --resume --out {config.out}"
+def _go_on(run: RunDirectory) -> str:
+    return f"go on with: python -m train fit --resume --out {run.path.parent}"
 
 
 def _last_good(run: RunDirectory) -> str:

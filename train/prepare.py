@@ -83,7 +83,9 @@ def resolved(config: Config, prepared: Prepared) -> Config:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here; `python -m train doctor` says what is missing")
+        raise InputError(
+            "--device cuda: torch sees no GPU here; `python -m train doctor` says why, --device cpu does without"
+        )
     if generator == "auto":
         generator = "tokens" if codec == "tokens" else "nade"
     return dataclasses.replace(config, device=device, codec=codec, generator=generator)

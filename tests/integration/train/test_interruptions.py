@@ -12,6 +12,7 @@ from filelock import FileLock
 from tests.bench import kills
 from tests.integration.train import driver
 from train import checkpoint, fit, rundir
+from train.config import InputError
 
 JOB = ["fit", "--data", "toy", "--hidden", "8", "--folds", "2", "--epochs", "5", "--tick", "2000"]
 JOB += ["--batch-size", "96", "--turns", "2"]
@@ -89,6 +90,21 @@ def test_the_same_command_again_says_that_a_run_was_interrupted(
         run.metrics.touch()
         fit.mention_unfinished(config)
     assert caplog.messages == []
+
+
+def test_epochs_for_a_run_that_had_minutes_lift_their_limit(tmp_path: Path) -> None:
+    run = rundir.create(tmp_path / "runs", "toy-bits", fit.Config(data="toy").to_json())
+    assert fit.continued(run, {}).max_minutes == 2
+    assert fit.continued(run, {"epochs": 5}).max_minutes is None
+    assert fit.continued(run, {"epochs": 5, "max_minutes": 3.0}).max_minutes == 3
+
+
+def test_a_gate_that_cannot_be_read_is_told_before_a_run_goes_on(tmp_path: Path) -> None:
+    config = fit.Config(data="toy", device="cpu", gate=str(tmp_path / "absent.yaml"))
+    run = rundir.create(tmp_path / "runs", "toy-bits", config.to_json())
+    with pytest.raises(InputError, match=r"absent\.yaml"):
+        fit.resume(run, config)
+    assert not run.log.exists()
 
 
 def test_a_job_killed_while_mlflows_store_is_made_leaves_no_half_of_it(tmp_path: Path) -> None:
