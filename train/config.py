@@ -1,11 +1,12 @@
 """The configuration of a training job: one frozen dataclass, its presets, and its validation.
 
-Ranges of single values live in the command's option types; what is checked here are the values that depend on one
-another, and all problems are reported at once.
+Ranges of single values live in the command's option types; what is checked here is that numbers are finite, and values
+that depend on one another. All problems are reported at once.
 """
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,11 @@ class Config:
         Raises:
             InputError: naming every problem, one after the other.
         """
-        problems = []
+        problems = [
+            f"--{name.replace('_', '-')} {value}: no finite number"
+            for name, value in vars(self).items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
         if self.epochs is None and self.max_minutes is None:
             problems.append("--epochs or --max-minutes must say when training ends")
         if self.holdout + self.validation >= 0.95:

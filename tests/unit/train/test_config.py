@@ -31,6 +31,12 @@ def test_all_problems_are_reported_at_once() -> None:
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_limit_that_never_comes_is_refused(value: float) -> None:
+    with pytest.raises(InputError, match=f"--max-minutes {value}: no finite number"):
+        resolve({"max_minutes": value})
+
+
 def test_a_config_survives_its_file() -> None:
     made = resolve({"data": "toy", "seed": 3})
     assert config.from_json(made.to_json()) == made
