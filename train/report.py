@@ -278,9 +278,9 @@ def _correlations(evidence: Evidence) -> Figure:
     noise = 2 * np.hypot(1 - real**2, 1 - synthetic**2) / math.sqrt(n)
     difference = np.where(np.abs(synthetic - real) > noise, synthetic - real, np.nan)
     off_diagonal = ~np.eye(len(columns), dtype=bool)
-    limit = max(
-        0.05, float(np.quantile(np.abs(real[off_diagonal]), 0.99))
-    )  # a few extreme pairs must not bleach the rest
+    strengths = np.abs(real[off_diagonal])  # a single column has none
+    # A few extreme pairs must not bleach the rest.
+    limit = max(0.05, float(np.quantile(strengths, 0.99))) if len(strengths) else 0.05
     figure = Figure(figsize=(9.6, 3.3), layout="constrained")
     axes = figure.subplots(1, 3)
     titles = ("real (held-out)", "synthetic", "synthetic - real, beyond noise")
@@ -322,7 +322,7 @@ def _moments(evidence: Evidence) -> Figure:
         real = moments(evidence.heldout)
         for color, (name, codes) in reversed(list(zip(SERIES, evidence.contenders.items(), strict=False))):
             ax.scatter(real, moments(codes), s=9, alpha=0.6, color=color, label=name, linewidths=0, rasterized=True)
-        end = max(float(real.max()), 0.01) * 1.05
+        end = 1.05 * float(real.max(initial=0.01))  # fewer than three columns have no triples
         ax.plot([0, end], [0, end], color=INK, linewidth=0.8, alpha=0.5)
         ax.set(title=title, xlabel="real (held-out)", ylabel="synthetic")
     left.legend(frameon=False)

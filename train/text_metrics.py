@@ -268,7 +268,8 @@ class _ConvNet(nn.Module):
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     """Token numbers (rows, length): 0 is padding, 1 a rare token. Every row ends in padding, so that ends are seen."""
-    ids = torch.zeros(len(rows), max(map(len, rows)) + WIDEST - 1, dtype=torch.long)
+    longest = max(1, *map(len, rows))  # of texts without a word, too, there must be enough for the widest filter
+    ids = torch.zeros(len(rows), longest + WIDEST - 1, dtype=torch.long)
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
     return ids

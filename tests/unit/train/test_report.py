@@ -55,6 +55,13 @@ def test_the_page_shows_every_contender_and_the_verdict(found: Evidence) -> None
     assert html.count("<svg") == 4
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_rows_too_short_for_pairs_or_triples_have_pictures(length: int) -> None:
+    rows = builtin.toy(90)[:, :length]
+    short = evidence.judge({"GAN": rows[60:]}, rows[:30], rows[30:60], columns=list("ab"[:length]))
+    assert rendered(short, page()).count("<svg") == 4
+
+
 def test_what_users_bring_is_escaped(found: Evidence) -> None:
     html = rendered(found, page(decode=lambda codes: ["<script>alert(1)</script>"] * len(codes)))
     assert "<script>" not in html

@@ -103,6 +103,12 @@ def test_the_convolutional_judge_sees_word_order() -> None:
     assert text_metrics.text_c2st(shuffled, b, 0, text_metrics.conv_judge, 3) == (auc, error)
 
 
+def test_texts_without_a_word_can_be_judged() -> None:
+    wordless: list[list[str]] = [[]] * (2 * text_metrics.CONV_BATCH)  # whole batches of them
+    scores = text_metrics.conv_judge([*random_texts(20, 1), *wordless], np.arange(148) % 2, [[], ["a", "film"]], 0)
+    assert np.isfinite(scores).all()
+
+
 @pytest.mark.usefixtures("_no_text_judge")
 def test_collapsed_and_copied_texts_are_caught() -> None:
     a, b, c = (random_texts(100, seed) for seed in (1, 2, 3))
