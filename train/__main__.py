@@ -185,9 +185,10 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, **options: 
     into_shards = not out.suffix or out.is_dir()
     if not into_shards:
         data.check_writable(out)
-    loaded = _choosing(_load_artifact(run), {name: value for name, value in options.items() if value is not None})
+    chosen = {name: value for name, value in options.items() if value is not None}
+    loaded = _choosing(_load_artifact(run), chosen)
     if into_shards:
-        _sample_shards(loaded, n, seed, out, shard_rows)
+        _sample_shards(loaded, out, n=n, seed=seed, shard_rows=shard_rows, options=chosen)
     else:
         data.write(out, loaded.sample(n, seed), loaded.codec)
     click.echo(f"{out}: {n:,} sequences of {len(loaded.codec.columns)} values, seed {seed}")
@@ -300,12 +301,12 @@ def _load_artifact(run: Path) -> Any:
         raise InputError(f"RUN {problem}") from problem
 
 
-def _sample_shards(loaded: Any, n: int, seed: int, out: Path, shard_rows: int) -> None:
+def _sample_shards(loaded: Any, out: Path, **plan: Any) -> None:
     from train import shards
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        shards.write(out, loaded, n=n, seed=seed, shard_rows=shard_rows)
+        shards.write(out, loaded, **plan)
     except KeyboardInterrupt as problem:
         raise JobError(f"interrupted; the same command goes on with {out}") from problem
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -25,17 +26,22 @@ from train.progress import Progress
 BLOCK_ROWS = 100_000
 PASS_VALUES = 2**20  # values made at once, and written as one row group
 STREAM_STEP = 2_654_435_761  # odd, so that no two blocks of a seed share a stream
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"  # tools that read a folder of Parquet files pass over such names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a folder of shards holds; its manifest."""
+    """What a folder of shards holds; its manifest.
+
+    Attributes:
+        options: what was chosen of the generator.
+    """
 
     weights_sha256: str
     seed: int
     n: int
     shard_rows: int
+    options: dict[str, Any]
 
     @property
     def shards(self) -> int:
@@ -49,16 +55,20 @@ class Plan:
         return folder / f"part-{shard:05d}-of-{self.shards:05d}.parquet"
 
 
-def write(folder: Path, artifact: Artifact, *, n: int, seed: int, shard_rows: int) -> Plan:
+def write(
+    folder: Path, artifact: Artifact, *, n: int, seed: int, shard_rows: int, options: dict[str, Any] | None = None
+) -> Plan:
     """Make what the folder lacks of a sample of `n` rows, or this process's part of it under torchrun.
 
     Args:
         folder: made if it does not exist; a sample that was begun in it goes on.
+        options: those with which the artifact's generator was chosen, for the manifest.
 
     Raises:
         InputError: the folder holds another sample.
     """
-    plan = Plan(weights_sha256=artifact.card["weights_sha256"], seed=seed, n=n, shard_rows=shard_rows)
+    weights = artifact.card["weights_sha256"]
+    plan = Plan(weights_sha256=weights, seed=seed, n=n, shard_rows=shard_rows, options=options or {})
     _claim(folder, plan)
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mine = range(rank, plan.shards, processes)
@@ -79,7 +89,7 @@ def _claim(folder: Path, plan: Plan) -> None:
     with FileLock(folder / ".lock"):
         if not manifest.exists():
             if any(folder.glob("*.parquet")):
-                raise InputError(f"--out {folder}: holds Parquet files that no manifest.json explains; name another")
+                raise InputError(f"--out {folder}: holds Parquet files that no {MANIFEST} explains; name another")
             rundir.write(manifest, json.dumps(asdict(plan), indent=1) + "\n")
         try:
             found = json.loads(manifest.read_text())

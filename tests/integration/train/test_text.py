@@ -81,6 +81,10 @@ def test_samples_are_texts_and_options_choose(
     assert main(["sample", str(trained.path), "--n", "20", "--out", f"{tmp_path}/a.jsonl", *chosen]) == 0
     texts = [json.loads(line)["text"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert sum(text.endswith(("long.", "odd.")) for text in texts) > 15
+    shards = ["sample", str(trained.path), "--n", "20", "--out", f"{tmp_path}/shards"]
+    assert main([*shards, *chosen]) == 0
     capsys.readouterr()
+    assert main([*shards, *chosen[:-1], "1"]) == 2
+    assert "holds a sample of options" in capsys.readouterr().err
     assert main(["sample", str(trained.path), "--n", "2", "--out", f"{tmp_path}/b.csv", "--label", "9"]) == 2
     assert "--label: must be one of 1, 2" in capsys.readouterr().err

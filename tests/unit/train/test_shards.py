@@ -1,6 +1,7 @@
 """A sample in shards: the same rows however they are cut, by whomever, and after every interruption."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -48,6 +49,11 @@ def test_a_folder_begins_with_the_rows_of_a_single_file(tmp_path: Path, loaded: 
     np.testing.assert_array_equal(rows_of(tmp_path)[:40], loaded.sample(40, 3).numpy())
 
 
+def test_a_folder_is_one_table_to_other_tools(tmp_path: Path, loaded: Artifact) -> None:
+    shards.write(tmp_path, loaded, n=100, seed=3, shard_rows=30)
+    assert pyarrow.parquet.read_table(tmp_path).num_rows == 100
+
+
 def test_blocks_and_seeds_have_streams_of_their_own(loaded: Artifact) -> None:
     def block(number: int, seed: int) -> bytes:
         rows = range(40 * number, 40 * (number + 1))
@@ -78,9 +84,16 @@ def test_whole_shards_stay_and_torn_ones_are_made_again(tmp_path: Path, loaded: 
     assert kept.stat().st_mtime_ns == stamp
 
 
-@pytest.mark.parametrize(("change", "message"), [({"n": 60}, "n 50, not 60"), ({"seed": 2}, "seed 1, not 2")])
-def test_another_sample_is_refused(tmp_path: Path, loaded: Artifact, change: dict[str, int], message: str) -> None:
-    wanted = {"n": 50, "seed": 1, "shard_rows": 20}
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 60}, "n 50, not 60"),
+        ({"seed": 2}, "seed 1, not 2"),
+        ({"options": {"label": "good"}}, "options {'label': 'bad'}, not {'label': 'good'}"),
+    ],
+)
+def test_another_sample_is_refused(tmp_path: Path, loaded: Artifact, change: dict[str, Any], message: str) -> None:
+    wanted: dict[str, Any] = {"n": 50, "seed": 1, "shard_rows": 20, "options": {"label": "bad"}}
     shards.write(tmp_path, loaded, **wanted)
     with pytest.raises(InputError, match=message):
         shards.write(tmp_path, loaded, **{**wanted, **change})
@@ -88,6 +101,6 @@ def test_another_sample_is_refused(tmp_path: Path, loaded: Artifact, change: dic
 
 def test_a_folder_of_other_data_is_refused(tmp_path: Path, loaded: Artifact) -> None:
     (tmp_path / "real.parquet").write_bytes(b"precious")
-    with pytest.raises(InputError, match="no manifest"):
+    with pytest.raises(InputError, match="no _manifest"):
         shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
     assert [path.name for path in tmp_path.glob("*") if path.name != ".lock"] == ["real.parquet"]
