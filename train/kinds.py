@@ -195,7 +195,8 @@ class TextKind:
         prepared, dataset = self.prepared, self.prepared.dataset
         fitted = {"GAN": generator, "warm start": warm.having(candidates=1), **self._learned_baselines(seconds)}
         served = {name: artifact.for_serving(copy.deepcopy(each)) for name, each in fitted.items()}
-        heldout, train = (list(dataset.take(part)) for part in (prepared.parts.heldout, prepared.parts.train))
+        judges = prepared.parts.heldout[: len(prepared.heldout)]
+        heldout, train = (list(dataset.take(part)) for part in (judges, prepared.parts.train))
         n = min(len(heldout), len(train))
         contenders = {name: self.codec.decode(sample(each, n, EVALUATION_SEED)) for name, each in served.items()}
         if self.config.baselines != "none":

@@ -26,7 +26,8 @@ class Prepared:
 
     Attributes:
         rows: all training rows; what the game is played on.
-        train: at most `LEARNING_ROWS` of them, for the warm start, the baselines and the evidence.
+        train: those for the warm start, the baselines and the evidence: all texts, of rows of 0/1 at most
+            `LEARNING_ROWS`.
         validation: at most `JUDGING_ROWS` of the validation rows.
         heldout: at most `JUDGING_ROWS` of the held-out rows.
         train_labels, validation_labels: the numbers of the rows' classes, int64 (rows,), where texts have classes.
@@ -124,6 +125,7 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
     codes = codec.encode(dataset.rows)
     whole = (codes == END).any(1)
     train, validation = (torch.from_numpy(part)[whole[part]] for part in (parts.train, parts.validation))
+    validation = validation[:JUDGING_ROWS]
     if not len(train) or not len(validation):
         which = "training" if len(validation) else "validation"
         raise InputError(f"--validation {config.validation:g}, --length {codec.length}: that leaves no {which} text")
@@ -137,7 +139,7 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
         rows=codes[train],
         train=codes[train],
         validation=codes[validation],
-        heldout=codes[parts.heldout],
+        heldout=codes[parts.heldout[:JUDGING_ROWS]],
         train_labels=None if labels is None else labels[train],
         validation_labels=None if labels is None else labels[validation],
     )

@@ -29,6 +29,7 @@ LINEAR_RATE, LINEAR_DECAY = 3e-3, 0.1  # of the weights of n-grams
 DROPOUT, WORD_DROPOUT = 0.5, 0.1  # of the discriminator's features, and of the tokens that it sees
 CHECK_SEED = 999_983  # of the draws that checks use; passes use the numbers from 0 on
 CHECKED_DRAWS = 4  # draws for each validation row
+SCORED_ROWS = 256  # at once
 SCALES = torch.linspace(0, 1.5, 61)
 
 
@@ -147,7 +148,7 @@ def nats_won(scorer: Scorer, validation: Tensor, draws: Tensor) -> tuple[float, 
     Returns:
         The nats, and the scale (Platt 1999 scales classifiers in the same way).
     """
-    real, made = scorer(validation).cpu(), scorer(draws).cpu()
+    real, made = (torch.cat([scorer(part) for part in rows.split(SCORED_ROWS)]).cpu() for rows in (validation, draws))
     offset = torch.logsumexp(SCALES[:, None] * made, 1) - math.log(len(made))
     won = SCALES * real.mean() - offset
     best = int(won.argmax())

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from train import kinds
 from train.codec import END, TokensCodec
 from train.config import Config, InputError, resolve
 from train.prepare import Prepared, prepare, resolved
@@ -62,6 +63,19 @@ def test_texts_that_are_cut_are_not_learned_from(reviews: Path) -> None:
     assert (learned == END).any(1).all()
     assert len(learned) <= 78
     assert len(found.parts.train) + len(found.parts.validation) == 80
+
+
+def test_what_judges_texts_is_bounded(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.prepare.JUDGING_ROWS", 7)
+    monkeypatch.setattr(kinds, "embedder", lambda: None)
+    config, found = prepared(reviews, label_column="stars", baselines="none", text_hidden=4)
+    assert found.validation_labels is not None
+    assert [len(part) for part in (found.validation, found.validation_labels, found.heldout)] == [7, 7, 7]
+    kind = kinds.of(config, found)
+    generator = kind.warm_start().generator
+    judged = kind.judge(generator, generator, 0.0).texts
+    assert judged is not None
+    assert found.codec.encode(judged.heldout).equal(found.heldout)
 
 
 def test_labels_go_with_their_texts(reviews: Path) -> None:
