@@ -200,30 +200,30 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, **options: 
 )
 @click.option("--synthetic", type=FILE, required=True, help="The rows to judge, from any tool.")
 @click.option("--train", type=FILE, help="The rows that the tool learned from: makes floor and copies exact.")
-@option("--column", help="The column that holds the text.")
+@option("--column", help="The column that holds the text; that of the synthetic texts may have another name.")
 @option("--codec", type=click.Choice(CODECS), help="How rows become 0/1 sequences.")
 @option("--words", type=click.IntRange(1, 4096), help="How many words the presence codec looks for.")
+@option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows of a file may be skipped.")
 @option("--gate", metavar="default|none|FILE", default="none", help="YAML file of limits on the numbers.")
 @click.option("--out", type=FILE, help="Write a report, FILE.html")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def evaluate(
-    *,
-    real: Path,
-    synthetic: Path,
-    train: Path | None,
-    column: str | None,
-    codec: str,
-    words: int,
-    gate: str,
-    out: Path | None,
-    as_json: bool,
+    *, real: Path, synthetic: Path, train: Path | None, gate: str, out: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Judge synthetic rows against real ones."""
-    from train import evidence, report, rundir
+    from train import data, evidence, report, rundir
     from train import gate as gates
 
-    found, kind = evidence.of_files(real, synthetic, train, column=column, codec=codec, words=words)
+    gates.read(gate)  # judging takes long: what can be refused is refused before
+    if out is not None:
+        data.check_folder(out)
+    found, kind = evidence.of_files(real, synthetic, train, **options)
     verdict = gates.check(gates.read(gate, texts=found.texts is not None), found.scores[found.shipped])
+    if as_json:
+        click.echo(json.dumps({"passed": verdict.passed, "reasons": verdict.reasons, **found.to_dict()}))
+    else:
+        notes = "".join(f"Note: {warning}\n" for warning in found.scores[found.shipped]["warnings"])
+        click.echo(f"{evidence.table(found)}\n\n{notes}{verdict.sentence}")
     if out is not None:
         provenance = {"real": str(real), "synthetic": str(synthetic), "train": str(train or "half of the real rows")}
         page = report.Page(
@@ -234,10 +234,6 @@ def evaluate(
             provenance=provenance,
         )
         rundir.write(out, report.render(found, page, report.figures(found, [])))
-    if as_json:
-        click.echo(json.dumps({"passed": verdict.passed, "reasons": verdict.reasons, **found.to_dict()}))
-    else:
-        click.echo(f"{evidence.table(found)}\n\n{verdict.sentence}")
     if verdict.passed is False:
         raise click.exceptions.Exit(GATE_FAILED)
 

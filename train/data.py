@@ -174,11 +174,12 @@ def _load_builtin(name: str, label_column: str | None) -> Dataset | None:
         return Dataset(name=name, source=builtin.REVIEWS_PACKAGE, texts=texts, classes=classes)
     if name in builtin.BITS:
         bits = builtin.BITS[name]()
-        return Dataset(name=name, source="built in", bits=bits, columns=_column_names(bits.shape[1]))
+        return Dataset(name=name, source="built in", bits=bits, columns=column_names(bits.shape[1]))
     return None
 
 
-def _column_names(length: int) -> tuple[str, ...]:
+def column_names(length: int) -> tuple[str, ...]:
+    """What columns are called that have no names of their own."""
     return tuple(f"x{i + 1}" for i in range(length))
 
 
@@ -254,8 +255,20 @@ def _format(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).suffix.lower()
 
 
-def load_numbers(path: Path) -> npt.NDArray[np.float64]:
-    """A file's rows as numbers, (rows, columns): also those of a generator that does not round.
+def columns_of(path: Path) -> tuple[str, ...]:
+    """The names of the columns in a file, or in the first shard of a folder.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return tuple(_read(_shards(path)[0]).columns)
+
+
+def load_numbers(path: Path) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+    """A file's rows as numbers, also those of a generator that does not round.
+
+    Returns:
+        The names of the columns, and the numbers, (rows, columns).
 
     Raises:
         InputError: the file cannot be read, or holds anything but numbers from 0 to 1.
@@ -271,7 +284,7 @@ def load_numbers(path: Path) -> npt.NDArray[np.float64]:
         raise InputError(f"--data {path}: holds other values than numbers ({problem})") from problem
     if table.bad or not ((numbers >= 0) & (numbers <= 1)).all():
         raise InputError(f"--data {path}: {table.bad[0] if table.bad else 'holds numbers outside 0 to 1'}")
-    return numbers
+    return tuple(table.columns), numbers
 
 
 def _load_file(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
@@ -374,6 +387,15 @@ def check_writable(path: Path) -> None:
     """
     if path.suffix not in WRITERS:
         raise InputError(f"--out {path}: the name must end in {', '.join(WRITERS)}, or have no ending: a folder")
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file whose folder does not exist, before any work is done.
+
+    Raises:
+        InputError: it does not.
+    """
     if not path.absolute().parent.is_dir():
         raise InputError(f"--out {path}: there is no folder {path.parent}")
 
@@ -498,7 +520,7 @@ def _read_txt(content: bytes, file: str) -> Table:
     if len(lengths) == 1 and all(set(row) <= {"0", "1"} for row in rows):
         width = lengths.pop()
         columns = [[row[i] if row else None for row in rows] for i in range(width)]
-        named = dict(zip(_column_names(width), (pa.chunked_array([pa.array(c)]) for c in columns), strict=True))
+        named = dict(zip(column_names(width), (pa.chunked_array([pa.array(c)]) for c in columns), strict=True))
         return Table(columns=named, numbers=table.numbers, bad=table.bad)
     return table
 
@@ -535,7 +557,7 @@ def _json_records(content: bytes, bad: dict[int, str]) -> Iterator[tuple[int, di
             case str():
                 yield number, {"text": value}
             case list():
-                names = _column_names(len(value))
+                names = column_names(len(value))
                 yield number, {name: _cell(cell) for name, cell in zip(names, value, strict=True)}
             case _:
                 bad[number] = "neither an object, a text nor a list"
@@ -556,7 +578,7 @@ def _read_npy(content: bytes, file: str) -> Table:
     if array.ndim == 1 and array.dtype.kind == "U":
         columns = {"text": pa.chunked_array([pa.array(array.tolist())])}
     elif array.ndim == 2 and array.dtype.kind in "buif":
-        named = zip(_column_names(array.shape[1]), array.T, strict=True)
+        named = zip(column_names(array.shape[1]), array.T, strict=True)
         columns = {name: pa.chunked_array([pa.array(values).cast(pa.string())]) for name, values in named}
     else:
         raise InputError(f"an array of shape {array.shape} and type {array.dtype}; rows of 0/1 or texts are needed")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from train import data, metrics, text_metrics
 from train.codec import BitsCodec, Codec, PresenceCodec, words_of
 from train.config import InputError
 from train.data import Dataset
+from train.embeddings import embedder
 from train.progress import Progress
 
 Codes = npt.NDArray[np.uint8]
@@ -220,54 +222,85 @@ def _cell(scores: Mapping[str, Any], metric: str, decimals: int) -> str:
 
 
 def of_files(
-    real: Path, synthetic: Path, train: Path | None, *, column: str | None, codec: str, words: int
+    real: Path, synthetic: Path, train: Path | None, *, column: str | None, codec: str, words: int, max_bad_rows: int
 ) -> tuple[Evidence, Codec]:
     """Evidence for files of any origin, and the codec through which rows are shown.
 
     Without the training rows, one half of the real rows takes their place: floor and copies are then those of a
-    tool that learned from that half. Texts are compared word by word, or, with the codec "presence", by which of the
-    most telling words they use.
+    tool that learned from that half. Columns are compared by name, or by place where a file names none. Texts are
+    compared word by word, or, with the codec "presence", by which of the most telling words they use.
+
+    Args:
+        column: the column that holds the text; the synthetic file may have none of this name.
+        max_bad_rows: how many rows of a file may be skipped; a warning among the scores names them.
 
     Raises:
         InputError: a file cannot be read, or they do not hold the same kind of rows.
     """
+    load = partial(data.load, codec=codec, max_bad_rows=max_bad_rows)
     try:
-        given = data.load(str(real), column=column, codec=codec)
-        learned = None if train is None else data.load(str(train), column=column, codec=codec)
-        made = None if given.texts is None else data.load(str(synthetic), column=column, codec=codec)
-        numbers = data.load_numbers(synthetic) if made is None else None
+        given = load(str(real), column=column)
+        learned = None if train is None else load(str(train), column=column)
+        made = None if given.texts is None else load(str(synthetic), column=_if_there(column, synthetic))
+        names, numbers = data.load_numbers(synthetic) if made is None else ((), np.empty(0))
     except InputError as problem:
         # The readers speak of --data.
         raise InputError(str(problem).removeprefix("--data ")) from problem
     for option, other in (("--train", learned), ("--synthetic", made)):
         if other is not None and (other.texts is None) != (given.texts is None):
             raise InputError(f"{option} {other.source}: one file holds text, the other rows of 0 and 1")
-    heldout, seen = given.rows, given.rows if learned is None else learned.rows
-    if learned is None:
-        parts = data.split(len(given), holdout=0.5, validation=0.0, seed=0)
-        heldout, seen = given.take(parts.heldout), given.take(parts.train)
-    kind = _codec_for(given, words)
-    if made is not None and codec != "presence":
-        return judge_texts({SYNTHETIC: list(made.rows)}, list(heldout), list(seen)), kind
-    judged = numbers if made is None else _encoded(kind, "--synthetic", made.rows)
-    assert judged is not None
-    if judged.shape[1] != len(kind.columns):
-        raise InputError(f"--synthetic {synthetic}: {judged.shape[1]} columns where {real} has {len(kind.columns)}")
-    real_codes, seen_codes = _encoded(kind, "--real", heldout), _encoded(kind, "--train", seen)
-    return judge({SYNTHETIC: judged}, real_codes, seen_codes, columns=kind.columns), kind
+    if made is None:
+        ordered = numbers[:, _places(given, names, f"--synthetic {synthetic}")]
+        found, kind = _of_bits(given, ordered, learned)
+    else:
+        found, kind = _of_texts(given, made, learned, words if codec == "presence" else None)
+    skipped = [line for each in (given, learned, made) if each is not None for line in each.skipped]
+    found.scores[SYNTHETIC]["warnings"] += [f"skipped: {line}" for line in skipped]
+    return found, kind
 
 
-def _codec_for(dataset: Dataset, words: int) -> Codec:
-    if dataset.texts is None:
-        return BitsCodec(dataset.columns)
+def _if_there(column: str | None, path: Path) -> str | None:
+    """A column that the file has; another tool, and our own, may have given the texts another name."""
+    return column if column is None or column in data.columns_of(path) else None
+
+
+def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
+    """Where another file has the columns of the given one: by name, or in the same order where one has no names."""
+    if len(names) != len(given.columns):
+        raise InputError(f"{source}: {len(names)} columns where {given.source} has {len(given.columns)}")
+    missing = [name for name in given.columns if name not in names]
+    if missing and data.column_names(len(names)) in (given.columns, tuple(names)):
+        return list(range(len(names)))
+    if missing:
+        raise InputError(f"{source}: has no column {', '.join(missing)}, which {given.source} has")
+    return [names.index(name) for name in given.columns]
+
+
+def _of_bits(given: Dataset, synthetic: npt.NDArray[Any], learned: Dataset | None) -> tuple[Evidence, Codec]:
+    heldout, seen = _real_rows(given, learned)
+    if learned is not None:
+        seen = seen[:, _places(given, learned.columns, f"--train {learned.source}")]
+    found = judge({SYNTHETIC: synthetic}, heldout, seen, columns=list(given.columns))
+    return found, BitsCodec(given.columns)
+
+
+def _of_texts(given: Dataset, made: Dataset, learned: Dataset | None, words: int | None) -> tuple[Evidence, Codec]:
+    """Word by word, or by the presence of so many words."""
+    heldout, seen = _real_rows(given, learned)
+    if words is None:
+        found = judge_texts({SYNTHETIC: list(made.rows)}, list(heldout), list(seen), embed=embedder())
+        return found, PresenceCodec(found.columns)
     try:
-        return PresenceCodec.fit(dataset.texts, words)
+        codec = PresenceCodec.fit(given.rows, words)
     except ValueError as problem:
         raise InputError(f"--words {words}: {problem}") from problem
+    synthetic, real, learned_from = (codec.encode(rows).numpy() for rows in (made.rows, heldout, seen))
+    return judge({SYNTHETIC: synthetic}, real, learned_from, columns=codec.columns), codec
 
 
-def _encoded(codec: Codec, option: str, rows: Sequence[Any]) -> Codes:
-    try:
-        return codec.encode(rows).numpy()
-    except ValueError as problem:
-        raise InputError(f"{option}: {problem}") from problem
+def _real_rows(given: Dataset, learned: Dataset | None) -> tuple[Any, Any]:
+    """The rows that judge, and those that were learned from: halves of the given ones where there are no others."""
+    if learned is not None:
+        return given.rows, learned.rows
+    parts = data.split(len(given), holdout=0.5, validation=0.0, seed=0)
+    return given.take(parts.heldout), given.take(parts.train)

@@ -1,0 +1,125 @@
+"""Evidence for files of any origin: columns find each other, and nothing is skipped in silence."""
+
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from train import builtin, evidence, text_metrics
+from train.__main__ import main
+from train.config import InputError
+from train.evidence import SYNTHETIC, Evidence
+
+NAMES = list("abcde")
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "embedder", lambda: None)
+    monkeypatch.setattr(text_metrics, "text_c2st", lambda *_: (0.5, 0.01))
+
+
+def write(path: Path, rows: npt.NDArray[np.uint8], names: list[str]) -> Path:
+    pa.parquet.write_table(pa.table(list(rows.T), names=names), path)
+    return path
+
+
+def judged(real: Path, synthetic: Path, train: Path | None = None, **options: Any) -> Evidence:
+    settings: dict[str, Any] = {"column": None, "codec": "auto", "words": 64, "max_bad_rows": 1, **options}
+    found, codec = evidence.of_files(real, synthetic, train, **settings)
+    assert codec.columns == found.columns
+    return found
+
+
+def test_columns_are_compared_by_their_names(tmp_path: Path) -> None:
+    rows = builtin.toy(600)
+    real = write(tmp_path / "real.parquet", rows[:200], NAMES)
+    order = [4, 2, 0, 1, 3]
+    turned = [NAMES[k] for k in order]
+    synthetic, train = rows[200:400], rows[400:]
+    expected = judged(
+        real, write(tmp_path / "s.parquet", synthetic, NAMES), write(tmp_path / "t.parquet", train, NAMES)
+    )
+    write(tmp_path / "s.parquet", synthetic[:, order], turned)
+    write(tmp_path / "t.parquet", train[:, order], turned)
+    assert judged(real, tmp_path / "s.parquet", tmp_path / "t.parquet").scores == expected.scores
+
+
+def test_files_without_names_are_compared_by_place(tmp_path: Path) -> None:
+    rows = builtin.toy(400)
+    named = write(tmp_path / "real.parquet", rows[:200], NAMES)
+    np.save(tmp_path / "plain.npy", rows[200:])
+    plain = tmp_path / "plain.npy"
+    other = write(tmp_path / "x.parquet", rows[200:], [f"x{i + 1}" for i in range(5)])
+    assert judged(named, plain).scores == judged(named, other).scores
+    assert judged(plain, named).columns == ["x1", "x2", "x3", "x4", "x5"]
+
+
+def test_other_columns_are_refused(tmp_path: Path) -> None:
+    rows = builtin.toy(400)
+    real = write(tmp_path / "real.parquet", rows[:200], NAMES)
+    other = write(tmp_path / "other.parquet", rows[200:], list("abcxy"))
+    with pytest.raises(InputError, match=r"--synthetic .*other.parquet: has no column d, e, which .*real.parquet has"):
+        judged(real, other)
+    with pytest.raises(InputError, match=r"--train .*other.parquet: has no column d, e"):
+        judged(real, real, other)
+    narrow = write(tmp_path / "narrow.parquet", rows[:, :4], NAMES[:4])
+    with pytest.raises(InputError, match=r"--train .*narrow.parquet: 4 columns where .*real.parquet has 5"):
+        judged(real, real, narrow)
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    """Forty texts of twelve words, with titles, and one that is empty."""
+    words, rng = [f"word{i}" for i in range(12)], random.Random(0)
+    texts = [" ".join(rng.choices(words, k=6)) for _ in range(40)]
+    path = tmp_path / "reviews.csv"
+    path.write_text("title,review\n" + "".join(f"title of {text},{text}\n" for text in texts) + "none,\n")
+    (tmp_path / "samples.csv").write_text("text\n" + "".join(f"{text}\n" for text in reversed(texts)))
+    return path
+
+
+def test_the_text_column_may_have_another_name_among_the_samples(reviews: Path) -> None:
+    samples = reviews.with_name("samples.csv")
+    found = judged(reviews, samples, column="review")
+    assert found.texts is not None
+    assert len(found.texts.contenders[SYNTHETIC]) == 40
+    assert len(judged(reviews, reviews, column="review").scores) == 2
+
+
+def test_texts_need_no_more_words_than_they_have(reviews: Path) -> None:
+    samples = reviews.with_name("samples.csv")
+    assert len(judged(reviews, samples, column="review").columns) == 12
+    with pytest.raises(InputError, match="--words 64: the texts have 12 distinct words"):
+        judged(reviews, samples, column="review", codec="presence")
+
+
+def test_skipped_rows_are_named_up_to_the_limit(reviews: Path) -> None:
+    found = judged(reviews, reviews.with_name("samples.csv"), column="review")
+    assert "skipped: reviews.csv row 41: empty" in found.scores[SYNTHETIC]["warnings"]
+    with pytest.raises(InputError, match=r"^.*reviews.csv: 1 unusable rows, more than --max-bad-rows 0"):
+        judged(reviews, reviews, column="review", max_bad_rows=0)
+
+
+def test_sentence_embeddings_are_compared_where_there_are_any(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "embedder", lambda: lambda texts: np.eye(len(texts), 3))
+    assert "frechet" in judged(reviews, reviews, column="review").scores[SYNTHETIC]
+
+
+@pytest.mark.parametrize(("option", "message"), [("--gate", "--gate"), ("--out", "--out .*: there is no folder")])
+def test_evaluate_refuses_what_it_can_before_it_judges(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    message: str,
+) -> None:
+    monkeypatch.setattr(evidence, "of_files", lambda *_, **__: pytest.fail("judged"))
+    assert main(["evaluate", "--real", "toy", "--synthetic", "toy", option, f"{tmp_path}/none/there"]) == 2
+    assert re.search(message, capsys.readouterr().err)
