@@ -128,8 +128,9 @@ def one_pass(state: TextState, rows: Tensor, seed: int, interrupted: Callable[[]
         state.optimizer.step()
         drawn = 1 - wanted
         losses.append((loss.detach(), (F.softplus(-scores.detach()) * drawn).sum() / drawn.sum()))
-    discriminator, generator = (torch.stack(each).nanmean().item() for each in zip(*losses, strict=True))
-    return {"generator_loss": generator, "discriminator_loss": discriminator}
+    discriminator, generator = map(torch.stack, zip(*losses, strict=True))
+    # A batch without draws has no loss of the generator: it is 0 / 0.
+    return {"generator_loss": generator.nanmean().item(), "discriminator_loss": discriminator.mean().item()}
 
 
 def draw(generator: TokenGenerator, rows: int, seed: int) -> Tensor:

@@ -99,3 +99,16 @@ def test_a_lost_game_is_noticed(state: TextState) -> None:
         state.generator.scorer.output.bias.fill_(math.nan)
     with pytest.raises(text_game.NonFiniteError, match="losses are"):
         play(state)
+
+
+def test_a_game_that_is_lost_in_mid_pass_is_noticed_in_that_pass(state: TextState) -> None:
+    asked = iter(range(3))  # batches; there are four
+
+    def spoil() -> bool:
+        if next(asked, None) is None:
+            state.generator.scorer.output.bias.data.fill_(math.nan)
+        return False
+
+    with pytest.raises(text_game.NonFiniteError, match="losses are"):
+        play(state, spoil)
+    assert state.passes == 0
