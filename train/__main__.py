@@ -114,7 +114,11 @@ def cli() -> None:
     type=click.FloatRange(0, 1, max_open=True),
     help="Decay of the averaged weights; 0 ships the last ones.",
 )
-@option("--epochs", type=click.IntRange(1), help="Stop after so many passes over the training rows.")
+@option(
+    "--epochs",
+    type=click.IntRange(1),
+    help="Stop after so many passes over the training rows; of texts, over 5,000 random ones each.",
+)
 @option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Stop training after so long.")
 @option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of all that is random in training.")
 @option("--device", type=click.Choice(DEVICES), help="auto: the GPU where torch sees one.")

@@ -97,7 +97,7 @@ def play(
         state.passes, state.seen, state.seconds = state.passes + 1, state.seen + shown, state.seconds + elapsed
         tick = Tick(
             seen=state.seen,
-            epoch=state.seen / len(rows),
+            epoch=state.passes,
             seconds=state.seconds,
             sequences_per_second=shown / elapsed,
             losses=losses,

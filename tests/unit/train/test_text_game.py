@@ -45,6 +45,11 @@ def test_the_discriminator_learns_and_choosing_helps(state: TextState) -> None:
     assert after > before + 0.1
 
 
+def test_an_epoch_is_a_pass_however_many_rows_there_are(state: TextState, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_game, "PASS_ROWS", 30)
+    assert [(tick.epoch, tick.seen) for tick in play(state)[1]] == [(1, 30), (2, 60), (3, 90), (4, 120)]
+
+
 def test_an_interrupted_game_goes_on_bit_for_bit(state: TextState) -> None:
     whole, first, second = (copied(state) for _ in range(3))
     torch.manual_seed(5)
