@@ -393,6 +393,7 @@ def _training(history: list[dict[str, float]]) -> Figure:
     axes[0].legend(frameon=False)
     if validated:
         names = [name for name in validated[0] if name.startswith("validation_")]
+        names.sort(key="validation_score".__ne__)  # the one that chooses comes first: there may be more than colours
         for color, name in zip(SERIES, names, strict=False):
             values = [tick[name] for tick in validated]
             axes[1].plot([tick["seen"] for tick in validated], values, color=color, label=name.replace("_", " "))

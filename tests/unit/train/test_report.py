@@ -97,6 +97,13 @@ def test_loss_curves_are_read_in_plain_words(changes: dict[str, float], word: st
     assert report.reading([*HISTORY, {**HISTORY[-1], **changes}]).startswith(word)
 
 
+def test_the_score_that_chooses_is_shown_among_many() -> None:
+    scores = {f"validation_{name}": 1.0 for name in ("a", "b", "c", "d", "e", "f", "score")}
+    legend = report._training([{**HISTORY[0], **scores}]).axes[1].get_legend()
+    assert legend is not None
+    assert legend.get_texts()[0].get_text() == "validation score"
+
+
 def test_pictures_are_saved_as_files(found: Evidence, tmp_path: Path) -> None:
     report.save_figures(report.figures(found, HISTORY), tmp_path / "plots")
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
