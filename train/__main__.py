@@ -92,27 +92,49 @@ def cli() -> None:
 @option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows may be skipped.")
 @option("--preset", type=click.Choice(list(PRESETS)), help="textbook: the classic GAN, one sample a step.")
 @option("--generator", type=click.Choice(GENERATORS), help="Which networks play; auto: those for the codec.")
-@option("--hidden", type=click.IntRange(1, 8192), help="Hidden units of each of the generator's nets, at most.")
-@option("--folds", type=click.IntRange(2, 100), help="How many nets the generator has, one for each fold of the rows.")
+@option(
+    "--hidden", type=click.IntRange(1, 8192), help="Of 0/1 rows: hidden units of each of the generator's nets, at most."
+)
+@option(
+    "--folds",
+    type=click.IntRange(2, 100),
+    help="Of 0/1 rows: how many nets the generator has, one for each fold of the rows.",
+)
 @option("--warmup", type=click.FloatRange(0, 0.95), help="Share of the minutes that the warm start may take.")
 @option("--text-hidden", type=click.IntRange(1, 8192), help="Hidden units of the recurrent net for texts.")
 @option("--head", type=click.IntRange(4, 30_000), help="How many of the commonest tokens that net knows.")
 @option("--candidates", type=click.IntRange(1, 64), help="Texts drawn for each one that the discriminator chooses.")
-@option("--width", type=click.IntRange(1, 8192), help="Hidden units of the discriminator.")
-@option("--blocks", type=click.IntRange(0, 64), help="Residual blocks of the discriminator.")
-@option("--batch-size", type=click.IntRange(1, 1_000_000), help="Sequences an update of the weights.")
-@option("--turns", type=click.IntRange(1, 1000), help="Updates of the discriminator for each one of the generator.")
-@option("--generator-rate", type=click.FloatRange(0, 1, min_open=True), help="Learning rate of the generator.")
-@option("--discriminator-rate", type=click.FloatRange(0, 1, min_open=True), help="Learning rate of the discriminator.")
+@option("--width", type=click.IntRange(1, 8192), help="Of 0/1 rows: hidden units of the discriminator.")
+@option("--blocks", type=click.IntRange(0, 64), help="Of 0/1 rows: residual blocks of the discriminator.")
+@option("--batch-size", type=click.IntRange(1, 1_000_000), help="Of 0/1 rows: sequences an update of the weights.")
 @option(
-    "--head-start", type=click.IntRange(0), help="Sequences that the discriminator sees before the generator moves."
+    "--turns",
+    type=click.IntRange(1, 1000),
+    help="Of 0/1 rows: updates of the discriminator for each one of the generator.",
 )
-@option("--penalty", type=click.FloatRange(0), help="Weight of the zero-centred gradient penalties.")
-@option("--flip", type=click.FloatRange(0, 0.5), help="Share of the bits flipped in what the discriminator sees.")
+@option(
+    "--generator-rate", type=click.FloatRange(0, 1, min_open=True), help="Of 0/1 rows: learning rate of the generator."
+)
+@option(
+    "--discriminator-rate",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Of 0/1 rows: learning rate of the discriminator.",
+)
+@option(
+    "--head-start",
+    type=click.IntRange(0),
+    help="Of 0/1 rows: sequences that the discriminator sees before the generator moves.",
+)
+@option("--penalty", type=click.FloatRange(0), help="Of 0/1 rows: weight of the zero-centred gradient penalties.")
+@option(
+    "--flip",
+    type=click.FloatRange(0, 0.5),
+    help="Of 0/1 rows: share of the bits flipped in what the discriminator sees.",
+)
 @option(
     "--average",
     type=click.FloatRange(0, 1, max_open=True),
-    help="Decay of the averaged weights; 0 ships the last ones.",
+    help="Of 0/1 rows: decay of the averaged weights; 0 ships the last ones.",
 )
 @option(
     "--epochs",
@@ -123,7 +145,9 @@ def cli() -> None:
 @option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of all that is random in training.")
 @option("--device", type=click.Choice(DEVICES), help="auto: the GPU where torch sees one.")
 @option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Nets of the default size gain nothing from more.")
-@option("--tick", type=click.IntRange(1), help="Sequences between two looks at losses and validation scores.")
+@option(
+    "--tick", type=click.IntRange(1), help="Of 0/1 rows: sequences between two looks at losses and validation scores."
+)
 @option(
     "--baselines",
     type=click.Choice(BASELINES),

@@ -39,6 +39,13 @@ STYLE: Any = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 NEIGHBOUR_ROWS = 8
+BALANCE = {"textbook": 2 * math.log(2)}  # the discriminator's loss where it cannot tell; elsewhere log 2
+TOO_STRONG = {
+    "nade": "so it hardly teaches the generator any more. Raise --penalty, or lower --width.",
+    "textbook": "so it hardly teaches the generator any more. The default preset holds it back by penalties.",
+    "tokens": "so it knows the training texts by heart, or draws are far from them. Validation texts decide how far it "
+    "is believed.",
+}
 COLLAPSED, MEMORISED = 0.8, 0.05  # share of the distinct rows; copies beyond chance
 HEATMAP_COLUMNS = 128  # more columns than this are summarised by their commonest
 
@@ -109,6 +116,7 @@ class Page:
         history: the lines of stats.jsonl; empty where nothing was trained.
         decode: the codec's decode.
         provenance: name and value of all that a reader may want to trace.
+        generator: which one played, as `Config.generator` names it; that of texts is known from the evidence.
     """
 
     title: str
@@ -116,6 +124,7 @@ class Page:
     history: list[dict[str, float]]
     decode: Callable[[Tensor], list[str] | None]
     provenance: dict[str, str]
+    generator: str = "nade"
 
 
 def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
@@ -129,7 +138,7 @@ def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
         contenders=[*evidence.contenders, FLOOR],
         counts=evidence.scores[evidence.shipped],
         texts=evidence.texts,
-        reading=reading(page.history),
+        reading=reading(page.history, page.generator if evidence.texts is None else "tokens"),
         figures={name: _inline(figure) for name, figure in pictures.items()},
         neighbours=neighbours(evidence, page.decode),
         warnings=evidence.scores[evidence.shipped].get("warnings", []),
@@ -160,24 +169,27 @@ def save_figures(pictures: dict[str, Figure], directory: Path) -> None:
         figure.savefig(directory / f"{name}.png", dpi=130, facecolor="white", transparent=False)
 
 
-def reading(history: list[dict[str, float]]) -> str:
+def reading(history: list[dict[str, float]], generator: str = "nade") -> str:
     """What the loss curves say, in a sentence. Empty where nothing was trained.
 
     Compares the last tenth of training with the balance of the game, where the discriminator cannot tell (a loss of
     log 2, or 2 log 2 for the textbook's sum), and looks at what the validation rows say of the last tick.
+
+    Args:
+        history: the lines of stats.jsonl.
+        generator: which one played: "nade", "textbook" or "tokens".
     """
     if not history:
         return ""
     tail = history[-max(1, len(history) // 10) :]
     discriminator = float(np.mean([tick["discriminator_loss"] for tick in tail]))
-    generator = float(np.mean([tick["generator_loss"] for tick in tail]))
-    balance = math.log(2)
+    balance = BALANCE.get(generator, math.log(2))
     scores = [tick["validation_score"] for tick in history if "validation_score" in tick]
     last = history[-1]
     if discriminator < 0.1 * balance:
         return (
             f"Discriminator too strong: its loss fell to {discriminator:.3f} (balance: {balance:.2f}), "
-            "so it hardly teaches the generator any more. Raise --penalty, or lower --width."
+            f"{TOO_STRONG[generator]}"
         )
     if last.get("validation_distinct_ratio", 1.0) < COLLAPSED:
         return (
@@ -192,10 +204,11 @@ def reading(history: list[dict[str, float]]) -> str:
     if scores and scores[-1] > 1.5 * min(scores) + 0.05:
         return (
             f"Past its best: the validation score rose from {min(scores):.2f} to {scores[-1]:.2f} while the losses "
-            "went on. The generator began to drift; the best checkpoint ships, not the last."
+            "went on. The best checkpoint ships, not the last."
         )
+    fooling = float(np.mean([tick["generator_loss"] for tick in tail]))
     return (
-        f"Healthy: the losses ended at {generator:.2f} (generator) and {discriminator:.2f} (discriminator) without "
+        f"Healthy: the losses ended at {fooling:.2f} (generator) and {discriminator:.2f} (discriminator) without "
         "either side winning. That says the game goes on, not how good the rows are: for that, see the table."
     )
 

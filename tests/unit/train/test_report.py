@@ -97,6 +97,19 @@ def test_loss_curves_are_read_in_plain_words(changes: dict[str, float], word: st
     assert report.reading([*HISTORY, {**HISTORY[-1], **changes}]).startswith(word)
 
 
+def test_advice_names_options_that_the_game_has() -> None:
+    lost = [{**HISTORY[-1], "discriminator_loss": 0.01}]
+    assert "--penalty" in report.reading(lost)
+    for generator in ("tokens", "textbook"):
+        assert "--" not in report.reading(lost, generator)
+
+
+def test_the_textbook_adds_two_losses_up() -> None:
+    lost = [{**HISTORY[-1], "discriminator_loss": 0.12}]  # less than a tenth of 2 log 2
+    assert report.reading(lost).startswith("Healthy")
+    assert "(balance: 1.39)" in report.reading(lost, "textbook")
+
+
 def test_the_score_that_chooses_is_shown_among_many() -> None:
     scores = {f"validation_{name}": 1.0 for name in ("a", "b", "c", "d", "e", "f", "score")}
     legend = report._training([{**HISTORY[0], **scores}]).axes[1].get_legend()
