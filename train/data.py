@@ -4,12 +4,14 @@ Every format ends in the same `Dataset`: either texts or rows of 0/1. A row that
 and named ("reviews.csv row 7: empty"), and too many of them stop the job.
 """
 
+import codecs
 import dataclasses
 import difflib
 import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +29,14 @@ from train import builtin, rundir, store
 from train.codec import Codec, TokensCodec
 from train.config import InputError
 from train.packed import PackedRows
-from train.store import NAMED_BAD_ROWS, ZERO_ONE
+from train.store import NAMED_BAD_ROWS, SAME_NAMES, ZERO_ONE
 
 Bits = npt.NDArray[np.uint8]
 
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 MIN_ROWS = 10
 MAX_CLASSES = 100
+TEXT_SHARE = 0.9  # of a column's first values that must be text
 MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
 
 
@@ -188,11 +191,17 @@ def column_names(length: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One file as columns of text, with the row number in the file of each row and what had to be left out."""
+    """One file as columns of text, with the row number in the file of each row and what had to be left out.
+
+    Attributes:
+        bad: one line for each row that was left out.
+        left_out: the columns that are missing, because they hold lists, pictures or the like.
+    """
 
     columns: dict[str, pa.ChunkedArray]
     numbers: npt.NDArray[np.int64]
     bad: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def _load_packed(path: Path, codec: str, max_bad_rows: int) -> Dataset | None:
@@ -303,16 +312,20 @@ def _read(path: Path) -> Table:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         if not content.strip():
             raise InputError("the file is empty")
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise InputError("the text is UTF-16; save it as UTF-8")
         table = reader(content, path.name)
         if len(table.numbers) == 0:
             raise InputError(f"no row can be used: {table.bad[0] if table.bad else 'there are only column names'}")
-    except (InputError, pa.ArrowException, OSError, EOFError, ValueError) as problem:
+    except (InputError, pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as problem:
         raise InputError(f"--data {path}: {' '.join(str(problem).split())}") from problem
     return table
 
 
 def _dataset(table: Table, file: str, column: str | None, label_column: str | None, codec: str) -> Dataset:
     for option, name in (("--column", column), ("--label-column", label_column)):
+        if name in table.left_out:
+            raise InputError(f"{option} {name}: holds no text")
         if name is not None and name not in table.columns:
             raise InputError(f"{option} {name}: the columns are {', '.join(table.columns)}")
     if column is None and (codec == "bits" or (codec == "auto" and _looks_like_bits(table.columns))):
@@ -333,6 +346,8 @@ def _is_bit(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
 
 
 def _bits_dataset(table: Table, file: str) -> Dataset:
+    if table.left_out:
+        raise InputError(f"column {table.left_out[0]} holds neither 0 and 1 nor text")
     ones = pa.array([text for text, bit in ZERO_ONE.items() if bit], pa.string())
     usable = np.ones(len(table.numbers), bool)
     bad = list(table.bad)
@@ -460,7 +475,7 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
     names = pa.csv.open_csv(io.BytesIO(content), read_options=reading, parse_options=parsing).schema.names
     if len(set(names)) < len(names):
-        raise InputError("two columns have the same name")
+        raise InputError(SAME_NAMES)
     bad.clear()  # looking at the header may already have met bad rows
     converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
     table = pa.csv.read_csv(io.BytesIO(content), reading, parsing, converting)
@@ -479,7 +494,7 @@ def _decoded(
     good = np.ones(len(numbers), bool)
     for name, values in columns.items():
         for row, value in enumerate(values.to_pylist()) if damaged or not _is_text(values) else ():
-            if not _is_utf8(value) or (damaged and MARK in value):
+            if value is not None and (not _is_utf8(value) or (damaged and MARK in value)):
                 good[row] = False
                 bad[int(numbers[row])] = f"column {name} is not UTF-8"
     mask = pa.array(good)
@@ -531,8 +546,11 @@ def _read_jsonl(content: bytes, file: str) -> Table:
     numbers: list[int] = []
     bad: dict[int, str] = {}
     for number, record in _json_records(content, bad):
-        rows.append(record)
-        numbers.append(number)
+        if _is_unicode(record):
+            rows.append(record)
+            numbers.append(number)
+        else:
+            bad[number] = "holds half of a surrogate pair"
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: pa.chunked_array([pa.array([row.get(name) for row in rows], pa.string())]) for name in names}
     if not columns:
@@ -563,21 +581,46 @@ def _json_records(content: bytes, bad: dict[int, str]) -> Iterator[tuple[int, di
                 bad[number] = "neither an object, a text nor a list"
 
 
+def _is_unicode(record: dict[str, str | None]) -> bool:
+    """JSON can escape what no text can hold: half of a surrogate pair."""
+    try:
+        "".join([*record, *filter(None, record.values())]).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _cell(value: object) -> str | None:
     return None if value is None else str(value)
 
 
 def _read_parquet(content: bytes, file: str) -> Table:
     table = pa.parquet.read_table(io.BytesIO(content))
-    columns = {name: table[name].cast(pa.string()) for name in table.column_names}
-    return Table(columns=columns, numbers=np.arange(1, table.num_rows + 1))
+    if len(set(table.column_names)) < table.num_columns:
+        raise InputError(SAME_NAMES)
+    columns = {name: _as_text(table[name]) for name in table.column_names}
+    texts = {name: values for name, values in columns.items() if values is not None}
+    if not texts:
+        raise InputError("no column holds text")
+    found = _decoded(texts, np.arange(1, table.num_rows + 1), {}, file)
+    return dataclasses.replace(found, left_out=tuple(name for name in columns if name not in texts))
+
+
+def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """A column as text, or as bytes where some of them are no UTF-8; None where it holds something else."""
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowException:
+        first: list[Any] = values.slice(0, PROBE_ROWS).to_pylist()
+        known = [value is None or (isinstance(value, bytes) and _is_utf8(value)) for value in first]
+        return values if sum(known) >= TEXT_SHARE * len(known) else None
 
 
 def _read_npy(content: bytes, file: str) -> Table:
     array = np.load(io.BytesIO(content), allow_pickle=False)
     if array.ndim == 1 and array.dtype.kind == "U":
         columns = {"text": pa.chunked_array([pa.array(array.tolist())])}
-    elif array.ndim == 2 and array.dtype.kind in "buif":
+    elif array.ndim == 2 and array.shape[1] and array.dtype.kind in "buif":
         named = zip(column_names(array.shape[1]), array.T, strict=True)
         columns = {name: pa.chunked_array([pa.array(values).cast(pa.string())]) for name, values in named}
     else:

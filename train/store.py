@@ -33,6 +33,7 @@ VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: no
 LARGE = 2**26  # values; smaller sets are read into memory
 BATCH_ROWS = 2**15  # read at once; a multiple of eight
 NAMED_BAD_ROWS = 3  # how many an error message names
+SAME_NAMES = "two columns have the same name (does the file lack a line of names?)"
 FORMAT = 1  # of the cache
 TEXT_BYTES = 2  # of a value in a CSV file
 GZIP_FACTOR = 8  # by which CSV files of bits shrink, roughly
@@ -256,6 +257,8 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
     reading = pa.csv.ReadOptions(use_threads=False, block_size=2**22)  # one thread: a bad row then knows its number
     with pa.csv.open_csv(file, read_options=reading, parse_options=parsing) as opened:
         names = tuple(opened.schema.names)
+    if len(set(names)) < len(names):
+        raise ValueError(SAME_NAMES)
 
     def batches() -> Iterator[Batch]:
         short.clear()
@@ -274,6 +277,8 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
 def _values(column: pa.Array) -> Bits:
     """A column as 0, 1 and `NEITHER`."""
     kind = column.type
+    if pa.types.is_nested(kind):
+        return np.full(len(column), NEITHER, np.uint8)
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
         numbers = column.cast(pa.uint8()) if pa.types.is_boolean(kind) else column
         return _from_numbers(numbers.to_numpy(zero_copy_only=False))  # nulls become NaN

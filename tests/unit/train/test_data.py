@@ -121,7 +121,9 @@ def test_json_lines_may_be_broken(tmp_path: Path) -> None:
         ("a.parquet", b"nonsense", "Parquet"),
         ("a.csv.gz", b"nonsense", "gzip"),
         ("a.npy", b"nonsense", "pickle"),
-        ("a.csv", b"a,a\n1,2\n", "two columns have the same name"),
+        ("a.csv", b"a,a\n1,2\n", "two columns have the same name (does the file lack a line of names?)"),
+        ("a.csv", "text\na film\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
+        ("a.csv.gz", gzip.compress(b"text\n" + bytes(range(250)) * 9)[:99] + b"x" * 99, "decompressing"),
         ("a.csv", b"one,two\n" + b"here,there\n" * 12, "which column holds the text? Name it with --column: one, two"),
         ("a.txt", b"one\ntwo\n", "2 usable rows; at least 10"),
     ],
@@ -133,6 +135,48 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, name: str, cont
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(tmp_path / name) in str(caught.value)
+
+
+def test_rows_of_no_values_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((12, 0), np.uint8))
+    with pytest.raises(InputError, match=r"an array of shape \(12, 0\)"):
+        data.load(str(tmp_path / "a.npy"))
+
+
+def test_json_texts_that_are_no_unicode_make_bad_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a text"}\n' * 11 + '{"text": "\\ud800"}\n"\\ud800"\n')
+    found = data.load(str(path), max_bad_rows=2)
+    why = "holds half of a surrogate pair"
+    assert found.skipped == (f"a.jsonl row 12: {why}", f"a.jsonl row 13: {why}")
+
+
+def write_table(path: Path, **columns: pa.Array) -> str:
+    pa.parquet.write_table(pa.table({"review": TEXTS, **columns}), path)
+    return str(path)
+
+
+def test_columns_that_hold_no_text_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    lists, pictures = pa.array([[1, 2]] * 12), pa.array([b"\x89PNG\xff"] * 12)
+    name = write_table(path, tags=lists, facts=pa.array([{"a": 1}] * 12), picture=pictures)
+    assert data.load(name).texts == data.load(name, column="review").texts == TEXTS
+    for column in ("tags", "picture"):
+        with pytest.raises(InputError, match=f"--column {column}: holds no text"):
+            data.load(name, column=column)
+    with pytest.raises(InputError, match="tags holds neither 0 and 1 nor text"):
+        data.load(name, codec="bits")
+    pa.parquet.write_table(pa.table({"tags": lists}), path)
+    with pytest.raises(InputError, match=r"a\.parquet: no column holds text"):
+        data.load(name)
+
+
+def test_bytes_that_are_no_text_make_bad_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    name = write_table(path, text=pa.array([b"a fine film"] * 10 + [None, b"caf\xe9"]))
+    found = data.load(name, column="text", max_bad_rows=2)
+    assert found.texts == ["a fine film"] * 10
+    assert found.skipped == ("a.parquet row 12: column text is not UTF-8", "a.parquet row 11: empty")
 
 
 def test_a_label_column_gives_the_texts_classes(tmp_path: Path) -> None:

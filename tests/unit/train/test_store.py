@@ -129,6 +129,19 @@ def test_texts_and_small_files_are_not_packed(tmp_path: Path, monkeypatch: pytes
     assert isinstance(data.load(str(tmp_path / "a.npy"), packed=True).bits, np.ndarray)
 
 
+def test_lists_beside_the_texts_are_no_bits(tmp_path: Path) -> None:
+    columns = {"text": ["a good film"] * 100, "tags": [[1]] * 100}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found = data.load(str(tmp_path / "a.parquet"), packed=True)
+    assert found.texts == columns["text"]
+
+
+def test_a_file_without_a_line_of_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("0,1,0\n" * 100)
+    with pytest.raises(InputError, match=r"a\.csv: two columns have the same name \(does the file lack"):
+        data.load(str(tmp_path / "a.csv"), packed=True)
+
+
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**32 - 1))
 def test_packed_rows_are_the_rows(length: int, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
