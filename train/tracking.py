@@ -25,7 +25,7 @@ from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
 from train import mirror, rundir
-from train.config import JobError
+from train.config import InputError, JobError
 from train.mirror import Mirror, Record
 from train.rundir import RunDirectory
 
@@ -159,6 +159,7 @@ def sync(run: RunDirectory) -> str:
 
     Raises:
         InputError: the run cannot be tracked.
+        OSError: one of its files cannot be read.
         JobError: somebody is working on it, or MLflow does not answer.
     """
     teach_manners()
@@ -172,7 +173,11 @@ def sync(run: RunDirectory) -> str:
                 connected.send_all()
     except Timeout as problem:
         raise JobError(f"{run.path}: a job is working on this run and sends what it can") from problem
+    except InputError:
+        raise
     except Exception as problem:
+        if isinstance(problem, OSError) and problem.filename is not None:  # connections have no file name
+            raise
         raise JobError(f"MLflow does not answer ({one_line(problem)}); nothing is lost, try again later") from problem
     assert record.run_id is not None
     return record.run_id

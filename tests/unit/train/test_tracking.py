@@ -1,0 +1,34 @@
+"""Sending what MLflow lacks: a mistake in the run directory is not blamed on MLflow."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train import tracking
+from train.config import Config, InputError, JobError
+from train.rundir import RunDirectory
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run = RunDirectory(tmp_path)
+    run.tracking.write_text(json.dumps({"key": "k", "tags": {}}))
+    run.config.write_text(Config().to_json())
+    return run
+
+
+def test_an_absent_server_is_named(run: RunDirectory) -> None:
+    with pytest.raises(JobError, match="MLflow does not answer"):
+        tracking.sync(run)
+
+
+def test_a_configuration_that_cannot_be_read_is_named(run: RunDirectory) -> None:
+    run.config.write_text("{}}")
+    with pytest.raises(InputError, match=r"config\.json cannot be read"):
+        tracking.sync(run)
+    run.config.unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        tracking.sync(run)
