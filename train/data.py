@@ -26,7 +26,7 @@ import pyarrow.parquet
 from torch import Tensor
 
 from train import builtin, rundir, store
-from train.codec import Codec, TokensCodec
+from train.codec import Codec, TokensCodec, words_of
 from train.config import InputError
 from train.packed import PackedRows
 from train.store import NAMED_BAD_ROWS, SAME_NAMES, ZERO_ONE
@@ -161,6 +161,8 @@ def load(
         raise InputError(f"--data {data}: {count} unusable rows, more than --max-bad-rows {max_bad_rows}: {named}")
     if len(dataset) < MIN_ROWS:
         raise InputError(f"--data {data}: {len(dataset)} usable rows; at least {MIN_ROWS} are needed")
+    if dataset.texts is not None and not any(map(words_of, dataset.texts)):
+        raise InputError(f"--data {data}: no text holds a word, and words are what texts are judged by")
     if codec == "bits" and dataset.bits is None:
         raise InputError(f"--codec bits: {data} holds text, not rows of 0 and 1")
     if codec in ("presence", "tokens") and dataset.texts is None:

@@ -126,6 +126,7 @@ def test_json_lines_may_be_broken(tmp_path: Path) -> None:
         ("a.csv.gz", gzip.compress(b"text\n" + bytes(range(250)) * 9)[:99] + b"x" * 99, "decompressing"),
         ("a.csv", b"one,two\n" + b"here,there\n" * 12, "which column holds the text? Name it with --column: one, two"),
         ("a.txt", b"one\ntwo\n", "2 usable rows; at least 10"),
+        ("a.txt", b"!!!\n:)\n" * 9, "no text holds a word"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
