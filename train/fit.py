@@ -398,6 +398,7 @@ class _Job:
             history=history,
             decode=codec.decode,
             provenance=self._provenance(),
+            generator=self.config.generator,
         )
         pictures = report.figures(found, history)
         rundir.write(run.report, report.render(found, page, pictures))
