@@ -1,11 +1,12 @@
 """The serving container's process: serve what is mounted or baked in at /models, until a signal comes.
 
 /models is a folder of runs (its newest archive is served), or one run directory or artifact, or holds lookalike.mar.
-LOOKALIKE_SERVE_MODEL names a model instead. The other options of `python -m serve start` are settings too.
+--model or LOOKALIKE_SERVE_MODEL names a model instead. The other options of `python -m serve start` are settings too.
 """
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from serve import server
@@ -22,11 +23,15 @@ def model() -> Path:
         return server.find_model(MODELS, None)
 
 
+def command(given: Sequence[str]) -> list[str]:
+    """The arguments of `python -m serve` for those that the container was given."""
+    named = os.environ.get("LOOKALIKE_SERVE_MODEL") or any(word.split("=")[0] == "--model" for word in given)
+    return ["start", "--foreground", *([] if named else ["--model", str(model())]), *given]
+
+
 if __name__ == "__main__":
-    arguments = ["start", "--foreground", *sys.argv[1:]]
-    if "LOOKALIKE_SERVE_MODEL" not in os.environ:
-        try:
-            arguments += ["--model", str(model())]
-        except server.UsageError:
-            sys.exit(f"Error: there is no model at {MODELS}; mount the folder of your runs there, or bake one in")
+    try:
+        arguments = command(sys.argv[1:])
+    except server.UsageError:
+        sys.exit(f"Error: there is no model at {MODELS}; mount the folder of your runs there, or bake one in")
     sys.exit(main(arguments))

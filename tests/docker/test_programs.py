@@ -1,0 +1,82 @@
+"""The serving image's own programs: its entry point and its health check. No engine is needed."""
+
+import http.server
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.docker.conftest import ROOT
+
+Command = Callable[..., list[str]]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder of two runs, of which the second is the newest."""
+    for name in ("00001-toy-bits", "00002-toy-bits"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lookalike.mar").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def command(models: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """What the entry point makes of the container's arguments, where /models is that folder."""
+    monkeypatch.delenv("LOOKALIKE_SERVE_MODEL", raising=False)
+    found = importlib.util.spec_from_file_location("entrypoint", ROOT / "docker" / "entrypoint.py")
+    assert found
+    assert found.loader
+    entrypoint = importlib.util.module_from_spec(found)
+    found.loader.exec_module(entrypoint)
+    monkeypatch.setattr(entrypoint, "MODELS", models)
+    return lambda *given: entrypoint.command(given)
+
+
+def test_the_entry_point_serves_the_newest_model(command: Command, models: Path) -> None:
+    newest = models / "00002-toy-bits" / "lookalike.mar"
+    assert command("--port", "9000") == ["start", "--foreground", "--model", str(newest), "--port", "9000"]
+
+
+@pytest.mark.parametrize("given", [["--model", "/models/00001-toy-bits"], ["--model=/models/00001-toy-bits"]])
+def test_a_model_on_the_command_line_is_the_one_served(command: Command, given: list[str]) -> None:
+    assert command("--port", "9000", *given) == ["start", "--foreground", "--port", "9000", *given]
+
+
+def test_the_environment_names_a_model_unless_it_is_empty(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_SERVE_MODEL", "/models/00001-toy-bits")
+    assert command() == ["start", "--foreground"]
+    monkeypatch.setenv("LOOKALIKE_SERVE_MODEL", "")
+    assert "--model" in command()
+
+
+def test_the_health_check_asks_for_other_sequences_each_time(tmp_path: Path) -> None:
+    """The same ones over and over would show as drift."""
+    asked: list[dict[str, int]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"sequences": [[0], [1]]}')
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        state = {"port": server.server_port, "tokens": False, "token_file": None}
+        (tmp_path / "serve").mkdir()
+        (tmp_path / "serve" / "state.json").write_text(json.dumps(state))
+        environment = os.environ | {"LOOKALIKE_SERVE_RUNS": str(tmp_path)}
+        subprocess.run([sys.executable, "-I", ROOT / "docker" / "healthcheck.py"], env=environment, check=True)
+        thread.join()
+    assert asked == [{"n": 2}]
