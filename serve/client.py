@@ -11,9 +11,19 @@ from urllib3.util.retry import Retry
 
 from serve.archive import MODEL_NAME
 
-TIMEOUT_SECONDS = 60
-# A full queue and a stopping server answer 503, before any work was done, so asking again is safe.
-RETRY = Retry(total=4, backoff_factor=0.3, status_forcelist=[503], allowed_methods=None, raise_on_status=False)
+CONNECT_SECONDS = 5
+ANSWER_SECONDS = 610  # more than responseTimeout in model-config.yaml, so that the server is the first to give up
+# A full queue and a stopping server answer 503, before any work was done, so asking again is safe. A server that is not
+# there is told at once, and one that is slow would only have more to do.
+RETRY = Retry(
+    total=4,
+    connect=0,
+    read=False,
+    backoff_factor=0.3,
+    status_forcelist=[503],
+    allowed_methods=None,
+    raise_on_status=False,
+)
 
 
 class ClientError(RuntimeError):
@@ -54,9 +64,10 @@ class Client:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=RETRY))
             try:
-                return session.post(
-                    f"{self.address}/predictions/{MODEL_NAME}", json=fields, headers=headers, timeout=TIMEOUT_SECONDS
-                )
+                url, timeout = f"{self.address}/predictions/{MODEL_NAME}", (CONNECT_SECONDS, ANSWER_SECONDS)
+                return session.post(url, json=fields, headers=headers, timeout=timeout)
+            except requests.ReadTimeout as problem:
+                raise ClientError(f"{self.address} gave no answer within {ANSWER_SECONDS} seconds") from problem
             except requests.ConnectionError as problem:
                 advice = "start a server with: python -m serve start"
                 raise ClientError(f"nothing answers at {self.address}; {advice}") from problem

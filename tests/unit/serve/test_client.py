@@ -3,6 +3,7 @@
 import http
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -78,6 +79,36 @@ def test_options_that_were_chosen_are_sent(server: Server) -> None:
 def test_a_busy_server_is_asked_again(server: Server) -> None:
     server.answers = [(503, b""), (503, b""), (200, b"{}")]
     assert Client(address=server.address).request(1) == b"{}"
+
+
+def test_a_server_that_stays_busy_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "RETRY", clients.RETRY.new(backoff_factor=0))
+    server.answers = [(503, b'{"message": "queue is full"}')] * 5
+    with pytest.raises(ClientError, match="refused with 503: queue is full"):
+        Client(address=server.address).request(1)
+    assert not server.answers
+
+
+def test_a_slow_server_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(0)
+        port = silent.getsockname()[1]
+        with pytest.raises(ClientError, match=f"127.0.0.1:{port} gave no answer within 0.2 seconds"):
+            Client(address=f"http://127.0.0.1:{port}").request(1)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_a_server_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    with pytest.raises(ClientError, match=f"nothing answers at http://127.0.0.1:{port}; start a server"):
+        Client(address=f"http://127.0.0.1:{port}").request(1)
+    assert not any(pauses)
 
 
 def test_an_expired_token_is_renewed_once(server: Server) -> None:
