@@ -138,6 +138,36 @@ def test_drift_shows_wrong_marginals_and_wrong_correlations() -> None:
     assert copied.measure()["correlation"] > 0.9
 
 
+def test_drift_of_long_rows_is_that_of_evenly_spaced_columns() -> None:
+    stream = torch.Generator().manual_seed(2)
+    reference, seen = ((torch.rand(50, 1000, generator=stream) < p).to(torch.uint8) for p in (0.4, 0.6))
+    columns = torch.linspace(0, 999, watch.COLUMNS).round().long()
+    assert torch.equal(columns[[0, -1]], torch.tensor([0, 999]))
+    whole, some = Drift(reference), Drift(reference[:, columns])
+    whole.add(seen)
+    some.add(seen[:, columns])
+    assert whole.measure() == some.measure()
+    assert whole._seen.correlations().shape == (watch.COLUMNS, watch.COLUMNS)
+
+
+@pytest.mark.parametrize("length", [1, 2, 64, 255, 256])
+def test_drift_of_rows_of_ordinary_length_is_that_of_all_columns(length: int) -> None:
+    stream = torch.Generator().manual_seed(2)
+    reference, seen = ((torch.rand(50, length, generator=stream) < p).to(torch.uint8) for p in (0.4, 0.6))
+    drift = Drift(reference)
+    drift.add(seen)
+    expected, found = watch._Moments(length), watch._Moments(length)
+    expected.add(reference)
+    found.add(seen)
+    marginal = (found.marginals() - expected.marginals()).abs().mean()
+    correlation = (found.correlations() - expected.correlations()).abs().sum() / max(length * (length - 1), 1)
+    assert drift.measure() == {
+        "marginal": round(float(marginal), 6),
+        "correlation": round(float(correlation), 6),
+        "compared": 50,
+    }
+
+
 def test_correlations_are_those_of_pearson() -> None:
     rows = (torch.rand(500, 3, generator=torch.Generator().manual_seed(1)) < torch.tensor([0.2, 0.5, 0.9])).to(
         torch.uint8
