@@ -166,4 +166,9 @@ def _offer(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
         generator.codes,
         generator.code_type.itemsize,
     )
-    return Offer(max_rows=max_rows, options=artifact.options, max_draws=settings.get("max_draws", Offer.max_draws))
+    return Offer(
+        max_rows=max_rows,
+        options=artifact.options,
+        candidates=getattr(generator, "candidates", Offer.candidates),
+        max_draws=settings.get("max_draws", Offer.max_draws),
+    )

@@ -52,12 +52,15 @@ class Offer:
     Attributes:
         max_rows: how many sequences fit into an answer, for each format.
         options: what else a request may choose.
-        max_draws: how many candidates may be drawn for one request, where there are several for a sequence.
+        candidates: how many are drawn for a sequence where the request does not choose.
+        max_draws: how many candidates may be drawn for one request, where that is an option of the model: there a
+            sequence takes long.
     """
 
     max_rows: Mapping[str, int]
     options: Mapping[str, Option] = field(default_factory=dict)
-    max_draws: int = 16_000
+    candidates: int = 1
+    max_draws: int = 2_000
 
 
 def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], offer: Offer) -> Request:
@@ -81,7 +84,7 @@ def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], offer: Offe
     options = _options(fields, offer.options)
     form = _format(fields.get("format"), named.get("accept", "*/*"))
     n = _whole_number("n", fields.get("n", 1), 1)
-    _limit(n, form, options.get("candidates", 1), offer)
+    _limit(n, form, options.get("candidates", offer.candidates), offer)
     named_seed = fields.get("seed")
     seed = draw_seed() if named_seed is None else _whole_number("seed", named_seed, 0, MAX_SEED)
     chosen = tuple(sorted(options.items()))
@@ -153,8 +156,8 @@ def _checked(name: str, value: Any, option: Option) -> Any:
 
 def _limit(n: int, form: str, candidates: int, offer: Offer) -> None:
     limits = [(offer.max_rows[form], f"for {form}, or the answer would be too large")]
-    if candidates > 1:
-        limits.append((offer.max_draws // candidates, f"with {candidates} candidates each, or it would take too long"))
+    if "candidates" in offer.options:
+        limits.append((offer.max_draws // candidates, f"with candidates {candidates}, or it would take too long"))
     limit, reason = min(limits)
     if n > limit:
         raise RequestError("n", f"must be at most {limit} {reason}", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)

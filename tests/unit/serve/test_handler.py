@@ -1,5 +1,6 @@
 """The handler: what it answers, alone and in batches."""
 
+import dataclasses
 import io
 import json
 import logging
@@ -116,6 +117,23 @@ def test_codes_above_255_come_whole_in_both_formats(choosy: tuple[LookalikeHandl
     assert rows.tolist() == json.loads(as_json)["sequences"]
     assert rows.min() >= 200
     assert choosy[0].offer.max_rows["npy"] == (handler.DEFAULT_MAX_BYTES - 4096) // 8
+
+
+def test_n_is_limited_by_the_candidates_of_the_model(
+    choosy: tuple[LookalikeHandler, Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert choosy[0].offer.candidates == 1
+    generator = choosy[0].artifact.generator.having(candidates=4)
+    offer = handler._offer(dataclasses.replace(choosy[0].artifact, generator=generator), {"max_draws": 12})
+    assert (offer.candidates, offer.max_draws) == (4, 12)
+
+
+def test_a_model_without_candidates_has_no_limit_to_its_draws(loaded: tuple[LookalikeHandler, Context]) -> None:
+    assert "candidates" not in loaded[0].offer.options
+    limit = loaded[0].offer.max_rows["npy"]
+    assert limit > loaded[0].offer.max_draws
+    (body,) = ask(loaded, json.dumps({"n": limit, "format": "npy"}).encode())
+    assert np.load(io.BytesIO(body)).shape == (limit, 6)
 
 
 def test_an_option_of_another_model_is_refused_with_its_name(loaded: tuple[LookalikeHandler, Context]) -> None:

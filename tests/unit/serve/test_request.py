@@ -20,6 +20,7 @@ LABEL = Option(kind=str, choices=("calm", "wild"))
 RICH = Offer(
     max_rows=OFFER.max_rows,
     options={"temperature": TEMPERATURE, "candidates": CANDIDATES, "label": LABEL},
+    candidates=4,
     max_draws=160,
 )
 FIELDS = (*requests.FIELDS, *requests.EXTRAS)
@@ -122,10 +123,22 @@ def test_n_is_limited_by_the_work_too() -> None:
     assert parse({"n": 40, "candidates": 4}, RICH).n == 40
     error = refusal({"n": 41, "candidates": 4}, RICH)
     assert (error.field, error.status) == ("n", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    assert error.message.startswith("must be at most 40 with 4 candidates")
+    assert error.message.startswith("must be at most 40 with candidates 4")
     assert refusal({"n": 10**9, "candidates": 4}, RICH).message == error.message
     assert refusal({"n": 10**9, "candidates": 2, "format": "json"}, RICH).message.startswith("must be at most 80 ")
     assert refusal({"n": 10**9, "candidates": 1}, RICH).message.startswith("must be at most 100 for json")
+
+
+@pytest.mark.parametrize("fields", [{}, {"candidates": None}, {"format": "npy"}, {"temperature": 1}])
+def test_the_work_is_limited_where_the_request_names_no_candidates(fields: dict[str, Any]) -> None:
+    assert parse({"n": 40} | fields, RICH).n == 40
+    assert refusal({"n": 41} | fields, RICH).message.startswith("must be at most 40 with candidates 4")
+
+
+def test_single_candidates_are_work_too() -> None:
+    assert parse({"n": 160, "candidates": 1, "format": "npy"}, RICH).n == 160
+    error = refusal({"n": 161, "candidates": 1, "format": "npy"}, RICH)
+    assert error.message.startswith("must be at most 160 with candidates 1")
 
 
 def test_unknown_fields_are_named_in_ascii_and_shortened() -> None:
