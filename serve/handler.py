@@ -29,6 +29,8 @@ from serve.watch import Watch
 from train import artifact as artifacts
 from train import generator as generators
 from train.artifact import Artifact
+from train.codec import Codec
+from train.generator import Generator
 
 MODEL_NAME = "lookalike"
 BATCH_METRICS = "ts.metrics.caching_metric"  # a line for each batch, which the frontend would parse
@@ -157,12 +159,10 @@ def _passes(waiting: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int, 
 def _offer(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
     """What can be asked for; `settings` are the handler's part of model-config.yaml."""
     generator = artifact.generator
-    monotonous = torch.arange(generator.codes)[:, None].expand(-1, generator.length)  # the longest text is among these
-    texts = artifact.codec.decode(monotonous.to(generator.code_type))
     max_rows = requests.max_rows(
         settings.get("max_response_bytes", DEFAULT_MAX_BYTES),
         generator.length,
-        max(texts, key=lambda text: len(json.dumps(text))) if texts else None,
+        _longest_text(artifact.codec, generator),
         generator.codes,
         generator.code_type.itemsize,
     )
@@ -172,3 +172,15 @@ def _offer(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
         candidates=getattr(generator, "candidates", Offer.candidates),
         max_draws=settings.get("max_draws", Offer.max_draws),
     )
+
+
+def _longest_text(codec: Codec, generator: Generator) -> str | None:
+    """The text that takes the most room in JSON: one code over and over. None where the codec has no text."""
+    codes = torch.arange(generator.codes).to(generator.code_type)[:, None]
+    # Three of each code show what one adds; whole texts of a large vocabulary would be hundreds of megabytes.
+    texts = codec.decode(codes.expand(-1, min(3, generator.length)))
+    if not texts:
+        return None
+    longest = max(range(generator.codes), key=lambda code: len(json.dumps(texts[code])))
+    whole = codec.decode(codes[longest : longest + 1].expand(-1, generator.length))
+    return whole[0] if whole else None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from serve import gate, handler
 from serve.handler import LookalikeHandler
@@ -18,6 +19,7 @@ from serve.request import Request
 from tests.choosy import choosy_artifact
 from train import artifact
 from train import generator as generators
+from train.codec import SPECIAL, BitsCodec, TokensCodec
 
 JSON_HEADERS = {"Content-Type": "application/json"}
 Context = Any  # conftest's FakeContext
@@ -182,6 +184,37 @@ def test_the_watch_sees_what_was_served_and_not_what_was_made_ahead(loaded: tupl
     for _ in range(30):
         ask(loaded, b'{"n": 5}')
     assert served == [5] * 30
+
+
+WORDS = ["▁a", "▁film", "film", "plot", "é", "▁é", '"', '▁"', ".", "▁.", "▁...", "▁don't", "▁"]
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "BPE"])
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 46])
+def test_the_longest_text_of_all_is_the_one_reckoned_with(kind: str, length: int) -> None:
+    for size in range(len(WORDS) + 1):
+        vocabulary = {word: code for code, word in enumerate([*SPECIAL, *WORDS[:size]])}
+        codec = TokensCodec({"model": {"type": kind, "vocab": vocabulary}}, length)
+        generator: Any = SimpleNamespace(codes=len(vocabulary), length=length, code_type=torch.int32)
+        found = handler._longest_text(codec, generator)
+        texts = codec.decode(torch.arange(len(vocabulary))[:, None].expand(-1, length))
+        assert len(json.dumps(found)) == max(len(json.dumps(text)) for text in texts)
+
+
+def test_the_longest_text_of_words_has_all_of_them(loaded: tuple[LookalikeHandler, Context]) -> None:
+    made = loaded[0].artifact
+    assert handler._longest_text(made.codec, made.generator) == "film good plot great story dull"
+    assert handler._longest_text(BitsCodec("ab"), made.generator) is None
+
+
+def test_a_large_vocabulary_is_not_decoded_at_full_length() -> None:
+    codec = TokensCodec({"model": {"type": "BPE", "vocab": dict.fromkeys(SPECIAL, 0)}}, 512)
+    codec.pieces = [str(code) for code in range(30_000)]
+    decoded: list[int] = []
+    counted: Any = SimpleNamespace(decode=lambda codes: decoded.append(codes.numel()) or codec.decode(codes))
+    generator: Any = SimpleNamespace(codes=30_000, length=512, code_type=torch.int32)
+    assert handler._longest_text(counted, generator) == "10000" * 512
+    assert decoded == [3 * 30_000, 512]
 
 
 def test_n_is_limited_by_the_size_of_the_answer(artifact_directory: Path, make_context: type) -> None:
