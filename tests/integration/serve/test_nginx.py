@@ -2,6 +2,7 @@
 
 import http.server
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -225,6 +226,14 @@ def test_a_server_that_is_gone_is_a_503(proxy: Callable[..., Session]) -> None:
     answer = proxy(*free_ports(1)).ask(json={})
     conform("Error", answer.json())
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+
+
+def test_a_slow_answer_is_given_up_and_not_to_be_asked_for_again(proxy: Callable[..., Session]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        answer = proxy(silent.getsockname()[1], **{"proxy_read_timeout 610s": "proxy_read_timeout 1s"}).ask(json={})
+    conform("Error", answer.json())
+    assert (answer.status_code, answer.json()["error"]["field"]) == (504, "server")
+    assert "Retry-After" not in answer.headers, "the work may still go on"
 
 
 def test_a_client_that_is_too_fast_is_slowed_down(proxy: Callable[..., Session]) -> None:

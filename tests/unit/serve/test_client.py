@@ -3,12 +3,15 @@
 import http
 import http.server
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+import yaml
 
 from serve import client as clients
 from serve.client import Client, ClientError
@@ -99,6 +102,13 @@ def test_a_slow_server_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
         silent.accept()[0].close()
         with pytest.raises(BlockingIOError):
             silent.accept()
+
+
+def test_the_client_and_the_proxy_wait_for_longer_than_the_server() -> None:
+    here = Path(clients.__file__).parent
+    gives_up = yaml.safe_load((here / "model-config.yaml").read_text())["responseTimeout"]
+    (proxy,) = re.findall(r"proxy_read_timeout (\d+)s;", (here / "nginx.conf").read_text())
+    assert min(clients.ANSWER_SECONDS, int(proxy)) > gives_up
 
 
 def test_a_server_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
