@@ -295,9 +295,18 @@ ask() { # COMMAND ARGUMENT...
 
 # --- Services ---------------------------------------------------------------------------------------------------------
 
+# Compose takes a plain name for that of a volume, and other paths as seen from its file; here they are seen from the
+# project's folder, as everywhere else.
+from_here() { # PATH
+  case $1 in /*) echo "$1" ;; *) echo "$(pwd)/$1" ;; esac
+}
+
 compose() {
-  LOOKALIKE_UID=${LOOKALIKE_UID:-$(id -u)} LOOKALIKE_GID=${LOOKALIKE_GID:-$(id -g)} REVISION=$(revision) TORCH=$torch CPU_INDEX=$cpu_index
-  export LOOKALIKE_UID LOOKALIKE_GID REVISION TORCH CPU_INDEX
+  user=$(identity)
+  LOOKALIKE_UID=${LOOKALIKE_UID:-${user%:*}} LOOKALIKE_GID=${LOOKALIKE_GID:-${user#*:}}
+  RUNS=$(from_here "${RUNS:-runs}") DATA=$(from_here "${DATA:-$(pwd)}")
+  REVISION=$(revision) TORCH=$torch CPU_INDEX=$cpu_index
+  export LOOKALIKE_UID LOOKALIKE_GID RUNS DATA REVISION TORCH CPU_INDEX
   if "$docker" compose version >/dev/null 2>&1; then
     "$docker" compose --project-name "${PROJECT:-lookalike}" --file docker/compose.yaml "$@"
   else

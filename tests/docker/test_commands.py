@@ -223,6 +223,29 @@ def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Pa
     assert "MLflow starts alone" in alone.output
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({}, f"RUNS={ROOT}/runs DATA={ROOT} "),
+        ({"RUNS": "elsewhere", "DATA": "./tests"}, f"RUNS={ROOT}/elsewhere DATA={ROOT}/./tests "),
+        ({"RUNS": "/srv/runs", "DATA": "/srv/data"}, "RUNS=/srv/runs DATA=/srv/data "),
+    ],
+)
+def test_folders_of_services_are_those_seen_from_here(box: Machine, given: dict[str, str], meant: str) -> None:
+    """Compose takes a plain name for that of a volume, and other paths as seen from its own file."""
+    assert meant in box.make("up", runtimes=PLAIN, **given).output
+
+
+def test_services_run_as_the_caller_also_where_the_engine_is_rootless(box: Machine) -> None:
+    caller = box.folder / "bin" / "id"
+    caller.write_text("#!/bin/sh\necho 1234\n")
+    caller.chmod(0o755)
+    assert "user=1234:1234\n" in box.make("up", runtimes=PLAIN).output
+    assert "user=0:0\n" in box.make("up", runtimes=PLAIN, SECURITY='["name=rootless"]').output
+    chosen = {"LOOKALIKE_UID": "7", "LOOKALIKE_GID": "8"}
+    assert "user=7:8\n" in box.make("up", runtimes=PLAIN, **chosen).output
+
+
 def test_make_prints_what_it_would_run(box: Machine) -> None:
     done = box.make("-n", "train", "GPUS=0,1", "RUNTIME=docker", "ARGS=--data digits")
     assert "RUNTIME=docker GPUS=0,1" in done.output
