@@ -144,6 +144,11 @@ def test_a_form_without_fields_asks_for_one_sequence(served: Served) -> None:
     assert len(requests.get(served.url, timeout=30).json()["sequences"]) == 1
 
 
+def test_no_web_page_may_read_an_answer(served: Served) -> None:
+    answer = requests.get(served.url, headers={"Origin": "https://elsewhere.example"}, timeout=30)
+    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
 def test_a_body_that_is_too_long_is_refused(served: Served) -> None:
     answer = requests.post(served.url, data=b" " * 200_000, headers=HEADERS, timeout=30)
     assert answer.status_code == 413

@@ -5,6 +5,8 @@ import io
 import json
 import logging
 import os
+import re
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -263,6 +265,15 @@ def test_of_the_metrics_only_the_line_for_each_batch_is_dropped(
     logger.info("[METRICS]PredictionTime.ms:0.2|#ModelName:lookalike,Level:Model")
     logger.info("[METRICS]lookalike_requests_total.count:3|#ModelName:lookalike,Format:json")
     assert ["lookalike_requests_total" in message for message in caplog.messages] == [True]
+
+
+def test_the_openapi_description_names_every_status_of_a_refusal() -> None:
+    here = Path(handler.__file__).parent
+    description = json.loads((here / "openapi.json").read_text())
+    described = set(description["paths"]["/predictions/lookalike"]["post"]["responses"])
+    sources = (here / "handler.py").read_text() + (here / "request.py").read_text()
+    refusals = {str(HTTPStatus[name].value) for name in re.findall(r"HTTPStatus\.([A-Z_]+)", sources)}
+    assert refusals == described - {"200"}
 
 
 def test_the_module_defines_exactly_one_class() -> None:
