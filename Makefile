@@ -12,6 +12,7 @@ GPUS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+HAS_PIP := $(BIN)/python -c 'import pip' 2>/dev/null
 RUN := RUNTIME=$(RUNTIME) GPUS=$(GPUS) BIN=$(BIN) TORCH=$(TORCH) docker/runtime.sh
 
 .DEFAULT_GOAL := help
@@ -24,13 +25,14 @@ help: ## Explain the targets
 
 setup: $(READY) ## Make the virtual environment (all other targets do it by themselves)
 
-# torch first and by pip: a bare requirement could bring a newer build than the one named here.
+# torch first and by pip: a bare requirement could bring a newer build than the one named here. An environment without pip
+# was not made to the end, and Debian's Python without python3-venv, which lacks ensurepip, would make such a one.
 $(READY): pyproject.toml constraints.txt
-	@test -x $(BIN)/python || for python in $(PYTHONS); do \
-	  $$python -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && \
+	@$(HAS_PIP) || for python in $(PYTHONS); do \
+	  $$python -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && \
 	  echo "Setting up $(VENV) with $$python (a few minutes, once)" && $$python -m venv $(VENV) && exit; \
-	  done; test -x $(BIN)/python || { echo "Error: Lookalike needs Python 3.11 or 3.12, and none of these is: $(PYTHONS)." \
-	  "Name yours: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	  done; $(HAS_PIP) || { echo "Error: Lookalike needs Python 3.11 or 3.12 with its venv module (Debian: apt install python3-venv)," \
+	  "and none of these is: $(PYTHONS). Name yours: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet torch==$(TORCH)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[serve,dev]"
 	@touch $@

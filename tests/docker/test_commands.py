@@ -246,6 +246,38 @@ def test_services_run_as_the_caller_also_where_the_engine_is_rootless(box: Machi
     assert "user=7:8\n" in box.make("up", runtimes=PLAIN, **chosen).output
 
 
+def python(box: Machine, script: str) -> str:
+    """A Python of the machine's, which does what the script says when it makes an environment at $3."""
+    path = box.folder / "bin" / "python3.11"
+    path.write_text(f'#!/bin/sh\n[ "$2" != venv ] || {{ {script}; }}\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def bare(box: Machine) -> Machine:
+    """A machine whose environment was not made to the end: it has a Python, and no pip."""
+    (box.folder / "venv" / ".ready").unlink()
+    (box.folder / "venv" / "bin" / "python").write_text("#!/bin/sh\necho 'No module named pip' >&2\nexit 1\n")
+    return box
+
+
+def test_a_half_made_environment_is_made_again(bare: Machine) -> None:
+    whole = python(bare, "printf '#!/bin/sh\\n' > \"$3/bin/python\"")
+    done = bare.make("setup", f"PYTHON={whole}")
+    assert done.code == 0, done.errors
+    assert "Setting up" in done.output
+    assert (bare.folder / "venv" / ".ready").is_file()
+
+
+def test_without_a_python_that_makes_environments_setup_says_what_to_install(bare: Machine) -> None:
+    done = bare.make("setup", f"PYTHON={python(bare, 'exit 1')}")
+    assert done.code == 2
+    assert "No module named pip" not in done.errors
+    assert "Debian: apt install python3-venv" in done.errors
+    assert not (bare.folder / "venv" / ".ready").exists()
+
+
 def test_make_prints_what_it_would_run(box: Machine) -> None:
     done = box.make("-n", "train", "GPUS=0,1", "RUNTIME=docker", "ARGS=--data digits")
     assert "RUNTIME=docker GPUS=0,1" in done.output
