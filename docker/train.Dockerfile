@@ -25,9 +25,9 @@ ENV PATH=/opt/venv/bin:$PATH \
 COPY constraints.txt /opt/build/
 
 
-# The MLflow server: MLflow, and drivers for a Postgres store and S3-compatible storage.
+# The MLflow server: MLflow, and drivers for a Postgres store and S3-compatible storage, as constraints.txt pins them.
 FROM base AS tracking
-ARG DRIVERS="psycopg2-binary==2.9.13 boto3==1.44.5"
+ARG DRIVERS="psycopg2-binary boto3"
 # hadolint ignore=DL3013,DL3042,SC2086
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint /opt/build/constraints.txt mlflow ${DRIVERS}

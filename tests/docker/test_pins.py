@@ -1,0 +1,55 @@
+"""Every package is pinned in constraints.txt: those that an environment takes, and those inside the images."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Sequence
+from importlib.metadata import requires
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.docker.conftest import ROOT, Engine
+
+# torch is pinned in the Makefile, and its CUDA build pins what it brings; pip and setuptools are the venv's own.
+FROM_TORCH = re.compile(r"torch|triton|cuda-.+|nvidia-(?!ml-py).+")
+OF_THE_VENV = {"pip", "setuptools"}
+SCRIPT = "from importlib.metadata import *; print([(each.metadata['Name'], each.version) for each in distributions()])"
+
+
+def pinned() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = (line.split("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def brought_by(requirements: Sequence[str]) -> set[str]:
+    """The packages that these requirements and their own bring into this environment."""
+    seen: set[tuple[str, str]] = set()
+    left = [Requirement(line) for line in requirements]
+    while left:
+        wanted = left.pop()
+        name = canonicalize_name(wanted.name)
+        for extra in {"", *wanted.extras}:
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            theirs = [Requirement(line) for line in requires(name) or []]
+            left += [other for other in theirs if other.marker is None or other.marker.evaluate({"extra": extra})]
+    return {name for name, _ in seen}
+
+
+def test_all_that_an_environment_takes_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = brought_by([*project["dependencies"], *extras["serve"], *extras["dev"]])
+    assert "setuptools" in needed, "torch's own requirement"
+    assert sorted(name for name in needed - set(pinned()) if not FROM_TORCH.fullmatch(name)) == []
+
+
+def test_all_that_is_in_the_images_is_pinned(engine: Engine, images: dict[str, int]) -> None:
+    for image in images:
+        inside = ast.literal_eval(engine("run", "--rm", "--entrypoint", "python", image, "-c", SCRIPT).stdout)
+        found = {(canonicalize_name(name), version) for name, version in inside}
+        loose = {name for name, _ in found - set(pinned().items()) if not FROM_TORCH.fullmatch(name)}
+        assert loose <= OF_THE_VENV, image
