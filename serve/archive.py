@@ -45,6 +45,9 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # becomes a file name and a part of an address
 MAX_UNPACKED_BYTES = 2**31
 PROOF_SECONDS = 120
+# What zipfile raises for a damaged archive, and json for what is not ours; a flipped bit may ask for a feature of zip
+# that zipfile has not (NotImplementedError) or for a password (RuntimeError).
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 PROOF = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -109,7 +112,10 @@ def verify(mar: Path) -> dict[str, Any]:
         except (OSError, ValueError, KeyError, TypeError) as problem:
             raise ArchiveError(f"{mar}: not a model archive of Lookalike ({problem})") from problem
         command = [sys.executable, "-I", "-c", PROOF, str(folder)]
-        proof = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PROOF_SECONDS)
+        try:
+            proof = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PROOF_SECONDS)
+        except subprocess.TimeoutExpired as problem:
+            raise ArchiveError(f"{mar}: refused, its proof took longer than {PROOF_SECONDS} s") from problem
     if proof.returncode:
         reason = proof.stderr.strip().splitlines() or [f"exit code {proof.returncode}"]
         raise ArchiveError(f"{mar}: refused, {reason[-1]}")
@@ -117,9 +123,16 @@ def verify(mar: Path) -> dict[str, Any]:
 
 
 def read_card(mar: Path) -> dict[str, Any]:
-    """The card in an archive that has been proved before."""
-    with zipfile.ZipFile(mar) as contents:
-        card: dict[str, Any] = json.loads(contents.read(CARD))
+    """The card in an archive that has been proved before.
+
+    Raises:
+        ArchiveError: the archive is gone or has been damaged since.
+    """
+    try:
+        with zipfile.ZipFile(mar) as contents:
+            card: dict[str, Any] = json.loads(contents.read(CARD))
+    except UNREADABLE as problem:
+        raise ArchiveError(f"{mar}: not a whole model archive of Lookalike ({problem})") from problem
     return card
 
 
@@ -136,7 +149,7 @@ def _unpacked(mar: Path) -> Iterator[Path]:
             named = dict(json.loads(contents.pop(CHECKSUMS)))
         except ArchiveError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError) as problem:
+        except UNREADABLE as problem:
             raise ArchiveError(f"{mar}: not a whole model archive of Lookalike ({problem})") from problem
         found = _checksums(contents)
         if found != named:

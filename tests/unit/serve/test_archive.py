@@ -110,6 +110,32 @@ def test_a_truncated_archive_is_refused(mar: Path, tmp_path: Path, length: int) 
         archive.verify(broken)
 
 
+@pytest.mark.parametrize(("place", "bit"), [(6, 64), (8, 1), (8, 32), (10, 4)])
+def test_a_flipped_bit_in_the_directory_is_refused(mar: Path, tmp_path: Path, place: int, bit: int) -> None:
+    """The version needed, the flags for a password and for patched data, and the way of compression."""
+    content = bytearray(mar.read_bytes())
+    content[content.index(b"PK\x01\x02") + place] ^= bit
+    broken = tmp_path / "broken.mar"
+    broken.write_bytes(content)
+    with pytest.raises(ArchiveError, match=r"broken\.mar"):
+        archive.verify(broken)
+
+
+def test_a_proof_that_takes_too_long_says_so(mar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "PROOF_SECONDS", 0.01)
+    with pytest.raises(ArchiveError, match=r"lookalike\.mar: refused, its proof took longer than 0\.01 s$"):
+        archive.verify(mar)
+
+
+@pytest.mark.parametrize("content", [None, b"half"])
+def test_no_card_is_read_from_what_is_no_archive(tmp_path: Path, content: bytes | None) -> None:
+    damaged = tmp_path / "damaged.mar"
+    if content:
+        damaged.write_bytes(content)
+    with pytest.raises(ArchiveError, match=r"damaged\.mar"):
+        archive.read_card(damaged)
+
+
 @pytest.mark.parametrize("name", ["handler", "card", "generator", "MANIFEST", "SHA256"])
 @pytest.mark.parametrize("content", [b"{}", b"", None])
 def test_a_changed_file_is_refused(mar: Path, tmp_path: Path, name: str, content: bytes | None) -> None:
