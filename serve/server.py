@@ -365,17 +365,20 @@ def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
         "--log-config",
         str(HERE / "log4j2.xml"),
     ]
-    with (home / "logs" / "console.log").open("w") as console:
-        launcher = subprocess.run(
-            command,
-            cwd=scratch,
-            env=environment,
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            timeout=KILL_SECONDS,
-        )
+    try:
+        with (home / "logs" / "console.log").open("w") as console:
+            launcher = subprocess.run(
+                command,
+                cwd=scratch,
+                env=environment,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                timeout=settings.wait_seconds,
+            )
+    except subprocess.TimeoutExpired as problem:
+        raise ServeError(f"TorchServe's launcher took longer than {settings.wait_seconds:g} s.") from problem
     try:
         return int((scratch / ".model_server.pid").read_text())
     except (OSError, ValueError) as problem:

@@ -7,6 +7,7 @@ import pytest
 
 from serve import server
 from serve import state as states
+from serve.server import ServeError, Settings
 from serve.state import State
 
 
@@ -29,3 +30,9 @@ def test_the_status_is_told_though_an_archive_is_damaged(
     found = server.status(tmp_path)
     assert found
     assert [version["run_id"] for version in found["versions"]] == [None]
+
+
+def test_a_slow_launcher_is_a_failure_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    with pytest.raises(ServeError, match=r"launcher took longer than 0\.01 s\."):
+        server._launch(Settings(runs=tmp_path, wait_seconds=0.01), tmp_path, tmp_path, tmp_path / "lookalike-1.mar")
