@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ HERE = Path(__file__).resolve().parent
 RUN = re.compile(r"(\d{5})-.+")
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 LOOPBACK = ("127.0.0.1", "localhost")
+SCRATCH = "lookalike-serve-"  # how the name of a server's folder begins; short, because Unix sockets have short names
 POLL_SECONDS = 0.2
 KILL_SECONDS = 10.0
 FLUSH_SECONDS = 0.3  # between the last answer of a worker and the end of the server that passes it on
@@ -99,7 +100,7 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
             (home / folder).mkdir(parents=True, exist_ok=True)
         tell("proving the model: checksums and golden samples")
         mar, card = _store(source, home)
-    scratch = Path(tempfile.mkdtemp(prefix="lookalike-serve-"))  # short, because Unix sockets have short names
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
     started = time.monotonic()
     try:
         pid = _launch(settings, home, scratch, mar)
@@ -128,15 +129,18 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
 
 
 def stop(runs: Path, grace_seconds: float = 30.0) -> bool:
-    """Let the accepted requests finish, then end the server. False when none runs."""
-    state = states.read(runs)
+    """Let the accepted requests finish, then end the server and remove what it leaves behind. False when none ran."""
+    state = states.last(runs)
     if state is None:
-        states.forget(runs)
         return False
-    gate.close(state.gate, grace_seconds)
-    time.sleep(FLUSH_SECONDS)
-    _kill(runs, Path(state.scratch))
-    return True
+    running = states.process(state) is not None
+    try:
+        if running:
+            gate.close(state.gate, grace_seconds)
+            time.sleep(FLUSH_SECONDS)
+    finally:  # also of an interrupted stop: once its gate is closed, a server answers nobody
+        _kill(runs, Path(state.scratch))
+    return running
 
 
 def status(runs: Path) -> dict[str, Any] | None:
@@ -179,6 +183,7 @@ def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> None:
     """
     while not interrupted():
         if states.process(state) is None:
+            _kill(runs, Path(state.scratch))
             raise ServeError(f"TorchServe ended by itself; its logs are in {states.directory(runs) / 'logs'}.")
         time.sleep(POLL_SECONDS)
 
@@ -438,17 +443,25 @@ def _ask_without_token(session: requests.Session, state: State) -> int:
 
 
 def _kill(runs: Path, scratch: Path) -> None:
-    """End the server's processes and remove what they leave behind."""
-    state = states.read(runs)
-    process = states.process(state) if state else None
-    if process:
+    """End the processes of the server of this folder and remove what they leave behind."""
+    state = states.last(runs)
+    if state and state.scratch == str(scratch):
+        _end(state)
+    states.forget(runs, scratch)
+    if scratch.name.startswith(SCRATCH):  # it was read from a file, which others may have changed
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _end(state: State) -> None:
+    process = states.process(state)
+    if process is None:
+        return
+    with suppress(psutil.NoSuchProcess):  # another stop may be quicker
         family = [process, *process.children(recursive=True)]
         process.terminate()
         for survivor in _await_end(family):
             survivor.kill()
         _await_end(family)
-    states.forget(runs)
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _await_end(family: list[psutil.Process]) -> list[psutil.Process]:

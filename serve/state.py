@@ -51,17 +51,25 @@ def write(runs: Path, state: State) -> None:
     partial.replace(path)
 
 
-def forget(runs: Path) -> None:
-    (directory(runs) / "state.json").unlink(missing_ok=True)
+def forget(runs: Path, scratch: Path) -> None:
+    """Forget the server of this folder; one that has been started since is still known."""
+    state = last(runs)
+    if state and state.scratch == str(scratch):
+        (directory(runs) / "state.json").unlink(missing_ok=True)
+
+
+def last(runs: Path) -> State | None:
+    """The server that was last started for these runs and not stopped, even if its process is no longer there."""
+    try:
+        return State(**json.loads((directory(runs) / "state.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def read(runs: Path) -> State | None:
     """The server started for these runs, or None when none was, or its process is no longer there."""
-    try:
-        state = State(**json.loads((directory(runs) / "state.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    return state if process(state) else None
+    state = last(runs)
+    return state if state and process(state) else None
 
 
 def process(state: State) -> psutil.Process | None:

@@ -1,30 +1,52 @@
 """Starting, switching and stopping, as far as that shows without TorchServe."""
 
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serve import server
+from serve import gate, server
 from serve import state as states
 from serve.server import ServeError, Settings
 from serve.state import State
 
 
 @pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
-    """A server that is believed to run."""
-    found = State(pid=1, host="127.0.0.1", port=1, metrics_port=2, tokens=False, workers=1, scratch=str(tmp_path))
-    monkeypatch.setattr(states, "read", lambda runs: found)
-    return found
+def running(tmp_path: Path) -> Iterator[State]:
+    """What passes for the server of `tmp_path`: a process with its command line, a folder and a state."""
+    scratch = Path(tempfile.mkdtemp(prefix=server.SCRATCH, dir=tmp_path))
+    (scratch / "gate").touch()
+    (tmp_path / "serve" / "model-store").mkdir(parents=True)
+    configuration = str(scratch / "config.properties")
+    command = [sys.executable, "-c", "import time; time.sleep(600)", states.MAIN_CLASS, configuration]
+    with subprocess.Popen(command) as process:
+        facts: dict[str, Any] = {"port": 1, "metrics_port": 2, "tokens": False, "workers": 1}
+        state = State(pid=process.pid, host="127.0.0.1", scratch=str(scratch), **facts)
+        states.write(tmp_path, state)
+        yield state
+        process.kill()
+
+
+def end(state: State) -> None:
+    """The server dies by itself and leaves everything behind."""
+    process = states.process(state)
+    assert process
+    process.kill()
+    process.wait()
+
+
+def is_forgotten(runs: Path, state: State) -> bool:
+    return states.last(runs) is None and not Path(state.scratch).exists()
 
 
 def test_the_status_is_told_though_an_archive_is_damaged(
-    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = states.directory(tmp_path) / "model-store"
-    store.mkdir(parents=True)
-    (store / "lookalike-1.mar").write_bytes(b"half")
+    (tmp_path / "serve" / "model-store" / "lookalike-1.mar").write_bytes(b"half")
     described: list[dict[str, Any]] = [{"modelVersion": "1", "workers": [], "jobQueueStatus": {}}]
     monkeypatch.setattr(server, "_manage", lambda *request: described)
     found = server.status(tmp_path)
@@ -36,3 +58,41 @@ def test_a_slow_launcher_is_a_failure_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     with pytest.raises(ServeError, match=r"launcher took longer than 0\.01 s\."):
         server._launch(Settings(runs=tmp_path, wait_seconds=0.01), tmp_path, tmp_path, tmp_path / "lookalike-1.mar")
+
+
+def test_an_interrupted_stop_ends_the_server(running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gate, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        server.stop(tmp_path)
+    assert states.process(running) is None
+    assert is_forgotten(tmp_path, running)
+
+
+def test_a_dead_server_leaves_nothing_behind_when_it_is_stopped(running: State, tmp_path: Path) -> None:
+    end(running)
+    assert not server.stop(tmp_path)
+    assert is_forgotten(tmp_path, running)
+
+
+def test_a_dead_server_leaves_nothing_behind_in_the_foreground(running: State, tmp_path: Path) -> None:
+    end(running)
+    with pytest.raises(ServeError, match="ended by itself"):
+        server.attend(tmp_path, running, lambda: False)
+    assert is_forgotten(tmp_path, running)
+
+
+def test_a_folder_of_another_name_is_not_removed(running: State, tmp_path: Path) -> None:
+    other = tmp_path / "precious"
+    other.mkdir()
+    end(running)
+    states.write(tmp_path, State(**(vars(running) | {"scratch": str(other)})))
+    assert not server.stop(tmp_path)
+    assert other.exists()
+
+
+def test_a_server_that_was_started_since_is_not_forgotten(running: State, tmp_path: Path) -> None:
+    server._kill(tmp_path, tmp_path / f"{server.SCRATCH}earlier")
+    assert states.read(tmp_path) == running
