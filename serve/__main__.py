@@ -208,7 +208,8 @@ def _client(runs: Path, address: str | None, token: str | None) -> Client:
 def _introduce(settings: Settings, state: states.State) -> None:
     """Say what was started, and how to use it."""
     found = server.status(settings.runs)
-    assert found, "it has just answered"
+    if found is None:
+        raise ServeError("TorchServe ended, or was stopped, as soon as it was ready")
     default = next(version for version in found["versions"] if version["default"])
     click.echo(f"model    {found['model']} version {default['version']}, MLflow run {default['run_id'] or 'unknown'}")
     click.echo(f"address  {found['address']}/predictions/{found['model']}")

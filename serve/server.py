@@ -18,10 +18,11 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import psutil
 import requests
+from filelock import FileLock, Timeout
 
 from serve import archive, bearer, cpus, gate, management, registry
 from serve import state as states
@@ -89,15 +90,35 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
     Raises:
         ServeError: nothing was started, or what was started has been stopped again.
     """
-    running = states.read(settings.runs)
-    if running:
-        tell(f"TorchServe already runs at {running.address} (process {running.pid}); switch its model with: serve use")
-        return running
-    _check(settings)
+    if states.read(settings.runs) is None:
+        _check(settings)  # before anything is written: wrong usage leaves nothing behind
+    with _locked(settings.runs):
+        state = states.last(settings.runs)
+        if state and states.process(state):
+            tell(f"TorchServe already runs at {state.address} (process {state.pid}); switch its model with: serve use")
+            return state
+        if state:
+            _kill(settings.runs, Path(state.scratch))  # it died by itself and left its folder
+        return _start(settings, tell)
+
+
+@contextmanager
+def _locked(runs: Path) -> Iterator[None]:
+    """Keep other starts and switches for these runs away: state and model store are for one at a time."""
+    home = states.directory(runs)
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(home / "lock", timeout=0):
+            yield
+    except Timeout as problem:
+        raise ServeError("another start or use is at work for these runs; try again when it is done") from problem
+
+
+def _start(settings: Settings, tell: Callable[[str], None]) -> State:
     home = states.directory(settings.runs)
     with located(settings.runs, settings.model) as source:
         for folder in ("logs", "model-store"):
-            (home / folder).mkdir(parents=True, exist_ok=True)
+            (home / folder).mkdir(exist_ok=True)
         tell("proving the model: checksums and golden samples")
         mar, card = _store(source, home)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
@@ -202,6 +223,14 @@ def use(runs: Path, wanted: str) -> str:
     state = states.read(runs)
     if state is None:
         raise ServeError("no server runs here; start one with: python -m serve start")
+    with _locked(runs):
+        version = _load(runs, state, wanted)
+        _manage(state, "PUT", f"/models/{MODEL_NAME}/{version}/set-default")
+    return version
+
+
+def _load(runs: Path, state: State, wanted: str) -> str:
+    """Load a version where it is not loaded yet, and return its name."""
     loaded = {version["modelVersion"] for version in _manage(state, "GET", f"/models/{MODEL_NAME}/all")}
     version = wanted
     if wanted not in loaded:
@@ -211,7 +240,6 @@ def use(runs: Path, wanted: str) -> str:
         if version not in loaded:
             query = f"url={mar.name}&model_name={MODEL_NAME}&initial_workers={state.workers}&synchronous=true"
             _manage(state, "POST", f"/models?{query}")
-    _manage(state, "PUT", f"/models/{MODEL_NAME}/{version}/set-default")
     return version
 
 
@@ -222,8 +250,8 @@ def located(runs: Path, model: str | None) -> Iterator[Path]:
     Raises:
         UsageError: there is none.
     """
-    if model is None or not model.startswith(registry.SCHEME):
-        yield find_model(runs, None if model is None else Path(model))
+    if not _is_registered(model):
+        yield find_model(runs, model)
         return
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         try:
@@ -233,7 +261,11 @@ def located(runs: Path, model: str | None) -> Iterator[Path]:
         yield source
 
 
-def find_model(runs: Path, model: Path | None) -> Path:
+def _is_registered(model: str | None) -> TypeGuard[str]:
+    return model is not None and model.startswith(registry.SCHEME)
+
+
+def find_model(runs: Path, model: Path | str | None) -> Path:
     """The archive or artifact to serve: `model` itself, what a run directory holds, or the newest run's archive.
 
     Raises:
@@ -244,7 +276,8 @@ def find_model(runs: Path, model: Path | None) -> Path:
         if not archives:
             raise UsageError(f"there is no trained model under {runs}; train one with: make train")
         return max(archives, key=lambda path: path.parent.name)
-    for candidate in (model / "lookalike.mar", model / "artifact", model):
+    path = Path(model)
+    for candidate in (path / "lookalike.mar", path / "artifact", path):
         if candidate.is_file() or (candidate / archive.CARD).is_file():
             return candidate
     raise UsageError(f"--model {model}: neither an archive, nor a run directory with one, nor an artifact")
@@ -290,6 +323,8 @@ def _check(settings: Settings) -> None:
                     f"{option} {port} on {settings.host} cannot be used ({problem.strerror}); "
                     f"choose another port or stop what listens there"
                 ) from problem
+    if not _is_registered(settings.model):
+        find_model(settings.runs, settings.model)
 
 
 def _java() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from serve import __main__ as commands
 from serve import gate, server
 from serve import state as states
 from serve.server import ServeError, Settings
@@ -77,6 +78,16 @@ def test_a_dead_server_leaves_nothing_behind_when_it_is_stopped(running: State, 
     assert is_forgotten(tmp_path, running)
 
 
+def test_a_dead_server_leaves_nothing_behind_at_the_next_start(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end(running)
+    monkeypatch.setattr(server, "_check", lambda settings: None)
+    monkeypatch.setattr(server, "_start", lambda settings, tell: running)
+    server.start(Settings(runs=tmp_path), print)
+    assert is_forgotten(tmp_path, running)
+
+
 def test_a_dead_server_leaves_nothing_behind_in_the_foreground(running: State, tmp_path: Path) -> None:
     end(running)
     with pytest.raises(ServeError, match="ended by itself"):
@@ -96,3 +107,25 @@ def test_a_folder_of_another_name_is_not_removed(running: State, tmp_path: Path)
 def test_a_server_that_was_started_since_is_not_forgotten(running: State, tmp_path: Path) -> None:
     server._kill(tmp_path, tmp_path / f"{server.SCRATCH}earlier")
     assert states.read(tmp_path) == running
+
+
+def test_starts_and_switches_keep_out_of_each_others_way(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with server._locked(tmp_path):
+        with pytest.raises(ServeError, match="another start or use is at work"):
+            server.start(Settings(runs=tmp_path), told.append)
+        with pytest.raises(ServeError, match="another start or use is at work"):
+            server.use(tmp_path, "1")
+        assert not told
+    assert server.start(Settings(runs=tmp_path), told.append) == running
+    assert "already runs" in told[0]
+
+
+def test_a_server_that_is_stopped_while_it_is_introduced_is_a_failure_in_one_line(
+    running: State, tmp_path: Path
+) -> None:
+    end(running)
+    with pytest.raises(ServeError, match="as soon as it was ready"):
+        commands._introduce(Settings(runs=tmp_path), running)
