@@ -299,8 +299,8 @@ def _check(settings: Settings) -> None:
     """Raise a UsageError for what can be known to fail before anything is started."""
     if ":" in settings.host:
         raise UsageError(f"--host {settings.host}: TorchServe knows IPv4 addresses and names only")
-    if settings.port == settings.metrics_port:
-        raise UsageError("--port and --metrics-port must differ")
+    if len({settings.port, settings.metrics_port, settings.grpc_port}) < 3:
+        raise UsageError("--port, --metrics-port and --grpc-port must differ")
     if settings.token_file and settings.tokens is not None:
         raise UsageError("--token-file and --tokens/--no-tokens exclude each other")
     try:
@@ -313,18 +313,23 @@ def _check(settings: Settings) -> None:
             "TorchServe needs Java 17 or newer; install it (Debian, Ubuntu: apt install openjdk-17-jre-headless; "
             "macOS: brew install openjdk@17) or set JAVA_HOME"
         )
-    for option, port in (("--port", settings.port), ("--metrics-port", settings.metrics_port)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((settings.host, port))
-            except OSError as problem:
-                raise UsageError(
-                    f"{option} {port} on {settings.host} cannot be used ({problem.strerror}); "
-                    f"choose another port or stop what listens there"
-                ) from problem
+    _check_port("--port", settings.host, settings.port)
+    _check_port("--metrics-port", settings.host, settings.metrics_port)
+    _check_port("--grpc-port", LOOPBACK[0], settings.grpc_port)
     if not _is_registered(settings.model):
         find_model(settings.runs, settings.model)
+
+
+def _check_port(option: str, host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as problem:
+            raise UsageError(
+                f"{option} {port} on {host} cannot be used ({problem.strerror}); "
+                f"choose another port or stop what listens there"
+            ) from problem
 
 
 def _java() -> str:

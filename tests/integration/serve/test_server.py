@@ -346,10 +346,14 @@ def test_wrong_usage_is_one_line_and_leaves_nothing_behind(command: Command, tmp
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
     make_run(tmp_path / "with", 1)
+    free = free_ports(2)
+    ports = ["--port", free[0], "--metrics-port", free[1]]
     with taken:
         for arguments, part in (
             (["start", "--runs", tmp_path / "none"], "make train"),
             (["start", "--runs", tmp_path / "with", "--port", port], f"--port {port}"),
+            (["start", "--runs", tmp_path / "with", *ports, "--grpc-port", port], f"--grpc-port {port} on 127.0.0.1"),
+            (["start", "--runs", tmp_path / "with", "--grpc-port", 8080], "--grpc-port must differ"),
             (["start", "--runs", tmp_path / "with", "--model", "nowhere"], "--model nowhere"),
             (["start", "--runs", tmp_path / "with", "--host", "::1"], "--host"),
             (["start", "--runs", tmp_path / "with", "--port", 8082], "--metrics-port"),
