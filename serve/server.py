@@ -342,11 +342,14 @@ def _mar_name(version: str) -> str:
 
 
 def _find_version(runs: Path, wanted: str) -> AbstractContextManager[Path]:
-    """A model by the name of a version in the store or of a run, else as in Settings."""
+    """A model by the name of a version, of a run or else in the store, or else as in Settings.
+
+    A run goes first: it may have been exported again, or have taken the number of one that was deleted.
+    """
     if archive.VERSION.fullmatch(wanted):
         stored = states.directory(runs) / "model-store" / _mar_name(wanted)
         run = next((path for path in runs.glob(f"{wanted:0>5}-*/lookalike.mar")), None)
-        known = stored if stored.is_file() else run
+        known = run or (stored if stored.is_file() else None)
         if known:
             return nullcontext(known)
         if not Path(wanted).exists():

@@ -129,3 +129,13 @@ def test_a_server_that_is_stopped_while_it_is_introduced_is_a_failure_in_one_lin
     end(running)
     with pytest.raises(ServeError, match="as soon as it was ready"):
         commands._introduce(Settings(runs=tmp_path), running)
+
+
+def test_a_run_goes_before_an_older_copy_of_its_number(tmp_path: Path) -> None:
+    stored = tmp_path / "serve" / "model-store" / "lookalike-2.mar"
+    archived = tmp_path / "00002-reviews" / "lookalike.mar"
+    for path, found in ((stored, stored), (archived, archived)):
+        path.parent.mkdir(parents=True)
+        path.touch()
+        with server._find_version(tmp_path, "2") as source:
+            assert source == found
