@@ -37,6 +37,7 @@ KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "LD_LIB
 LOOPBACK = ("127.0.0.1", "localhost")
 SCRATCH = "lookalike-serve-"  # how the name of a server's folder begins; short, because Unix sockets have short names
 POLL_SECONDS = 0.2
+ANSWER_SECONDS = 30.0  # for the first answer of a version whose workers have loaded it
 KILL_SECONDS = 10.0
 FLUSH_SECONDS = 0.3  # between the last answer of a worker and the end of the server that passes it on
 LOG_LINES = 12
@@ -218,29 +219,50 @@ def use(runs: Path, wanted: str) -> str:
         wanted: a version that is loaded, in the model store or among the runs, or a model as in Settings.
 
     Raises:
-        ServeError: no server runs, or there is no such version, or it does not prove itself.
+        ServeError: no server runs, or there is no such version, or it does not prove itself; then the one that answered
+            before still does.
     """
     state = states.read(runs)
     if state is None:
         raise ServeError("no server runs here; start one with: python -m serve start")
     with _locked(runs):
-        version = _load(runs, state, wanted)
+        loaded = {version["modelVersion"] for version in _manage(state, "GET", f"/models/{MODEL_NAME}/all")}
+        card = _proved_card(runs, wanted, loaded)
+        version = str(card["version"])
+        if version in loaded:
+            _await_golden(state, card, time.monotonic() + ANSWER_SECONDS)  # its workers may have ended since
+        else:
+            _load(state, card)
         _manage(state, "PUT", f"/models/{MODEL_NAME}/{version}/set-default")
     return version
 
 
-def _load(runs: Path, state: State, wanted: str) -> str:
-    """Load a version where it is not loaded yet, and return its name."""
-    loaded = {version["modelVersion"] for version in _manage(state, "GET", f"/models/{MODEL_NAME}/all")}
-    version = wanted
+def _proved_card(runs: Path, wanted: str, loaded: Collection[str]) -> dict[str, Any]:
+    """The card of a model that is in the model store, where one that is not loaded is put first."""
+    home = states.directory(runs)
     if wanted not in loaded:
         with _find_version(runs, wanted) as source:
-            mar, card = _store(source, states.directory(runs), loaded)
-        version = str(card["version"])
-        if version not in loaded:
-            query = f"url={mar.name}&model_name={MODEL_NAME}&initial_workers={state.workers}&synchronous=true"
-            _manage(state, "POST", f"/models?{query}")
-    return version
+            return _store(source, home, loaded)[1]
+    try:
+        return archive.read_card(home / "model-store" / _mar_name(wanted))
+    except ArchiveError as problem:
+        raise ServeError(str(problem)) from problem
+
+
+def _load(state: State, card: dict[str, Any]) -> None:
+    """Have TorchServe load a version from the model store; one that does not answer is unloaded again.
+
+    TorchServe itself keeps what it could not load, without workers.
+    """
+    version = str(card["version"])
+    query = f"url={_mar_name(version)}&model_name={MODEL_NAME}&initial_workers={state.workers}&synchronous=true"
+    try:
+        _manage(state, "POST", f"/models?{query}")
+        _await_golden(state, card, time.monotonic() + ANSWER_SECONDS)
+    except BaseException:
+        with suppress(ServeError):
+            _manage(state, "DELETE", f"/models/{MODEL_NAME}/{version}")
+        raise
 
 
 @contextmanager
@@ -452,17 +474,18 @@ def _properties(settings: Settings, home: Path, scratch: Path) -> str:
 
 
 def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
-    """Wait until the server answers a golden sample's request with the golden sample."""
+    """Wait until a version answers a golden sample's request with the golden sample."""
     golden = card["golden"][0]
+    url = f"{state.address}/predictions/{MODEL_NAME}/{card['version']}"
     session = requests.Session()
     session.trust_env = False  # a proxy would not reach loopback
     while time.monotonic() < deadline:
         if states.process(state) is None:
-            raise ServeError("TorchServe ended while it was starting.")
+            raise ServeError("TorchServe ended before it had answered a prediction.")
         try:
             token = inference_token(state)
             answer = session.post(
-                f"{state.address}/predictions/{MODEL_NAME}",
+                url,
                 json={"n": len(golden["rows"]), "seed": golden["seed"]},
                 headers={"Authorization": f"Bearer {token}"} if token else {},
                 timeout=max(1.0, deadline - time.monotonic()),
@@ -473,16 +496,16 @@ def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
         if answer.status_code == requests.codes.ok:
             if answer.json()["sequences"] != golden["rows"]:
                 raise ServeError("TorchServe answers with other sequences than the model's golden samples.")
-            if state.token_file and _ask_without_token(session, state) != requests.codes.unauthorized:
+            if state.token_file and _ask_without_token(session, url) != requests.codes.unauthorized:
                 raise ServeError("this archive's handler checks no token; make it anew: python -m train export RUN.")
             return
         time.sleep(POLL_SECONDS)
-    raise ServeError("TorchServe did not answer a prediction in time.")
+    raise ServeError(f"version {card['version']} did not answer a prediction in time.")
 
 
-def _ask_without_token(session: requests.Session, state: State) -> int:
+def _ask_without_token(session: requests.Session, url: str) -> int:
     """The status that a stranger gets."""
-    return session.post(f"{state.address}/predictions/{MODEL_NAME}", json={"n": 1}, timeout=30).status_code
+    return session.post(url, json={"n": 1}, timeout=30).status_code
 
 
 def _kill(runs: Path, scratch: Path) -> None:

@@ -22,7 +22,7 @@ import psutil
 import pytest
 import requests
 
-from serve import server
+from serve import archive, server
 from serve import state as states
 from serve.server import ServeError, Settings, UsageError
 from tests.integration.serve.running import Served, conform, free_ports, make_run, settings_for
@@ -46,7 +46,7 @@ print("version 4")
 FIND = """
 import json, sys
 from pathlib import Path
-from serve import server
+from serve import archive, server
 with server.located(Path(sys.argv[1]), sys.argv[2]) as artifact:
     print("version", json.loads((artifact / "card.json").read_text())["version"])
 """
@@ -239,6 +239,23 @@ def test_versions_are_switched_and_switched_back(served: Served) -> None:
     assert server.use(runs, "1") == "1"
     with pytest.raises(UsageError, match="no version"):
         server.use(runs, "3")
+
+
+def test_a_version_whose_workers_do_not_start_never_answers(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path, 7)
+    for package in (archive.HERE, archive.TRAIN):
+        shutil.copytree(package, tmp_path / package.name)
+    (tmp_path / "serve" / "handler.py").write_text("raise RuntimeError('broken')\n")
+    monkeypatch.setattr(archive, "HERE", tmp_path / "serve")
+    for _ in range(2):
+        with pytest.raises(ServeError, match="refused POST"):
+            server.use(served.settings.runs, str(tmp_path / "00007-reviews" / "artifact"))
+        assert post(served, {"n": 1}).json()["model"]["version"] == "1"
+    found = server.status(served.settings.runs)
+    assert found
+    assert "7" not in [version["version"] for version in found["versions"]]
 
 
 def test_a_loaded_version_does_not_change_under_the_server(served: Served, tmp_path: Path) -> None:

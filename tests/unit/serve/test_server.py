@@ -139,3 +139,22 @@ def test_a_run_goes_before_an_older_copy_of_its_number(tmp_path: Path) -> None:
         path.touch()
         with server._find_version(tmp_path, "2") as source:
             assert source == found
+
+
+@pytest.mark.parametrize("loaded", [[], ["2"]])
+def test_a_version_that_does_not_answer_is_not_made_the_default(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[str]
+) -> None:
+    asked: list[str] = []
+
+    def manage(state: State, method: str, target: str) -> list[dict[str, str]]:
+        asked.append(f"{method} {target.split('?')[0]}")
+        return [{"modelVersion": version} for version in loaded]
+
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(server, "_manage", manage)
+    monkeypatch.setattr(server, "_proved_card", lambda *arguments: {"version": "2", "golden": [{}]})
+    with pytest.raises(ServeError, match="version 2 did not answer"):
+        server.use(tmp_path, "2")
+    new = ["POST /models", "DELETE /models/lookalike/2"]
+    assert asked == ["GET /models/lookalike/all", *([] if loaded else new)]
