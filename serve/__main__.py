@@ -67,7 +67,7 @@ def start(*, foreground: bool, **given: Any) -> None:
     """Start TorchServe with a model and wait until it answers."""
     settings = Settings(**given)
     interrupted = _interruptions() if foreground else None
-    state = server.start(settings, lambda line: click.echo(line, err=True))
+    state = server.start(settings, _tell)
     try:
         _introduce(settings, state)
         if interrupted is None:
@@ -75,7 +75,7 @@ def start(*, foreground: bool, **given: Any) -> None:
         server.attend(settings.runs, state, interrupted)
     except KeyboardInterrupt:
         pass
-    server.stop(settings.runs)
+    server.stop(settings.runs, tell=_tell)
 
 
 @cli.command()
@@ -83,7 +83,7 @@ def start(*, foreground: bool, **given: Any) -> None:
 @option("--grace-seconds", type=click.FloatRange(0, 600), default=30.0, help="How long requests may take to finish.")
 def stop(runs: Path, grace_seconds: float) -> None:
     """Let accepted requests finish and stop the server."""
-    click.echo("stopped" if server.stop(runs, grace_seconds) else "no server runs here")
+    click.echo("stopped" if server.stop(runs, grace_seconds, _tell) else "no server runs here")
 
 
 @cli.command()
@@ -169,13 +169,18 @@ def soak(n: int, minutes: float, as_json: bool, **given: Any) -> None:
     from serve import soak as soaks
 
     seconds = minutes * 60
-    measured, memories = soaks.run(Settings(**given), n, seconds, lambda line: click.echo(line, err=True))
+    measured, memories = soaks.run(Settings(**given), n, seconds, _tell)
     if as_json:
         click.echo(json.dumps({"load": vars(measured), "memory": [vars(memory) for memory in memories]}))
     else:
         click.echo(soaks.text(measured, memories, seconds))
     if measured.failures:
         raise ServeError(f"{measured.failures} requests failed")
+
+
+def _tell(line: str) -> None:
+    """Say what goes on, where it does not get into a command's result."""
+    click.echo(line, err=True)
 
 
 def _interruptions() -> Callable[[], bool]:

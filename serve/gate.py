@@ -40,11 +40,12 @@ def close(path: Path, seconds: float) -> bool:
     with path.open("w") as file:
         file.write("closed\n")
         file.flush()
-        while time.monotonic() < deadline:
+        while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
                 time.sleep(0.01)
             else:
                 return True
-    return False

@@ -39,7 +39,9 @@ SCRATCH = "lookalike-serve-"  # how the name of a server's folder begins; short,
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 30.0  # for the first answer of a version whose workers have loaded it
 KILL_SECONDS = 10.0
-FLUSH_SECONDS = 0.3  # between the last answer of a worker and the end of the server that passes it on
+FLUSH_SECONDS = 0.3  # without unsent answers; the server that passes a worker's last one on needs a moment for that
+REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of which a closed gate makes ever more
+TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 LOG_LINES = 12
 
 
@@ -150,19 +152,52 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
     return state
 
 
-def stop(runs: Path, grace_seconds: float = 30.0) -> bool:
-    """Let the accepted requests finish, then end the server and remove what it leaves behind. False when none ran."""
+def stop(runs: Path, grace_seconds: float = 30.0, tell: Callable[[str], None] = lambda line: None) -> bool:
+    """Let the accepted requests finish, then end the server and remove what it leaves behind. False when none ran.
+
+    Args:
+        tell: is given a line for people when requests could not finish in time.
+    """
     state = states.last(runs)
     if state is None:
         return False
     running = states.process(state) is not None
     try:
-        if running:
-            gate.close(state.gate, grace_seconds)
-            time.sleep(FLUSH_SECONDS)
+        if running and not _drain(state, grace_seconds):
+            tell(f"{grace_seconds:g} s were not enough for all accepted requests: the others were cut off")
     finally:  # also of an interrupted stop: once its gate is closed, a server answers nobody
         _kill(runs, Path(state.scratch))
     return running
+
+
+def _drain(state: State, seconds: float) -> bool:
+    """Close the gate and wait until every accepted request is answered; False when that took too long."""
+    deadline = time.monotonic() + seconds
+    answered = gate.close(state.gate, seconds)
+    return _flush(state.port, deadline) and answered
+
+
+def _flush(port: int, deadline: float) -> bool:
+    """Wait until the answers have reached their clients; False when that took too long."""
+    quiet_since = time.monotonic()
+    while time.monotonic() - quiet_since < FLUSH_SECONDS:
+        if _unsent_bytes(port) > REFUSAL_BYTES:
+            if time.monotonic() > deadline:
+                return False
+            quiet_since = time.monotonic()
+        time.sleep(0.01)
+    return True
+
+
+def _unsent_bytes(port: int) -> int:
+    """How much the slowest client of a port has not taken yet. Only Linux tells; elsewhere 0."""
+    unsent = 0
+    for table in TCP_TABLES:
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            _, local, _, _, queues, *_ = line.split()
+            if int(local.split(":")[1], 16) == port:
+                unsent = max(unsent, int(queues.split(":")[0], 16))
+    return unsent
 
 
 def status(runs: Path) -> dict[str, Any] | None:
@@ -238,7 +273,7 @@ def use(runs: Path, wanted: str) -> str:
 
 
 def _proved_card(runs: Path, wanted: str, loaded: Collection[str]) -> dict[str, Any]:
-    """The card of a model that is in the model store, where one that is not loaded is put first."""
+    """The card of a version in the model store; a model that is not loaded is proved and put there first."""
     home = states.directory(runs)
     if wanted not in loaded:
         with _find_version(runs, wanted) as source:

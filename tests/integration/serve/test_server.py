@@ -14,6 +14,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -464,6 +465,25 @@ def test_in_the_foreground_a_signal_stops_it(fresh: Settings) -> None:
         assert process.wait(60) == 0
     assert state
     assert states.process(state) is None
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells what was not sent")
+def test_a_stop_waits_for_a_slow_reader(fresh: Settings) -> None:
+    state = server.start(fresh, print)
+    body = json.dumps({"n": 60_000, "seed": 1}).encode()
+    head = f"POST /predictions/lookalike HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.socket() as reader, ThreadPoolExecutor(1) as pool:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        reader.settimeout(60)
+        reader.connect((state.host, state.port))
+        reader.sendall(head + body)
+        answer = HTTPResponse(reader)
+        answer.begin()
+        stopped = pool.submit(server.stop, fresh.runs)
+        time.sleep(1)  # it reads nothing for longer than an idle server takes to stop
+        assert not stopped.done()
+        assert len(json.loads(answer.read())["sequences"]) == 60_000
+        assert stopped.result()
 
 
 def test_the_bench_measures_everything(fresh: Settings, command: Command) -> None:

@@ -1,9 +1,13 @@
 """Starting, switching and stopping, as far as that shows without TorchServe."""
 
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,8 @@ from serve import gate, server
 from serve import state as states
 from serve.server import ServeError, Settings
 from serve.state import State
+
+NO_DUAL_STACK = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no sockets for both versions of IP here")
 
 
 @pytest.fixture
@@ -70,6 +76,54 @@ def test_an_interrupted_stop_ends_the_server(running: State, tmp_path: Path, mon
         server.stop(tmp_path)
     assert states.process(running) is None
     assert is_forgotten(tmp_path, running)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_stop_says_when_requests_were_cut(
+    running: State, tmp_path: Path, capsys: pytest.CaptureFixture[str], held: bool
+) -> None:
+    with gate.Gate(str(running.gate)).entered() if held else nullcontext():
+        assert commands.main(["stop", "--runs", str(tmp_path), "--grace-seconds", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "stopped\n"
+    assert err == ("0 s were not enough for all accepted requests: the others were cut off\n" if held else "")
+    assert is_forgotten(tmp_path, running)
+
+
+@pytest.mark.parametrize(("unsent", "flushed"), [(700, True), (70_000, False)])
+def test_only_answers_are_waited_for_not_the_refusals_that_never_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsent: int, flushed: bool
+) -> None:
+    table = tmp_path / "tcp"
+    line = "0100007F:{:04X} 0100007F:A3C7 01 {:08X}:00000000 00:00000000 00000000 0 0 1054"
+    connections = [(8080, unsent)] * 9 + [(8081, 10**6)]
+    table.write_text("".join(["sl\n", *(f"{k}: {line.format(*facts)}\n" for k, facts in enumerate(connections))]))
+    monkeypatch.setattr(server, "TCP_TABLES", (table,))
+    assert server._flush(8080, time.monotonic()) == flushed
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells what was not sent")
+@pytest.mark.parametrize("dual", [False, pytest.param(True, marks=NO_DUAL_STACK)])  # Java's sockets are dual ones
+def test_an_answer_is_waited_for_until_its_client_has_taken_it(dual: bool) -> None:
+    family, host = (socket.AF_INET6, "::ffff:127.0.0.1") if dual else (socket.AF_INET, "127.0.0.1")
+    with (
+        socket.create_server((host, 0), family=family, dualstack_ipv6=dual) as listening,
+        socket.create_connection(("127.0.0.1", listening.getsockname()[1])) as client,
+        listening.accept()[0] as answering,
+    ):
+        port = listening.getsockname()[1]
+        answering.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                answering.send(bytes(2**20))
+        assert not server._flush(port, time.monotonic() + 0.1)
+        with ThreadPoolExecutor(1) as pool:
+            flushed = pool.submit(server._flush, port, time.monotonic() + 60)
+            client.settimeout(server.FLUSH_SECONDS / 2)
+            with suppress(TimeoutError):
+                while client.recv(2**20):
+                    assert not flushed.done()
+            assert flushed.result()
 
 
 def test_a_dead_server_leaves_nothing_behind_when_it_is_stopped(running: State, tmp_path: Path) -> None:
