@@ -207,7 +207,7 @@ def _client(runs: Path, address: str | None, token: str | None) -> Client:
     state = states.read(runs)
     if state is None:
         raise ServeError("no server runs here; start one with: python -m serve start")
-    return Client(address=state.address, token=server.inference_token(state), renew=lambda: server.newer_token(state))
+    return Client(address=state.address, token=server.inference_token(state))
 
 
 def _introduce(settings: Settings, state: states.State) -> None:

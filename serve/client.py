@@ -1,7 +1,6 @@
 """Ask a running server for sequences, and show them to people."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,15 +31,10 @@ class ClientError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """A server's address and the token that it wants, if any.
-
-    Attributes:
-        renew: gives a fresh token when the server no longer accepts this one.
-    """
+    """A server's address and the token that it wants, if any."""
 
     address: str
     token: str | None = None
-    renew: Callable[[], str | None] | None = None
 
     def request(self, n: int, seed: int | None = None, **options: Any) -> bytes:
         """The body of the answer, exactly as it came. An option that is None is the model's to choose.
@@ -50,15 +44,13 @@ class Client:
         """
         given = {"seed": seed, **options}
         fields = {"n": n} | {name: value for name, value in given.items() if value is not None}
-        answer = self._post(fields, self.token)
-        if self.renew and answer.status_code == requests.codes.bad_request and b"InvalidKeyException" in answer.content:
-            answer = self._post(fields, self.renew())
+        answer = self._post(fields)
         if answer.status_code != requests.codes.ok:
             raise ClientError(f"{self.address} refused with {answer.status_code}: {explain(answer.content)}")
         return answer.content
 
-    def _post(self, fields: dict[str, Any], token: str | None) -> requests.Response:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+    def _post(self, fields: dict[str, Any]) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         with requests.Session() as session:
             session.trust_env = False  # neither a proxy nor a .netrc of the user's is meant for this server
             for scheme in ("http://", "https://"):

@@ -345,13 +345,6 @@ def inference_token(state: State) -> str | None:
     return bearer.read(state.token_file) if state.token_file else _token(state, "inference")
 
 
-def newer_token(state: State) -> str | None:
-    """A fresh inference token; the one before is no longer accepted."""
-    if state.tokens:
-        management.call(state.management_socket, "GET", "/token?type=inference", _token(state, "API"))
-    return inference_token(state)
-
-
 def _check(settings: Settings) -> None:
     """Raise a UsageError for what can be known to fail before anything is started."""
     if ":" in settings.host:

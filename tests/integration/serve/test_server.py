@@ -14,6 +14,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -407,15 +408,16 @@ def test_stop_under_load_loses_no_accepted_request_and_tokens_guard(fresh: Setti
     token = command("token", "--runs", fresh.runs).stdout.strip()
     assert requests.post(url, json={}, timeout=30).status_code == 400
     assert "lookalike version 1" in command("request", "--runs", fresh.runs).stdout
-    renewed = server.newer_token(state)
-    assert renewed != token
+    for kind in ("inference", "management"):
+        expiry = json.loads(state.key_file.read_text())[kind]["expiration time"]
+        assert datetime.fromisoformat(expiry) > datetime.now(UTC) + timedelta(days=36_500)
 
     seen: list[tuple[float, str]] = []
     stopping = threading.Event()
 
     def load() -> None:
         with requests.Session() as session:
-            session.headers["Authorization"] = f"Bearer {renewed}"
+            session.headers["Authorization"] = f"Bearer {token}"
             while not stopping.is_set():
                 try:
                     answer = session.post(url, json={"n": 2000, "seed": 1}, timeout=30)

@@ -121,16 +121,6 @@ def test_a_server_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPa
     assert not any(pauses)
 
 
-def test_an_expired_token_is_renewed_once(server: Server) -> None:
-    expired = json.dumps({"code": 400, "type": "InvalidKeyException", "message": "Token expired"}).encode()
-    server.answers = [(400, expired), (200, b"{}")]
-    assert Client(address=server.address, token="old", renew=lambda: "new").request(1) == b"{}"
-    assert [token for token, _ in server.asked] == ["Bearer old", "Bearer new"]
-    server.answers = [(400, expired)]
-    with pytest.raises(ClientError, match="400: Token expired"):
-        Client(address=server.address, token="old").request(1)
-
-
 def test_a_refusal_names_the_field(server: Server) -> None:
     server.answers = [(413, b'{"error": {"field": "n", "message": "must be at most 5"}}')]
     with pytest.raises(ClientError, match="413: n must be at most 5"):
