@@ -80,7 +80,12 @@ def start(*, foreground: bool, **given: Any) -> None:
 
 @cli.command()
 @runs_option()
-@option("--grace-seconds", type=click.FloatRange(0, 600), default=30.0, help="How long requests may take to finish.")
+@option(
+    "--grace-seconds",
+    type=click.FloatRange(0, 600),
+    default=server.GRACE_SECONDS,
+    help="How long requests may take to finish.",
+)
 def stop(runs: Path, grace_seconds: float) -> None:
     """Let accepted requests finish and stop the server."""
     click.echo("stopped" if server.stop(runs, grace_seconds, _tell) else "no server runs here")

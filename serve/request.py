@@ -60,7 +60,7 @@ class Offer:
     max_rows: Mapping[str, int]
     options: Mapping[str, Option] = field(default_factory=dict)
     candidates: int = 1
-    max_draws: int = 2_000
+    max_draws: int = 4_000
 
 
 def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], offer: Offer) -> Request:

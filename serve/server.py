@@ -39,6 +39,7 @@ SCRATCH = "lookalike-serve-"  # how the name of a server's folder begins; short,
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 30.0  # for the first answer of a version whose workers have loaded it
 KILL_SECONDS = 10.0
+GRACE_SECONDS = 45.0  # a batch of the largest requests takes less
 FLUSH_SECONDS = 0.3  # without unsent answers; the server that passes a worker's last one on needs a moment for that
 REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of which a closed gate makes ever more
 TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
@@ -152,7 +153,7 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
     return state
 
 
-def stop(runs: Path, grace_seconds: float = 30.0, tell: Callable[[str], None] = lambda line: None) -> bool:
+def stop(runs: Path, grace_seconds: float = GRACE_SECONDS, tell: Callable[[str], None] = lambda line: None) -> bool:
     """Let the accepted requests finish, then end the server and remove what it leaves behind. False when none ran.
 
     Args:
