@@ -18,6 +18,7 @@ from train.evidence import Evidence
 from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
 from train.loop import Tick
 from train.ngram import fit_ngrams
+from train.packed import PackedRows
 from train.phase import ColdStart, Phase
 from train.prepare import Prepared
 from train.text_baseline import draw_trigrams, fit_rnn
@@ -97,7 +98,7 @@ class BitsKind:
 
     def __init__(self, config: Config, prepared: Prepared) -> None:
         self.config, self.prepared = config, prepared
-        self.rows = prepared.rows.to(config.device)
+        self.rows = _moved(prepared.rows, config.device)
         self.train = prepared.train.to(config.device)
         # No two ticks share a step, so a shorter one takes a step's rows.
         tick = max(config.tick or len(self.rows), config.step_rows)
@@ -134,7 +135,12 @@ class BitsKind:
             fitted["warm start"] = warm
         _announce_baselines(config)
         fitted |= baselines.fit(
-            config.baselines, prepared.train, prepared.validation, seconds=seconds, seed=config.seed
+            config.baselines,
+            prepared.train,
+            prepared.validation,
+            seconds=seconds,
+            seed=config.seed,
+            device=config.device,
         )
         n = metrics.rows_to_judge(min(len(prepared.heldout), len(prepared.train)))
         contenders = {name: sample(each, n, EVALUATION_SEED).numpy() for name, each in fitted.items()}
@@ -147,6 +153,15 @@ class BitsKind:
             label=prepared.dataset.label,
             seed=EVALUATION_SEED,
         )
+
+
+def _moved(rows: Tensor | PackedRows, device: str) -> Tensor | PackedRows:
+    """Training rows where the nets are, or where they were if there is no room: then each batch is moved."""
+    try:
+        return rows.to(device)
+    except torch.OutOfMemoryError:
+        log.warning("the training rows do not fit into the GPU's memory, so that each batch has to be moved there")
+        return rows
 
 
 class TextKind:

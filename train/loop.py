@@ -19,6 +19,7 @@ from train.config import Config
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
 from train.generator import Generator
 from train.packed import PackedRows
+from train.phase import restore_streams, streams
 
 PENALTY_EVERY = 16  # turns; weighed so many times more: "lazy regularisation" (Karras et al. 2020, "StyleGAN2")
 
@@ -80,8 +81,7 @@ class State:
             "best_score": self.best_score,
             "best_seen": self.best_seen,
             "best": self.best,
-            "cpu_stream": torch.get_rng_state(),
-            "cuda_stream": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+            "streams": streams(),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -89,9 +89,7 @@ class State:
             getattr(self, name).load_state_dict(saved[name])
         self.seen, self.seconds = saved["seen"], saved["seconds"]
         self.best_score, self.best_seen, self.best = saved["best_score"], saved["best_seen"], saved["best"]
-        torch.set_rng_state(saved["cpu_stream"])
-        if saved["cuda_stream"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(saved["cuda_stream"])
+        restore_streams(saved["streams"])
 
     @staticmethod
     def _parts() -> tuple[str, ...]:
@@ -128,7 +126,7 @@ def train(
 
     Args:
         state: changed in place.
-        rows: training codes, uint8 (rows, length) or packed, on the device that trains.
+        rows: training codes, uint8 (rows, length) or packed, on the device that trains or on the CPU.
         on_tick: called every `config.tick` sequences (an epoch where it is None) and at the end, but not where somebody
             interrupts between two ticks: what ships must not depend on that. True stops training.
         interrupted: asked after every step.
@@ -144,10 +142,11 @@ def train(
     every = config.tick or len(rows)
     order = data_order(len(rows), config)
     meter = Meter(state)
+    device = next(state.generator.parameters()).device
     for batch in batches(order, rows, state.seen, config.step_rows, total):
         (used,) = distributed.highest(progress(state, total, limit, meter))
         set_rates(state, config, used)
-        meter.add(step(state, batch, config))
+        meter.add(step(state, batch.to(device), config))
         update_average(state, config.average)
         state.seen += len(batch)
 

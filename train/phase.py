@@ -68,12 +68,14 @@ class ColdStart:
 
 
 def streams() -> dict[str, Any]:
-    """The state of torch's global random streams."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+    """The state of torch's global random streams: the CPU's, and that of the GPU in use, if any."""
+    # To ask for a GPU's stream starts CUDA, which fails where a driver is too old for torch, though nobody wants a GPU.
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore_streams(saved: dict[str, Any]) -> None:
-    """Set torch's global random streams; those of the GPUs only where there are as many as before."""
+    """Set torch's global random streams; a GPU's only where there still is one."""
     torch.set_rng_state(saved["cpu"])
-    if len(saved["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(saved["cuda"])
+    if saved["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved["cuda"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train import builtin, loop, losses
+from train import builtin, kinds, loop, losses
 from train.config import Config, resolve
 from train.generator import NadeGenerator, TextbookGenerator
 from train.loop import State, Tick
@@ -161,6 +161,20 @@ def test_averaged_weights_follow_slowly() -> None:
     state = trained(configured(epochs=8, average=0.9))
     ours, current = state.averaged.state_dict(), state.generator.state_dict()
     assert any(not torch.equal(ours[name], current[name]) for name in current)
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_rows_without_room_on_the_gpu_are_moved_there_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(rows: Tensor, device: str) -> None:
+        raise torch.OutOfMemoryError
+
+    rows = ROWS.clone()
+    with monkeypatch.context() as patched:
+        patched.setattr(Tensor, "to", full)
+        assert kinds._moved(rows, "cuda") is rows
+    config = configured()
+    state = State.new(config, NadeGenerator(length=5, hidden=4, nets=2, classes=2), torch.device("cuda"))
+    assert loop.train(state, rows, config, on_tick=lambda tick: False) == "epochs"
 
 
 def test_training_stops_when_a_tick_says_so() -> None:

@@ -1,0 +1,24 @@
+"""Random streams as a phase saves them."""
+
+import pytest
+import torch
+
+from train import phase
+
+
+def test_streams_continue_where_they_were_saved() -> None:
+    torch.manual_seed(1)
+    saved = phase.streams()
+    drawn = torch.rand(3)
+    phase.restore_streams(saved)
+    assert torch.equal(torch.rand(3), drawn)
+
+
+def test_a_job_on_the_cpu_does_not_ask_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old(device: object = None) -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", too_old)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", too_old)
+    assert phase.streams()["cuda"] is None
