@@ -6,6 +6,7 @@ Everything here does nothing in a job of one process.
 """
 
 import contextlib
+import io
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -43,10 +44,8 @@ def session(config: Config) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # Gloo carries what the processes agree on, so that agreeing does not wait for the GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        leave()
+    yield
+    leave()  # not after a failure: NCCL would wait here for processes that wait for this one
 
 
 def leave() -> None:
@@ -103,12 +102,16 @@ def highest(*values: float) -> tuple[float, ...]:
 
 
 def from_first(value: T) -> T:
-    """What the first process gives, for all of them; what the others give is dropped."""
-    holder: list[Any] = [value]
-    if dist.is_initialized():
-        with _naming_losses():
-            dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
-    return holder[0]
+    """What the first process gives, with its tensors on the CPU, for all of them; what the others give is dropped."""
+    if not dist.is_initialized():
+        return value
+    buffer = io.BytesIO()
+    torch.save(value, buffer)  # rather than by pickle, which would put tensors of the first GPU there again
+    holder: list[Any] = [buffer.getvalue()]
+    with _naming_losses():
+        dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
+    given: T = torch.load(io.BytesIO(holder[0]), map_location="cpu", weights_only=True)
+    return given
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ SAMPLE_ROWS = 1000
 PRINTED_ROWS, PRINTED_VALUES = 5, 64
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "gate", "baselines")  # when a run is continued
 BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 TEXTBOOK_EPOCHS = 10  # the textbook prints its losses every so many epochs
 
 
@@ -145,6 +145,7 @@ def _follow(config: Config, prepared: Prepared) -> None:
     with _interruptible() as interrupted:
         try:
             kind.play(state, lambda tick: False, interrupted)
+            distributed.leave()
         except loop.NonFiniteError as problem:
             raise JobError(str(problem)) from problem
 
@@ -242,6 +243,9 @@ def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict
     if repeated > metrics.COMMON:
         log.warning("%s", metrics.repeated_rows(repeated))
     log.info("run %s on %s", run.path, _device_name(config))
+    if config.device == "cuda" and torch.cuda.device_count() > distributed.processes():
+        used = f"{distributed.processes()} of {torch.cuda.device_count()} GPUs"
+        log.info("%s are used; torchrun trains on 0/1 rows with more of them (README.md)", used)
     if saved is not None:
         where = f"after {saved['state']['seen']:,} sequences" if saved["phase"] == "game" else "in the warm start"
         log.info("going on %s", where)
@@ -329,6 +333,7 @@ class _Job:
         """Play the game to its end."""
         with self._progress() as self.bar:
             reason = self.kind.play(self.state, self._on_tick, self.interrupted)
+        distributed.leave()  # as the others do now: where NCCL parts, it waits for all
         self._checkpoint(ended=None if reason == "interrupted" else self._budget())
         if reason == "interrupted":
             raise KeyboardInterrupt
