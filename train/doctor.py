@@ -63,15 +63,21 @@ def _torch() -> Check:
 
 def _gpu() -> Check:
     driver = _first_line(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
+    try:
+        import torch
+
+        from train.prepare import gpu_problem
+    except ImportError:
+        return Check("GPU", "optional", driver or "no NVIDIA driver answers")
+    problem = gpu_problem()
+    if problem is None:
+        return Check("GPU", "ok", driver or torch.cuda.get_device_name())
     if driver is None:
         return Check("GPU", "optional", "no NVIDIA driver answers; training uses the CPU")
-    import torch
-
-    if torch.cuda.is_available():
-        return Check("GPU", "ok", driver)
-    return Check(
-        "GPU", "optional", f"{driver}, but torch does not see it", "install torch with CUDA: `make clean-venv setup`"
-    )
+    advice = "install torch with CUDA: `make clean-venv setup`"
+    if torch.version.cuda is not None:
+        advice = f"see that the driver is new enough for CUDA {torch.version.cuda}, and nothing else holds the GPU"
+    return Check("GPU", "optional", f"{driver}; training uses the CPU: {problem}", advice)
 
 
 def _docker() -> Check:

@@ -1,6 +1,8 @@
 """From a configuration to what a job trains on: data read, split and encoded, and every "auto" decided."""
 
 import dataclasses
+import logging
+import os
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +13,8 @@ from train.codec import END, BitsCodec, Codec, PresenceCodec, TokensCodec
 from train.config import Config, InputError
 from train.data import Dataset, Split
 from train.packed import PackedRows
+
+log = logging.getLogger("lookalike")
 
 # What is random in a split is random in its first rows, too: larger parts are used up to here where all rows would cost
 # much and tell little more. The game itself sees every training row.
@@ -78,18 +82,33 @@ def resolved(config: Config, prepared: Prepared) -> Config:
     """The configuration with every "auto" decided.
 
     Raises:
-        InputError: a GPU is asked for that torch does not see.
+        InputError: a GPU is asked for that cannot be used.
     """
     codec, generator, device = prepared.codec.name, config.generator, config.device
+    problem = None if device == "cpu" else gpu_problem()
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "--device cuda: torch sees no GPU here; `python -m train doctor` says why, --device cpu does without"
-        )
+        device = "cpu" if problem else "cuda"
+        if problem and torch.cuda.is_available():
+            log.warning("training uses the CPU: %s", problem)
+    if device == "cuda" and problem:
+        raise InputError(f"--device cuda: {problem}; `python -m train doctor` may say why, --device cpu does without")
     if generator == "auto":
         generator = "tokens" if codec == "tokens" else "nade"
     return dataclasses.replace(config, device=device, codec=codec, generator=generator)
+
+
+def gpu_problem() -> str | None:
+    """Why training cannot use a GPU here, or None. It is tried, because torch also sees GPUs that it cannot use."""
+    if not torch.cuda.is_available():
+        return "torch sees no GPU here"
+    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if gpus < processes:
+        return f"torchrun has started {processes} processes here, but torch sees {gpus} GPUs"
+    try:
+        torch.ones(1, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}").add_(1).item()
+    except RuntimeError as problem:  # too old for this torch, or somebody else's alone
+        return str(problem).splitlines()[0]
+    return None
 
 
 def _as_tokens(config: Config) -> bool:

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 
 from train import doctor
 from train.__main__ import main
@@ -36,6 +37,39 @@ def test_every_lack_comes_with_advice(tmp_path: Path) -> None:
 def test_an_old_java_is_not_enough(monkeypatch: pytest.MonkeyPatch, printed: str, state: str) -> None:
     monkeypatch.setattr(doctor, "_first_line", lambda command: printed)
     assert doctor._java().state == state
+
+
+@pytest.mark.parametrize(
+    ("driver", "problem", "cuda", "state", "finding", "advice"),
+    [
+        (None, "torch sees no GPU here", None, "optional", "no NVIDIA driver answers", ""),
+        ("H100", None, "12.8", "ok", "H100", ""),
+        ("H100", "torch sees no GPU here", None, "optional", "H100; training uses the CPU", "torch with CUDA"),
+        ("H100", "torch sees no GPU here", "12.8", "optional", "H100; training uses the CPU", "enough for CUDA 12.8"),
+    ],
+)
+def test_the_gpu_is_what_training_would_use(
+    monkeypatch: pytest.MonkeyPatch,
+    driver: str | None,
+    problem: str | None,
+    cuda: str | None,
+    state: str,
+    finding: str,
+    advice: str,
+) -> None:
+    monkeypatch.setattr(doctor, "_first_line", lambda command: driver)
+    monkeypatch.setattr("train.prepare.gpu_problem", lambda: problem)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    found = doctor._gpu()
+    assert found.state == state
+    assert finding in found.finding
+    assert advice in found.advice
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_a_gpu_is_found_without_its_vendors_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_first_line", lambda command: None)
+    assert doctor._gpu() == doctor.Check("GPU", "ok", torch.cuda.get_device_name())
 
 
 def test_a_taken_port_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,29 @@ def test_a_gpu_that_is_not_there_is_not_promised(reviews: Path, monkeypatch: pyt
         prepared(reviews, device="cuda")
 
 
+@pytest.mark.usefixtures("_gpu")
+def test_a_gpu_that_fails_is_left_alone_and_told(
+    reviews: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(torch, "ones", fail)
+    with caplog.at_level("WARNING", logger="lookalike"):
+        assert prepared(reviews)[0].device == "cpu"
+    assert caplog.messages == ["training uses the CPU: CUDA error: no kernel image is available"]
+    with pytest.raises(InputError, match="--device cuda: CUDA error: no kernel image is available; "):
+        prepared(reviews, device="cuda")
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_each_process_wants_a_gpu_of_its_own(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    too_many = torch.cuda.device_count() + 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(too_many))
+    with pytest.raises(InputError, match=f"started {too_many} processes here, but torch sees {too_many - 1} GPUs"):
+        prepared(reviews, device="cuda")
+
+
 def test_texts_that_are_cut_are_not_learned_from(reviews: Path) -> None:
     _, found = prepared(reviews, length=5, validation=0.3)
     learned = torch.cat([found.train, found.validation])
