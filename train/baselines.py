@@ -34,13 +34,14 @@ BATCH = 100
 
 
 def fit(
-    which: str, train_codes: Tensor, validation_codes: Tensor, *, seconds: float, seed: int
+    which: str, train_codes: Tensor, validation_codes: Tensor, *, seconds: float, seed: int, device: str = "cpu"
 ) -> dict[str, Generator]:
-    """The baselines asked for, by name, in float64 and ready to be sampled.
+    """The baselines asked for, by name, on the CPU, in float64 and ready to be sampled.
 
     Args:
         which: "none"; "fast", those that take seconds; or "all".
         seconds: how long the autoregressive net may learn: as long as the GAN did.
+        device: where the autoregressive net learns: where the GAN did.
     """
     if which == "none":
         return {}
@@ -50,7 +51,8 @@ def fit(
             "Gaussian copula": fit_gaussian(train_codes, validation_codes),
         }
     if which == "all":
-        fitted["autoregressive"] = fit_autoregressive(train_codes, validation_codes, seconds, seed)
+        there = train_codes.to(device), validation_codes.to(device)
+        fitted["autoregressive"] = fit_autoregressive(*there, seconds, seed).cpu()
     return {name: generator.double().eval() for name, generator in fitted.items()}
 
 
@@ -228,7 +230,7 @@ def _density(x: Tensor) -> Tensor:
 def fit_autoregressive(
     train_codes: Tensor, validation_codes: Tensor, seconds: float, seed: int
 ) -> AutoregressiveGenerator:
-    """An autoregressive net trained by maximum likelihood, for `seconds` of wall clock at most.
+    """An autoregressive net trained by maximum likelihood where the rows are, for `seconds` of wall clock at most.
 
     Several nets that differ in their dropout are trained one after another, each until the validation rows stop getting
     likelier; the one under which they are likeliest wins. What ends by the clock differs from run to run.
@@ -255,7 +257,7 @@ def fit_autoregressive(
 
 def _untrained(rows: Tensor) -> AutoregressiveGenerator:
     """A net that starts from the marginals."""
-    generator = AutoregressiveGenerator(rows.shape[1])
+    generator = AutoregressiveGenerator(rows.shape[1]).to(rows.device)
     with torch.no_grad():
         generator.output.weight *= 0.1
         generator.direct.weight.zero_()

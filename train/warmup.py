@@ -226,6 +226,7 @@ def affordable_nets(rows: Tensor, hidden: int, folds: int, seconds: float) -> in
     for _ in range(2):  # the first one also warms up
         started = time.monotonic()
         descend(net, optimizer, batch, kind)
+        net.bias.sum().item()  # waits for a GPU, which would otherwise only have been told what to do
     return int(max(1, min(folds, seconds / (FEWEST_STEPS * (time.monotonic() - started)) - 1)))
 
 
