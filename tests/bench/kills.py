@@ -22,7 +22,7 @@ from train import checkpoint, rundir
 from train.rundir import RunDirectory
 
 JOB = ["fit", "--data", "toy", "--hidden", "8", "--folds", "2", "--epochs", "60", "--tick", "680"]
-JOB += ["--batch-size", "96", "--turns", "2", "--baselines", "none", "--gate", "none"]
+JOB += ["--batch-size", "96", "--turns", "2", "--baselines", "none", "--gate", "none", "--device", "cpu"]
 SPAN = 4.0  # seconds; the latest moment of a session
 TIMEOUT = 300
 

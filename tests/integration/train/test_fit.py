@@ -21,7 +21,7 @@ from urllib3.util import Retry
 from train import artifact, builtin, kinds, rundir
 from train.__main__ import main
 
-SMALL = ["--hidden", "8", "--folds", "2", "--batch-size", "96", "--turns", "2"]
+SMALL = ["--hidden", "8", "--folds", "2", "--batch-size", "96", "--turns", "2", "--device", "cpu"]
 FAST = [*SMALL, "--epochs", "20", "--tick", "2000", "--baselines", "fast", "--gate", "none"]
 ROOT = Path(__file__).parents[3]
 

@@ -16,7 +16,7 @@ from train.config import InputError
 
 JOB = ["fit", "--data", "toy", "--hidden", "8", "--folds", "2", "--epochs", "5", "--tick", "2000"]
 JOB += ["--batch-size", "96", "--turns", "2"]
-JOB += ["--baselines", "none", "--gate", "none"]
+JOB += ["--baselines", "none", "--gate", "none", "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
