@@ -151,6 +151,12 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
     labels = None
     if dataset.classes is not None:
         labels = torch.tensor([names.index(name) for name in dataset.classes])
+        learned = set(labels[train].tolist())
+        if lacking := [name for number, name in enumerate(names) if number not in learned]:
+            raise InputError(
+                f"--label-column {config.label_column}: no training text is of class {lacking[0]}, so it could not be "
+                f"asked for; leave its rows out, or set fewer aside by --holdout and --validation"
+            )
     return Prepared(
         dataset=dataset,
         codec=codec,

@@ -88,6 +88,15 @@ def test_texts_that_are_cut_are_not_learned_from(reviews: Path) -> None:
     assert len(found.parts.train) + len(found.parts.validation) == 80
 
 
+def test_a_class_that_nothing_teaches_is_refused(reviews: Path) -> None:
+    heldout = prepared(reviews)[1].parts.heldout[0]
+    lines = reviews.read_text().splitlines()
+    lines[heldout + 1] = "9" + lines[heldout + 1][1:]
+    reviews.write_text("\n".join(lines))
+    with pytest.raises(InputError, match="--label-column stars: no training text is of class 9"):
+        prepared(reviews, label_column="stars")
+
+
 def test_what_judges_texts_is_bounded(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.prepare.JUDGING_ROWS", 7)
     monkeypatch.setattr(kinds, "embedder", lambda: None)
