@@ -36,6 +36,7 @@ Bits = npt.NDArray[np.uint8]
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 MIN_ROWS = 10
 MAX_CLASSES = 100
+NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 TEXT_SHARE = 0.9  # of a column's first values that must be text
 MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
 
@@ -48,6 +49,7 @@ class Dataset:
         name: short, for run directories and titles.
         source: where it came from, for provenance.
         texts: one text a row, or None.
+        text_column: of which column of a file, where it has several.
         classes: the class of each text, where a label column was named.
         bits: rows of 0/1, uint8 (rows, length), or None; packed where they are too many for the memory. Exactly one
             of `texts` and `bits` is set.
@@ -60,6 +62,7 @@ class Dataset:
     name: str
     source: str
     texts: list[str] | None = None
+    text_column: str | None = None
     classes: list[str] | None = None
     bits: Bits | PackedRows | None = None
     columns: tuple[str, ...] = ()
@@ -69,6 +72,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def extent(self) -> str:
+        """How many rows, and of what, for people."""
+        return f"{len(self):,} rows" + (f" of column {self.text_column}" if self.text_column else "")
 
     @property
     def rows(self) -> Sequence[Any]:
@@ -232,12 +240,17 @@ def _load_files(path: Path, column: str | None, label_column: str | None, codec:
     first = parts[0]
     bits = [part.bits for part in parts if isinstance(part.bits, np.ndarray)]
     for file, part in zip(_shards(path), parts, strict=True):
-        if part.columns != first.columns or (part.bits is None) != (first.bits is None):
+        if (part.columns, part.text_column, part.bits is None) != (
+            first.columns,
+            first.text_column,
+            first.bits is None,
+        ):
             raise InputError(f"--data {path}: {file.name} does not have the columns of the first shard")
     return Dataset(
         name=_name(path),
         source=str(path),
         texts=None if first.texts is None else [text for part in parts for text in part.texts or ()],
+        text_column=first.text_column,
         classes=None if first.classes is None else [name for part in parts for name in part.classes or ()],
         bits=np.concatenate(bits) if bits else None,
         columns=first.columns,
@@ -335,7 +348,7 @@ def _dataset(table: Table, file: str, column: str | None, label_column: str | No
     others = {name: values for name, values in table.columns.items() if name != label_column}
     if not others:
         raise InputError(f"--label-column {label_column}: there is no other column to read")
-    return _text_dataset(column or _text_column(others), label_column, table, file)
+    return _text_dataset(column or _text_column(others, file), label_column, table, file)
 
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
@@ -375,17 +388,25 @@ def _text_dataset(column: str, label_column: str | None, table: Table, file: str
             bad.append(f"{file} row {number}: {'empty' if not cells[0] else f'column {label_column} is empty'}")
     texts = [cells[0] for cells in usable]
     classes = None if label_column is None else [cells[1] for cells in usable]
-    return Dataset(name=file, source=file, texts=texts, classes=classes, skipped=tuple(bad))
+    named = column if len(table.columns) > 1 else None
+    return Dataset(name=file, source=file, texts=texts, text_column=named, classes=classes, skipped=tuple(bad))
 
 
-def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
-    """The only column, or the one whose texts are clearly longest: at least twice the next."""
+def _text_column(columns: dict[str, pa.ChunkedArray], file: str) -> str:
+    """The only column, or the one whose texts are clearly longest: at least twice the next. Numbers are no texts."""
     lengths = {
         name: pc.mean(pc.utf8_length(values.slice(0, PROBE_ROWS))).as_py() or 0.0 for name, values in columns.items()
     }
     longest, *others = sorted(lengths, key=lambda name: -lengths[name])
     if others and lengths[longest] < 2 * lengths[others[0]]:
         raise InputError(f"which column holds the text? Name it with --column: {', '.join(columns)}")
+    first = columns[longest].slice(0, PROBE_ROWS)
+    if pc.mean(pc.match_substring_regex(first, NUMBER)).as_py() == 1:  # the numbers of the rows, say
+        shown = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())
+        raise InputError(
+            f"{file}: column {longest or 'without a name'} holds {_shown(shown)}, neither 0 or 1 nor text; "
+            f"leave it out, or name the column of the texts with --column"
+        )
     return longest
 
 
@@ -478,6 +499,10 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
     names = pa.csv.open_csv(io.BytesIO(content), read_options=reading, parse_options=parsing).schema.names
     if len(set(names)) < len(names):
         raise InputError(SAME_NAMES)
+    if len(names) == 1 and (found := set(names[0]) & set(";\t|")):
+        raise InputError(
+            f"the columns seem to be separated by {found.pop()!r}; save them with commas, or as .tsv with tabs"
+        )
     bad.clear()  # looking at the header may already have met bad rows
     converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
     table = pa.csv.read_csv(io.BytesIO(content), reading, parsing, converting)

@@ -232,8 +232,8 @@ def _datasets(prepared: Prepared) -> list[dict[str, str]]:
 def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> None:
     parts, dataset = prepared.parts, prepared.dataset
     log.info(
-        "%s: %s rows, codec %s, %d values a row; %s train, %s validate, %s judge",
-        dataset.name, f"{len(dataset):,}", config.codec, len(prepared.codec.columns),
+        "%s: %s, codec %s, %d values a row; %s train, %s validate, %s judge",
+        dataset.name, dataset.extent, config.codec, len(prepared.codec.columns),
         f"{len(parts.train):,}", f"{len(parts.validation):,}", f"{len(parts.heldout):,}",
     )  # fmt: skip
     for line in dataset.skipped:
@@ -411,6 +411,8 @@ class _Job:
 
         self._print_rows(shipped)
         log.info("\n%s\n", evidence.table(found))
+        for warning in scores["warnings"]:
+            log.info("Note: %s", warning)
         log.info("%s", verdict.sentence)
         log.info("report: %s", run.report)
         return verdict
@@ -443,7 +445,7 @@ class _Job:
     def _provenance(self) -> dict[str, str]:
         dataset, parts = self.prepared.dataset, self.prepared.parts
         return {
-            "data": f"{dataset.source}, {len(dataset):,} rows ({len(dataset.skipped)} skipped)",
+            "data": f"{dataset.source}, {dataset.extent} ({len(dataset.skipped)} skipped)",
             "fingerprint (SHA-256)": dataset.fingerprint(),
             "rows": f"{len(parts.train):,} train, {len(parts.validation):,} validate, {len(parts.heldout):,} judge",
             "sequences": f"{len(self.prepared.codec.columns)} values each, codec {self.prepared.codec.name}",

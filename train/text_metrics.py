@@ -286,7 +286,10 @@ def _numbers(made: Texts, real: Texts, seed: int, embed: Embed | None) -> Scores
     for name, judge, folds in (("c2st", ngram_judge, FOLDS), ("c2st_conv", conv_judge, CONV_FOLDS)):
         auc, error = text_c2st(made, real, seed, judge, folds)
         scores |= {f"{name}_auc": auc}
-        scores |= {f"{name}_auc_low": auc - NORMAL_95 * error, f"{name}_auc_high": auc + NORMAL_95 * error}
+        scores |= {
+            f"{name}_auc_low": max(0.0, auc - NORMAL_95 * error),
+            f"{name}_auc_high": min(1.0, auc + NORMAL_95 * error),
+        }
     scores |= {f"ngram_js_{k}": ngram_js(made, real, k) for k in range(1, 5)}
     for name, values in (("bleu", bleu(made, real)), ("self_bleu", self_bleu(made))):
         scores |= {f"{name}_{k}": float(values[:, k - 2].mean()) for k in range(2, 6)}

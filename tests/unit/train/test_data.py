@@ -274,3 +274,27 @@ def test_written_tokens_are_texts(tmp_path: Path, ending: str) -> None:
 def test_what_cannot_be_written_is_refused_first(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         data.check_writable(tmp_path / name)
+
+
+@pytest.mark.parametrize("codec", ["auto", "tokens"])
+def test_numbers_of_rows_are_no_texts(tmp_path: Path, codec: str) -> None:
+    """What pandas writes: a first column without a name, beside columns of 0/1."""
+    path = tmp_path / "bits.csv"
+    path.write_text(",a,b\n" + "".join(f"{row},{row % 2},1\n" for row in range(100, 200)))
+    with pytest.raises(InputError, match="column without a name holds '100', neither 0 or 1 nor text; leave it out"):
+        data.load(str(path), codec=codec)
+
+
+def test_the_column_that_was_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text("stars,review\n" + "5,a very good film\n" * 20)
+    assert data.load(str(path)).extent == "20 rows of column review"
+    path.write_text("review\n" + "a very good film\n" * 20)
+    assert data.load(str(path)).extent == "20 rows"
+
+
+def test_another_separator_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text("stars;review\n" + "5;a very good film, all in all\n" * 20)
+    with pytest.raises(InputError, match="the columns seem to be separated by ';'"):
+        data.load(str(path))
