@@ -7,6 +7,7 @@ LEAF: it imports the standard library and torch only, so that it runs unchanged 
 """
 
 import copy
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Option:
         """Raises ValueError, with what is allowed, unless `value` is."""
         if self.kind is str:
             if value not in self.choices:
-                raise ValueError(f"must be one of {', '.join(self.choices)}")
+                raise ValueError(f"must be one of {', '.join(map(json.dumps, self.choices))}")  # "5" is not 5
         elif type(value) not in (int, self.kind) or not self.low <= value <= self.high:  # to Python, True is an int
             raise ValueError(f"must be a {'whole ' * (self.kind is int)}number from {self.low:g} to {self.high:g}")
 

@@ -87,4 +87,4 @@ def test_samples_are_texts_and_options_choose(
     assert main([*shards, *chosen[:-1], "1"]) == 2
     assert "holds a sample of options" in capsys.readouterr().err
     assert main(["sample", str(trained.path), "--n", "2", "--out", f"{tmp_path}/b.csv", "--label", "9"]) == 2
-    assert "--label: must be one of 1, 2" in capsys.readouterr().err
+    assert '--label: must be one of "1", "2"' in capsys.readouterr().err

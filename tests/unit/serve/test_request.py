@@ -110,7 +110,7 @@ def test_an_option_that_the_model_does_not_have_is_refused(name: str, value: Any
             for value in (0, 0.09, 2.1, 10**400, math.nan, True, "1", [])
         ),
         *(("candidates", value, "a whole number from 1 to 64") for value in (0, 65, 1.0, False, math.inf, "1", {})),
-        *(("label", value, "one of calm, wild") for value in ("", "Calm", 0, ["calm"], {"calm": 1})),
+        *(("label", value, 'one of "calm", "wild"') for value in ("", "Calm", 0, ["calm"], {"calm": 1})),
     ],
 )
 def test_an_option_out_of_its_range_is_refused(name: str, value: Any, part: str) -> None:

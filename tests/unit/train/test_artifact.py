@@ -85,7 +85,7 @@ def test_options_are_passed_on_and_a_label_goes_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"label": "fierce"}, "label: must be one of calm, plain, wild"),
+        ({"label": "fierce"}, 'label: must be one of "calm", "plain", "wild"'),
         ({"candidates": 0}, "candidates: must be a whole number from 1 to 64"),
         ({"top_k": 5}, "top_k: this model has none"),
     ],
