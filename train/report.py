@@ -15,6 +15,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
 
 from train import metrics
@@ -400,8 +401,9 @@ def _training(history: list[dict[str, float]]) -> Figure:
     figure = Figure(figsize=(9.6, 2.8), layout="constrained")
     axes = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
     seen = [tick["seen"] for tick in history]
+    mark = "o" if len(history) == 1 else None  # a line of one point is invisible
     for color, name in ((BLUE, "generator_loss"), (ORANGE, "discriminator_loss")):
-        axes[0].plot(seen, [tick[name] for tick in history], color=color, label=name.replace("_", " "))
+        axes[0].plot(seen, [tick[name] for tick in history], color=color, label=name.replace("_", " "), marker=mark)
     axes[0].set(xlabel="sequences seen", ylabel="loss")
     axes[0].legend(frameon=False)
     if validated:
@@ -409,9 +411,13 @@ def _training(history: list[dict[str, float]]) -> Figure:
         names.sort(key="validation_score".__ne__)  # the one that chooses comes first: there may be more than colours
         for color, name in zip(SERIES, names, strict=False):
             values = [tick[name] for tick in validated]
-            axes[1].plot([tick["seen"] for tick in validated], values, color=color, label=name.replace("_", " "))
+            label = name.replace("_", " ")
+            axes[1].plot([tick["seen"] for tick in validated], values, color=color, label=label, marker=mark)
         axes[1].set(xlabel="sequences seen", ylabel="validation", yscale="log")
+        axes[1].yaxis.set(major_locator=MaxNLocator(5), major_formatter="{x:g}", minor_locator=NullLocator())
         axes[1].legend(frameon=False)
+    for each in axes:
+        each.xaxis.set(major_locator=MaxNLocator(4), major_formatter="{x:,.0f}")
     return figure
 
 

@@ -117,6 +117,11 @@ def test_the_score_that_chooses_is_shown_among_many() -> None:
     assert legend.get_texts()[0].get_text() == "validation score"
 
 
+def test_a_single_tick_can_be_seen() -> None:
+    for history, mark in ((HISTORY[:1], "o"), (HISTORY, "None")):
+        assert {line.get_marker() for line in report._training(history).axes[0].get_lines()} == {mark}
+
+
 def test_pictures_are_saved_as_files(found: Evidence, tmp_path: Path) -> None:
     report.save_figures(report.figures(found, HISTORY), tmp_path / "plots")
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
