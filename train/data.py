@@ -348,7 +348,7 @@ def _dataset(table: Table, file: str, column: str | None, label_column: str | No
     others = {name: values for name, values in table.columns.items() if name != label_column}
     if not others:
         raise InputError(f"--label-column {label_column}: there is no other column to read")
-    return _text_dataset(column or _text_column(others, file), label_column, table, file)
+    return _text_dataset(column or _text_column(others), label_column, table, file)
 
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
@@ -392,7 +392,7 @@ def _text_dataset(column: str, label_column: str | None, table: Table, file: str
     return Dataset(name=file, source=file, texts=texts, text_column=named, classes=classes, skipped=tuple(bad))
 
 
-def _text_column(columns: dict[str, pa.ChunkedArray], file: str) -> str:
+def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
     """The only column, or the one whose texts are clearly longest: at least twice the next. Numbers are no texts."""
     lengths = {
         name: pc.mean(pc.utf8_length(values.slice(0, PROBE_ROWS))).as_py() or 0.0 for name, values in columns.items()
@@ -404,7 +404,7 @@ def _text_column(columns: dict[str, pa.ChunkedArray], file: str) -> str:
     if pc.mean(pc.match_substring_regex(first, NUMBER)).as_py() == 1:  # the numbers of the rows, say
         shown = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())
         raise InputError(
-            f"{file}: column {longest or 'without a name'} holds {_shown(shown)}, neither 0 or 1 nor text; "
+            f"column {longest or 'without a name'} holds {_shown(shown)}, neither 0 or 1 nor text; "
             f"leave it out, or name the column of the texts with --column"
         )
     return longest
