@@ -253,7 +253,7 @@ serve_in_docker() { # ARGUMENT...
   done
   # shellcheck disable=SC2086
   (become "$docker" run --detach --name "$container" --read-only --tmpfs /tmp:exec,mode=1777,size=1g \
-    --cap-drop ALL --security-opt no-new-privileges --pids-limit 512 --stop-timeout 40 --user "$(identity)" \
+    --cap-drop ALL --security-opt no-new-privileges --pids-limit 512 --stop-timeout 55 --user "$(identity)" \
     --publish "$host:$port:$port" --mount "type=bind,source=$source,target=$target,readonly" ${DOCKER_ARGS:-} "$@") >/dev/null
   await_serving
   echo "address  http://$host:$port/predictions/lookalike"

@@ -1,5 +1,6 @@
 """The files themselves: what linters and schemas say of them. Neither an engine nor a network is needed."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from serve import server
 from tests.docker.conftest import ROOT
 
 DOCKER = ROOT / "docker"
@@ -186,6 +188,20 @@ def test_serving_manifests_belong_together() -> None:
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         command = container[probe]["exec"]["command"]
         assert command[-1] in (DOCKER / "serve.Dockerfile").read_text(), "the image's own health check"
+
+
+def test_whoever_stops_a_server_waits_for_as_long_as_it_may_need() -> None:
+    """A container that is killed earlier loses requests that it has accepted."""
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["serve"]["stop_grace_period"]
+    pods = re.findall(r"terminationGracePeriodSeconds: (\d+)", (DOCKER / "k8s" / "serve.yaml").read_text())
+    commands = [
+        seconds
+        for path in (DOCKER / "runtime.sh", DOCKER / "README.md")
+        for seconds in re.findall(r"--stop-timeout (\d+)", path.read_text())
+    ]
+    assert len(commands) == 3
+    assert len(pods) == 1
+    assert min(map(int, [compose.removesuffix("s"), *pods, *commands])) >= server.GRACE_SECONDS + server.KILL_SECONDS
 
 
 def test_compose_publishes_on_loopback_only() -> None:
