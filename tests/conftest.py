@@ -35,6 +35,7 @@ def _gpu(request: pytest.FixtureRequest) -> Iterator[None]:
     """One GPU: a pretended one everywhere, and the real one where there is one."""
     if request.param == "real":
         yield
+        torch.cuda.set_sync_debug_mode("default")
         return
     with pretended_gpu():
         yield

@@ -2,7 +2,8 @@
 
 It computes on the CPU, but remembers which memory was "moved to the GPU", says so, and refuses what CUDA refuses:
 tensors of two devices in one operation, NumPy's view of a GPU's memory, random numbers from a CPU's stream, recurrent
-weights that are scattered (of which cuDNN only warns). What a Python call takes and returns is looked at, not what
+weights that are scattered (of which cuDNN only warns); and on demand, as `torch.cuda.set_sync_debug_mode` does, calls
+that wait until the GPU has done all that it was told to do. What a Python call takes and returns is looked at, not what
 happens inside of it; gradients are known by the parameters that they belong to. One GPU, one thread.
 """
 
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -18,6 +20,12 @@ from torch.overrides import TorchFunctionMode
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 TWO_DEVICES = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
+WAITS = "called a synchronizing CUDA operation"
+# They give Python a value from the GPU, or a tensor whose shape depends on values there.
+READS = {"item", "tolist", "nonzero", "argwhere", "unique", "unique_consecutive", "masked_select", "bincount"}
+READS |= {"equal", "allclose", "is_nonzero", "multinomial", "one_hot"}
+READS |= {f"__{name}__" for name in ("bool", "int", "float", "index", "complex", "contains", "repr", "format")}
+UPLOADS = {"tensor", "as_tensor", "asarray", "new_tensor"}
 MAY_MIX = {Tensor.copy_, Tensor.data.__set__, torch._has_compatible_shallow_copy_type}  # type: ignore[attr-defined]
 NAME = "pretended GPU"
 PRUNED = 10_000  # memory that is known and may be freed by now
@@ -28,11 +36,15 @@ class PretendedGpu(TorchFunctionMode):
 
     Attributes:
         stream: the state of the GPU's own stream of random numbers.
+        known, pinned: the GPU's memory, and the CPU's that the GPU may copy from and to by itself.
+        impatient: whether calls that wait are refused.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.known: dict[int, StorageWeakRef] = {}  # as long as it is held, its memory's number is nobody else's
+        self.pinned: dict[int, StorageWeakRef] = {}
+        self.impatient = False
         self.seed(0)
         self.own: dict[Any, Callable[..., Any]] = {
             Tensor.device.__get__: self.device_of,  # type: ignore[attr-defined]
@@ -41,6 +53,7 @@ class PretendedGpu(TorchFunctionMode):
             Tensor.to: self.to,
             Tensor.cpu: lambda tensor: self.move(tensor, CPU),
             Tensor.cuda: lambda tensor: self.move(tensor, GPU),
+            Tensor.pin_memory: self.pin,
         }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -50,6 +63,8 @@ class PretendedGpu(TorchFunctionMode):
         given = [*tensors(args), *tensors(kwargs.values())]
         device = self.common_device(given) if kwargs.get("device") is None else torch.device(kwargs["device"])
         self.check(func, args, kwargs, given, device)
+        if self.impatient and self.waits(func, args, kwargs, given, device):
+            raise RuntimeError(f"{WAITS}: {func.__name__}")
         if "device" in kwargs and device.type == "cuda":
             kwargs = {**kwargs, "device": CPU}
         with self.drawing(device):
@@ -89,6 +104,38 @@ class PretendedGpu(TorchFunctionMode):
             raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
         return [whole, *tensors(values)] if indices else []
 
+    def waits(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], device: torch.device) -> bool:
+        """Whether a call, but for the moves, ends only when the GPU has done all that it was told to do."""
+        if self.common_device(given) == device == CPU:
+            return False
+        if func in (Tensor.__getitem__, Tensor.__setitem__):  # type: ignore[comparison-overlap]
+            return self.index_waits(*args)
+        if func is Tensor.copy_:
+            return self.copy_waits(*given, bool(kwargs.get("non_blocking", args[2:])))
+        if func.__name__ == "where":
+            return len(args) == 1
+        if func.__name__ == "repeat_interleave":
+            return any(map(self.holds, tensors(args[1:]))) and "output_size" not in kwargs
+        if func.__name__ in UPLOADS:
+            return device.type == "cuda"
+        return func.__name__ in READS and any(map(self.holds, given))
+
+    def index_waits(self, whole: Tensor, index: Any, *values: Any) -> bool:
+        """A mask must be searched, a number read, and what is on the CPU be fetched."""
+        parts = index if isinstance(index, tuple) else (index,)
+        ends = [end for part in parts if isinstance(part, slice) for end in (part.start, part.stop, part.step)]
+        used, number = [*tensors(parts)], bool(values) and not isinstance(values[0], Tensor)
+        searched = any(each.dtype == torch.bool for each in used) and not number
+        read = any(not each.dim() for each in used) or any(isinstance(end, Tensor) for end in ends)
+        lists = any(isinstance(part, list | np.ndarray) for part in parts)
+        fetched = lists or any(not self.holds(each) for each in [*used, *tensors(values)])
+        return searched or read or fetched or (number and not whole[index].dim())
+
+    def copy_waits(self, one: Tensor, other: Tensor, non_blocking: bool) -> bool:
+        if self.holds(one) == self.holds(other):
+            return False
+        return not (non_blocking and any(each.untyped_storage()._cdata in self.pinned for each in (one, other)))
+
     @contextmanager
     def drawing(self, device: torch.device) -> Iterator[None]:
         """Random numbers for the GPU come from its own stream."""
@@ -115,21 +162,37 @@ class PretendedGpu(TorchFunctionMode):
         return made
 
     def note(self, tensor: Tensor, device: torch.device) -> None:
-        storage = tensor.untyped_storage()
         if device.type == "cuda":
-            self.known[storage._cdata] = StorageWeakRef(storage)
-        if len(self.known) > PRUNED:
-            self.known = {number: held for number, held in self.known.items() if not held.expired()}
+            remember(self.known, tensor)
+
+    def pin(self, tensor: Tensor) -> Tensor:
+        if self.holds(tensor):
+            raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
+        pinned = tensor.clone()
+        remember(self.pinned, pinned)
+        return pinned
+
+    def set_sync_debug_mode(self, mode: str) -> None:
+        self.impatient = mode == "error"
 
     def to(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args and isinstance(args[0], Tensor):
             return self.move(tensor, self.device_of(args[0]), args[0].dtype)
-        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
-        return self.move(tensor, device, dtype)
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        return self.move(tensor, device, dtype, non_blocking)
 
-    def move(self, tensor: Tensor, device: torch.device | None, dtype: torch.dtype | None = None) -> Tensor:
+    def move(
+        self,
+        tensor: Tensor,
+        device: torch.device | None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+    ) -> Tensor:
         before = self.device_of(tensor)
         device = device or before
+        pinned = tensor.untyped_storage()._cdata in self.pinned
+        if self.impatient and device.type != before.type and not (non_blocking and pinned):
+            raise RuntimeError(f"{WAITS}: to")
         moved = tensor.to(dtype or tensor.dtype, copy=device.type != before.type)
         return self.place(moved, [tensor], device)
 
@@ -140,6 +203,15 @@ class PretendedGpu(TorchFunctionMode):
             parts = torch.cat([weight.detach().flatten() for weight in weights]).split([w.numel() for w in weights])
             for weight, part in zip(weights, parts, strict=True):
                 weight.data = part.view_as(weight)
+
+
+def remember(memory: dict[int, StorageWeakRef], tensor: Tensor) -> None:
+    """Add a tensor's memory; what was freed is forgotten now and then."""
+    storage = tensor.untyped_storage()
+    memory[storage._cdata] = StorageWeakRef(storage)
+    if len(memory) > PRUNED:
+        for number in [number for number, held in memory.items() if held.expired()]:
+            del memory[number]
 
 
 def tensors(values: Any) -> Iterator[Tensor]:
@@ -161,6 +233,7 @@ def pretended_gpu() -> Iterator[None]:
         "set_rng_state": lambda state, device=GPU: setattr(gpu, "stream", state.clone()),
         "set_rng_state_all": lambda states: setattr(gpu, "stream", states[0].clone()),
         "manual_seed_all": gpu.seed,
+        "set_sync_debug_mode": gpu.set_sync_debug_mode,
     }
     facts = {"is_available": True, "is_initialized": True, "device_count": 1, "current_device": 0}
     facts |= {"get_device_name": NAME, "is_current_stream_capturing": False, "synchronize": None}

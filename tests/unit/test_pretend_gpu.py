@@ -76,6 +76,77 @@ def test_what_cuda_allows_stays_on_the_gpu(use: Callable[[], torch.Tensor]) -> N
     assert use().is_cuda
 
 
+@pytest.fixture
+def _impatient(_gpu: None) -> None:
+    there()  # a real GPU is started
+    torch.cuda.set_sync_debug_mode("error")
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda given: given[0, 0].item(),
+        lambda given: given.tolist(),
+        lambda given: bool(given[0, 0]),
+        lambda given: int(given.max()),
+        lambda given: float(given.max()),
+        lambda given: given.nonzero(),
+        lambda given: torch.where(given > 1),
+        lambda given: given[given > 1],
+        lambda given: given[given[0] > 0, 0],
+        lambda given: assign(given, given > 1, given[0]),
+        lambda given: given[[0, 1]],
+        lambda given: given[torch.tensor([0, 1])],
+        lambda given: given[: given[0, 1].long()],
+        lambda given: given.masked_select(given > 1),
+        lambda given: given.unique(),
+        lambda given: given[0].long().bincount(),
+        lambda given: given[0].repeat_interleave(given[0].long()),
+        lambda given: torch.equal(given, given),
+        lambda given: given.cpu(),
+        lambda given: given.to("cpu", torch.long),
+        lambda given: here().to(given),
+        lambda given: here().to("cuda", non_blocking=True).copy_(here()),
+        lambda given: here().pin_memory().to("cuda"),
+        lambda given: given.copy_(here()),
+        lambda given: assign(given, 0, here()[0]),
+        lambda given: torch.tensor(0.5, device="cuda"),
+        lambda given: given.new_tensor([0.5]),
+    ],
+)
+def test_calls_that_wait_for_the_gpu_are_refused_on_demand(wait: Callable[[torch.Tensor], object]) -> None:
+    with pytest.raises(RuntimeError, match="called a synchronizing CUDA operation"):
+        wait(torch.ones(2, 3, device="cuda"))
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda given: given[0] + 1,
+        lambda given: given[given[0].long()],
+        lambda given: given[None, :1, ..., 1],
+        lambda given: assign(given, slice(None, None, 2), given[1]),
+        lambda given: assign(given, given > 1, 0.0),
+        lambda given: assign(given, (given[0, :2].long(), slice(None)), given[0] + 1),
+        lambda given: torch.where(given > 1, given, 0.0),
+        lambda given: given.masked_fill(given > 1, 2.0),
+        lambda given: given[0].repeat_interleave(2),
+        lambda given: here().pin_memory().to("cuda", non_blocking=True),
+        lambda given: given.copy_(here().pin_memory(), non_blocking=True),
+        lambda given: torch.rand(2, 3, device="cuda").argmax(1),
+        lambda given: given.new_full((), 0.5),
+    ],
+)
+def test_calls_that_only_tell_the_gpu_what_to_do_are_not(use: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    assert use(torch.ones(2, 3, device="cuda")).is_cuda
+
+
+def test_nobody_minds_waiting_otherwise() -> None:
+    assert int(there().max()) == 5
+
+
 @pytest.mark.parametrize(
     "use",
     [
