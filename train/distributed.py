@@ -64,9 +64,16 @@ def is_first() -> bool:
 
 def share(batch: Tensor) -> Tensor:
     """This process's rows of a batch. A last batch that cannot be shared equally is everybody's, to the same effect."""
-    if not dist.is_initialized() or len(batch) % processes():
-        return batch
-    return batch.chunk(processes())[dist.get_rank()]
+    return batch.chunk(processes())[dist.get_rank()] if _is_shared(len(batch)) else batch
+
+
+def before(rows: int) -> int:
+    """How many rows of a batch of so many come before this process's share."""
+    return dist.get_rank() * rows // processes() if _is_shared(rows) else 0
+
+
+def _is_shared(rows: int) -> bool:
+    return dist.is_initialized() and rows % processes() == 0
 
 
 def average_gradients(optimizer: torch.optim.Optimizer) -> None:
@@ -87,8 +94,8 @@ def average(values: Sequence[Tensor]) -> None:
     flat = torch.cat([value.reshape(-1) for value in values])
     with _naming_losses():
         dist.all_reduce(flat)
-    for value, mean in zip(values, (flat / processes()).split([value.numel() for value in values]), strict=True):
-        value.copy_(mean.view_as(value))
+    means = (flat / processes()).split([value.numel() for value in values])
+    torch._foreach_copy_(list(values), [mean.view_as(value) for mean, value in zip(means, values, strict=True)])
 
 
 def highest(*values: float) -> tuple[float, ...]:

@@ -91,6 +91,16 @@ class Generator(nn.Module, ABC):
     def forward(self, noise: Tensor) -> Tensor:
         """Codes, or values in [0, 1] to be rounded to codes, (rows, length), for uniform noise, (rows, noise_size)."""
 
+    def stratified(self, noise: Tensor, first: int) -> Tensor:
+        """As `forward`, for training: where there are several nets, the rows take turns among them.
+
+        All shapes are then known without a look at the noise, for which a GPU would have to be waited for.
+
+        Args:
+            first: how many rows were drawn before these.
+        """
+        return self(noise)
+
 
 class TextbookGenerator(Generator):
     """The textbook generator: Linear(L, L) and a sigmoid on uniform noise. Its output is rounded when sampled."""
@@ -248,45 +258,69 @@ class NadeGenerator(Generator):
         return {"name": self.name, "length": self.length, **sizes}
 
     def forward(self, noise: Tensor) -> Tensor:
-        net, kind, logistic = self._read(noise)
+        net = self._net(noise)
+        kind, logistic = self._read(noise, net)
         bits = self._bits(net, kind, logistic)
         if not torch.is_grad_enabled():
             return bits
-        soft = torch.sigmoid((self._logits(bits, net, kind) + logistic) / self.TAU)
-        return bits + (soft - soft.detach())
+        return self._relaxed(bits, self._logits(bits, kind, _rows_of(net)) + logistic)
+
+    def stratified(self, noise: Tensor, first: int) -> Tensor:
+        place, width = torch.arange(len(noise), device=noise.device), -(-len(noise) // self.nets)
+        net, column = (first + place) % self.nets, place // self.nets
+        kind, logistic = self._read(noise, net)
+        bits = self._draw_columns(net, kind, logistic, column, width)
+        rows = [((first + i) % self.nets, slice(i, None, self.nets)) for i in range(min(self.nets, len(noise)))]
+        return self._relaxed(bits, self._logits(bits, kind, rows) + logistic)
 
     def probabilities(self, noise: Tensor) -> Tensor:
         """P(bit = 1 | the bits before it) of the rows drawn from the noise, (rows, length).
 
         Its mean over rows estimates a column's mean as the bits do, but scatters less (Rao and Blackwell).
         """
-        net, kind, logistic = self._read(noise)
-        return self._logits(self._bits(net, kind, logistic), net, kind).sigmoid()
+        net = self._net(noise)
+        kind, logistic = self._read(noise, net)
+        return self._logits(self._bits(net, kind, logistic), kind, _rows_of(net)).sigmoid()
 
-    def _read(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each row's net and class (rows,), and logistic noise for its bits (rows, length)."""
-        uniform, net = noise[:, : self.length], (noise[:, -2] * self.nets).long().clamp(max=self.nets - 1)
+    def _net(self, noise: Tensor) -> Tensor:
+        """Each row's net, (rows,)."""
+        return (noise[:, -2] * self.nets).long().clamp(max=self.nets - 1)
+
+    def _read(self, noise: Tensor, net: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's class (rows,), and logistic noise for its bits (rows, length)."""
         kind = (noise[:, -1:] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
-        return net, kind, torch.logit(uniform, eps=torch.finfo(noise.dtype).eps)
+        return kind, torch.logit(noise[:, : self.length], eps=torch.finfo(noise.dtype).eps)
+
+    def _relaxed(self, bits: Tensor, noisy_logits: Tensor) -> Tensor:
+        """The bits, with the gradient of their relaxation."""
+        soft = torch.sigmoid(noisy_logits / self.TAU)
+        return bits + (soft - soft.detach())
 
     @torch.no_grad()
     def _bits(self, net: Tensor, kind: Tensor, logistic: Tensor) -> Tensor:
         return self._guess(net, kind, logistic) if len(net) <= self.FEW else self._draw(net, kind, logistic)
 
-    def _logits(self, bits: Tensor, net: Tensor, kind: Tensor) -> Tensor:
-        """As `logits`, for rows of several nets."""
+    def _logits(self, bits: Tensor, kind: Tensor, rows_of: list[tuple[int, Any]]) -> Tensor:
+        """As `logits`, for rows of several nets: each net that has any, and which these are."""
         logit = torch.empty_like(bits)
-        for each in net.unique().tolist():
-            rows = net == each
-            logit[rows] = self.logits(bits[rows], each, kind[rows])
+        for net, rows in rows_of:
+            logit[rows] = self.logits(bits[rows], net, kind[rows])
         return logit
 
     def _draw(self, net: Tensor, kind: Tensor, logistic: Tensor) -> Tensor:
+        """Bits, (rows, length), one after the other."""
+        column = _rank(net)
+        return self._draw_columns(net, kind, logistic, column, int(column.max()) + 1)
+
+    @torch.no_grad()
+    def _draw_columns(self, net: Tensor, kind: Tensor, logistic: Tensor, column: Tensor, width: int) -> Tensor:
         """Bits, (rows, length). The rows of a net stand side by side as columns, as many for each
         net, so that a step is one product for each net instead of weights gathered for each row.
+
+        Args:
+            column: where each row stands, (rows,).
+            width: columns a net.
         """
-        column = _rank(net)
-        width = int(column.max()) + 1
         start, logit = self._start(net, kind)
         hidden = logistic.new_zeros(self.nets, self.hidden, width)
         hidden[net, :, column] = start
@@ -299,7 +333,7 @@ class NadeGenerator(Generator):
         effect = self.input.unsqueeze(3).unbind(1)
         local, recent = self.local[:, None], column.new_zeros(self.nets, 1, width)
         # Numbers as tensors: turning a Python number into one takes as long as the operation.
-        zero, half, window = logistic.new_zeros(()), logistic.new_tensor(0.5), recent.new_tensor(2**self.WINDOW - 1)
+        zero, half, window = logistic.new_zeros(()), logistic.new_full((), 0.5), recent.new_full((), 2**self.WINDOW - 1)
         last = torch.empty_like(recent)
         for t, bit in enumerate(bits):
             torch.maximum(hidden, zero, out=active)
@@ -359,6 +393,11 @@ class NadeGenerator(Generator):
             self.hidden_bias[net] + self.class_hidden[net, kind],
             self.bias[net] + self.class_bias[net, kind],
         )
+
+
+def _rows_of(net: Tensor) -> list[tuple[int, Any]]:
+    """Each net that some row has (rows,), and a mask of these rows."""
+    return [(each, net == each) for each in net.unique().tolist()]
 
 
 def _rank(group: Tensor) -> Tensor:

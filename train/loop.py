@@ -146,7 +146,7 @@ def train(
     for batch in batches(order, rows, state.seen, config.step_rows, total):
         (used,) = distributed.highest(progress(state, total, limit, meter))
         set_rates(state, config, used)
-        meter.add(step(state, batch.to(device), config))
+        meter.add(step(state, send(batch, device), config))
         update_average(state, config.average)
         state.seen += len(batch)
 
@@ -174,7 +174,8 @@ def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
     """
     size = min(config.batch_size, len(real))
     noise = torch.rand(size, state.generator.noise_size, device=real.device)
-    fake = state.generator(distributed.share(noise))
+    drawn = state.seen // config.turns
+    fake = state.generator.stratified(distributed.share(noise), drawn + distributed.before(size))
     batches = [batch for batch in real.split(size) if len(batch) == size]  # the last step may leave a part of one
     every = min(PENALTY_EVERY, len(batches))
     turns = []
@@ -288,8 +289,15 @@ def batches(
             epoch += 1
             pending = torch.cat([pending, order(epoch)])
         chosen, pending = pending[:size], pending[size:]
-        yield rows[chosen.to(rows.device).long()].float()
+        yield rows[send(chosen, rows.device).long()].float()
         seen += size
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device. A GPU fetches them from pinned memory by itself, so that it need not be waited for."""
+    if values.device.type == device.type:
+        return values
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 class Meter:
@@ -315,8 +323,7 @@ class Meter:
     def read(self, epoch_size: int) -> Tick:
         """The tick, and its time added to the state's."""
         distributed.average([*self.sums.values(), *self.last.values()])
-        means = {name: total.item() / self.steps for name, total in self.sums.items()}
-        last = {name: value.item() for name, value in self.last.items()}
+        sums, last = torch.stack([*self.sums.values(), *self.last.values()]).view(2, -1).tolist()
         (elapsed,) = distributed.highest(self.elapsed())
         self.state.seconds += elapsed
         seen = self.state.seen
@@ -325,8 +332,8 @@ class Meter:
             epoch=seen / epoch_size,
             seconds=self.state.seconds,
             sequences_per_second=(seen - self.seen) / max(elapsed, 1e-9),
-            losses=means,
-            last_losses=last,
+            losses={name: total / self.steps for name, total in zip(self.sums, sums, strict=True)},
+            last_losses=dict(zip(self.last, last, strict=True)),
         )
 
 

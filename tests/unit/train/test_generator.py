@@ -187,6 +187,27 @@ def test_the_gradient_is_that_of_each_bits_own_logit(sizes: dict[str, int], rows
         torch.testing.assert_close(ours, plain, rtol=1e-8, atol=1e-10)
 
 
+@given(sizes=SIZES, rows=st.integers(1, 9), first=st.integers(0, 10**9), seed=st.integers(0, generator.MAX_SEED))
+@settings(max_examples=40)
+def test_rows_that_take_turns_are_those_of_noise_that_says_so(
+    sizes: dict[str, int], rows: int, first: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    made = NadeGenerator(**sizes).double()
+    for weight in made.parameters():
+        torch.nn.init.normal_(weight)
+    noise, wanted = generator.draw_noise(made, rows, seed), torch.randn(rows, made.length, dtype=torch.float64)
+    in_turn = noise.clone()
+    in_turn[:, -2] = torch.tensor([((first + i) % made.nets + 0.5) / made.nets for i in range(rows)])
+    ours, expected = made.stratified(noise, first), made(in_turn)
+    assert torch.equal(ours, expected)
+    for gradients in zip(
+        *(torch.autograd.grad((drawn * wanted).sum(), list(made.parameters())) for drawn in (ours, expected)),
+        strict=True,
+    ):
+        torch.testing.assert_close(*gradients)
+
+
 def test_logits_see_earlier_bits_only() -> None:
     made = lively_nade(LONG)
     rows = (torch.rand(1, LONG, dtype=torch.float64) < 0.5).double()

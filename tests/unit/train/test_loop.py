@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from train import builtin, kinds, loop, losses
 from train.config import Config, resolve
 from train.generator import NadeGenerator, TextbookGenerator
 from train.loop import State, Tick
+from train.packed import PackedRows
 
 ROWS = torch.tensor(builtin.toy(60))
 
@@ -25,11 +27,11 @@ def textbook(**given: Any) -> Config:
     return resolve({"preset": "textbook", "epochs": 2, "tick": 1, **given})
 
 
-def new_state(config: Config) -> State:
+def new_state(config: Config, device: str = "cpu") -> State:
     torch.manual_seed(config.seed)
     textbook = config.generator == "textbook"
     generator = TextbookGenerator(5) if textbook else NadeGenerator(length=5, hidden=4, nets=2, classes=2)
-    return State.new(config, generator, torch.device("cpu"))
+    return State.new(config, generator, torch.device(device))
 
 
 def trained(config: Config, ticks: list[Tick] | None = None) -> State:
@@ -173,8 +175,29 @@ def test_rows_without_room_on_the_gpu_are_moved_there_batch_by_batch(monkeypatch
         patched.setattr(Tensor, "to", full)
         assert kinds._moved(rows, "cuda") is rows
     config = configured()
-    state = State.new(config, NadeGenerator(length=5, hidden=4, nets=2, classes=2), torch.device("cuda"))
+    state = new_state(config, "cuda")
     assert loop.train(state, rows, config, on_tick=lambda tick: False) == "epochs"
+
+
+def stored(where: str) -> Tensor | PackedRows:
+    packed = PackedRows(torch.as_tensor(np.packbits(ROWS.numpy(), axis=1)), ROWS.shape[1])
+    return {"there": ROWS.to("cuda"), "here": ROWS, "packed": packed.to("cuda"), "packed here": packed}[where]
+
+
+@pytest.mark.usefixtures("_gpu")
+@pytest.mark.parametrize("where", ["there", "here", "packed", "packed here"])
+@pytest.mark.parametrize("preset", [configured(turns=3, head_start=0), textbook()], ids=["default", "textbook"])
+def test_between_two_ticks_nobody_waits_for_the_gpu(preset: Config, where: str) -> None:
+    config = replace(preset, tick=10**6, epochs=100)
+    state, rows, steps = new_state(config, "cuda"), stored(where), iter(range(10))
+
+    def interrupted() -> bool:
+        going = next(steps, None) is not None
+        torch.cuda.set_sync_debug_mode("error" if going else "default")  # the losses are read after the last step
+        return not going
+
+    assert loop.train(state, rows, config, on_tick=lambda tick: False, interrupted=interrupted) == "interrupted"
+    assert state.seen == 11 * config.step_rows
 
 
 def test_training_stops_when_a_tick_says_so() -> None:
