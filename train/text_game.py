@@ -41,7 +41,7 @@ class TextState:
         net = [weights for name, weights in generator.scorer.named_parameters() if name != "weights"]
         linear = {"params": [generator.scorer.weights], "lr": LINEAR_RATE, "weight_decay": LINEAR_DECAY}
         groups: list[dict[str, Any]] = [{"params": net}, linear]
-        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
         self.passes, self.seen, self.seconds = 0, 0, seconds
         self.best_score, self.best_seen = math.inf, 0
         self.best: dict[str, Tensor] = {}

@@ -138,7 +138,7 @@ class TextWarmStart:
         self.average = copy.deepcopy(model)
         self.average.gru.flatten_parameters()  # cuDNN wants them side by side, and a copy has scattered them
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
+            model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
         )
         self.tokens_a_batch = batch * float(train.lengths.float().mean())
         self.batches = -(-len(train.lengths) // batch)

@@ -141,9 +141,8 @@ class NetFit:
         """One optimizer step, at this share of the schedule."""
         started = time.monotonic()
         set_schedule(self.optimizer, done)
-        chosen = torch.randint(len(self.seen), (BATCH,)).to(self.seen.device)
-        kind = torch.multinomial(self.belongs[chosen], 1)[:, 0]
-        descend(self.net, self.optimizer, self.seen[chosen], kind)
+        chosen = torch.randint(len(self.seen), (BATCH,), device=self.seen.device)
+        descend(self.net, self.optimizer, self.seen[chosen], draw_classes(self.belongs[chosen]))
         self.steps += 1
         move_average(self.average, self.net, min(AVERAGE, self.steps / (self.steps + 10)))
         if self.steps % CHECK_STEPS == 0:
@@ -179,6 +178,15 @@ class NetFit:
 
     MODULES = ("net", "average", "optimizer")
     VALUES = ("kinds", "entropy", "best", "best_step", "best_weights", "steps", "seconds")
+
+
+def draw_classes(belongs: Tensor) -> Tensor:
+    """A class for each row, (rows,), in proportion to how far it belongs to each, (rows, classes).
+
+    The race of exponential times that `torch.multinomial` runs, too, but only after a look at the values, for which a
+    GPU has to be waited for.
+    """
+    return (belongs / torch.empty_like(belongs).exponential_()).argmax(1)
 
 
 def new_net(length: int, classes: Classes, hidden: int) -> NadeGenerator:
@@ -238,7 +246,7 @@ def new_optimizer(net: NadeGenerator) -> torch.optim.Optimizer:
         {"params": [net.bias, net.hidden_bias], "weight_decay": 0.0},
         {"params": [net.local], "weight_decay": 0.0, "pace": max(LOCAL_PACE, net.length / LOCAL_LENGTH)},
     ]
-    return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.99))
+    return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, done: float) -> None:
@@ -258,8 +266,7 @@ def _geometric(ends: tuple[float, float], done: float) -> float:
 
 @torch.no_grad()
 def move_average(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
-    for ours, current in zip(average.parameters(), net.parameters(), strict=True):
-        ours.lerp_(current, 1 - decay)
+    torch._foreach_lerp_(list[Tensor](average.parameters()), list[Tensor](net.parameters()), 1 - decay)
 
 
 @torch.no_grad()

@@ -124,6 +124,27 @@ def test_nets_of_long_rows_have_fewer_hidden_units(length: int, hidden: int) -> 
     assert WarmStart(torch.zeros(2, length, dtype=torch.uint8), hidden=128, folds=2).hidden == hidden
 
 
+def test_classes_are_drawn_in_proportion() -> None:
+    torch.manual_seed(0)
+    belongs = torch.tensor([[0.1, 0.0, 0.6, 0.3]])
+    drawn = warmup.draw_classes(belongs.repeat(20_000, 1)).bincount(minlength=4) / 20_000
+    torch.testing.assert_close(drawn, belongs[0], atol=0.015, rtol=0)
+    assert drawn[1] == 0
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_between_two_checks_nobody_waits_for_the_gpu() -> None:
+    rows = CHAIN.float().to("cuda")
+    fit = NetFit(rows[:1000], rows[1000:], warmup.fit_classes(rows, Choice(classes=3)), 8)
+    fit.step(0.0)
+    torch.cuda.set_sync_debug_mode("error")
+    for _ in range(warmup.CHECK_STEPS - 2):
+        fit.step(0.1)
+    torch.cuda.set_sync_debug_mode("default")
+    fit.step(0.1)
+    assert fit.best_step == warmup.CHECK_STEPS
+
+
 def test_a_time_limit_is_kept() -> None:
     torch.manual_seed(0)
     started = time.monotonic()
