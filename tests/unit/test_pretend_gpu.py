@@ -107,7 +107,6 @@ def _impatient(_gpu: None) -> None:
         lambda given: given.cpu(),
         lambda given: given.to("cpu", torch.long),
         lambda given: here().to(given),
-        lambda given: here().to("cuda", non_blocking=True).copy_(here()),
         lambda given: here().pin_memory().to("cuda"),
         lambda given: given.copy_(here()),
         lambda given: assign(given, 0, here()[0]),

@@ -1,6 +1,7 @@
 """What processes do together, as far as one process shows it."""
 
 import pytest
+import torch
 
 from train import distributed
 from train.config import JobError, resolve
@@ -18,3 +19,12 @@ def test_a_process_that_fails_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) 
     with distributed.session(config):
         pass
     assert left
+
+
+@pytest.mark.parametrize(("rows", "begins"), [(12, [0, 4, 8]), (13, [0, 0, 0])])
+def test_a_share_begins_where_it_says(rows: int, begins: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 3)
+    for rank, begin in enumerate(begins):
+        monkeypatch.setattr(distributed.dist, "get_rank", lambda rank=rank: rank)
+        assert distributed.before(rows) == distributed.share(torch.arange(rows))[0] == begin
