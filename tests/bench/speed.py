@@ -194,7 +194,7 @@ def _split(rows: Tensor, rounds: int) -> None:
     noise = torch.rand(len(real), generator.noise_size)
 
     def all_of_generator() -> None:
-        judge(generator(noise)).sum().backward(inputs=list(generator.parameters()))
+        judge(generator.stratified(noise, 0)).sum().backward(inputs=list(generator.parameters()))
 
     def optimizers() -> None:
         state.generator_optimizer.step()
@@ -204,7 +204,7 @@ def _split(rows: Tensor, rounds: int) -> None:
     whole = _steps(config, NadeGenerator(**_sizes(rows.shape[1])), rows)
     work: dict[str, Callable[[], Any]] = {
         "data": lambda: next(batches),
-        "generator, forward": lambda: generator(noise),
+        "generator, forward": lambda: generator.stratified(noise, 0),
         "generator, with gradient": all_of_generator,
         "a turn: flips": lambda: loop.show(real, real, config),
         "a turn: discriminator": lambda: loop.update_discriminator(state, real, real, config, 0.0),
