@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
 from serve.request import Request, draw_seed
+from train.generator import Sample
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)  # sequences of an answer made ahead; its first ones answer a request for fewer
 MAX_ROWS = 400  # of a pass; from here on a sequence hardly gets cheaper
@@ -22,10 +21,10 @@ MAX_SECONDS = 0.012  # of a pass: the request that needs it waits for all of it
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A request, its codes, (n, length), and the body that holds them."""
+    """A request, its rows, and the body that holds them."""
 
     request: Request
-    codes: Tensor
+    sample: Sample
     body: bytes
 
 
@@ -36,9 +35,9 @@ class Ahead:
     """
 
     def __init__(
-        self, draw: Callable[[Sequence[Request]], Sequence[Tensor]], encode: Callable[[Request, Tensor], bytes]
+        self, draw: Callable[[Sequence[Request]], Sequence[Sample]], encode: Callable[[Request, Sample], bytes]
     ) -> None:
-        """`draw` gives the codes of requests with the same options, `encode` the body for one of them."""
+        """`draw` gives the rows of requests with the same options, `encode` the body for one of them."""
         self._draw, self._encode = draw, encode
         self._ready: dict[int, list[Answer]] = {size: [] for size in SIZES}
         self._rows = 1
@@ -51,7 +50,8 @@ class Ahead:
         found = ready.pop()
         if (request.n, request.format) == (found.request.n, found.request.format):
             return found
-        return self._answer(replace(request, seed=found.request.seed), found.codes[: request.n])
+        first, _ = found.sample.split([request.n, found.request.n - request.n])
+        return self._answer(replace(request, seed=found.request.seed), first)
 
     def make(self, asked: Sequence[Request]) -> list[Answer]:
         """The answer to each request, all with the same options, from a pass that also makes ahead what they lacked."""
@@ -63,8 +63,8 @@ class Ahead:
             self._ready[answer.request.n].append(answer)
         return made[: len(asked)]
 
-    def _answer(self, request: Request, codes: Tensor) -> Answer:
-        return Answer(request=request, codes=codes, body=self._encode(request, codes))
+    def _answer(self, request: Request, sample: Sample) -> Answer:
+        return Answer(request=request, sample=sample, body=self._encode(request, sample))
 
     def _more(self, asked: Sequence[Request]) -> list[Request]:
         """As many requests for any seed as may join the pass, of the sizes that were asked for and are not there."""

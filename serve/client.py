@@ -81,13 +81,13 @@ def explain(body: bytes) -> str:
 def show(body: bytes) -> str:
     """The answer for people: a line for each sequence, and where it came from.
 
-    A line has the bits, the text, or both; token ids mean nothing to people.
+    A line has the class, the bits and the text, as far as there are any; token ids mean nothing to people.
     """
     answer = json.loads(body)
     bits = all(code in (0, 1) for sequence in answer["sequences"] for code in sequence)
     rows = ["".join(map(str, sequence)) if bits else "" for sequence in answer["sequences"]]
-    texts = answer.get("text") or [""] * len(rows)
-    lines = [f"{row}  {text}".strip() for row, text in zip(rows, texts, strict=True)]
+    labels, texts = (answer.get(name, [""] * len(rows)) for name in ("labels", "text"))
+    lines = ["  ".join(filter(None, line)) for line in zip(labels, rows, texts, strict=True)]
     model = answer["model"]
     run = f", MLflow run {model['run_id']}" if model["run_id"] else ""
     return "\n".join([*lines, f"(seed {answer['seed']}, {model['name']} version {model['version']}{run})"])

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import orjson
 import torch
-from torch import Tensor
 
 from serve import bearer
 from serve import gate as gates
@@ -30,7 +29,7 @@ from train import artifact as artifacts
 from train import generator as generators
 from train.artifact import Artifact
 from train.codec import Codec
-from train.generator import Generator
+from train.generator import Generator, Sample
 
 MODEL_NAME = "lookalike"
 BATCH_METRICS = "ts.metrics.caching_metric"  # a line for each batch, which the frontend would parse
@@ -100,28 +99,25 @@ class LookalikeHandler:
         watch.start()
         return watch
 
-    def _generate(self, asked: Sequence[Request]) -> Sequence[Tensor]:
-        """The codes, (n, length), of requests with the same options. Every request has its own stream of noise."""
+    def _generate(self, asked: Sequence[Request]) -> list[Sample]:
+        """The rows of requests with the same options. Every request has its own stream of noise."""
         generator = self.artifact.having(**dict(asked[0].options))
         noise = torch.cat([generators.draw_noise(generator, request.n, request.seed) for request in asked])
-        return torch.split(generators.generate(generator, noise), [request.n for request in asked])
+        return generators.generate_labelled(generator, noise).split([request.n for request in asked])
 
-    def _encode(self, request: Request, codes: Tensor) -> bytes:
+    def _encode(self, request: Request, sample: Sample) -> bytes:
         if request.format == "npy":
             file = io.BytesIO()
-            np.save(file, codes.numpy())
+            np.save(file, sample.codes.numpy())
             return file.getvalue()
-        answer: dict[str, Any] = {"sequences": codes.numpy()}
-        text = self.artifact.codec.decode(codes)
-        if text is not None:
-            answer["text"] = text
-        answer |= {"seed": request.seed, "model": self.model}
+        rows = {"sequences": sample.codes.numpy(), **self.artifact.readings(sample)}
+        answer = {**rows, "seed": request.seed, "model": self.model}
         return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
     def _answer(self, answer: Answer, index: int, context: Any) -> bytes:
         request = answer.request
         if self.watch:
-            self.watch.served(request.format, answer.codes, usual=not request.options)
+            self.watch.served(request.format, answer.sample.codes, usual=not request.options)
         context.set_response_content_type(index, requests.CONTENT_TYPES[request.format])
         if request.format == "npy":
             context.set_response_header(index, "X-Lookalike-Seed", str(request.seed))
@@ -162,7 +158,7 @@ def _offer(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
     max_rows = requests.max_rows(
         settings.get("max_response_bytes", DEFAULT_MAX_BYTES),
         generator.length,
-        _longest_text(artifact.codec, generator),
+        (*_longest_text(artifact.codec, generator), *_longest(artifact.codec.labels)),
         generator.codes,
         generator.code_type.itemsize,
     )
@@ -174,13 +170,18 @@ def _offer(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
     )
 
 
-def _longest_text(codec: Codec, generator: Generator) -> str | None:
-    """The text that takes the most room in JSON: one code over and over. None where the codec has no text."""
+def _longest_text(codec: Codec, generator: Generator) -> list[str]:
+    """The text that takes the most room in JSON: one code over and over. Empty where the codec has no text."""
     codes = torch.arange(generator.codes).to(generator.code_type)[:, None]
     # Three of each code show what one adds; whole texts of a large vocabulary would be hundreds of megabytes.
     texts = codec.decode(codes.expand(-1, min(3, generator.length)))
     if not texts:
-        return None
-    longest = max(range(generator.codes), key=lambda code: len(json.dumps(texts[code])))
-    whole = codec.decode(codes[longest : longest + 1].expand(-1, generator.length))
-    return whole[0] if whole else None
+        return []
+    (text,) = _longest(texts)
+    longest = texts.index(text)
+    return codec.decode(codes[longest : longest + 1].expand(-1, generator.length)) or []
+
+
+def _longest(texts: Sequence[str]) -> list[str]:
+    """The one that takes the most room in JSON, or none where there are none."""
+    return [max(texts, key=lambda text: len(json.dumps(text)))] if texts else []

@@ -10,7 +10,6 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -26,17 +25,14 @@ OFFER = Offer(max_rows={"json": 100_000, "npy": 100_000})
 
 def answer(artifact: Artifact, n: int, seed: int, form: str) -> bytes:
     """Generate and encode, as the handler does it for one request."""
-    codes = artifact.sample(n, seed)
+    sample = artifact.draw(n, seed)
     if form == "npy":
         file = io.BytesIO()
-        np.save(file, codes.numpy())
+        np.save(file, sample.codes.numpy())
         return file.getvalue()
-    body: dict[str, Any] = {"sequences": codes.numpy()}
-    text = artifact.codec.decode(codes)
-    if text is not None:
-        body["text"] = text
-    body |= {"seed": seed, "model": {"name": "lookalike", "version": artifact.card["version"], "run_id": None}}
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    rows = {"sequences": sample.codes.numpy(), **artifact.readings(sample)}
+    model = {"name": "lookalike", "version": artifact.card["version"], "run_id": None}
+    return orjson.dumps({**rows, "seed": seed, "model": model}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def serve(artifact: Artifact, port: int) -> None:

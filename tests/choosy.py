@@ -37,6 +37,9 @@ class ChoosyGenerator(Generator):
     def config(self) -> dict[str, Any]:
         return {"name": self.name}
 
+    def labels_of(self, noise: Tensor) -> Tensor:
+        return torch.full((len(noise),), self.label)
+
     def forward(self, noise: Tensor) -> Tensor:
         best = noise.view(len(noise), self.candidates, self.length).amax(1)
         return (best ** (1 / self.temperature) * 99).floor() + 100 * self.label

@@ -24,7 +24,7 @@ from train import catalogue
 from train import codec as codecs
 from train import generator as generators
 from train.codec import Codec
-from train.generator import Generator, Option
+from train.generator import Generator, Option, Sample
 
 # The code that an artifact needs to run; it travels with it.
 LEAVES = ("__init__.py", "artifact.py", "catalogue.py", "codec.py", "generator.py", "ngram.py", "text_generator.py")
@@ -75,6 +75,17 @@ class Artifact:
             ValueError: as for `having`.
         """
         return generators.sample(self.having(**chosen), n, seed)
+
+    def draw(self, n: int, seed: int, **chosen: Any) -> Sample:
+        """What `sample` returns, with the rows' classes."""
+        generator = self.having(**chosen)
+        return generators.generate_labelled(generator, generators.draw_noise(generator, n, seed))
+
+    def readings(self, sample: Sample) -> dict[str, list[str]]:
+        """What rows say to people, by the name that answers have for it: "text" and "labels", where there are any."""
+        text, labels = self.codec.decode(sample.codes), codecs.class_names(self.codec, sample.labels)
+        found = {"text": text, "labels": labels}
+        return {name: values for name, values in found.items() if values is not None}
 
 
 def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, Any]) -> Artifact:

@@ -24,6 +24,7 @@ SPACE = "\u2581"  # marks a token that follows a space
 TOKEN = rf"{SPACE}?\w+(?:['\u2019]\w+)*|{SPACE}?\.\.\.|{SPACE}?[^\w{SPACE}]|{SPACE}"
 APART = "\uffff"  # stands between tokens until they are joined; no text holds it, for it is no character
 GLUED = re.compile(rf"(?<=\w){APART}+(?=\w)")
+LABEL_COLUMN = "label"  # of classes whose column has no name: artifacts did not always know it
 COVERED = 0.99  # share of the training texts that fit into the length chosen for them
 
 
@@ -31,7 +32,7 @@ class Codec(Protocol):
     """What every codec offers. Codes are integer tensors of shape (rows, length)."""
 
     name: str
-    labels: tuple[str, ...]  # what the rows' classes are called, where a generator can be told which to draw
+    labels: tuple[str, ...]  # what the rows' classes are called, where they have any
 
     @property
     def columns(self) -> list[str]:
@@ -139,15 +140,18 @@ class TokensCodec:
 
     name = "tokens"
 
-    def __init__(self, tokenizer: dict[str, Any], length: int, labels: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: dict[str, Any], length: int, labels: Sequence[str] = (), label_column: str = LABEL_COLUMN
+    ) -> None:
         """A codec around a tokenizer in the format of Hugging Face's `tokenizers`.
 
         Args:
             tokenizer: its JSON; the ids 0, 1 and 2 stand for padding, end and unknown.
             length: token ids a row, with the end token.
             labels: the classes that a text may belong to.
+            label_column: what files call the column of the classes.
         """
-        self.tokenizer, self.length, self.labels = tokenizer, length, tuple(labels)
+        self.tokenizer, self.length, self.labels, self.label_column = tokenizer, length, tuple(labels), label_column
         vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
         self.pieces = ["", "", "", *sorted(vocabulary, key=lambda piece: vocabulary[piece])[len(SPECIAL) :]]
 
@@ -162,6 +166,7 @@ class TokensCodec:
         lowercase: bool,
         length: int | None = None,
         labels: Sequence[str] = (),
+        label_column: str = LABEL_COLUMN,
     ) -> "TokensCodec":
         """Learn the vocabulary from texts.
 
@@ -177,7 +182,7 @@ class TokensCodec:
         """
         tokenizer = _untrained_tokenizer(kind, lowercase)
         tokenizer.train_from_iterator(texts, _trainer(kind, vocabulary, min_count))
-        fitted = cls(json.loads(tokenizer.to_str()), length or 1, labels)
+        fitted = cls(json.loads(tokenizer.to_str()), length or 1, labels, label_column)
         if len(fitted.pieces) == len(SPECIAL):
             raise ValueError("the texts hold no token that is frequent enough")
         if length is None:
@@ -214,7 +219,8 @@ class TokensCodec:
         return [self.pieces[code] for code in takewhile(lambda code: code not in (PADDING, END), row)]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "length": self.length, "labels": list(self.labels), "tokenizer": self.tokenizer}
+        classes = {"labels": list(self.labels), "label_column": self.label_column}
+        return {"name": self.name, "length": self.length, **classes, "tokenizer": self.tokenizer}
 
 
 def _untrained_tokenizer(kind: str, lowercase: bool) -> Any:
@@ -246,6 +252,11 @@ def words_of(text: str) -> list[str]:
     return WORD.findall(unicodedata.normalize("NFKC", text).lower())
 
 
+def class_names(codec: Codec, labels: Tensor | None) -> list[str] | None:
+    """What the classes with these numbers, (rows,), are called; None where rows have no classes."""
+    return None if labels is None else [codec.labels[number] for number in labels.tolist()]
+
+
 def from_dict(state: dict[str, Any]) -> Codec:
     """The codec that `to_dict` described.
 
@@ -258,5 +269,5 @@ def from_dict(state: dict[str, Any]) -> Codec:
         case {"name": "presence", "words": words}:
             return PresenceCodec(words)
         case {"name": "tokens", "tokenizer": tokenizer, "length": length, "labels": labels}:
-            return TokensCodec(tokenizer, length, labels)
+            return TokensCodec(tokenizer, length, labels, state.get("label_column", LABEL_COLUMN))
     raise ValueError(f"unknown codec {state.get('name')!r}")

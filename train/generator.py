@@ -9,7 +9,7 @@ LEAF: it imports the standard library and torch only, so that it runs unchanged 
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -49,6 +49,27 @@ TEMPERATURE = Option(kind=float, low=0.1, high=2)  # below 1: likelier sequences
 CANDIDATES = Option(kind=int, low=1, high=64)  # how many are drawn for each one that is kept
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Generated rows.
+
+    Attributes:
+        codes: of the generator's `code_type`, (rows, length).
+        labels: the number of each row's class, int64 (rows,); None where rows have none.
+    """
+
+    codes: Tensor
+    labels: Tensor | None = None
+
+    def split(self, sizes: Sequence[int]) -> list["Sample"]:
+        """The rows cut into parts of these sizes."""
+        codes = self.codes.split(list(sizes))
+        labels: Sequence[Tensor | None] = [None] * len(sizes)
+        if self.labels is not None:
+            labels = self.labels.split(list(sizes))
+        return [Sample(codes=some, labels=theirs) for some, theirs in zip(codes, labels, strict=True)]
+
+
 class Generator(nn.Module, ABC):
     """Base of all generators.
 
@@ -82,6 +103,10 @@ class Generator(nn.Module, ABC):
         for name, value in check_options(self.options, chosen).items():
             setattr(made, name, value)
         return made
+
+    def labels_of(self, noise: Tensor) -> Tensor | None:
+        """The number of each row's class, int64 (rows,), as `forward` reads it from the noise; None without classes."""
+        return None
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -445,6 +470,12 @@ def generate(generator: Generator, noise: Tensor) -> Tensor:
         blocks = noise.split(generator.rows_per_pass)
         rounded = [generator(block.to(weight)).round().to("cpu", kind) for block in blocks if len(block)]
     return torch.cat(rounded) if rounded else torch.empty(0, generator.length, dtype=kind)
+
+
+def generate_labelled(generator: Generator, noise: Tensor) -> Sample:
+    """What `generate` makes of the noise, with the rows' classes."""
+    labels = generator.labels_of(noise.to(next(generator.parameters())))
+    return Sample(codes=generate(generator, noise), labels=None if labels is None else labels.cpu())
 
 
 def sample(generator: Generator, n: int, seed: int) -> Tensor:

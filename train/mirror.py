@@ -46,7 +46,14 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.string, "label", required=False),
         ]
     ),
-    outputs=Schema([ColSpec(Array(Array(DataType.long)), "sequences"), ColSpec(DataType.long, "seed")]),
+    outputs=Schema(
+        [
+            ColSpec(Array(Array(DataType.long)), "sequences"),
+            ColSpec(Array(DataType.string), "text", required=False),
+            ColSpec(Array(DataType.string), "labels", required=False),
+            ColSpec(DataType.long, "seed"),
+        ]
+    ),
 )
 
 

@@ -17,7 +17,8 @@ from train.generator import MAX_SEED
 
 class Lookalike(PythonModel):
     """Each input row is a request: `n`, and optionally `seed` and what the model has of `temperature`, `candidates` and
-    `label`. The answers are those that the TorchServe handler gives.
+    `label`. An answer holds `sequences`, `seed`, and what the model has of `text` and `labels`, the rows' classes, as
+    those of the TorchServe handler do.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -33,9 +34,8 @@ class Lookalike(PythonModel):
         # A column in which some values are missing holds floats.
         asked |= {name: int(asked[name]) for name in ("n", "seed", "candidates") if name in asked}
         n, seed = asked.pop("n"), asked.pop("seed", secrets.randbelow(MAX_SEED + 1))
-        codes = self.artifact.sample(n, seed, **asked)
-        texts = self.artifact.codec.decode(codes)
-        return {"sequences": codes.tolist(), "seed": seed} | ({} if texts is None else {"text": texts})
+        sample = self.artifact.draw(n, seed, **asked)
+        return {"sequences": sample.codes.tolist(), **self.artifact.readings(sample), "seed": seed}
 
 
 mlflow.models.set_model(Lookalike())

@@ -255,7 +255,7 @@ class TokenGenerator(Generator):
     def forward(self, noise: Tensor) -> Tensor:
         """Token ids, (rows, length), for uniform noise: one number chooses the candidate, one the class."""
         rows, k = len(noise), self.candidates
-        labels = self._labels(noise[:, 1])
+        labels = self.labels_of(noise)
         uniform = noise[:, 2:].reshape(rows * k, self.length, 2)
         codes = self._draw(uniform, None if labels is None else labels.repeat_interleave(k))
         if k == 1:
@@ -264,9 +264,10 @@ class TokenGenerator(Generator):
         chosen = (noise[:, :1] * weights[:, -1:] >= weights).sum(1).clamp(max=k - 1)
         return codes.view(rows, k, -1)[torch.arange(rows, device=codes.device), chosen].to(noise)
 
-    def _labels(self, uniform: Tensor) -> Tensor | None:
+    def labels_of(self, noise: Tensor) -> Tensor | None:
         if not self.labels:
             return None
+        uniform = noise[:, 1]
         if self.label is not None:
             return torch.full_like(uniform, self.label, dtype=torch.long)
         return (uniform[:, None] >= self.shares.cumsum(0)).sum(1).clamp(max=self.labels - 1)

@@ -8,32 +8,34 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from serve import ahead
 from serve.ahead import Ahead, Answer
 from serve.request import Request
+from train.generator import Sample
 
 
 class Source:
-    """Codes that tell the seed and the row, at a price in seconds for a pass and for a row."""
+    """Codes and labels that tell the seed and the row, at a price in seconds for a pass and for a row."""
 
     def __init__(self, price: float = 0.001, row: float = 0.0) -> None:
         self.price, self.row, self.clock = price, row, 0.0
         self.passes: list[int] = []
 
-    def draw(self, requests: Sequence[Request]) -> list[Tensor]:
+    def draw(self, requests: Sequence[Request]) -> list[Sample]:
         self.passes.append(sum(request.n for request in requests))
         self.clock += self.price + self.row * self.passes[-1]
-        return [torch.arange(request.n)[:, None] + request.seed for request in requests]
+        rows = [torch.arange(request.n) + request.seed for request in requests]
+        return [Sample(codes=row[:, None], labels=row + 1) for row in rows]
 
     def made(self, monkeypatch: pytest.MonkeyPatch) -> Ahead:
         monkeypatch.setattr(time, "thread_time", lambda: self.clock)
         return Ahead(self.draw, encode)
 
 
-def encode(request: Request, codes: Tensor) -> bytes:
-    return f"{request.format} {request.seed} {codes.flatten().tolist()}".encode()
+def encode(request: Request, sample: Sample) -> bytes:
+    assert sample.labels is not None
+    return f"{request.format} {request.seed} {sample.codes.flatten().tolist()} {sample.labels.tolist()}".encode()
 
 
 def unseeded(n: int, seed: int = 0, **fields: Any) -> Request:
@@ -47,8 +49,8 @@ def ask(made: Ahead, request: Request) -> Answer:
 def is_right(answer: Answer, n: int, form: str = "json") -> bool:
     seed = answer.request.seed
     codes = list(range(seed, seed + n))
-    told = f"{form} {seed} {codes}".encode()
-    return (answer.request.n, answer.codes.flatten().tolist(), answer.body) == (n, codes, told)
+    told = f"{form} {seed} {codes} {[code + 1 for code in codes]}".encode()
+    return (answer.request.n, answer.sample.codes.flatten().tolist(), answer.body) == (n, codes, told)
 
 
 @given(st.lists(st.tuples(st.integers(1, 700), st.sampled_from(["json", "npy"])), max_size=60))

@@ -137,5 +137,7 @@ def test_people_see_a_line_for_each_sequence() -> None:
     assert shown == ["10  film", "11  film plot", "(seed 3, lookalike version 2, MLflow run abc)"]
     tokens = clients.show(json.dumps(ANSWER | {"sequences": [[1, 0], [1, 12]]}).encode()).splitlines()
     assert tokens[:2] == ["film", "film plot"]
+    classes = clients.show(json.dumps(ANSWER | {"labels": ["good", "bad"]}).encode()).splitlines()
+    assert classes[:2] == ["good  10  film", "bad  11  film plot"]
     bare = {name: value for name, value in ANSWER.items() if name != "text"}
     assert clients.show(json.dumps(bare).encode()).splitlines()[:2] == ["10", "11"]

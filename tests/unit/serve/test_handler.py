@@ -19,6 +19,7 @@ from serve import gate, handler
 from serve.handler import LookalikeHandler
 from serve.request import Request
 from tests.choosy import choosy_artifact
+from tests.rated import CLASSES, rated_artifact
 from train import artifact
 from train import generator as generators
 from train.codec import SPECIAL, BitsCodec, TokensCodec
@@ -47,7 +48,7 @@ def test_the_answer_holds_sequences_text_seed_and_model(
     answer = json.loads(body)
     original = artifact.load(artifact_directory)
     codes = original.sample(3, 7)
-    assert list(answer) == ["sequences", "text", "seed", "model"]
+    assert list(answer) == ["sequences", "text", "seed", "model"], "this model has no classes"
     assert answer["sequences"] == codes.tolist()
     assert answer["text"] == original.codec.decode(codes)
     assert answer["seed"] == 7
@@ -110,6 +111,47 @@ def test_requests_with_the_same_options_are_drawn_together(
     assert sequences[0] == sequences[4] == choosy_artifact().sample(2, 4).tolist()
     assert sequences[1] == [[code + 200 for code in row] for row in sequences[0]]
     assert len({str(rows) for rows in sequences}) == 4
+
+
+@pytest.fixture
+def rated(make_context: type, tmp_path: Path) -> tuple[LookalikeHandler, Context]:
+    rated_artifact(tmp_path / "artifact")
+    made, context = LookalikeHandler(), make_context(tmp_path / "artifact")
+    made.initialize(context)
+    return made, context
+
+
+def test_answers_name_the_classes_of_their_rows(rated: tuple[LookalikeHandler, Context]) -> None:
+    bodies = [b'{"n": 20, "seed": 1}', b'{"n": 3, "seed": 2}', b'{"n": 3, "seed": 1, "label": "1 star"}']
+    together = ask(rated, *bodies)
+    assert together == [ask(rated, body)[0] for body in bodies]
+    answers = [json.loads(body) for body in together]
+    assert list(answers[0]) == ["sequences", "text", "labels", "seed", "model"]
+    made = rated[0].artifact
+    assert [answer["labels"] for answer in answers[:2]] == [
+        made.readings(made.draw(n, seed))["labels"] for n, seed in ((20, 1), (3, 2))
+    ]
+    assert set(answers[0]["labels"]) == set(CLASSES)
+    assert answers[2]["labels"] == ["1 star"] * 3
+
+
+def test_answers_made_ahead_name_their_own_classes(
+    rated: tuple[LookalikeHandler, Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.ahead.MAX_SECONDS", 10.0)  # so that there are some, however slow the machine is
+    answers = [json.loads(ask(rated, b'{"n": 3}')[0]) for _ in range(30)]
+    assert any(rated[0].ahead._ready.values())
+    again = [json.loads(ask(rated, json.dumps({"n": 3, "seed": each["seed"]}).encode())[0]) for each in answers]
+    assert again == answers
+
+
+def test_the_longest_class_is_reckoned_with(rated: tuple[LookalikeHandler, Context]) -> None:
+    made = rated[0].artifact
+    before = handler._offer(made, {}).max_rows
+    made.codec.labels = ("1 star", "of five stars")
+    after = handler._offer(made, {}).max_rows
+    assert (6_000_000 - 4096) / after["json"] - (6_000_000 - 4096) / before["json"] == pytest.approx(6, abs=0.1)
+    assert after["npy"] == before["npy"]
 
 
 def test_codes_above_255_come_whole_in_both_formats(choosy: tuple[LookalikeHandler, Context]) -> None:
@@ -198,15 +240,15 @@ def test_the_longest_text_of_all_is_the_one_reckoned_with(kind: str, length: int
         vocabulary = {word: code for code, word in enumerate([*SPECIAL, *WORDS[:size]])}
         codec = TokensCodec({"model": {"type": kind, "vocab": vocabulary}}, length)
         generator: Any = SimpleNamespace(codes=len(vocabulary), length=length, code_type=torch.int32)
-        found = handler._longest_text(codec, generator)
+        (found,) = handler._longest_text(codec, generator)
         texts = codec.decode(torch.arange(len(vocabulary))[:, None].expand(-1, length))
         assert len(json.dumps(found)) == max(len(json.dumps(text)) for text in texts)
 
 
 def test_the_longest_text_of_words_has_all_of_them(loaded: tuple[LookalikeHandler, Context]) -> None:
     made = loaded[0].artifact
-    assert handler._longest_text(made.codec, made.generator) == "film good plot great story dull"
-    assert handler._longest_text(BitsCodec("ab"), made.generator) is None
+    assert handler._longest_text(made.codec, made.generator) == ["film good plot great story dull"]
+    assert handler._longest_text(BitsCodec("ab"), made.generator) == []
 
 
 def test_a_large_vocabulary_is_not_decoded_at_full_length() -> None:
@@ -215,7 +257,7 @@ def test_a_large_vocabulary_is_not_decoded_at_full_length() -> None:
     decoded: list[int] = []
     counted: Any = SimpleNamespace(decode=lambda codes: decoded.append(codes.numel()) or codec.decode(codes))
     generator: Any = SimpleNamespace(codes=30_000, length=512, code_type=torch.int32)
-    assert handler._longest_text(counted, generator) == "10000" * 512
+    assert handler._longest_text(counted, generator) == ["10000" * 512]
     assert decoded == [3 * 30_000, 512]
 
 

@@ -192,15 +192,16 @@ def test_the_format_field_is_stronger_than_the_accept_header() -> None:
 
 
 def test_max_rows_fit_into_the_answer() -> None:
-    limits = requests.max_rows(10_000, 6, "word " * 6)
-    answer = {"sequences": [[1] * 6] * limits["json"], "text": ["word " * 6] * limits["json"]}
+    rows = [[1] * 6], ["word " * 6], ["dull"]
+    limits = requests.max_rows(10_000, 6, ("word " * 6, "dull"))
+    answer = {name: row * limits["json"] for name, row in zip(("sequences", "text", "labels"), rows, strict=True)}
     longest = json.dumps(answer, separators=(",", ":"))
     assert 5000 < len(longest) < 10_000
     assert limits["npy"] == (10_000 - requests.ENVELOPE_BYTES) // 6
 
 
 def test_max_rows_know_longer_codes() -> None:
-    limits = requests.max_rows(10_000, 6, None, codes=70_000, code_bytes=4)
+    limits = requests.max_rows(10_000, 6, codes=70_000, code_bytes=4)
     longest = json.dumps([[69_999] * 6] * limits["json"], separators=(",", ":"))
     assert 5000 < len(longest) < 10_000 - requests.ENVELOPE_BYTES
     assert limits["npy"] == (10_000 - requests.ENVELOPE_BYTES) // 24

@@ -33,6 +33,6 @@ def predict(rows: list[dict[str, object]]) -> list[dict[str, object]]:
 def test_options_may_be_missing_row_by_row() -> None:
     made = choosy_artifact()
     answers = predict([{"n": 2, "seed": 1}, {"n": 3, "seed": 2, "label": "wild", "candidates": 4, "temperature": 0.5}])
-    assert answers[0] == {"sequences": made.sample(2, 1).tolist(), "seed": 1}
+    assert answers[0] == {"sequences": made.sample(2, 1).tolist(), "labels": ["calm"] * 2, "seed": 1}
     chosen = made.sample(3, 2, label="wild", candidates=4, temperature=0.5)
-    assert answers[1] == {"sequences": chosen.tolist(), "seed": 2}
+    assert answers[1] == {"sequences": chosen.tolist(), "labels": ["wild"] * 3, "seed": 2}
