@@ -218,7 +218,7 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, **options: 
     if into_shards:
         _sample_shards(loaded, out, n=n, seed=seed, shard_rows=shard_rows, options=chosen)
     else:
-        data.write(out, loaded.sample(n, seed), loaded.codec)
+        data.write(out, loaded.draw(n, seed), loaded.codec)
     click.echo(f"{out}: {n:,} sequences of {len(loaded.codec.columns)} values, seed {seed}")
 
 

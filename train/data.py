@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
-from torch import Tensor
 
 from train import builtin, rundir, store
-from train.codec import Codec, TokensCodec, words_of
+from train.codec import LABEL_COLUMN, Codec, TokensCodec, class_names, words_of
 from train.config import InputError
+from train.generator import Sample
 from train.packed import PackedRows
 from train.store import NAMED_BAD_ROWS, SAME_NAMES, ZERO_ONE
 
@@ -36,6 +36,7 @@ Bits = npt.NDArray[np.uint8]
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 MIN_ROWS = 10
 MAX_CLASSES = 100
+TEXT_COLUMN = "text"  # of what is written
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 TEXT_SHARE = 0.9  # of a column's first values that must be text
 MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
@@ -92,6 +93,14 @@ class Dataset:
         assert isinstance(self.bits, np.ndarray)  # packed rows are read by their own `part`
         rows: Any = self.bits[chosen]
         return rows
+
+    def part(self, chosen: npt.NDArray[np.signedinteger[Any]]) -> "Dataset":
+        """A data set of the rows with the given numbers."""
+        rows: Any = self.take(chosen)
+        if self.bits is not None:
+            return dataclasses.replace(self, bits=rows, known_fingerprint=None)
+        classes = None if self.classes is None else [self.classes[row] for row in chosen]
+        return dataclasses.replace(self, texts=rows, classes=classes)
 
     def fingerprint(self) -> str:
         """SHA-256 of the rows in their order, with the column names: the same data gives it whatever file held it."""
@@ -158,11 +167,6 @@ def load(
         if label_column not in dataset.columns:
             raise InputError(f"--label-column {label_column}: the columns are {', '.join(dataset.columns)}")
         dataset = dataclasses.replace(dataset, label=label_column)
-    if dataset.classes is not None and not 2 <= len(set(dataset.classes)) <= MAX_CLASSES:
-        count = len(set(dataset.classes))
-        raise InputError(
-            f"--label-column {label_column}: {count:,} different values; 2 to {MAX_CLASSES} can be classes"
-        )
     if len(dataset.skipped) > max_bad_rows:
         named = "; ".join(dataset.skipped[:NAMED_BAD_ROWS])
         count = len(dataset.skipped)
@@ -176,6 +180,19 @@ def load(
     if codec in ("presence", "tokens") and dataset.texts is None:
         raise InputError(f"--codec {codec}: {data} holds rows of 0 and 1, not text")
     return dataset
+
+
+def check_classes(dataset: Dataset, label_column: str | None) -> None:
+    """Refuse real texts whose classes are too few or too many to be told apart.
+
+    Raises:
+        InputError: they are.
+    """
+    count = 2 if dataset.classes is None else len(set(dataset.classes))
+    if not 2 <= count <= MAX_CLASSES:
+        raise InputError(
+            f"--label-column {label_column}: {count:,} different values; 2 to {MAX_CLASSES} can be classes"
+        )
 
 
 def _load_builtin(name: str, label_column: str | None) -> Dataset | None:
@@ -438,24 +455,30 @@ def check_folder(path: Path) -> None:
         raise InputError(f"--out {path}: there is no folder {path.parent}")
 
 
-def write(path: Path, codes: Tensor, codec: Codec) -> None:
-    """Write rows as users know them (see `arrow`); the file appears whole or not at all."""
+def write(path: Path, sample: Sample, codec: Codec) -> None:
+    """Write rows as users know them (see `arrow`); the file appears whole or not at all. NPY holds no classes."""
     with rundir.replacing(path) as partial, partial.open("wb") as file:
-        WRITERS[path.suffix](file, arrow(codes, codec))
+        WRITERS[path.suffix](file, arrow(sample, codec))
 
 
-def arrow(codes: Tensor, codec: Codec) -> pa.Table:
-    """Rows as an Arrow table: one column of texts where codes are token ids, else a column of 0/1 for each code."""
-    if isinstance(codec, TokensCodec):
-        return pa.table({"text": codec.decode(codes)})
-    return pa.table(list(codes.numpy().T), names=codec.columns)
+def arrow(sample: Sample, codec: Codec) -> pa.Table:
+    """Rows as an Arrow table.
+
+    Where codes are token ids: a column of texts and, where they have classes, one of those, under the name that it has
+    in the training data. Else a column of 0/1 for each code.
+    """
+    if not isinstance(codec, TokensCodec):
+        return pa.table(list(sample.codes.numpy().T), names=codec.columns)
+    columns = codec.decode(sample.codes), class_names(codec, sample.labels)
+    return pa.table([column for column in columns if column is not None], schema=schema(codec))
 
 
 def schema(codec: Codec) -> pa.Schema:
     """What `arrow` makes for a codec."""
-    if isinstance(codec, TokensCodec):
-        return pa.schema([("text", pa.string())])
-    return pa.schema([(name, pa.uint8()) for name in codec.columns])
+    if not isinstance(codec, TokensCodec):
+        return pa.schema([(name, pa.uint8()) for name in codec.columns])
+    classes = LABEL_COLUMN if codec.label_column == TEXT_COLUMN else codec.label_column
+    return pa.schema([(name, pa.string()) for name in (TEXT_COLUMN, *([classes] if codec.labels else ()))])
 
 
 def _write_jsonl(file: BinaryIO, rows: pa.Table) -> None:
@@ -465,7 +488,7 @@ def _write_jsonl(file: BinaryIO, rows: pa.Table) -> None:
 
 def _write_npy(file: BinaryIO, rows: pa.Table) -> None:
     buffer = io.BytesIO()  # numpy itself does not say why it could not write to a file
-    if rows.schema.types == [pa.string()]:
+    if pa.string() in rows.schema.types:
         np.save(buffer, np.array(rows[0].to_pylist(), dtype=np.str_))
     else:
         np.save(buffer, np.stack([column.to_numpy() for column in rows.columns], axis=1))

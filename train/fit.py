@@ -393,7 +393,7 @@ class _Job:
         verdict = gate.check(gate.read(self.config.gate, texts=found.texts is not None), scores)
 
         shipped = artifact.save(run.artifact, generator, codec, self._card(scores))
-        data.write(run.samples, shipped.sample(SAMPLE_ROWS, EVALUATION_SEED), codec)
+        data.write(run.samples, shipped.draw(SAMPLE_ROWS, EVALUATION_SEED), codec)
         rundir.write(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
         rundir.write(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n")
         history = [json.loads(line) for line in run.stats.read_text().splitlines()]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from train import data
-from train.codec import END, BitsCodec, Codec, PresenceCodec, TokensCodec
+from train.codec import END, LABEL_COLUMN, BitsCodec, Codec, PresenceCodec, TokensCodec
 from train.config import Config, InputError
 from train.data import Dataset, Split
 from train.packed import PackedRows
@@ -62,6 +62,7 @@ def prepare(config: Config) -> Prepared:
         max_bad_rows=config.max_bad_rows,
         packed=True,
     )
+    data.check_classes(dataset, config.label_column)
     parts = data.split(len(dataset), holdout=config.holdout, validation=config.validation, seed=config.split_seed)
     if dataset.texts is not None and _as_tokens(config):
         return _prepare_tokens(config, dataset, parts)
@@ -138,6 +139,7 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
             lowercase=config.lowercase,
             length=config.length,
             labels=names,
+            label_column=config.label_column or LABEL_COLUMN,
         )
     except ValueError as problem:
         raise InputError(f"--min-count {config.min_count}: {problem}") from problem

@@ -20,7 +20,7 @@ from filelock import FileLock
 from train import data, rundir
 from train.artifact import Artifact
 from train.config import InputError
-from train.generator import MAX_SEED, Generator, generate
+from train.generator import MAX_SEED, Generator, Sample, generate_labelled
 from train.progress import Progress
 
 BLOCK_ROWS = 100_000
@@ -75,7 +75,7 @@ def write(
     with Progress("sampling", sum(len(plan.rows(shard)) for shard in mine)) as progress:
         for shard in mine:
             path, rows = plan.path(folder, shard), plan.rows(shard)
-            if _whole(path, len(rows)):
+            if _whole(path, len(rows), data.schema(artifact.codec).names):
                 progress.add(len(rows))
             else:
                 _write_shard(path, artifact, rows, seed, progress)
@@ -100,30 +100,31 @@ def _claim(folder: Path, plan: Plan) -> None:
             raise InputError(f"--out {folder}: holds a sample of {name} {found.get(name)}, not {value}; name another")
 
 
-def _whole(path: Path, rows: int) -> bool:
+def _whole(path: Path, rows: int, columns: list[str]) -> bool:
     try:
-        return bool(pa.parquet.read_metadata(path).num_rows == rows)
+        found = pa.parquet.read_metadata(path)
     except (OSError, pa.ArrowException):
         return False
+    return (found.num_rows, found.schema.names) == (rows, columns)
 
 
 def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progress: Progress) -> None:
     codec = artifact.codec
     with rundir.replacing(path) as partial, pa.parquet.ParquetWriter(partial, data.schema(codec)) as writer:
-        for codes in sequences(artifact.generator, rows, seed):
-            writer.write_table(data.arrow(codes, codec))
-            progress.add(len(codes))
+        for some in samples(artifact.generator, rows, seed):
+            writer.write_table(data.arrow(some, codec))
+            progress.add(len(some.codes))
 
 
-def sequences(generator: Generator, rows: range, seed: int) -> Iterator[torch.Tensor]:
-    """The rows of these numbers in the sample of a seed, uint8 (some, length) at a time."""
+def samples(generator: Generator, rows: range, seed: int) -> Iterator[Sample]:
+    """The rows of these numbers in the sample of a seed, some at a time."""
     for block in range(rows.start // BLOCK_ROWS, -(-rows.stop // BLOCK_ROWS)):
         first = block * BLOCK_ROWS
         wanted = range(max(rows.start, first) - first, min(rows.stop - first, BLOCK_ROWS))
         yield from _block(generator, wanted, (seed + block * STREAM_STEP) % (MAX_SEED + 1))
 
 
-def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[torch.Tensor]:
+def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[Sample]:
     """Those rows of one block; the noise of the rows before them is drawn and dropped."""
     stream = torch.Generator().manual_seed(stream_seed)
     step = max(1, PASS_VALUES // generator.noise_size)
@@ -132,5 +133,5 @@ def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[torc
         end = min(done + step, rows.stop if done >= rows.start else rows.start)
         noise = torch.rand(end - done, generator.noise_size, generator=stream, dtype=torch.float64)
         if done >= rows.start:
-            yield generate(generator, noise)
+            yield generate_labelled(generator, noise)
         done = end

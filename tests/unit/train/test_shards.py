@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from tests.rated import rated_artifact
 from train import artifact, shards
 from train.artifact import Artifact
 from train.codec import BitsCodec
@@ -57,7 +58,8 @@ def test_a_folder_is_one_table_to_other_tools(tmp_path: Path, loaded: Artifact) 
 def test_blocks_and_seeds_have_streams_of_their_own(loaded: Artifact) -> None:
     def block(number: int, seed: int) -> bytes:
         rows = range(40 * number, 40 * (number + 1))
-        return torch.cat(list(shards.sequences(loaded.generator, rows, seed))).numpy().tobytes()
+        made = [some.codes for some in shards.samples(loaded.generator, rows, seed)]
+        return torch.cat(made).numpy().tobytes()
 
     assert len({block(number, seed) for number in range(5) for seed in (0, 1, 2**32 - 1)}) == 15
 
@@ -82,6 +84,20 @@ def test_whole_shards_stay_and_torn_ones_are_made_again(tmp_path: Path, loaded: 
     shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
     np.testing.assert_array_equal(rows_of(tmp_path), before)
     assert kept.stat().st_mtime_ns == stamp
+
+
+def test_shards_of_texts_hold_their_classes(tmp_path: Path) -> None:
+    rated = rated_artifact(tmp_path / "artifact")
+    plan = shards.write(tmp_path / "rows", rated, n=50, seed=3, shard_rows=20)
+    rows = pyarrow.parquet.read_table(tmp_path / "rows")
+    assert rows.column_names == ["text", "rating"]
+    read = {"text": rows["text"].to_pylist()[:40], "labels": rows["rating"].to_pylist()[:40]}
+    assert read == rated.readings(rated.draw(40, 3))
+
+    lacking = plan.path(tmp_path / "rows", 1)  # as an older version wrote it
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(lacking).select(["text"]), lacking)
+    shards.write(tmp_path / "rows", rated, n=50, seed=3, shard_rows=20)
+    assert pyarrow.parquet.read_table(tmp_path / "rows").equals(rows)
 
 
 @pytest.mark.parametrize(
