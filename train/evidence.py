@@ -38,6 +38,7 @@ SHOWN = {
     "self_bleu_3": ("among themselves; the floor is best, above it is collapse", 3),
     "frechet": ("distance of sentence embeddings; the floor is best", 4),
     "copy_excess": ("0.00 = no more copies than by chance", 3),
+    "label_distance": ("share of rows that would have to be of another class; the floor is best", 3),
     "utility": ("AUC of a model that learns the label here and is tested on real rows", 3),
 }
 
@@ -45,6 +46,15 @@ SHOWN = {
 @dataclass(frozen=True, kw_only=True)
 class Texts:
     """The texts behind the codes of `Evidence`, in the same order."""
+
+    contenders: dict[str, list[str]]
+    heldout: list[str]
+    train: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The classes of texts, in the same order; of those contenders that have any."""
 
     contenders: dict[str, list[str]]
     heldout: list[str]
@@ -73,7 +83,8 @@ class Evidence:
         heldout: the real rows that judge.
         train: the real rows that were learned from.
         columns: a label for each position.
-        scores: `metrics.compare` of every contender and of the floor; of texts `text_metrics.compare_text`.
+        scores: `metrics.compare` of every contender and of the floor; of texts `text_metrics.compare_text`
+            and, of those with classes, `label_scores`.
         texts: what the codes are the presence of words in, where texts are judged.
         curves: quality and diversity over temperatures, by contender.
         shipped: the name of the contender that the verdict is about.
@@ -124,12 +135,14 @@ def judge_texts(
     heldout: list[str],
     train: list[str],
     *,
+    labels: Labels | None = None,
     seed: int = 0,
     embed: text_metrics.Embed | None = None,
 ) -> Evidence:
     """The same for texts, word by word. Codes and columns are the presence of the held-out texts' commonest words.
 
     Args:
+        labels: the texts' classes, where they have any.
         embed: sentence embeddings, for the Frechet distance.
 
     Raises:
@@ -143,6 +156,10 @@ def judge_texts(
     scores = _each(
         words, lambda made: text_metrics.compare_text(made, real, learned, seed=seed, embed=embed, floor=floor)
     )
+    if labels is not None:
+        known = (real, labels.heldout), (learned, labels.train)
+        for name, made in labels.contenders.items():
+            scores[name] |= text_metrics.label_scores((words[name], made), *known, seed=seed)
     scores[FLOOR] = _floor(next(iter(scores.values())))
     return Evidence(
         contenders={name: text_metrics.presence(made, columns) for name, made in words.items()},
@@ -152,6 +169,14 @@ def judge_texts(
         scores=scores,
         texts=Texts(contenders=dict(contenders), heldout=heldout, train=train),
     )
+
+
+def labels_of(contenders: Mapping[str, list[str] | None], heldout: Dataset, train: Dataset) -> Labels | None:
+    """The classes of made and of real texts; None where the real ones have none."""
+    if heldout.classes is None or train.classes is None:
+        return None
+    there = {name: classes for name, classes in contenders.items() if classes is not None}
+    return Labels(contenders=there, heldout=heldout.classes, train=train.classes)
 
 
 def _each(contenders: Mapping[str, Rows], score: Callable[[Rows], dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -222,7 +247,15 @@ def _cell(scores: Mapping[str, Any], metric: str, decimals: int) -> str:
 
 
 def of_files(
-    real: Path, synthetic: Path, train: Path | None, *, column: str | None, codec: str, words: int, max_bad_rows: int
+    real: Path,
+    synthetic: Path,
+    train: Path | None,
+    *,
+    column: str | None,
+    label_column: str | None = None,
+    codec: str,
+    words: int,
+    max_bad_rows: int,
 ) -> tuple[Evidence, Codec]:
     """Evidence for files of any origin, and the codec through which rows are shown.
 
@@ -232,6 +265,7 @@ def of_files(
 
     Args:
         column: the column that holds the text; the synthetic file may have none of this name.
+        label_column: the column that holds the texts' classes, or that a model would predict from the others.
         max_bad_rows: how many rows of a file may be skipped; a warning among the scores names them.
 
     Raises:
@@ -239,9 +273,13 @@ def of_files(
     """
     load = partial(data.load, codec=codec, max_bad_rows=max_bad_rows)
     try:
-        given = load(str(real), column=column)
-        learned = None if train is None else load(str(train), column=column)
-        made = None if given.texts is None else load(str(synthetic), column=_if_there(column, synthetic))
+        given = load(str(real), column=column, label_column=label_column)
+        data.check_classes(given, label_column)
+        classes = None if given.texts is None else label_column
+        learned = None if train is None else load(str(train), column=column, label_column=classes)
+        made = None
+        if given.texts is not None:
+            made = load(str(synthetic), column=_text_column(column, synthetic), label_column=classes)
         names, numbers = data.load_numbers(synthetic) if made is None else ((), np.empty(0))
     except InputError as problem:
         # The readers speak of --data.
@@ -259,9 +297,12 @@ def of_files(
     return found, kind
 
 
-def _if_there(column: str | None, path: Path) -> str | None:
-    """A column that the file has; another tool, and our own, may have given the texts another name."""
-    return column if column is None or column in data.columns_of(path) else None
+def _text_column(column: str | None, path: Path) -> str | None:
+    """Where a file has no column of this name, the one that we write; another tool may have chosen any."""
+    if column is None:
+        return None
+    names = data.columns_of(path)
+    return next((name for name in (column, data.TEXT_COLUMN) if name in names), None)
 
 
 def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
@@ -277,30 +318,34 @@ def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
 
 
 def _of_bits(given: Dataset, synthetic: npt.NDArray[Any], learned: Dataset | None) -> tuple[Evidence, Codec]:
-    heldout, seen = _real_rows(given, learned)
+    heldout, seen = (np.asarray(part.rows) for part in _real_parts(given, learned))
     if learned is not None:
         seen = seen[:, _places(given, learned.columns, f"--train {learned.source}")]
-    found = judge({SYNTHETIC: synthetic}, heldout, seen, columns=list(given.columns))
+    found = judge({SYNTHETIC: synthetic}, heldout, seen, columns=list(given.columns), label=given.label)
     return found, BitsCodec(given.columns)
 
 
 def _of_texts(given: Dataset, made: Dataset, learned: Dataset | None, words: int | None) -> tuple[Evidence, Codec]:
     """Word by word, or by the presence of so many words."""
-    heldout, seen = _real_rows(given, learned)
+    heldout, seen = _real_parts(given, learned)
     if words is None:
-        found = judge_texts({SYNTHETIC: list(made.rows)}, list(heldout), list(seen), embed=embedder())
+        texts = [list(part.rows) for part in (heldout, seen)]
+        labels = labels_of({SYNTHETIC: made.classes}, heldout, seen)
+        found = judge_texts({SYNTHETIC: list(made.rows)}, *texts, labels=labels, embed=embedder())
         return found, PresenceCodec(found.columns)
+    if given.classes is not None:
+        raise InputError("--label-column: classes of texts need --codec tokens")
     try:
         codec = PresenceCodec.fit(given.rows, words)
     except ValueError as problem:
         raise InputError(f"--words {words}: {problem}") from problem
-    synthetic, real, learned_from = (codec.encode(rows).numpy() for rows in (made.rows, heldout, seen))
+    synthetic, real, learned_from = (codec.encode(each.rows).numpy() for each in (made, heldout, seen))
     return judge({SYNTHETIC: synthetic}, real, learned_from, columns=codec.columns), codec
 
 
-def _real_rows(given: Dataset, learned: Dataset | None) -> tuple[Any, Any]:
+def _real_parts(given: Dataset, learned: Dataset | None) -> tuple[Dataset, Dataset]:
     """The rows that judge, and those that were learned from: halves of the given ones where there are no others."""
     if learned is not None:
-        return given.rows, learned.rows
+        return given, learned
     parts = data.split(len(given), holdout=0.5, validation=0.0, seed=0)
-    return given.take(parts.heldout), given.take(parts.train)
+    return given.part(parts.heldout), given.part(parts.train)

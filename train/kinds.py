@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from train import artifact, baselines, evidence, loop, metrics, text_game, warmup
-from train.codec import TokensCodec
+from train.codec import TokensCodec, class_names
 from train.config import Config
 from train.embeddings import embedder
 from train.evidence import Evidence
-from train.generator import Generator, NadeGenerator, TextbookGenerator, sample
+from train.generator import Generator, NadeGenerator, TextbookGenerator, draw_noise, generate_labelled, sample
 from train.loop import Tick
 from train.ngram import fit_ngrams
 from train.packed import PackedRows
@@ -211,16 +211,27 @@ class TextKind:
         fitted = {"GAN": generator, "warm start": warm.having(candidates=1), **self._learned_baselines(seconds)}
         served = {name: artifact.for_serving(copy.deepcopy(each)) for name, each in fitted.items()}
         judges = prepared.parts.heldout[: len(prepared.heldout)]
-        heldout, train = (list(dataset.take(part)) for part in (judges, prepared.parts.train))
-        n = min(len(heldout), len(train))
-        contenders = {name: self.codec.decode(sample(each, n, EVALUATION_SEED)) for name, each in served.items()}
-        if self.config.baselines != "none":
-            ngrams = fit_ngrams(prepared.train, len(self.codec.pieces))
-            contenders["trigram"] = self.codec.decode(draw_trigrams(ngrams, n, self.codec.length, EVALUATION_SEED))
-        _announce_judging(list(contenders), len(heldout))
-        found = evidence.judge_texts(contenders, heldout, train, seed=EVALUATION_SEED, embed=embedder())
+        real = [dataset.part(part) for part in (judges, prepared.parts.train)]
+        contenders, classes = self._contenders(served, min(map(len, real)))
+        _announce_judging(list(contenders), len(judges))
+        labels = evidence.labels_of(classes, *real)
+        heldout, train = (list(part.rows) for part in real)
+        found = evidence.judge_texts(
+            contenders, heldout, train, labels=labels, seed=EVALUATION_SEED, embed=embedder()
+        )
         draws = {name: self._drawer(each) for name, each in served.items()}
         return dataclasses.replace(found, curves=evidence.curves(draws, heldout, train))
+
+    def _contenders(
+        self, served: dict[str, Any], n: int
+    ) -> tuple[dict[str, list[str]], dict[str, list[str] | None]]:
+        """`n` texts of every contender, and their classes as far as it has any; trigrams have none."""
+        drawn = {name: generate_labelled(each, draw_noise(each, n, EVALUATION_SEED)) for name, each in served.items()}
+        texts = {name: self.codec.decode(made.codes) for name, made in drawn.items()}
+        if self.config.baselines != "none":
+            ngrams = fit_ngrams(self.prepared.train, len(self.codec.pieces))
+            texts["trigram"] = self.codec.decode(draw_trigrams(ngrams, n, self.codec.length, EVALUATION_SEED))
+        return texts, {name: class_names(self.codec, made.labels) for name, made in drawn.items()}
 
     def _learned_baselines(self, seconds: float) -> dict[str, Any]:
         """An RNN with as much time as the GAN had."""

@@ -35,6 +35,7 @@ Array = npt.NDArray[Any]
 Bits = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 Texts = Sequence[Sequence[str]]
+Labelled = tuple[Texts, Sequence[str]]  # texts and their classes
 Item = TypeVar("Item")
 Embed = Callable[[Texts], Array]  # sentence embeddings, (texts, dimensions)
 TextJudge = Callable[[Texts, Array, Texts, int], Array]  # texts, which are made, texts to score, seed
@@ -83,6 +84,25 @@ def compare_text(
     return {**scores, "warnings": warnings_of(scores)}
 
 
+def label_scores(synthetic: Labelled, heldout: Labelled, train: Labelled, *, seed: int = 0) -> Scores:
+    """What classes add to `compare_text`, on the same texts: how common each is, and whether it goes with the texts.
+
+    Raises:
+        ValueError: a set is empty.
+    """
+    n = min(len(texts) for texts, _ in (synthetic, heldout, train))
+    if not n:
+        raise ValueError("there are too few texts to compare")
+    made, real, seen = (
+        (_drawn(texts, n, seed), _drawn(labels, n, seed)) for texts, labels in (synthetic, heldout, train)
+    )
+    scores: Scores = {}
+    for ending, each in (("", made), ("_floor", seen)):
+        scores["label_distance" + ending] = label_distance(each[1], real[1])
+        scores["utility" + ending] = finite(text_utility(each, real, seed))
+    return scores
+
+
 def text_floor(heldout: Texts, train: Texts, n: int, *, seed: int = 0, embed: Embed | None = None) -> Scores:
     """What `n` training texts score in the place of synthetic ones: the same for all contenders.
 
@@ -95,7 +115,7 @@ def text_floor(heldout: Texts, train: Texts, n: int, *, seed: int = 0, embed: Em
     }
 
 
-def _drawn(texts: Texts, n: int, seed: int) -> Texts:
+def _drawn(texts: Sequence[Item], n: int, seed: int) -> list[Item]:
     return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:n]]
 
 
@@ -178,6 +198,34 @@ def length_distance(a: Texts, b: Texts) -> float:
     return float(wasserstein_distance([len(text) for text in a], [len(text) for text in b]))
 
 
+def label_distance(a: Sequence[str], b: Sequence[str]) -> float:
+    """Total variation distance of the shares of classes: the share of rows that would have to be of another class."""
+    p, q = Counter(a), Counter(b)
+    return 0.5 * sum(abs(p[name] / len(a) - q[name] / len(b)) for name in p | q)
+
+
+def text_utility(made: Labelled, real: Labelled, seed: int) -> float:
+    """Train on synthetic, test on real (Esteban et al. 2017): ROC AUC of real texts' classes, each against the rest.
+
+    By logistic regression on 1- to 3-grams; the mean over classes, by how many real texts they have. A class that the
+    made texts lack counts 0.5; NaN where the real ones are all of one class.
+    """
+    (texts, labels), (test_texts, test_labels) = made, real
+    names, counts = np.unique(test_labels, return_counts=True)
+    if len(names) < 2:
+        return math.nan
+    if len(set(labels)) < 2:
+        return 0.5
+    model, vectors = _ngram_regression(texts, labels, test_texts, seed)
+    chances = dict(zip(model.classes_, model.predict_proba(vectors).T, strict=True))
+    is_of = {name: np.array(test_labels) == name for name in names}
+    aucs = [
+        auc_with_variance(chances[name][is_of[name]], chances[name][~is_of[name]])[0] if name in chances else 0.5
+        for name in names
+    ]
+    return float(np.average(aucs, weights=counts))
+
+
 def frechet(a: Array, b: Array) -> float:
     """Frechet distance of two sets of embeddings (rows, dimensions), as of normal distributions (Heusel et al. 2017).
 
@@ -214,10 +262,16 @@ def text_c2st(synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge, fol
 
 def ngram_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array:
     """How synthetic each test text looks to logistic regression on its 1- to 3-grams."""
+    judge, vectors = _ngram_regression(texts, made, test_texts, seed)
+    return np.asarray(judge.decision_function(vectors))
+
+
+def _ngram_regression(texts: Texts, target: Any, test_texts: Texts, seed: int) -> tuple[LogisticRegression, Any]:
+    """Logistic regression on the 1- to 3-grams of texts, and the test texts as it reads them."""
     vectors = TfidfVectorizer(analyzer=_up_to_trigrams, sublinear_tf=True)
     with threadpool_limits(1):
-        judge = LogisticRegression(C=10, max_iter=1000, random_state=seed).fit(vectors.fit_transform(texts), made)
-        return np.asarray(judge.decision_function(vectors.transform(test_texts)))
+        model = LogisticRegression(C=10, max_iter=1000, random_state=seed).fit(vectors.fit_transform(texts), target)
+    return model, vectors.transform(test_texts)
 
 
 def conv_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array:

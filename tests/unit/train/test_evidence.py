@@ -14,7 +14,7 @@ import pytest
 from train import builtin, evidence, text_metrics
 from train.__main__ import main
 from train.config import InputError
-from train.evidence import SYNTHETIC, Evidence
+from train.evidence import FLOOR, SYNTHETIC, Evidence
 
 NAMES = list("abcde")
 
@@ -110,6 +110,60 @@ def test_skipped_rows_are_named_up_to_the_limit(reviews: Path) -> None:
 def test_sentence_embeddings_are_compared_where_there_are_any(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "embedder", lambda: lambda texts: np.eye(len(texts), 3))
     assert "frechet" in judged(reviews, reviews, column="review").scores[SYNTHETIC]
+
+
+def test_a_column_to_be_predicted_is_found_by_its_name(tmp_path: Path) -> None:
+    rows = builtin.toy(900)
+    files = [write(tmp_path / f"{k}.parquet", rows[k::3][:, ::-1], NAMES[::-1]) for k in range(2)]
+    np.save(tmp_path / "train.npy", rows[2::3][:, ::-1])  # has no names: by place
+    scores = judged(*files, tmp_path / "train.npy", label_column="b").scores
+    assert scores[SYNTHETIC]["utility"] == pytest.approx(scores[FLOOR]["utility"], abs=0.05)
+    assert scores[SYNTHETIC]["utility"] > 0.8, "b mostly repeats a"
+    assert "utility" not in judged(*files).scores[SYNTHETIC]
+    with pytest.raises(InputError, match="--label-column x: the columns are e, d, c, b, a"):
+        judged(*files, label_column="x")
+
+
+@pytest.fixture
+def rated(tmp_path: Path) -> Path:
+    """Two files of rated texts, of which one names its column of texts otherwise; and one without a class."""
+    rng = random.Random(0)
+    for name, column in (("real", "review"), ("samples", "text")):
+        stars = [rng.choice("135") for _ in range(120)]
+        texts = [f"a {rng.choice(['film', 'plot', 'story'])} worth {each} of five" for each in stars]
+        lines = [f"{text},{each},{len(text)}\n" for text, each in zip(texts, stars, strict=True)]
+        (tmp_path / f"{name}.csv").write_text(f"{column},stars,length\n" + "".join(lines))
+    (tmp_path / "bare.csv").write_text("text\n" + "a film\n" * 20)
+    return tmp_path / "real.csv"
+
+
+def test_classes_of_texts_are_judged(rated: Path) -> None:
+    samples = rated.with_name("samples.csv")
+    scores = judged(rated, samples, label_column="stars").scores
+    assert scores[SYNTHETIC]["utility"] > 0.95
+    assert scores[FLOOR]["utility"] > 0.95
+    assert 0 < scores[SYNTHETIC]["label_distance"] < 0.3
+    assert 0 < scores[FLOOR]["label_distance"] < 0.3
+    assert "utility" not in judged(rated, samples).scores[SYNTHETIC]
+    samples.write_text(samples.read_text().replace(",1,", ",5,").replace(",3,", ",5,"))
+    single = judged(rated, samples, rated, column="review", label_column="stars").scores
+    assert single[SYNTHETIC]["utility"] == 0.5, "a tool that makes a single class is judged, not refused"
+    assert single[SYNTHETIC]["label_distance"] > 0.5
+    assert single[FLOOR]["label_distance"] == 0
+
+
+def test_files_that_lack_the_classes_are_named(rated: Path) -> None:
+    bare, samples = rated.with_name("bare.csv"), rated.with_name("samples.csv")
+    with pytest.raises(InputError, match=r"^.*bare.csv: --label-column stars: the columns are text$"):
+        judged(rated, bare, label_column="stars")
+    with pytest.raises(InputError, match=r"^.*bare.csv: --label-column stars: the columns are text$"):
+        judged(rated, samples, bare, label_column="stars")
+    single = rated.with_name("single.csv")
+    single.write_text("text,stars\n" + "a film,5\n" * 20)
+    with pytest.raises(InputError, match="--label-column stars: 1 different values; 2 to 100 can be classes"):
+        judged(single, samples, label_column="stars")
+    with pytest.raises(InputError, match="--label-column: classes of texts need --codec tokens"):
+        judged(rated, samples, label_column="stars", codec="presence", words=5)
 
 
 @pytest.mark.parametrize(("option", "message"), [("--gate", "--gate"), ("--out", "--out .*: there is no folder")])

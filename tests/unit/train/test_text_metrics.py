@@ -129,3 +129,59 @@ def _no_text_judge(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_texts_are_refused() -> None:
     with pytest.raises(ValueError, match="too few texts"):
         text_metrics.compare_text([], [["a"]], [["a"]])
+
+
+def labelled_texts(n: int, seed: int, kinds: int = 2) -> tuple[list[list[str]], list[str]]:
+    """Sentences of several classes: each class has a word of its own in nine of ten sentences."""
+    rng = np.random.default_rng(seed)
+    labels = [str(label) for label in rng.integers(kinds, size=n)]
+    texts = random_texts(n, seed)
+    told = rng.random(n) < 0.9
+    return [
+        [*text, f"of{label}"] if yes else text for text, label, yes in zip(texts, labels, told, strict=True)
+    ], labels
+
+
+@pytest.mark.parametrize("kinds", [2, 4])
+def test_the_utility_of_texts_is_lost_when_their_classes_are_shuffled(kinds: int) -> None:
+    made, heldout, train = (labelled_texts(200, seed, kinds) for seed in (1, 2, 3))
+    good = text_metrics.label_scores(made, heldout, train)
+    assert good["utility"] > 0.85
+    assert good["utility"] == pytest.approx(good["utility_floor"], abs=0.05)
+    shuffled = made[0], np.random.default_rng(0).permutation(made[1]).tolist()
+    bad = text_metrics.label_scores(shuffled, heldout, train)
+    assert bad["utility"] < 0.7
+    assert bad["label_distance"] == good["label_distance"], "the shares are the same"
+    assert bad["utility_floor"] == good["utility_floor"]
+
+
+def test_utility_is_an_auc_of_each_class_against_the_rest() -> None:
+    """A class that the made texts lack cannot be told, and one that the real ones lack counts for nothing."""
+    made, heldout = labelled_texts(300, 1, 3), labelled_texts(300, 2, 3)
+    whole = text_metrics.text_utility(made, heldout, 0)
+    kept = [row for row, label in enumerate(made[1]) if label != "2"]
+    lacking = [made[0][row] for row in kept], [made[1][row] for row in kept]
+    share = heldout[1].count("2") / 300
+    assert text_metrics.text_utility(lacking, heldout, 0) == pytest.approx((1 - share) * whole + share * 0.5, abs=0.03)
+    more = [*made[0], *random_texts(20, 4)], [*made[1], *["unheard of"] * 20]
+    assert text_metrics.text_utility(more, heldout, 0) == pytest.approx(whole, abs=0.03)
+
+
+def test_texts_of_one_class_have_no_utility() -> None:
+    made, heldout = labelled_texts(50, 1), labelled_texts(50, 2)
+    single = made[0], ["0"] * 50
+    assert text_metrics.text_utility(single, heldout, 0) == 0.5
+    scores = text_metrics.label_scores(made, single, heldout)
+    assert (scores["utility"], scores["utility_floor"]) == (None, None)
+    assert scores["label_distance"] == pytest.approx(made[1].count("1") / 50)
+
+
+def test_label_distance_is_the_share_of_rows_of_another_class() -> None:
+    assert text_metrics.label_distance(["a", "a", "b", "b"], ["b", "a", "a", "b"]) == 0
+    assert text_metrics.label_distance(["a", "a", "b", "c"], ["a", "b"]) == pytest.approx(0.25)
+    assert text_metrics.label_distance(["a"], ["b", "c"]) == 1
+
+
+def test_classes_of_no_texts_are_refused() -> None:
+    with pytest.raises(ValueError, match="too few texts"):
+        text_metrics.label_scores(([], []), ([["a"]], ["x"]), ([["a"]], ["x"]))
