@@ -157,9 +157,11 @@ def judge_texts(
         words, lambda made: text_metrics.compare_text(made, real, learned, seed=seed, embed=embed, floor=floor)
     )
     if labels is not None:
-        known = (real, labels.heldout), (learned, labels.train)
-        for name, made in labels.contenders.items():
-            scores[name] |= text_metrics.label_scores((words[name], made), *known, seed=seed)
+        judges = (real, labels.heldout)
+        fresh = text_metrics.label_scores((learned, labels.train), judges, n, seed=seed)
+        for name, classes in labels.contenders.items():
+            scores[name] |= text_metrics.label_scores((words[name], classes), judges, n, seed=seed)
+            scores[name] |= {f"{each}_floor": score for each, score in fresh.items()}
     scores[FLOOR] = _floor(next(iter(scores.values())))
     return Evidence(
         contenders={name: text_metrics.presence(made, columns) for name, made in words.items()},

@@ -216,15 +216,11 @@ class TextKind:
         _announce_judging(list(contenders), len(judges))
         labels = evidence.labels_of(classes, *real)
         heldout, train = (list(part.rows) for part in real)
-        found = evidence.judge_texts(
-            contenders, heldout, train, labels=labels, seed=EVALUATION_SEED, embed=embedder()
-        )
+        found = evidence.judge_texts(contenders, heldout, train, labels=labels, seed=EVALUATION_SEED, embed=embedder())
         draws = {name: self._drawer(each) for name, each in served.items()}
         return dataclasses.replace(found, curves=evidence.curves(draws, heldout, train))
 
-    def _contenders(
-        self, served: dict[str, Any], n: int
-    ) -> tuple[dict[str, list[str]], dict[str, list[str] | None]]:
+    def _contenders(self, served: dict[str, Any], n: int) -> tuple[dict[str, list[str]], dict[str, list[str] | None]]:
         """`n` texts of every contender, and their classes as far as it has any; trigrams have none."""
         drawn = {name: generate_labelled(each, draw_noise(each, n, EVALUATION_SEED)) for name, each in served.items()}
         texts = {name: self.codec.decode(made.codes) for name, made in drawn.items()}

@@ -12,6 +12,7 @@ import torch
 from serve import archive, server
 from serve.server import Settings
 from serve.state import State
+from tests.rated import rated_artifact
 from train import artifact
 from train.codec import PresenceCodec
 from train.generator import TextbookGenerator
@@ -38,6 +39,14 @@ def make_run(runs: Path, number: int) -> Path:
     torch.nn.init.normal_(generator.linear.weight, std=3)
     run = runs / f"{number:05d}-reviews"
     artifact.save(run / "artifact", generator, PresenceCodec(WORDS), {"version": str(number), "run_id": f"run{number}"})
+    archive.build(run / "artifact", run / "lookalike.mar")
+    return run
+
+
+def make_rated_run(runs: Path, number: int) -> Path:
+    """The same with a generator of texts with classes."""
+    run = runs / f"{number:05d}-rated"
+    rated_artifact(run / "artifact", version=str(number), run_id=f"run{number}")
     archive.build(run / "artifact", run / "lookalike.mar")
     return run
 

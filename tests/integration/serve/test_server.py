@@ -27,7 +27,8 @@ import requests
 from serve import archive, server
 from serve import state as states
 from serve.server import ServeError, Settings, UsageError
-from tests.integration.serve.running import Served, conform, free_ports, make_run, settings_for
+from tests.integration.serve.running import Served, conform, free_ports, make_rated_run, make_run, settings_for
+from tests.rated import CLASSES
 from train import artifact
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -241,6 +242,24 @@ def test_versions_are_switched_and_switched_back(served: Served) -> None:
     assert server.use(runs, "1") == "1"
     with pytest.raises(UsageError, match="no version"):
         server.use(runs, "3")
+
+
+def test_a_model_with_classes_names_those_of_its_rows(served: Served, tmp_path: Path) -> None:
+    run = make_rated_run(tmp_path, 5)
+    made = artifact.load(run / "artifact")
+    assert server.use(served.settings.runs, str(run)) == "5"
+    try:
+        answer = post(served, {"n": 30, "seed": 1}).json()
+        conform("Response", answer)
+        assert {name: answer[name] for name in ("text", "labels")} == made.readings(made.draw(30, 1))
+        assert set(answer["labels"]) == set(CLASSES)
+        assert post(served, {"n": 4, "seed": 1, "label": CLASSES[0]}).json()["labels"] == [CLASSES[0]] * 4
+        drawn = post(served, {"n": 3}).json()
+        assert post(served, {"n": 3, "seed": drawn["seed"]}).json() == drawn
+        codes = np.load(io.BytesIO(post(served, {"n": 30, "seed": 1, "format": "npy"}).content))
+        assert codes.tolist() == answer["sequences"]
+    finally:
+        server.use(served.settings.runs, "1")
 
 
 def test_a_version_whose_workers_do_not_start_never_answers(

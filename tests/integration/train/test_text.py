@@ -61,7 +61,14 @@ def test_the_evidence_has_the_baselines_the_ablation_and_a_curve(trained: rundir
     )
     assert list(found["curves"]) == ["GAN", "warm start", "RNN", "floor"]
     assert [point["temperature"] for point in found["curves"]["GAN"]] == [0.7, 0.85, 1.0, 1.15]
+    told = {name: scores.get("utility") for name, scores in found["scores"].items()}
+    assert told.pop("trigram") is None, "it knows no classes"
+    assert told.pop("RNN") > 0.6
+    assert all(value > 0.8 for value in told.values()), told
+    assert all(found["scores"][name]["label_distance"] < 0.3 for name in told)
     page = trained.report.read_text()
+    assert "Utility" in page
+    assert "Classes" in page
     assert "Quality and diversity" in page
     assert "Texts, and the training texts" in page
 
@@ -76,11 +83,12 @@ def test_real_rows_are_printed_whole(sentences: Path, tmp_path: Path, capsys: py
 def test_samples_are_texts_and_options_choose(
     trained: rundir.RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert trained.samples.read_text().startswith('"text"\n')
+    assert trained.samples.read_text().startswith('"text","stars"\n')
     chosen = ["--temperature", "0.5", "--candidates", "1", "--label", "2"]
     assert main(["sample", str(trained.path), "--n", "20", "--out", f"{tmp_path}/a.jsonl", *chosen]) == 0
-    texts = [json.loads(line)["text"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert sum(text.endswith(("long.", "odd.")) for text in texts) > 15
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert sum(row["text"].endswith(("long.", "odd.")) for row in rows) > 15
+    assert [row["stars"] for row in rows] == ["2"] * 20
     shards = ["sample", str(trained.path), "--n", "20", "--out", f"{tmp_path}/shards"]
     assert main([*shards, *chosen]) == 0
     capsys.readouterr()
@@ -88,3 +96,16 @@ def test_samples_are_texts_and_options_choose(
     assert "holds a sample of options" in capsys.readouterr().err
     assert main(["sample", str(trained.path), "--n", "2", "--out", f"{tmp_path}/b.csv", "--label", "9"]) == 2
     assert '--label: must be one of "1", "2"' in capsys.readouterr().err
+
+
+def test_the_classes_of_samples_are_judged(
+    trained: rundir.RunDirectory, sentences: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["--real", str(sentences), "--synthetic", str(trained.samples)]
+    assert main(["evaluate", *files, "--label-column", "stars", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert scores["synthetic"]["utility"] > 0.8
+    assert scores["floor"]["utility"] > 0.95
+    assert scores["synthetic"]["label_distance"] < 0.2
+    assert main(["evaluate", *files]) == 0
+    assert "utility" not in capsys.readouterr().out
