@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import train
 from tests.choosy import choosy_artifact
+from tests.rated import CLASSES
+from train import artifact
 
 PREDICT = """
 import json, sys
@@ -18,21 +21,43 @@ model = Lookalike()
 model.artifact = choosy_artifact()
 print(json.dumps(model.predict(None, pd.DataFrame(json.loads(sys.argv[1])))))
 """
+RATED = """
+import json, sys
+from pathlib import Path
+import pandas as pd
+from tests.rated import rated_artifact
+from train.mirror import SIGNATURE
+from train.mlflow_model import Lookalike
+
+model = Lookalike()
+model.artifact = rated_artifact(Path(sys.argv[1]))
+outputs = {column.name: column.required for column in SIGNATURE.outputs}
+print(json.dumps([outputs, *model.predict(None, pd.DataFrame([{"n": 30, "seed": 1}]))]))
+"""
 
 
-def predict(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+def output(script: str, argument: str) -> Any:
     root = Path(train.__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", PREDICT, json.dumps(rows)], cwd=root, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script, argument], cwd=root, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    answers: list[dict[str, object]] = json.loads(done.stdout)
-    return answers
+    return json.loads(done.stdout)
+
+
+def test_texts_come_with_their_classes_and_the_signature_names_them(tmp_path: Path) -> None:
+    outputs, answer = output(RATED, f"{tmp_path}/artifact")
+    made = artifact.load(tmp_path / "artifact")
+    drawn = made.draw(30, 1)
+    assert answer == {"sequences": drawn.codes.tolist(), **made.readings(drawn), "seed": 1}
+    assert set(answer["labels"]) == set(CLASSES)
+    assert outputs == {"sequences": True, "text": False, "labels": False, "seed": True}
 
 
 def test_options_may_be_missing_row_by_row() -> None:
     made = choosy_artifact()
-    answers = predict([{"n": 2, "seed": 1}, {"n": 3, "seed": 2, "label": "wild", "candidates": 4, "temperature": 0.5}])
+    rows = [{"n": 2, "seed": 1}, {"n": 3, "seed": 2, "label": "wild", "candidates": 4, "temperature": 0.5}]
+    answers = output(PREDICT, json.dumps(rows))
     assert answers[0] == {"sequences": made.sample(2, 1).tolist(), "labels": ["calm"] * 2, "seed": 1}
     chosen = made.sample(3, 2, label="wild", candidates=4, temperature=0.5)
     assert answers[1] == {"sequences": chosen.tolist(), "labels": ["wild"] * 3, "seed": 2}
