@@ -3,13 +3,14 @@
 import _thread
 import contextlib
 import dataclasses
+import difflib
 import json
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from train.config import (
 
 WORK_FAILED, WRONG_USAGE, GATE_FAILED = 1, 2, 3
 AGAIN_SECONDS = 0.05  # a finalizer is over by then
+NULL = "tag:yaml.org,2002:null"
 FILE = click.Path(path_type=Path)
 
 
@@ -48,18 +50,45 @@ def read_config_file(context: click.Context, parameter: click.Parameter, path: P
     """Make the values of a YAML file the command's defaults. Flags and environment variables stay stronger."""
     if path is None:
         return
+    options = {each.name: each for each in context.command.params if each is not parameter}
+    context.default_map = {}
+    for key, value in _lines_of(path):
+        where = f"{path} line {key.start_mark.line + 1}"
+        option = options.get(str(key.value).replace("-", "_"))
+        if option is None:
+            raise click.BadParameter(f"{where}: there is no option {key.value}{_nearest(key.value, options)}")
+        if value.tag != NULL:  # nothing behind the colon: as if the line were not there
+            context.default_map[option.name] = _typed(context, option, value.value, f"{where}: {key.value}")
+
+
+def _lines_of(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
+    """The keys and values of a YAML file with their places; values as they are written, as in the environment."""
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        with path.open("rb") as file:
+            node = yaml.compose(file, Loader=yaml.SafeLoader)
+    except OSError as problem:
+        raise click.BadParameter(f"{path}: {problem.strerror}") from problem
+    except yaml.YAMLError as problem:  # it names the file
         raise click.BadParameter(" ".join(str(problem).split())) from problem
-    if not isinstance(values, dict):
+    if node is not None and not isinstance(node, yaml.MappingNode):
         raise click.BadParameter(f"{path}: must hold `option: value` lines")
-    values = {str(name).replace("-", "_"): value for name, value in values.items()}
-    known = {parameter.name for parameter in context.command.params} - {parameter.name}
-    for name in values:
-        if name not in known:
-            raise click.BadParameter(f"{path}: there is no option {name}")
-    context.default_map = values
+    return [] if node is None else node.value
+
+
+def _nearest(key: object, options: Iterable[str | None]) -> str:
+    """What may have been meant, as a question; empty where no option has a name like this."""
+    close = difflib.get_close_matches(str(key).replace("-", "_"), [name for name in options if name], 1)
+    return "".join(f"; did you mean {name.replace('_', '-')}?" for name in close)
+
+
+def _typed(context: click.Context, option: click.Parameter, value: Any, where: str) -> Any:
+    """A value as the option's type takes it; one that it refuses is the file's mistake, not the flag's."""
+    try:
+        if not isinstance(value, str):
+            raise click.BadParameter("a single value is needed")
+        return option.type_cast_value(context, value)
+    except click.BadParameter as problem:
+        raise click.BadParameter(f"{where}: {problem.message}") from problem
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -1,6 +1,8 @@
 """The commands' frame."""
 
+import json
 import time
+from pathlib import Path
 
 import click
 import pytest
@@ -28,3 +30,37 @@ def test_an_interruption_in_a_finalizer_is_not_lost(
     monkeypatch.setattr(commands, "cli", command)
     assert commands.main([]) == 1
     assert capsys.readouterr().err.strip() == "Error: interrupted"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: toy\nepochs: many\n", "{file} line 2: epochs: 'many' is not a valid integer"),
+        ("data: toy\nmax_minute: 3\n", "{file} line 2: there is no option max_minute; did you mean max-minutes?"),
+        ("colour: blue\n", "{file} line 1: there is no option colour"),
+        ("seed: [1, 2]\n", "{file} line 1: seed: a single value is needed"),
+        ("a: b: c\n", 'mapping values are not allowed here in "{file}", line 1'),
+        ("- data\n", "{file}: must hold `option: value` lines"),
+    ],
+)
+def test_a_mistake_in_a_file_of_options_is_found_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert commands.main(["fit", "--config", str(file), "--dry-run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: Invalid value for '--config': {message.format(file=file)}")
+
+
+def test_an_option_without_a_value_is_not_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("data: toy\nwords:\nlowercase: no\n")
+    assert commands.main(["fit", "--config", str(file), "--dry-run"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert (config["words"], config["lowercase"]) == (64, False)
+
+
+def test_a_file_of_options_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["fit", "--config", "nowhere.yaml"]) == 2
+    assert "'--config': nowhere.yaml: No such file" in capsys.readouterr().err
