@@ -256,6 +256,7 @@ serve_in_docker() { # ARGUMENT...
     --cap-drop ALL --security-opt no-new-privileges --pids-limit 512 --stop-timeout 55 --user "$(identity)" \
     --publish "$host:$port:$port" --mount "type=bind,source=$source,target=$target,readonly" ${DOCKER_ARGS:-} "$@") >/dev/null
   await_serving
+  "$docker" logs "$container" 2>&1 >/dev/null | grep '^Warning:' >&2 || true
   echo "address  http://$host:$port/predictions/lookalike"
   token=
   ! "$docker" exec "$container" python -m serve token >/dev/null 2>&1 ||

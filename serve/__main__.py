@@ -128,7 +128,9 @@ def request(
 @click.argument("version")
 def use(runs: Path, version: str) -> None:
     """Switch to VERSION: one that is loaded, was served before or was trained here, or a model as for --model."""
-    click.echo(f"version {server.use(runs, version)} answers now")
+    used = server.use(runs, version)
+    click.echo(f"version {used} answers now")
+    _warn(used, server.missed_limits(runs, used))
 
 
 @cli.command()
@@ -221,11 +223,18 @@ def _introduce(settings: Settings, state: states.State) -> None:
     if found is None:
         raise ServeError("TorchServe ended, or was stopped, as soon as it was ready")
     default = next(version for version in found["versions"] if version["default"])
+    _warn(default["version"], default["missed"])
     click.echo(f"model    {found['model']} version {default['version']}, MLflow run {default['run_id'] or 'unknown'}")
     click.echo(f"address  {found['address']}/predictions/{found['model']}")
     click.echo(f"metrics  {found['metrics']}")
     click.echo(f"logs     {found['logs']}")
     click.echo(f"try      {_curl(state)}")
+
+
+def _warn(version: str, missed: list[str]) -> None:
+    """Say when a model is served that missed its quality gate: its owner may have reasons, but should know."""
+    if missed:
+        _tell(f"Warning: version {version} failed its quality gate: {'; '.join(missed)}")
 
 
 def _curl(state: states.State) -> str:
@@ -243,6 +252,7 @@ def _status_text(found: dict[str, Any]) -> str:
         lines.append(
             f"{mark} version {version['version']}, MLflow run {version['run_id'] or 'unknown'}, workers: {workers}, "
             f"queue: {queue['pendingRequests']} waiting, room for {queue['remainingCapacity']}"
+            + "".join(f"\n    failed its quality gate: {reason}" for reason in version["missed"])
         )
     return "\n".join(lines)
 

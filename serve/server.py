@@ -216,7 +216,8 @@ def status(runs: Path) -> dict[str, Any] | None:
         {
             "version": version["modelVersion"],
             "default": version["modelVersion"] == default,
-            "run_id": _run_id(runs, version["modelVersion"]),
+            "run_id": _card(runs, version["modelVersion"]).get("run_id"),
+            "missed": missed_limits(runs, version["modelVersion"]),
             "workers": [{"pid": worker["pid"], "status": worker["status"]} for worker in version["workers"]],
             "queue": version["jobQueueStatus"],
         }
@@ -231,6 +232,12 @@ def status(runs: Path) -> dict[str, Any] | None:
         "logs": str(states.directory(runs) / "logs"),
         "versions": versions,
     }
+
+
+def missed_limits(runs: Path, version: str) -> list[str]:
+    """The limits of the quality gate that a version missed when it was trained, a sentence each."""
+    missed: list[str] = _card(runs, version).get("gate", {}).get("missed", [])
+    return missed
 
 
 def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> None:
@@ -588,13 +595,15 @@ def _token(state: State, kind: str) -> str | None:
     return key
 
 
-def _run_id(runs: Path, version: str) -> str | None:
-    mar = states.directory(runs) / "model-store" / _mar_name(version)
+def _card(runs: Path, version: str) -> dict[str, Any]:
+    """The card of a version in the model store; empty where the archive is damaged or gone.
+
+    TorchServe needs that no longer, so what answers is well.
+    """
     try:
-        run_id: str | None = archive.read_card(mar).get("run_id")
-    except ArchiveError:  # TorchServe needs it no longer, so what answers is well
-        return None
-    return run_id
+        return archive.read_card(states.directory(runs) / "model-store" / _mar_name(version))
+    except ArchiveError:
+        return {}
 
 
 def _last_messages(home: Path) -> list[str]:

@@ -1,8 +1,8 @@
 """The artifact: one directory that holds everything needed to make sequences, and nothing that must be unpickled.
 
     generator.safetensors   the averaged weights, float32
-    card.json               generator config, codec, data fingerprint, metrics, MLflow run id, library versions,
-                            the weights' SHA-256 and golden samples for two seeds
+    card.json               generator config, codec, data fingerprint, metrics, the gate's verdict, MLflow run id,
+                            library versions, the weights' SHA-256 and golden samples for two seeds
 
 Loading proves the artifact: the checksum must fit and the golden samples must come out again. This module is a LEAF:
 besides the standard library and torch it imports safetensors and the other leaves only, so that it runs unchanged
@@ -93,7 +93,7 @@ def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, A
 
     Args:
         directory: where it will be. It appears whole or not at all.
-        facts: what else the card should say (model version, data, metrics, run id, libraries), as plain JSON.
+        facts: what else the card should say (model version, data, metrics, verdict, run id, libraries), as plain JSON.
     """
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

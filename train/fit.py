@@ -392,7 +392,7 @@ class _Job:
         scores = found.scores[found.shipped]
         verdict = gate.check(gate.read(self.config.gate, texts=found.texts is not None), scores)
 
-        shipped = artifact.save(run.artifact, generator, codec, self._card(scores))
+        shipped = artifact.save(run.artifact, generator, codec, self._card(scores, verdict))
         data.write(run.samples, shipped.draw(SAMPLE_ROWS, EVALUATION_SEED), codec)
         rundir.write(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
         rundir.write(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n")
@@ -430,7 +430,7 @@ class _Job:
             log.info("the best validation score was that %s: %.3f", shipped, state.best_score)
         return generator
 
-    def _card(self, scores: dict[str, Any]) -> dict[str, Any]:
+    def _card(self, scores: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
         dataset = self.prepared.dataset
         return {
             "name": "lookalike",
@@ -439,6 +439,7 @@ class _Job:
             "run": self.run.path.name,
             "data": {"name": dataset.name, "rows": len(dataset), "fingerprint": dataset.fingerprint()},
             "metrics": evidence.numbers(scores),
+            "gate": {"passed": verdict.passed, "missed": verdict.missed},
             "libraries": _libraries(),
         }
 

@@ -11,16 +11,16 @@ from pathlib import Path
 from tests.docker.conftest import ROOT
 
 # Every call becomes one line of $NOTES, its words separated by tabs. $RUNTIMES is what the engine knows; without it
-# there is no engine. $SERVING says whether the serving container runs.
+# there is no engine. $SERVING says whether the serving container runs before it is started.
 CLIENT = """#!/bin/sh
 printf '%s\\t' "${0##*/}" "$@" >> "$NOTES"
 printf '\\n' >> "$NOTES"
 case "$1 $*" in
 info*Runtimes*) [ -n "$RUNTIMES" ] && echo "$RUNTIMES" ;;
 info*Security*) echo "$SECURITY" ;;
-inspect*Running*) echo "${SERVING:-false}" ;;
+inspect*Running*) if grep -q "^docker.run.--detach" "$NOTES"; then echo true; else echo "${SERVING:-false}"; fi ;;
 inspect*Health*) echo "running healthy" ;;
-logs*) echo 'address  http://0.0.0.0:8080' ;;
+logs*) echo 'Warning: version 7 missed' >&2; echo 'address  http://0.0.0.0:8080' ;;
 compose*) exit 1 ;;
 *config*--services) echo mlflow ;;
 *ps*--quiet*) echo 0123456789ab ;;

@@ -193,6 +193,12 @@ def test_serving_takes_ports_address_and_model(box: Machine, runs: Path) -> None
     assert after(run, "--mount") == [f"type=bind,source={model},target=/models/lookalike.mar,readonly"]
 
 
+def test_a_warning_of_the_container_is_passed_on(box: Machine, runs: Path) -> None:
+    done = box.make("serve", f"ARGS=--runs {runs}", runtimes=NVIDIA, SERVING="")
+    assert done.code == 0
+    assert "Warning: version 7 missed" in done.errors
+
+
 def test_serving_without_a_model_says_what_to_do(box: Machine, tmp_path: Path) -> None:
     done = box.make("serve", f"ARGS=--runs {tmp_path}/none", runtimes=NVIDIA)
     assert done.code == 2

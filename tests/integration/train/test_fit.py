@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
+from serve import archive
 from train import artifact, builtin, kinds, rundir
 from train.__main__ import main
 
@@ -233,6 +234,9 @@ def test_a_failed_gate_ends_with_three_and_keeps_everything(tmp_path: Path, caps
     run = rundir.newest(tmp_path / "runs")
     assert run.artifact.is_dir()
     assert json.loads(run.metrics.read_text())["passed"] is False
+    judged = archive.read_card(run.archive)["gate"]
+    assert judged["passed"] is False
+    assert judged["missed"][0].startswith("c2st_auc is")
     with pytest.raises(MlflowException, match="champion"):
         mlflow.MlflowClient(store(tmp_path)).get_model_version_by_alias("lookalike", "champion")
 

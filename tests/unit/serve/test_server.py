@@ -1,10 +1,12 @@
 """Starting, switching and stopping, as far as that shows without TorchServe."""
 
+import json
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -59,6 +61,28 @@ def test_the_status_is_told_though_an_archive_is_damaged(
     found = server.status(tmp_path)
     assert found
     assert [version["run_id"] for version in found["versions"]] == [None]
+
+
+@pytest.mark.parametrize("missed", [[], ["c2st_auc is 0.9"]])
+def test_a_model_that_missed_its_gate_is_served_with_a_warning(
+    running: State,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    missed: list[str],
+) -> None:
+    with zipfile.ZipFile(tmp_path / "serve" / "model-store" / "lookalike-1.mar", "w") as mar:
+        mar.writestr("card.json", json.dumps({"gate": {"passed": not missed, "missed": missed}}))
+    queue = {"pendingRequests": 0, "remainingCapacity": 100}
+    described: list[dict[str, Any]] = [{"modelVersion": "1", "workers": [], "jobQueueStatus": queue}]
+    monkeypatch.setattr(server, "_manage", lambda *request: described)
+    monkeypatch.setattr(server, "use", lambda *arguments: "1")
+    commands._introduce(Settings(runs=tmp_path), running)
+    assert commands.main(["use", "--runs", str(tmp_path), "1"]) == 0
+    warnings = ["Warning: version 1 failed its quality gate: c2st_auc is 0.9"] * (2 if missed else 0)
+    assert capsys.readouterr().err.splitlines() == warnings
+    assert commands.main(["status", "--runs", str(tmp_path)]) == 0
+    assert ("failed its quality gate: c2st_auc is 0.9" in capsys.readouterr().out) == bool(missed)
 
 
 def test_a_slow_launcher_is_a_failure_in_one_line(tmp_path: Path) -> None:
