@@ -395,7 +395,8 @@ class _Job:
         shipped = artifact.save(run.artifact, generator, codec, self._card(scores, verdict))
         data.write(run.samples, shipped.draw(SAMPLE_ROWS, EVALUATION_SEED), codec)
         rundir.write(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
-        rundir.write(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n")
+        notes = "".join(f"\nNote: {warning}\n" for warning in scores["warnings"])
+        rundir.write(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n{notes}")
         history = [json.loads(line) for line in run.stats.read_text().splitlines()]
         page = report.Page(
             title=f"{self.prepared.dataset.name}: how real are the lookalikes?",

@@ -7,6 +7,7 @@ likes. What MLflow has is asked of MLflow itself, so that an answer that got los
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -30,9 +31,12 @@ from train.artifact import CARD, LEAVES
 from train.config import InputError, from_json
 from train.rundir import RunDirectory
 
+log = logging.getLogger("lookalike")
+
 MODEL_NAME = "lookalike"
 CHAMPION = "champion"  # the alias of the newest version that passed the quality gate
 KEY = "lookalike.key"  # the tag by which a run is found again
+GATE = {True: "passed", False: "failed", None: "none"}  # the tag that holds the verdict
 BATCH = 1000  # MLflow takes no more metrics at once
 HERE = Path(__file__).parent
 NOT_METRICS = ("seen", "seconds", "time", "step")
@@ -205,7 +209,7 @@ class Mirror:
             if name != shipped:
                 self.client.set_terminated(run_id)
         self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, self.run.summary.read_text())
-        self._send_model(results["passed"] is True)
+        self._send_model(results["passed"])
 
     def _child(self, name: str) -> str:
         """Something that this run is compared with, as a run below it."""
@@ -220,21 +224,42 @@ class Mirror:
             if path.is_file() and place.parts[0] not in left_out and not path.name.startswith("."):
                 self.client.log_artifact(self.run_id, str(path), "/".join(("run", *place.parts[:-1])))
 
-    def _send_model(self, passed: bool) -> None:
+    def _send_model(self, passed: bool | None) -> None:
         """Register the artifact, once; a version that passed the gate becomes champion unless a newer one is."""
-        weights = json.loads((self.run.artifact / CARD).read_text())["weights_sha256"]
+        tags = self._version_tags(passed)
         if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
             self.client.create_registered_model(MODEL_NAME)
         versions = self.client.search_model_versions(f"name='{MODEL_NAME}' and run_id='{self.run_id}'")
-        made = next((each for each in versions if each.tags.get("weights") == weights), None)
+        made = next((each for each in versions if each.tags.get("weights") == tags["weights"]), None)
         if made is None:
             logged = self._log_model()
             made = self.client.create_model_version(
-                MODEL_NAME, logged.model_uri, self.run_id, {"weights": weights}, model_id=logged.model_id
+                MODEL_NAME, logged.model_uri, self.run_id, tags, model_id=logged.model_id
             )
-        champion = self.client.get_registered_model(MODEL_NAME).aliases.get(CHAMPION, 0)
-        if passed and int(made.version) > int(champion):
+        for name in tags.keys() - {name for name, value in made.tags.items() if value == tags.get(name)}:
+            self.client.set_model_version_tag(MODEL_NAME, made.version, name, tags[name])
+        champion = self.client.get_registered_model(MODEL_NAME).aliases.get(CHAMPION)
+        if passed and int(made.version) > int(champion or 0):
             self.client.set_registered_model_alias(MODEL_NAME, CHAMPION, made.version)
+            self._tell_of_other_data(champion, tags["data"])
+
+    def _version_tags(self, passed: bool | None) -> dict[str, str]:
+        """What a registered version is found by."""
+        card = json.loads((self.run.artifact / CARD).read_text())
+        return {
+            "weights": card["weights_sha256"],
+            "run": self.run.path.name,
+            "data": card["data"]["name"],
+            "fingerprint": card["data"]["fingerprint"],
+            "codec": card["codec"]["name"],
+            "gate": GATE[passed],
+        }
+
+    def _tell_of_other_data(self, before: str | None, data: str) -> None:
+        """There is one champion for all data: say so when it is no longer a model of what it was a model of."""
+        known = None if before is None else self.client.get_model_version(MODEL_NAME, before).tags.get("data")
+        if known not in (None, data):
+            log.info("MLflow: %s is a model of %s now; it was version %s, a model of %s", CHAMPION, data, before, known)
 
     def _log_model(self) -> Any:
         """The artifact as a pyfunc model. Models from code: nothing is pickled."""

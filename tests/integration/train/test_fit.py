@@ -72,7 +72,17 @@ def test_a_job_leaves_everything_that_was_promised(tmp_path: Path) -> None:
     assert len(client.get_metric_history(tracked.info.run_id, "generator_loss")) == ticks
     files = {file.path for file in client.list_artifacts(tracked.info.run_id, "run")}
     assert {"run/report.html", "run/plots", "run/config.json"} <= files
-    assert client.get_model_version("lookalike", "1").run_id == tracked.info.run_id
+    version = client.get_model_version("lookalike", "1")
+    assert version.run_id == tracked.info.run_id
+    card = artifact.load(run.artifact).card
+    assert version.tags == {
+        "weights": card["weights_sha256"], "run": "00001-toy-bits", "data": "toy",
+        "fingerprint": card["data"]["fingerprint"], "codec": "bits", "gate": "none",
+    }  # fmt: skip
+    warnings = metrics["scores"]["GAN"]["warnings"]
+    assert warnings
+    assert all(f"\nNote: {warning}\n" in run.summary.read_text() for warning in warnings)
+    assert tracked.data.tags["mlflow.note.content"] == run.summary.read_text()
 
 
 def test_a_start_that_ships_unimproved_scores_as_it_does_beside_itself(
@@ -112,6 +122,17 @@ def test_mlflow_serves_the_rows_of_the_artifact(tmp_path: Path) -> None:
     loaded = artifact.load(rundir.newest(tmp_path / "runs").artifact)
     assert [answer["sequences"] for answer in answers] == [loaded.sample(4, 3).tolist(), loaded.sample(2, 9).tolist()]
     assert [answer["seed"] for answer in answers] == [3, 9]
+
+
+def test_a_champion_of_other_data_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gate.yaml").write_text("soft_share: <= 0\n")
+    np.save(tmp_path / "rows.npy", builtin.toy(300))
+    options = [*SMALL, "--epochs", "1", "--baselines", "none", "--gate", str(tmp_path / "gate.yaml")]
+    line = "MLflow: champion is a model of rows now; it was version 1, a model of toy"
+    for data in ("toy", str(tmp_path / "rows.npy")):
+        assert line not in capsys.readouterr().out
+        assert main(["fit", "--data", data, *options]) == 0
+    assert line in capsys.readouterr().out
 
 
 def test_the_textbook_prints_what_the_textbook_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
