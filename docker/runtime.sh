@@ -169,6 +169,7 @@ train_in_docker() { # ARGUMENT...
   if [ $dry = no ]; then
     mkdir -p "$out"
     out=$(cd "$out" && pwd)
+    [ ! -f "$out/config.json" ] || out=$(dirname "$out") # a run to go on with: MLflow's store is beside it
     set -- --mount "type=bind,source=$out,target=$out" "$@"
   fi
   for word; do
@@ -177,7 +178,7 @@ train_in_docker() { # ARGUMENT...
     [ -e "$path" ] || continue
     path=$(absolute "$path")
     case "$path/ $*" in
-    "$here"/* | *"target=$path "* | *"target=$path,"*) ;;
+    "$here"/* | "$out"/* | *"target=$path "* | *"target=$path,"*) ;;
     *) set -- --mount "type=bind,source=$path,target=$path,readonly" "$@" ;;
     esac
   done

@@ -66,6 +66,10 @@ class Outcome:
     verdict: Verdict
 
 
+class Saved(KeyboardInterrupt):
+    """An interruption of training, once all of its state is saved."""
+
+
 def fit(config: Config) -> Outcome | None:
     """Train anew. None: another process of the job, its first, keeps the outcome.
 
@@ -88,10 +92,24 @@ def fit(config: Config) -> Outcome | None:
 def mention_unfinished(config: Config) -> None:
     """Say so when the newest run is of this very configuration and nobody has finished it."""
     run = max(rundir.existing(Path(config.out)), key=lambda run: run.number, default=None)
-    if run is None or run.metrics.exists() or not run.config.exists() or run.config.read_text() != config.to_json():
-        return
-    with contextlib.suppress(Timeout, OSError), FileLock(run.path / ".lock", timeout=0):
-        log.info("%s was interrupted; to go on with it: python -m train fit --resume", run.path)
+    if run is not None and _is_unfinished(run) and run.config.read_text() == config.to_json():
+        log.info("%s was interrupted; %s", run.path, _go_on(run))
+
+
+def _mention_older(run: RunDirectory) -> None:
+    """Say so when a run that is finished goes on, and an older one has more need of it."""
+    older = [each for each in rundir.existing(run.path.parent) if each.number < run.number and _is_unfinished(each)]
+    if older and run.metrics.exists():
+        unfinished = max(older, key=lambda run: run.number)
+        log.info("%s is finished already; %s is not: %s", run.path, unfinished.path, _go_on(unfinished))
+
+
+def _is_unfinished(run: RunDirectory) -> bool:
+    """Whether the run has not come to its end and nobody is at work on it."""
+    if run.config.exists() and not run.metrics.exists():
+        with contextlib.suppress(Timeout, OSError), FileLock(run.path / ".lock", timeout=0):
+            return True
+    return False
 
 
 def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
@@ -130,6 +148,7 @@ def resume(run: RunDirectory, config: Config) -> Outcome | None:
         if not distributed.is_first():
             _follow(config, prepared)
             return None
+        _mention_older(run)
         return _run(run, config, prepared)
 
 
@@ -157,7 +176,7 @@ def _run(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
     except Timeout as problem:
         raise JobError(f"{run.path}: another process is working on this run") from problem
     except KeyboardInterrupt as problem:
-        state = "everything is saved" if checkpoint.newest(run.checkpoints) else "nothing was saved yet"
+        state = "everything is saved" if isinstance(problem, Saved) else _last_saved(run)
         raise JobError(f"interrupted; {state}; {_go_on(run)}") from problem
     except loop.NonFiniteError as problem:
         raise JobError(f"{problem}; {_last_good(run)}") from problem
@@ -182,7 +201,13 @@ def _saved(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, A
 
 
 def _go_on(run: RunDirectory) -> str:
-    return f"go on with: python -m train fit --resume --out {run.path.parent}"
+    out = run.path.parent
+    return f"go on with: python -m train fit --resume --out {out if rundir.newest(out) == run else run.path}"
+
+
+def _last_saved(run: RunDirectory) -> str:
+    path = checkpoint.newest(run.checkpoints)
+    return f"saved is the state of {time.time() - path.stat().st_mtime:.0f} s ago" if path else "nothing was saved yet"
 
 
 def _last_good(run: RunDirectory) -> str:
@@ -275,7 +300,8 @@ class _Job:
         """Train, then judge, save and report.
 
         Raises:
-            KeyboardInterrupt: on Ctrl-C or SIGTERM; while training, after the state was saved.
+            Saved: on Ctrl-C or SIGTERM while training, after the state was saved.
+            KeyboardInterrupt: on a second one, or later.
             NonFiniteError: training failed.
         """
         torch.set_num_threads(self.config.threads)
@@ -308,7 +334,7 @@ class _Job:
             while not phase.run(limit, pause):
                 self._save("warm start", warm_start=phase.state_dict())
                 if self.interrupted():
-                    raise KeyboardInterrupt
+                    raise Saved
         if phase.seconds:
             log.info("warm start: %.0f s", phase.seconds)
         self.warm = copy.deepcopy(phase.generator)
@@ -336,7 +362,7 @@ class _Job:
         distributed.leave()  # as the others do now: where NCCL parts, it waits for all
         self._checkpoint(ended=None if reason == "interrupted" else self._budget())
         if reason == "interrupted":
-            raise KeyboardInterrupt
+            raise Saved
         log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{self.state.seen:,}", self.state.seconds)
 
     def _on_tick(self, tick: Tick) -> bool:

@@ -106,14 +106,16 @@ def create(out: Path, name: str, config: str) -> RunDirectory:
 
 
 def newest(out: Path) -> RunDirectory:
-    """The run with the highest number.
+    """The run with the highest number, or `out` itself where that is a run.
 
     Raises:
         InputError: there is none.
     """
+    if NAME.fullmatch(out.name) and RunDirectory(out).config.is_file():
+        return RunDirectory(out)
     runs = existing(out)
     if not runs:
-        raise InputError(f"--resume: there is no run under {out}")
+        raise InputError(f"--out {out}: there is no run")
     return max(runs, key=lambda run: run.number)
 
 

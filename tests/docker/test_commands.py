@@ -170,6 +170,12 @@ def runs(tmp_path: Path) -> Path:
     return run.parent
 
 
+def test_a_run_that_goes_on_is_seen_beside_its_store(box: Machine, runs: Path) -> None:
+    (runs / "00001-toy-bits" / "config.json").touch()
+    run = box.make("train", f"ARGS=--resume --out {runs}/00001-toy-bits", runtimes=NVIDIA).call("docker", "run")
+    assert after(run, "--mount")[1:] == [f"type=bind,source={runs},target={runs}"]
+
+
 def test_a_machine_without_gpus_serves_from_its_venv(box: Machine, runs: Path) -> None:
     done = box.make("serve", f"ARGS=--runs {runs}", runtimes=PLAIN)
     assert f"local: -m serve start --runs {runs}" in done.output

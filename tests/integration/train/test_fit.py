@@ -203,7 +203,7 @@ def test_a_killed_job_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
         (["--data", "toy", "--device", "cuda"], "--device cuda: torch sees no GPU"),
         (["--data", "toy", "--config", "{yaml}"], "there is no option colour"),
         (["--data", "toy", "--gate", "no.yaml"], "--gate no.yaml"),
-        (["--resume"], "--resume: there is no run"),
+        (["--resume"], "runs: there is no run"),
         (["--nonsense"], "No such option"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
