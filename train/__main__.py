@@ -349,8 +349,12 @@ def _artifact_directory(run: Path) -> Path:
 def _load_artifact(run: Path) -> Any:
     from train import artifact
 
+    directory = _artifact_directory(run)
+    if not (directory / artifact.CARD).is_file():
+        reason = "neither a finished run nor an artifact" if run.exists() else "no such folder"
+        raise InputError(f"RUN {run}: {reason}")
     try:
-        return artifact.load(_artifact_directory(run))
+        return artifact.load(directory)
     except artifact.ArtifactError as problem:
         raise InputError(f"RUN {problem}") from problem
 

@@ -350,7 +350,8 @@ def _read(path: Path) -> Table:
         if len(table.numbers) == 0:
             raise InputError(f"no row can be used: {table.bad[0] if table.bad else 'there are only column names'}")
     except (InputError, pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as problem:
-        raise InputError(f"--data {path}: {' '.join(str(problem).split())}") from problem
+        reason = getattr(problem, "strerror", None) or problem
+        raise InputError(f"--data {path}: {' '.join(str(reason).split())}") from problem
     return table
 
 
@@ -446,11 +447,13 @@ def check_writable(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a file whose folder does not exist, before any work is done.
+    """Refuse a file that is a folder, or whose folder does not exist, before any work is done.
 
     Raises:
-        InputError: it does not.
+        InputError: it cannot be written.
     """
+    if path.is_dir():
+        raise InputError(f"--out {path}: a folder; name a file in it")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--out {path}: there is no folder {path.parent}")
 

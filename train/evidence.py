@@ -25,6 +25,7 @@ SYNTHETIC = "synthetic"
 TEMPERATURES = (0.7, 0.85, 1.0, 1.15)
 CURVE_TEXTS = 250  # drawn at each
 PRESENCE_WORDS = 64  # of the held-out texts: what correlations of texts are about
+SOME = 5  # names of columns in a message
 # What the small table shows: metric, what is best, decimals.
 SHOWN = {
     "correlation_ratio": ("1.00 = as good as fresh real rows", 2),
@@ -284,8 +285,8 @@ def of_files(
             made = load(str(synthetic), column=_text_column(column, synthetic), label_column=classes)
         names, numbers = data.load_numbers(synthetic) if made is None else ((), np.empty(0))
     except InputError as problem:
-        # The readers speak of --data.
-        raise InputError(str(problem).removeprefix("--data ")) from problem
+        files = {"--real": real, "--synthetic": synthetic, "--train": train}
+        raise InputError(_with_option(str(problem), files)) from problem
     for option, other in (("--train", learned), ("--synthetic", made)):
         if other is not None and (other.texts is None) != (given.texts is None):
             raise InputError(f"{option} {other.source}: one file holds text, the other rows of 0 and 1")
@@ -307,16 +308,30 @@ def _text_column(column: str | None, path: Path) -> str | None:
     return next((name for name in (column, data.TEXT_COLUMN) if name in names), None)
 
 
+def _with_option(message: str, files: Mapping[str, Path | None]) -> str:
+    """A message of the readers, which speak of --data, with the option that named the file."""
+    for option, path in files.items():
+        if message.startswith((f"--data {path}:", f"--data {path}/")):
+            return option + message.removeprefix("--data")
+    return message
+
+
 def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
     """Where another file has the columns of the given one: by name, or in the same order where one has no names."""
-    if len(names) != len(given.columns):
-        raise InputError(f"{source}: {len(names)} columns where {given.source} has {len(given.columns)}")
-    missing = [name for name in given.columns if name not in names]
-    if missing and data.column_names(len(names)) in (given.columns, tuple(names)):
+    lacking = [name for name in given.columns if name not in names]
+    others = [name for name in names if name not in given.columns]
+    if not lacking and not others:
+        return [names.index(name) for name in given.columns]
+    if len(names) == len(given.columns) and data.column_names(len(names)) in (given.columns, tuple(names)):
         return list(range(len(names)))
-    if missing:
-        raise InputError(f"{source}: has no column {', '.join(missing)}, which {given.source} has")
-    return [names.index(name) for name in given.columns]
+    facts = [f"{len(names)} columns where {given.source} has {len(given.columns)}"]
+    facts += [f"it lacks {_some(lacking)}"] * bool(lacking) + [f"only it has {_some(others)}"] * bool(others)
+    raise InputError(f"{source}: {'; '.join(facts)}")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
+    return ", ".join(names[:SOME]) + more
 
 
 def _of_bits(given: Dataset, synthetic: npt.NDArray[Any], learned: Dataset | None) -> tuple[Evidence, Codec]:

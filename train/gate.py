@@ -66,7 +66,9 @@ def read(name: str, *, texts: bool = False) -> list[Limit]:
     path = HERE / ("gate_text.yaml" if texts else "gate.yaml") if name == "default" else Path(name)
     try:
         lines = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+    except OSError as problem:
+        raise InputError(f"--gate {path}: {problem.strerror}") from problem
+    except (UnicodeDecodeError, yaml.YAMLError) as problem:
         raise InputError(f"--gate {path}: {problem}") from problem
     if not isinstance(lines, dict) or not lines:
         raise InputError(f"--gate {path}: must hold lines such as `c2st_auc: <= 0.7`")

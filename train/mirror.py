@@ -96,8 +96,8 @@ def read(run: RunDirectory) -> Record:
     try:
         return Record(**json.loads(run.tracking.read_text()))
     except (OSError, TypeError, ValueError) as problem:
-        name = run.tracking.name
-        raise InputError(f"{run.path}: cannot be tracked without a readable {name} ({problem})") from problem
+        name, reason = run.tracking.name, getattr(problem, "strerror", None) or problem
+        raise InputError(f"{run.path}: cannot be tracked without a readable {name} ({reason})") from problem
 
 
 class Mirror:

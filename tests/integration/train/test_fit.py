@@ -331,6 +331,9 @@ def test_evaluate_says_what_does_not_fit(
     assert len(printed.splitlines()) == 1
 
 
-def test_sample_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sample", str(tmp_path), "--n", "1", "--out", str(tmp_path / "a.csv")]) == 2
-    assert "not a readable artifact" in capsys.readouterr().err
+def test_sample_and_export_refuse_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["sample", "--out", str(tmp_path / "a.csv")], ["export"]):
+        assert main([*command, str(tmp_path)]) == 2
+        assert f"RUN {tmp_path}: neither a finished run nor an artifact" in capsys.readouterr().err
+        assert main([*command, "nowhere"]) == 2
+        assert "RUN nowhere: no such folder" in capsys.readouterr().err

@@ -141,3 +141,9 @@ def test_people_see_a_line_for_each_sequence() -> None:
     assert classes[:2] == ["good  10  film", "bad  11  film plot"]
     bare = {name: value for name, value in ANSWER.items() if name != "text"}
     assert clients.show(json.dumps(bare).encode()).splitlines()[:2] == ["10", "11"]
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:8080", "localhost:8080", "ftp://127.0.0.1"])
+def test_an_address_without_its_scheme_is_told(address: str) -> None:
+    with pytest.raises(ClientError, match=f"^{address}: must start with http:// or https://$"):
+        Client(address=address).request(1)

@@ -65,13 +65,34 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
     rows = builtin.toy(400)
     real = write(tmp_path / "real.parquet", rows[:200], NAMES)
     other = write(tmp_path / "other.parquet", rows[200:], list("abcxy"))
-    with pytest.raises(InputError, match=r"--synthetic .*other.parquet: has no column d, e, which .*real.parquet has"):
+    differ = "5 columns where .*real.parquet has 5; it lacks d, e; only it has x, y$"
+    with pytest.raises(InputError, match=rf"--synthetic .*other.parquet: {differ}"):
         judged(real, other)
-    with pytest.raises(InputError, match=r"--train .*other.parquet: has no column d, e"):
+    with pytest.raises(InputError, match=rf"--train .*other.parquet: {differ}"):
         judged(real, real, other)
     narrow = write(tmp_path / "narrow.parquet", rows[:, :4], NAMES[:4])
-    with pytest.raises(InputError, match=r"--train .*narrow.parquet: 4 columns where .*real.parquet has 5"):
+    with pytest.raises(
+        InputError, match=r"--train .*narrow.parquet: 4 columns where .*real.parquet has 5; it lacks e$"
+    ):
         judged(real, real, narrow)
+    wide = write(tmp_path / "wide.parquet", np.hstack([rows, rows]), [*NAMES, *"vwxyz"])
+    with pytest.raises(InputError, match=r"it lacks v, w, x, y, z$"):
+        judged(wide, real)
+    with pytest.raises(InputError, match=r"only it has a, b, c, d, e and 5 more$"):
+        judged(write(tmp_path / "strange.parquet", rows[:, :2], ["p", "q"]), wide)
+
+
+@pytest.mark.parametrize("option", ["--real", "--synthetic", "--train"])
+@pytest.mark.parametrize("there", ["real.parquet", "samples.csv"])
+def test_a_missing_file_is_named_with_its_option(
+    tmp_path: Path, reviews: Path, capsys: pytest.CaptureFixture[str], option: str, there: str
+) -> None:
+    write(tmp_path / "real.parquet", builtin.toy(50), NAMES)
+    files = dict.fromkeys(("--real", "--synthetic", "--train"), reviews.with_name(there))
+    files[option] = tmp_path / "no.csv"
+    assert main(["evaluate", *(str(part) for pair in files.items() for part in pair)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"Error: {option} {tmp_path}/no.csv: no such file", line, re.IGNORECASE)
 
 
 @pytest.fixture
@@ -167,6 +188,16 @@ def test_files_that_lack_the_classes_are_named(rated: Path) -> None:
 
 
 @pytest.mark.parametrize(("option", "message"), [("--gate", "--gate"), ("--out", "--out .*: there is no folder")])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--gate {}/no.yaml", "--gate {}/no.yaml: No such file"),
+        ("--out {}/none/there", "--out {}/none/there: there is no folder"),
+        ("--out {}", "--out {}: a folder"),
+    ],
+)
 def test_evaluate_refuses_what_it_can_before_it_judges(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -175,5 +206,5 @@ def test_evaluate_refuses_what_it_can_before_it_judges(
     message: str,
 ) -> None:
     monkeypatch.setattr(evidence, "of_files", lambda *_, **__: pytest.fail("judged"))
-    assert main(["evaluate", "--real", "toy", "--synthetic", "toy", option, f"{tmp_path}/none/there"]) == 2
-    assert re.search(message, capsys.readouterr().err)
+    assert main(["evaluate", "--real", "toy", "--synthetic", "toy", *option.format(tmp_path).split()]) == 2
+    assert message.format(tmp_path) in capsys.readouterr().err
