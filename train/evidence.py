@@ -28,9 +28,9 @@ PRESENCE_WORDS = 64  # of the held-out texts: what correlations of texts are abo
 SOME = 5  # names of columns in a message
 # What the small table shows: metric, what is best, decimals.
 SHOWN = {
-    "correlation_ratio": ("1.00 = as good as fresh real rows", 2),
-    "triple_ratio": ("1.00 = as good as fresh real rows", 2),
-    "marginal_ratio": ("1.00 = as good as fresh real rows", 2),
+    "correlation_ratio": ("1.00 = as good as a fresh real sample", 2),
+    "triple_ratio": ("1.00 = as good as a fresh real sample", 2),
+    "marginal_ratio": ("1.00 = as good as a fresh real sample", 2),
     "c2st_auc": ("0.50 = a judge cannot tell", 3),
     "c2st_conv_auc": ("0.50 = a judge that reads word order cannot tell", 3),
     "ngram_js_3": ("divergence of the 3-grams; the floor is best", 3),

@@ -488,10 +488,12 @@ class _Job:
         prepared, codec = self.prepared, shipped.codec
         if isinstance(codec, TokensCodec):  # decoded, they would lack the words that the vocabulary lacks
             real = [" ".join(text.split()) for text in prepared.dataset.take(prepared.parts.heldout[:PRINTED_ROWS])]
+            titles = ("real texts", "generated texts")
         else:
             real = _lines(codec, prepared.heldout[:PRINTED_ROWS])
+            titles = ("real rows", "generated rows, rounded")
         generated = _lines(codec, shipped.sample(PRINTED_ROWS, EVALUATION_SEED))
-        for title, lines in (("real rows", real), ("generated rows, rounded", generated)):
+        for title, lines in zip(titles, (real, generated), strict=True):
             log.info("\n%s:\n%s", title, "\n".join(f"  {line}" for line in lines))
 
     @contextlib.contextmanager

@@ -42,9 +42,9 @@ class Verdict:
     @property
     def sentence(self) -> str:
         if self.passed is None:
-            return "No quality gate was asked for: read the numbers before you rely on these rows."
+            return "No quality gate was asked for: read the numbers before you rely on what was made."
         if self.passed:
-            return "The quality gate passed: these rows keep the statistics of the real ones within all limits."
+            return "The quality gate passed: the statistics of the originals are kept within all limits."
         return f"The quality gate failed: {'; '.join(self.missed)}."
 
     @property

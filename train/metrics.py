@@ -470,42 +470,47 @@ def soft_share(rows: Array) -> float:
     return float(((rows != 0) & (rows != 1)).mean()) if rows.size else 0.0
 
 
-def warnings_of(scores: Scores) -> list[str]:
-    """What a reader must know before believing the scores."""
+def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
+    """What a reader must know before believing the scores; of texts in words for texts."""
+    rows = "texts" if texts else "rows"
+    constant = "common words are in none or all of" if texts else "columns are constant in"
     found = []
     if scores["soft_share"]:
         found.append(f"{scores['soft_share']:.1%} of the synthetic values are neither 0 nor 1: rounded to measure")
     if scores["constant_columns"]:
-        found.append(f"{scores['constant_columns']} columns are constant in the synthetic but not in the held-out rows")
+        found.append(f"{scores['constant_columns']} {constant} the synthetic {rows}, unlike in the held-out ones")
     if scores["heldout_constant_columns"]:
-        found.append(f"{scores['heldout_constant_columns']} columns are constant in the held-out rows: correlation 0")
+        found.append(f"{scores['heldout_constant_columns']} {constant} the held-out {rows}: correlation 0")
     if scores.get("copy_floor", 0) > COMMON:
-        found.append(repeated_rows(scores["copy_floor"]))
+        found.append(repeated_rows(scores["copy_floor"], rows))
     for name, resolution in RESOLUTION.items():
-        found += _too_uncertain(name, resolution, scores)
+        found += _too_uncertain(name, resolution, scores, texts)
     return found
 
 
-def repeated_rows(share: float) -> str:
+def repeated_rows(share: float, rows: str = "rows") -> str:
     return (
-        f"{share:.0%} of the held-out rows are also found among the training rows: repeating those looks like quality"
+        f"{share:.0%} of the held-out {rows} are also found among the training {rows}: "
+        "repeating those looks like quality"
     )
 
 
-def _too_uncertain(name: str, resolution: float, scores: Scores) -> list[str]:
+def _too_uncertain(name: str, resolution: float, scores: Scores, texts: bool) -> list[str]:
     """A score says something only where its 95 % interval is narrower than the differences that matter."""
     if name not in scores:
         return []
     n, (score, low, high) = scores["n"], (scores[key] for key in (name, f"{name}_low", f"{name}_high"))
+    rows = f"{n} texts" if texts else f"{n} rows"
     if score is None or low is None:
-        return [f"{name} does not exist for these {n} rows"]
+        return [f"{name} does not exist for these {rows}"]
     if high - low <= 2 * resolution:
         return []
     # Intervals shrink with the square root of n; a ratio's does not, once there is nothing but noise in it.
     needed = n * ((high - low) / 2 / resolution) ** 2
     remedy = f"; about {_round_up(needed)} would do" if not name.endswith("_ratio") else ""
-    few = f"{n} rows" + (f" of {scores['columns']} columns" if name.endswith("_ratio") else "")
-    return [f"{few} are too few to tell {name} within {resolution}: it may be {low:.2f} to {high:.2f}{remedy}"]
+    if name.endswith("_ratio"):
+        rows += f" and {scores['columns']} common words" if texts else f" of {scores['columns']} columns"
+    return [f"{rows} are too few to tell {name} within {resolution}: it may be {low:.2f} to {high:.2f}{remedy}"]
 
 
 def _round_up(number: float) -> int:

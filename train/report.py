@@ -1,5 +1,6 @@
 """The pictures and the HTML page: one file that needs no network, legible in the light, in the dark and on paper."""
 
+import dataclasses
 import io
 import math
 from collections import Counter
@@ -106,6 +107,18 @@ ROWS = (
         for k in range(2, 6)
     ),
 )
+
+
+# What some of them are called where texts are judged: rows are then the common words that each text uses.
+OF_TEXTS = {
+    "correlation_ratio": ("Correlations", "error of which common words come together, in units of the floor"),
+    "triple_ratio": ("Triples", "the same for three common words"),
+    "marginal_ratio": ("Marginals", "error of how many texts use each common word, in units of the floor"),
+    "row_sum_ratio": ("Common words", "error of how many of them texts use, in units of the floor"),
+    "c2st_auc": ("Judge's AUC", "how well a classifier tells it from real texts; 0.5 = not at all"),
+    "distinct_ratio": ("Variety", "distinct texts, in units of those among real texts"),
+    "copy_excess": ("Copies", "share of texts that repeat training texts, beyond what chance gives"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,11 +272,17 @@ def _shown(row: Array, other: Array, decode: Callable[[Tensor], list[str] | None
 
 def _table(evidence: Evidence) -> list[dict[str, Any]]:
     measured = evidence.scores[evidence.shipped]
+    rows = ROWS if evidence.texts is None else [_of_texts(row) for row in ROWS]
     return [
         {"row": row, "cells": [_cell(evidence.scores, name, row) for name in (*evidence.contenders, FLOOR)]}
-        for row in ROWS
+        for row in rows
         if row.key in measured
     ]
+
+
+def _of_texts(row: Row) -> Row:
+    label, meaning = OF_TEXTS.get(row.key, (row.label, row.meaning))
+    return dataclasses.replace(row, label=label, meaning=meaning)
 
 
 def _cell(measured: dict[str, dict[str, Any]], name: str, row: Row) -> dict[str, str]:
@@ -328,11 +347,14 @@ def _busiest(codes: Array) -> Array:
 
 def _moments(evidence: Evidence) -> Figure:
     """Column means and triple moments, synthetic against held-out: on the diagonal is right."""
+    titles = ("column means", "triple moments")
+    if evidence.texts is not None:
+        titles = ("share of texts with a common word", "share of texts with three of them")
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for ax, moments, title in (
-        (left, lambda codes: codes.mean(axis=0), "column means"),
-        (right, lambda codes: metrics.Moments.of(codes).triples / len(codes), "triple moments"),
+        (left, lambda codes: codes.mean(axis=0), titles[0]),
+        (right, lambda codes: metrics.Moments.of(codes).triples / len(codes), titles[1]),
     ):
         real = moments(evidence.heldout)
         for color, (name, codes) in reversed(list(zip(SERIES, evidence.contenders.items(), strict=False))):
@@ -346,37 +368,30 @@ def _moments(evidence: Evidence) -> Figure:
 
 def _ones(evidence: Evidence) -> Figure:
     """How many ones a row has: real against every contender."""
-    figure = Figure(figsize=(9.6, 2.8), layout="constrained")
-    ax = figure.subplots()
-    length = evidence.heldout.shape[1]
-    counts = {"real (held-out)": evidence.heldout, **evidence.contenders}
-    top = max(int(codes.sum(axis=1).max()) for codes in counts.values())
-    for color, (name, codes) in zip((INK, *SERIES), counts.items(), strict=False):
-        shares = np.bincount(codes.sum(axis=1, dtype=np.int64), minlength=length + 1) / len(codes)
-        ax.plot(
-            shares[: top + 1],
-            color=color,
-            label=name,
-            linewidth=2 if color in (INK, BLUE) else 1.2,
-            drawstyle="steps-mid",
-        )
-    ax.set(xlabel="ones in a row", ylabel="share of rows")
-    ax.legend(frameon=False)
-    return figure
+    rows = {"real (held-out)": evidence.heldout, **evidence.contenders}
+    counts = {name: codes.sum(axis=1, dtype=np.int64) for name, codes in rows.items()}
+    if evidence.texts is not None:
+        return _histograms(counts, "common words in a text", "share of texts")
+    return _histograms(counts, "ones in a row", "share of rows")
 
 
 def _lengths(texts: Texts) -> Figure:
     """How many words a text has: real against every contender."""
-    lengths = {
-        name: np.bincount([len(words_of(text)) for text in each]) / len(each)
-        for name, each in {"real (held-out)": texts.heldout, **texts.contenders}.items()
-    }
+    every = {"real (held-out)": texts.heldout, **texts.contenders}
+    counts = {name: np.array([len(words_of(text)) for text in each]) for name, each in every.items()}
+    return _histograms(counts, "words in a text", "share of texts")
+
+
+def _histograms(counts: dict[str, Array], xlabel: str, ylabel: str) -> Figure:
+    """How often each number was counted."""
     figure = Figure(figsize=(9.6, 2.8), layout="constrained")
     ax = figure.subplots()
-    for color, (name, shares) in zip((INK, *SERIES), lengths.items(), strict=False):
+    for color, (name, each) in zip((INK, *SERIES), counts.items(), strict=False):
+        shares = np.bincount(each) / len(each)
         width = 2 if color in (INK, BLUE) else 1.2
-        ax.plot(shares, color=color, label=name, linewidth=width, drawstyle="steps-mid")
-    ax.set(xlabel="words in a text", ylabel="share of texts")
+        ax.stairs(shares, np.arange(len(shares) + 1) - 0.5, color=color, label=name, linewidth=width)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
     return figure
 

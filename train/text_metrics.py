@@ -81,7 +81,7 @@ def compare_text(
     scores |= _text_copy_scores(s, h, train)
     # The words stand in no order in which they could be neighbours: lags say nothing.
     scores = {name: finite(score) for name, score in scores.items() if not name.startswith("lag_")}
-    return {**scores, "warnings": warnings_of(scores)}
+    return {**scores, "warnings": warnings_of(scores, texts=True)}
 
 
 def label_scores(synthetic: Labelled, heldout: Labelled, n: int, *, seed: int = 0) -> Scores:

@@ -1,5 +1,6 @@
 """The report: self-contained, escaped, and honest about what it was given."""
 
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.patches import StepPatch
 from torch import Tensor
 
-from train import builtin, evidence, gate, report
+from train import builtin, evidence, gate, report, text_metrics
 from train.evidence import Evidence
 
 HISTORY = [
@@ -60,6 +62,30 @@ def test_rows_too_short_for_pairs_or_triples_have_pictures(length: int) -> None:
     rows = builtin.toy(90)[:, :length]
     short = evidence.judge({"GAN": rows[60:]}, rows[:30], rows[30:60], columns=list("ab"[:length]))
     assert rendered(short, page()).count("<svg") == 4
+
+
+def test_of_texts_it_speaks_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_metrics, "text_c2st", lambda *_: (0.5, 0.01))
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(["film", "good", "plot", "dull"], k=rng.randrange(2, 9))) for _ in range(60)]
+    found = evidence.judge_texts({"GAN": texts[40:]}, texts[:20], texts[20:40])
+    verdict = gate.check(gate.read("default", texts=True), found.scores["GAN"])
+    html = rendered(found, page(title="reviews", verdict=verdict, history=[], provenance={}, generator="tokens"))
+    words = re.sub("<style.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL)
+    assert "Common words" in words
+    assert "texts are too few to tell" in words
+    spoken = " ".join([words, verdict.sentence, evidence.table(found)])
+    assert re.findall(r".*\b(?:columns?|rows?|ones in)\b.*", spoken) == []
+
+
+def test_steps_come_down_at_both_ends(found: Evidence) -> None:
+    for steps in report._ones(found).axes[0].patches:
+        assert isinstance(steps, StepPatch)
+        shares, edges, baseline = steps.get_data()
+        assert shares.sum() == pytest.approx(1)
+        assert edges[0] == -0.5
+        assert edges[-1] == len(shares) - 0.5
+        assert baseline == 0
 
 
 def test_what_users_bring_is_escaped(found: Evidence) -> None:
