@@ -92,9 +92,12 @@ TRAINING_RUNTIME: dict[str, Any] = {
 
 
 def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every manifest as it is, and those of training with the runtime class that some clusters need."""
     for path in sorted((DOCKER / "k8s").glob("*.yaml")):
-        for document in yaml.safe_load_all(path.read_text()):
-            yield f"{path.name}-{document['kind']}", document
+        text = path.read_text()
+        for variant in dict.fromkeys((text, text.replace("# runtimeClassName", "runtimeClassName"))):
+            for document in yaml.safe_load_all(variant):
+                yield f"{path.name}-{document['kind']}", document
 
 
 def pod_templates() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -158,6 +161,12 @@ def test_pods_are_locked_down(name: str, template: dict[str, Any]) -> None:
         assert not container["securityContext"]["allowPrivilegeEscalation"]
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes
         assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_pods_that_train_can_ask_for_the_runtime_of_gpus() -> None:
+    asked = [(name, template["spec"].get("runtimeClassName")) for name, template in pod_templates()]
+    training = [runtime for name, runtime in asked if name.startswith("train")]
+    assert training == [None, "nvidia"] * 2
 
 
 def test_serving_manifests_belong_together() -> None:
