@@ -197,7 +197,7 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
     """Train a generator, judge it, and export it."""
     given = {name: value for name, value in values.items() if _was_given(context, name)}
     from train import fit as job  # torch and MLflow take seconds to import; --help should not
-    from train import prepare, rundir
+    from train import gate, prepare, rundir
 
     if resume:
         run = rundir.newest(Path(given.pop("out", Config.out)))
@@ -205,6 +205,7 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
     else:
         run, config = None, resolve(given)
     if dry_run:
+        gate.read(config.gate)
         click.echo(prepare.resolved(config, prepare.prepare(config)).to_json(), nl=False)
         return
     outcome = job.fit(config) if run is None else job.resume(run, config)

@@ -325,6 +325,8 @@ def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
     if len(names) == len(given.columns) and data.column_names(len(names)) in (given.columns, tuple(names)):
         return list(range(len(names)))
     facts = [f"{len(names)} columns where {given.source} has {len(given.columns)}"]
+    if len(names) == len(given.columns):
+        facts = [f"other columns than {given.source}"]
     facts += [f"it lacks {_some(lacking)}"] * bool(lacking) + [f"only it has {_some(others)}"] * bool(others)
     raise InputError(f"{source}: {'; '.join(facts)}")
 
