@@ -236,8 +236,9 @@ class Mirror:
             made = self.client.create_model_version(
                 MODEL_NAME, logged.model_uri, self.run_id, tags, model_id=logged.model_id
             )
-        for name in tags.keys() - {name for name, value in made.tags.items() if value == tags.get(name)}:
-            self.client.set_model_version_tag(MODEL_NAME, made.version, name, tags[name])
+        for name, value in tags.items():
+            if made.tags.get(name) != value:
+                self.client.set_model_version_tag(MODEL_NAME, made.version, name, value)
         champion = self.client.get_registered_model(MODEL_NAME).aliases.get(CHAMPION)
         if passed and int(made.version) > int(champion or 0):
             self.client.set_registered_model_alias(MODEL_NAME, CHAMPION, made.version)
