@@ -39,7 +39,7 @@ SHOWN = {
     "self_bleu_3": ("among themselves; the floor is best, above it is collapse", 3),
     "frechet": ("distance of sentence embeddings; the floor is best", 4),
     "copy_excess": ("0.00 = no more copies than by chance", 3),
-    "label_distance": ("share of rows that would have to be of another class; the floor is best", 3),
+    "label_distance": ("share of texts that would have to be of another class; the floor is best", 3),
     "utility": ("AUC of a model that learns the label here and is tested on real rows", 3),
 }
 

@@ -90,7 +90,7 @@ ROWS = (
         3,
     ),
     Row("utility", "Utility", "AUC of a model that learns the label here and is tested on real rows", None, 0.1, -1, 3),
-    Row("label_distance", "Classes", "share of rows that would have to be of another class", None, 0.1, 1, 3),
+    Row("label_distance", "Classes", "share of texts that would have to be of another class", None, 0.1, 1, 3),
     Row("frechet", "Fréchet", "distance of sentence embeddings", None, 0.1, 1, 3),
     Row("c2st_conv_auc", "Reader's AUC", "the same by a small convolutional net that reads the words", 0.5, 0.25, 0, 3),
     Row("length_distance", "Lengths", "how many words a text must gain or lose on average", None, 4.0),

@@ -187,9 +187,6 @@ def test_files_that_lack_the_classes_are_named(rated: Path) -> None:
         judged(rated, samples, label_column="stars", codec="presence", words=5)
 
 
-@pytest.mark.parametrize(("option", "message"), [("--gate", "--gate"), ("--out", "--out .*: there is no folder")])
-
-
 @pytest.mark.parametrize(
     ("option", "message"),
     [
