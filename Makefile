@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 	  done; $(HAS_PIP) || { echo "Error: Lookalike needs Python 3.11 or 3.12 with its venv module (Debian: apt install python3-venv)," \
 	  "and none of these is: $(PYTHONS). Name yours: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet torch==$(TORCH)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[serve,dev]"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==$(TORCH) --editable ".[serve,dev]"
 	@touch $@
 
 # Where these run (RUNTIME=auto|local|docker, GPUS=all|none|0,1) is decided, and said, by docker/runtime.sh.

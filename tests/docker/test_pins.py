@@ -8,6 +8,7 @@ from importlib.metadata import requires
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from tests.docker.conftest import ROOT, Engine
 
@@ -45,6 +46,10 @@ def test_all_that_an_environment_takes_is_pinned() -> None:
     needed = brought_by([*project["dependencies"], *extras["serve"], *extras["dev"]])
     assert "setuptools" in needed, "torch's own requirement"
     assert sorted(name for name in needed - set(pinned()) if not FROM_TORCH.fullmatch(name)) == []
+
+
+def test_every_torch_that_is_allowed_can_be_installed_beside_the_pins() -> None:
+    assert Version(pinned()["setuptools"]) < Version("82"), "what torch 2.11 and 2.12 ask for"
 
 
 def test_all_that_is_in_the_images_is_pinned(engine: Engine, images: dict[str, int]) -> None:
