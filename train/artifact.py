@@ -140,7 +140,13 @@ def load(directory: Path) -> Artifact:
         if _sha256(directory / WEIGHTS) != card["weights_sha256"]:
             raise ArtifactError(f"{directory / WEIGHTS}: the checksum is not the one on the card")
         generator = catalogue.build(card["generator"])
-        generator.load_state_dict(safetensors.torch.load_file(directory / WEIGHTS))
+        weights = safetensors.torch.load_file(directory / WEIGHTS)
+        if weights.keys() != generator.state_dict().keys():
+            raise ArtifactError(
+                f"{directory}: another version of Lookalike made it, whose generator had other weights: use that "
+                "version, or train anew"
+            )
+        generator.load_state_dict(weights)
         codec = codecs.from_dict(card["codec"])
         golden = [(sample["seed"], sample["rows"]) for sample in card["golden"]]
     except ArtifactError:

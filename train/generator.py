@@ -69,6 +69,13 @@ class Sample:
             labels = self.labels.split(list(sizes))
         return [Sample(codes=some, labels=theirs) for some, theirs in zip(codes, labels, strict=True)]
 
+    def take(self, rows: Tensor) -> "Sample":
+        """Some of the rows, by their numbers."""
+        return Sample(codes=self.codes[rows], labels=None if self.labels is None else self.labels[rows])
+
+    def to(self, device: str | torch.device) -> "Sample":
+        return Sample(codes=self.codes.to(device), labels=None if self.labels is None else self.labels.to(device))
+
 
 class Generator(nn.Module, ABC):
     """Base of all generators.

@@ -15,7 +15,7 @@ from train.codec import TokensCodec, class_names
 from train.config import Config
 from train.embeddings import embedder
 from train.evidence import Evidence
-from train.generator import Generator, NadeGenerator, TextbookGenerator, draw_noise, generate_labelled, sample
+from train.generator import Generator, NadeGenerator, Sample, TextbookGenerator, draw_noise, generate_labelled, sample
 from train.loop import Tick
 from train.ngram import fit_ngrams
 from train.packed import PackedRows
@@ -171,8 +171,8 @@ class TextKind:
         assert isinstance(prepared.codec, TokensCodec)
         self.config, self.prepared, self.codec = config, prepared, prepared.codec
         self.patience, self.gain = PATIENCE_PASSES * min(len(prepared.train), text_game.PASS_ROWS), TEXT_GAIN
-        self.validation = prepared.validation.to(config.device)
-        self.draws: Tensor | None = None
+        self.validation = Sample(codes=prepared.validation, labels=prepared.validation_labels).to(config.device)
+        self.draws: Sample | None = None
 
     def warm_start(self) -> Phase:
         prepared, config = self.prepared, self.config
@@ -191,18 +191,19 @@ class TextKind:
         return TextState(generator.to(self.config.device))
 
     def play(self, state: TextState, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
-        return text_game.play(state, self.prepared.train, self.config, on_tick=on_tick, interrupted=interrupted)
+        rows = Sample(codes=self.prepared.train, labels=self.prepared.train_labels)
+        return text_game.play(state, rows, self.config, on_tick=on_tick, interrupted=interrupted)
 
     def validate(self, generator: TokenGenerator) -> dict[str, float]:
         """The score is 1 where choosing among candidates makes validation rows no likelier, 1/e where it wins a nat."""
-        if len(self.validation) == 0:
+        if len(self.validation.codes) == 0:
             return {}
         won, _ = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))
         return {"score": math.exp(-won)}
 
     def complete(self, generator: TokenGenerator) -> None:
         """Let the scores be as sure of themselves as validation rows allow."""
-        if len(self.validation):
+        if len(self.validation.codes):
             _, scale = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))
             generator.scorer.rescale(scale)
 
@@ -253,9 +254,9 @@ class TextKind:
         prepared = self.prepared
         return Rows(prepared.train, prepared.train_labels), Rows(prepared.validation, prepared.validation_labels)
 
-    def _check_draws(self, generator: TokenGenerator) -> Tensor:
+    def _check_draws(self, generator: TokenGenerator) -> Sample:
         if self.draws is None:
-            n = text_game.CHECKED_DRAWS * len(self.validation)
+            n = text_game.CHECKED_DRAWS * len(self.validation.codes)
             self.draws = text_game.draw(generator, n, text_game.CHECK_SEED).to(self.config.device)
         return self.draws
 

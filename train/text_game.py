@@ -3,7 +3,8 @@
 The generator answers by drawing several candidates for each row and taking one in proportion to the discriminator's
 density ratio, exp(score). So the discriminator must not be trusted where it is sure of itself without reason: the pass
 ships after which validation rows, from which neither side has learned, are told from draws best, and its scale is then
-set on those rows.
+set on those rows. With classes, both sides show it rows together with their classes: real ones with their own, draws
+with the one that they were drawn for.
 """
 
 import copy
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from train.codec import PADDING, UNKNOWN
 from train.config import Config
-from train.generator import draw_noise, generate
+from train.generator import Sample, draw_noise, generate_labelled
 from train.loop import NonFiniteError, Tick
 from train.phase import restore_streams, streams
 from train.text_generator import Scorer, TokenGenerator
@@ -65,7 +66,7 @@ class TextState:
 
 def play(
     state: TextState,
-    rows: Tensor,
+    rows: Sample,
     config: Config,
     *,
     on_tick: Callable[[Tick], bool],
@@ -78,7 +79,7 @@ def play(
     An interrupted pass begins again when the game goes on; otherwise as `loop.train`.
 
     Args:
-        rows: token ids of the training rows, (rows, length).
+        rows: token ids of the training rows, and their classes where they have any.
 
     Raises:
         NonFiniteError: at the end of the pass in which it happened.
@@ -93,7 +94,7 @@ def play(
             return "interrupted"
         if not all(map(math.isfinite, losses.values())):
             raise NonFiniteError(f"the losses are {losses} after {state.seen:,} sequences")
-        elapsed, shown = time.monotonic() - started, min(len(rows), PASS_ROWS)
+        elapsed, shown = time.monotonic() - started, min(len(rows.codes), PASS_ROWS)
         state.passes, state.seen, state.seconds = state.passes + 1, state.seen + shown, state.seconds + elapsed
         tick = Tick(
             seen=state.seen,
@@ -108,20 +109,20 @@ def play(
     return "epochs" if state.passes >= total else "minutes"
 
 
-def one_pass(state: TextState, rows: Tensor, seed: int, interrupted: Callable[[], bool]) -> dict[str, float] | None:
+def one_pass(state: TextState, rows: Sample, seed: int, interrupted: Callable[[], bool]) -> dict[str, float] | None:
     """Show the discriminator training rows and as many fresh draws; None if interrupted."""
     scorer = state.generator.scorer
     device = scorer.weights.device
-    shown = rows[torch.randperm(len(rows))[:PASS_ROWS]].long()
-    both = torch.cat([shown, draw(state.generator, len(shown), seed)]).to(device)
-    real = (torch.arange(len(both), device=device) < len(shown)).float()
+    chosen = torch.randperm(len(rows.codes))[:PASS_ROWS]
+    both = joined(rows.take(chosen), draw(state.generator, len(chosen), seed)).to(device)
+    real = (torch.arange(len(both.codes), device=device) < len(chosen)).float()
     losses: list[tuple[Tensor, Tensor]] = []
-    for batch in torch.randperm(len(both)).to(device).split(BATCH):
+    for batch in torch.randperm(len(both.codes)).to(device).split(BATCH):
         if interrupted():
             return None
-        codes, wanted = both[batch], real[batch]
-        hidden = (torch.rand(codes.shape, device=device) < WORD_DROPOUT) & (codes != PADDING)
-        scores = scorer(codes.masked_fill(hidden, UNKNOWN), DROPOUT)
+        seen, wanted = both.take(batch), real[batch]
+        hidden = (torch.rand(seen.codes.shape, device=device) < WORD_DROPOUT) & (seen.codes != PADDING)
+        scores = scorer(seen.codes.masked_fill(hidden, UNKNOWN), seen.labels, DROPOUT)
         loss = F.binary_cross_entropy_with_logits(scores, wanted)
         state.optimizer.zero_grad()
         loss.backward()
@@ -133,14 +134,23 @@ def one_pass(state: TextState, rows: Tensor, seed: int, interrupted: Callable[[]
     return {"generator_loss": generator.nanmean().item(), "discriminator_loss": discriminator.mean().item()}
 
 
-def draw(generator: TokenGenerator, rows: int, seed: int) -> Tensor:
-    """Token ids as the language model alone draws them, int64 (rows, length)."""
+def draw(generator: TokenGenerator, rows: int, seed: int) -> Sample:
+    """Token ids as the language model alone draws them, int64 (rows, length), and their classes."""
     alone = generator.having(candidates=1)
-    return generate(alone, draw_noise(alone, rows, seed)).long()
+    made = generate_labelled(alone, draw_noise(alone, rows, seed))
+    return Sample(codes=made.codes.long(), labels=made.labels)
+
+
+def joined(first: Sample, second: Sample) -> Sample:
+    """The rows of both, with classes where both have them; token ids are int64."""
+    labels = None
+    if first.labels is not None and second.labels is not None:
+        labels = torch.cat([first.labels, second.labels])
+    return Sample(codes=torch.cat([first.codes.long(), second.codes]), labels=labels)
 
 
 @torch.no_grad()
-def nats_won(scorer: Scorer, validation: Tensor, draws: Tensor) -> tuple[float, float]:
+def nats_won(scorer: Scorer, validation: Sample, draws: Sample) -> tuple[float, float]:
     """How many nats likelier a validation row becomes at the best by weighting draws with exp(scale * score).
 
     Only ratios between draws matter for resampling, so each scale has an offset of its own: the one with which the
@@ -149,8 +159,14 @@ def nats_won(scorer: Scorer, validation: Tensor, draws: Tensor) -> tuple[float, 
     Returns:
         The nats, and the scale (Platt 1999 scales classifiers in the same way).
     """
-    real, made = (torch.cat([scorer(part) for part in rows.split(SCORED_ROWS)]).cpu() for rows in (validation, draws))
+    real, made = (_scores(scorer, rows) for rows in (validation, draws))
     offset = torch.logsumexp(SCALES[:, None] * made, 1) - math.log(len(made))
     won = SCALES * real.mean() - offset
     best = int(won.argmax())
     return float(won[best]), float(SCALES[best])
+
+
+def _scores(scorer: Scorer, rows: Sample) -> Tensor:
+    """(rows,), on the CPU."""
+    sizes = [len(part) for part in rows.codes.split(SCORED_ROWS)]
+    return torch.cat([scorer(part.codes, part.labels) for part in rows.split(sizes)]).cpu()

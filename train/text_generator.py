@@ -31,7 +31,8 @@ class LanguageModel(nn.Module):
     stands is thus known from the whole sentence. Which one it is, further n-grams, `rare`, draw from the rare tokens.
 
     The net is a GRU (Cho et al. 2014) whose input and output share an embedding (Press and Wolf 2017, "Using the output
-    embedding to improve language models"). A label adds its own embedding to every token read.
+    embedding to improve language models"). A label adds its own embedding to every token read, and another to the
+    features that every token is drawn from.
     """
 
     def __init__(
@@ -49,6 +50,10 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(head, embedding)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.label = nn.Embedding(labels, embedding) if labels else None
+        self.label_output = nn.Embedding(labels, embedding) if labels else None
+        if self.label is not None and self.label_output is not None:
+            nn.init.normal_(self.label.weight, std=0.1)
+            nn.init.zeros_(self.label_output.weight)
         self.gru = nn.GRU(embedding, hidden, batch_first=True)
         self.project = nn.Linear(hidden, embedding)
         self.bias = nn.Parameter(torch.zeros(head))
@@ -86,7 +91,8 @@ class LanguageModel(nn.Module):
         if self.rare is None:
             judged &= codes < self.head
         at = judged.nonzero(as_tuple=True)  # found once: a GPU must be waited for to learn how many there are
-        chosen = -F.cross_entropy(self._logits(features[at]), self.common(codes[at]), reduction="none")
+        theirs = None if labels is None else labels[at[0]]
+        chosen = -F.cross_entropy(self._logits(features[at], theirs), self.common(codes[at]), reduction="none")
         net = torch.zeros_like(known).masked_scatter(judged, chosen)
         if self.ngrams is None:
             return net, net
@@ -100,15 +106,24 @@ class LanguageModel(nn.Module):
         """The state after one more token, (1, rows, hidden)."""
         return self.gru(self._embed(token[:, None], labels), state)[1]
 
-    def draw(self, before: Tensor, token: Tensor, state: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    def draw(
+        self,
+        before: Tensor,
+        token: Tensor,
+        labels: Tensor | None,
+        state: Tensor,
+        uniform: Tensor,
+        temperature: float,
+    ) -> Tensor:
         """The next token of each row.
 
         Args:
             before, token: the last two tokens (rows,).
+            labels: classes (rows,), where the model knows any.
             state: the net's state after them (rows, hidden).
             uniform: uniform numbers (rows, 2): one finds the token, one which rare token it is.
         """
-        drawn = self._draw_common(before, token, state, uniform[:, 0], temperature)
+        drawn = self._draw_common(before, token, labels, state, uniform[:, 0], temperature)
         if self.rare is not None:
             rare = drawn == UNKNOWN
             drawn[rare] = self.rare.draw(before[rare], token[rare], uniform[rare, 1].double(), temperature)
@@ -118,16 +133,24 @@ class LanguageModel(nn.Module):
         """The same tokens, the rare ones as UNKNOWN."""
         return codes.masked_fill(codes >= self.head, UNKNOWN)
 
-    def _draw_common(self, before: Tensor, token: Tensor, state: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    def _draw_common(
+        self,
+        before: Tensor,
+        token: Tensor,
+        labels: Tensor | None,
+        state: Tensor,
+        uniform: Tensor,
+        temperature: float,
+    ) -> Tensor:
         if self.ngrams is None:
-            return pick(self._logits(self.project(state)) / temperature, uniform)
+            return pick(self._logits(self.project(state), labels) / temperature, uniform)
         confidence = self.ngrams.confidence(before, token).to(state)
         gate = self.gate(torch.cat([state, confidence], 1)).squeeze(1).sigmoid()
         left = left_by_ngrams(confidence)
         share = gate + (1 - gate) * left
         by_net = uniform < share
         drawn = torch.empty_like(token)
-        logits = self._logits(self.project(state[by_net])) / temperature
+        logits = self._logits(self.project(state[by_net]), None if labels is None else labels[by_net]) / temperature
         drawn[by_net] = pick(logits, (uniform / share)[by_net])
         rest = ((1 - left) * (uniform - share) / (1 - share)).double()[~by_net]
         drawn[~by_net] = self.ngrams.draw(before[~by_net], token[~by_net], rest, temperature)
@@ -137,7 +160,9 @@ class LanguageModel(nn.Module):
         embedded = self.embedding(self.common(read))
         return embedded if self.label is None else embedded + self.label(labels)[:, None]
 
-    def _logits(self, features: Tensor) -> Tensor:
+    def _logits(self, features: Tensor, labels: Tensor | None) -> Tensor:
+        if self.label_output is not None:
+            features = features + self.label_output(labels)
         return F.linear(features, self.embedding.weight, self._bias())
 
     def _bias(self) -> Tensor:
@@ -154,34 +179,50 @@ class Scorer(nn.Module):
 
     The n-grams share a table by hashing (Weinberger et al. 2009), so two of them may have the same weight. Tokens
     from `vocabulary` on are read as UNKNOWN: by rare ones it would only recognise the rows from which it has learned.
+
+    With classes, it says how real a row looks as one of its class: the class adds the inner product of the net's
+    features with its own embedding (Miyato and Koyama 2018, "cGANs with projection discriminator"), and n-grams have
+    another weight for each class.
     """
 
     WIDTHS = (2, 3, 4, 5)
     BUCKETS = 1 << 17
     MULTIPLIERS = (1, 40503, 69069)
+    CLASS_STEP = 40009  # by which a class's weights of n-grams lie further in the table
 
-    def __init__(self, vocabulary: int, embedding: int = 64, channels: int = 64) -> None:
+    def __init__(self, vocabulary: int, labels: int = 0, embedding: int = 64, channels: int = 64) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding, padding_idx=PADDING)
         nn.init.normal_(self.embedding.weight, std=0.3)
         self.convolutions = nn.ModuleList(nn.Conv1d(embedding, channels, width) for width in self.WIDTHS)
         self.output = nn.Linear(channels * len(self.WIDTHS), 1)
         self.weights = nn.Parameter(torch.zeros(self.BUCKETS))
+        self.label = nn.Embedding(labels, channels * len(self.WIDTHS)) if labels else None
+        if self.label is not None:
+            nn.init.zeros_(self.label.weight)
 
-    def forward(self, codes: Tensor, dropout: float = 0) -> Tensor:
-        """The logits of (rows, length) token ids: (rows,)."""
+    def forward(self, codes: Tensor, labels: Tensor | None = None, dropout: float = 0) -> Tensor:
+        """The logits of token ids (rows, length): (rows,).
+
+        Args:
+            labels: classes (rows,), where the model knows any.
+        """
         codes = codes.masked_fill(codes >= self.embedding.num_embeddings, UNKNOWN)
         padded = F.pad(codes, (1, 4))  # a mark before the first token, and room for the widest window
         embedded = self.embedding(padded).transpose(1, 2)
-        features = [convolution(embedded).relu().amax(2) for convolution in self.convolutions]
-        return self.output(F.dropout(torch.cat(features, 1), dropout)).squeeze(1) + self._linear(codes)
+        found = [convolution(embedded).relu().amax(2) for convolution in self.convolutions]
+        features = F.dropout(torch.cat(found, 1), dropout)
+        score = self.output(features).squeeze(1) + self._linear(codes)
+        if self.label is None:
+            return score
+        return score + (features * self.label(labels)).sum(1) + self._linear(codes, labels)
 
-    def _linear(self, codes: Tensor) -> Tensor:
-        """The mean weight of a row's n-grams, times the root of their number."""
+    def _linear(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The mean weight of a row's n-grams, times the root of their number; those for its class where it is given."""
         here = codes != PADDING
         before = codes
         total = self.weights.new_zeros(len(codes))
-        key = torch.zeros_like(codes)
+        key = torch.zeros_like(codes) if labels is None else self.CLASS_STEP * (labels[:, None] + 1)
         for order, multiplier in enumerate(self.MULTIPLIERS):
             key = key + multiplier * before + 7919 * order
             total = total + (self.weights[key % self.BUCKETS] * here).sum(1)
@@ -191,7 +232,8 @@ class Scorer(nn.Module):
     @torch.no_grad()
     def rescale(self, factor: float) -> None:
         """Multiply all scores."""
-        for parameter in (*self.output.parameters(), self.weights):
+        label = () if self.label is None else self.label.parameters()
+        for parameter in (*self.output.parameters(), self.weights, *label):
             parameter.mul_(factor)
 
 
@@ -231,7 +273,7 @@ class TokenGenerator(Generator):
         self.label: int | None = None
         self.codes = vocabulary
         self.model = LanguageModel(vocabulary, self.head, embedding, hidden, labels, grams, rare_grams)
-        self.scorer = Scorer(self.head)
+        self.scorer = Scorer(self.head, labels)
         self.shares: Tensor
         self.register_buffer("shares", torch.full((max(1, labels),), 1 / max(1, labels)))
 
@@ -256,11 +298,11 @@ class TokenGenerator(Generator):
         """Token ids, (rows, length), for uniform noise: one number chooses the candidate, one the class."""
         rows, k = len(noise), self.candidates
         labels = self.labels_of(noise)
-        uniform = noise[:, 2:].reshape(rows * k, self.length, 2)
-        codes = self._draw(uniform, None if labels is None else labels.repeat_interleave(k))
+        labels = None if labels is None else labels.repeat_interleave(k)
+        codes = self._draw(noise[:, 2:].reshape(rows * k, self.length, 2), labels)
         if k == 1:
             return codes.to(noise)
-        weights = self.scorer(codes).view(rows, k).softmax(1).cumsum(1)
+        weights = self.scorer(codes, labels).view(rows, k).softmax(1).cumsum(1)
         chosen = (noise[:, :1] * weights[:, -1:] >= weights).sum(1).clamp(max=k - 1)
         return codes.view(rows, k, -1)[torch.arange(rows, device=codes.device), chosen].to(noise)
 
@@ -280,7 +322,8 @@ class TokenGenerator(Generator):
         state = uniform.new_zeros(1, len(uniform), self.hidden)
         for t in range(self.length):
             state = self.model.step(token, labels, state)
-            before, token = token, self.model.draw(before, token, state[0], uniform[going, t], self.temperature)
+            drawn = self.model.draw(before, token, labels, state[0], uniform[going, t], self.temperature)
+            before, token = token, drawn
             codes[going, t] = token
             kept = (token != END).nonzero().squeeze(1)
             if len(kept) < len(token):

@@ -281,7 +281,7 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int) -> None:
     """
     model = generator.model
     drawn = draw(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length)), seed)
-    wanted, found = _counts(model, codes), _counts(model, drawn.to(codes.device))
+    wanted, found = _counts(model, codes), _counts(model, drawn.codes.to(codes.device))
     wanted *= found.sum() / wanted.sum()
     model.bias.add_(((wanted + PSEUDOCOUNT) / (found + PSEUDOCOUNT)).log())
 

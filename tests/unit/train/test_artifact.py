@@ -1,11 +1,13 @@
 """The artifact: what is saved comes back, and anything else is refused."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from tests.choosy import choosy_artifact
@@ -38,6 +40,14 @@ def swap_weights(folder: Path) -> None:
     (folder / "generator.safetensors").write_bytes(bytes(content))
 
 
+def drop_a_weight(folder: Path) -> None:
+    weights = safetensors.torch.load_file(folder / "generator.safetensors")
+    weights.popitem()
+    content = safetensors.torch.save(weights)
+    (folder / "generator.safetensors").write_bytes(content)
+    edit(folder, lambda card: card.update(weights_sha256=hashlib.sha256(content).hexdigest()))
+
+
 def edit(folder: Path, change: Callable[[Any], object]) -> None:
     card = json.loads((folder / "card.json").read_text())
     change(card)
@@ -53,6 +63,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda folder: (folder / "generator.safetensors").unlink(), "generator.safetensors"),
     "half a card": (lambda folder: (folder / "card.json").write_text('{"format": 1'), "not a readable artifact"),
     "other weights": (swap_weights, "the checksum is not the one on the card"),
+    "weights of another version": (drop_a_weight, "another version of Lookalike made it"),
     "other golden rows": (lambda folder: edit(folder, swap_golden), "golden samples"),
     "newer format": (lambda folder: edit(folder, lambda card: card.update(format=2)), "format 2"),
     "unknown generator": (

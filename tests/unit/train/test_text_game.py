@@ -11,12 +11,14 @@ from torch import Tensor
 
 from train import text_game
 from train.config import resolve
+from train.generator import Sample, draw_noise, generate_labelled
 from train.loop import Tick
 from train.text_game import TextState
 from train.text_generator import TokenGenerator
 from train.text_warmup import new_generator
 
 ROWS = torch.tensor([[3, 6, 7, 1, 0, 0], [4, 6, 6, 8, 1, 0], [5, 6, 6, 6, 9, 1]]).repeat(40, 1)
+REAL = Sample(codes=ROWS)
 CONFIG = resolve({"epochs": 4, "generator": "tokens"})
 
 
@@ -28,21 +30,39 @@ def state() -> TextState:
     return TextState(new_generator(other, vocabulary=12, embedding=8, hidden=16, candidates=8))
 
 
-def play(state: TextState, interrupted: Callable[[], bool] = lambda: False) -> tuple[str, list[Tick]]:
+def play(
+    state: TextState, interrupted: Callable[[], bool] = lambda: False, rows: Sample = REAL
+) -> tuple[str, list[Tick]]:
     ticks: list[Tick] = []
-    reason = text_game.play(state, ROWS, CONFIG, on_tick=lambda t: bool(ticks.append(t)), interrupted=interrupted)
+    reason = text_game.play(state, rows, CONFIG, on_tick=lambda t: bool(ticks.append(t)), interrupted=interrupted)
     return reason, ticks
 
 
 def test_the_discriminator_learns_and_choosing_helps(state: TextState) -> None:
     draws = text_game.draw(state.generator, 400, seed=77)
-    before, _ = text_game.nats_won(state.generator.scorer, ROWS, draws)
+    before, _ = text_game.nats_won(state.generator.scorer, REAL, draws)
     reason, ticks = play(state)
-    after, _ = text_game.nats_won(state.generator.scorer, ROWS, draws)
+    after, _ = text_game.nats_won(state.generator.scorer, REAL, draws)
     assert reason == "epochs"
     assert [tick.seen for tick in ticks] == [120, 240, 360, 480]
     assert ticks[-1].losses["discriminator_loss"] < ticks[0].losses["discriminator_loss"]
     assert after > before + 0.1
+
+
+def test_choosing_brings_the_words_of_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Rows that begin with 3 are of class 0, others of class 1; the net has not learned, so it knows of no class.
+    labels = (ROWS[:, 0] != 3).long()
+    torch.manual_seed(0)
+    monkeypatch.setattr(text_game, "LINEAR_RATE", 0.1)  # there are 16 updates only
+    made = new_generator(ROWS, vocabulary=12, embedding=8, hidden=16, labels=labels, classes=2, candidates=16)
+    before = share_of_its_own(made)
+    assert play(TextState(made), rows=Sample(codes=ROWS, labels=labels))[0] == "epochs"
+    assert share_of_its_own(made) > before + 0.2
+
+
+def share_of_its_own(generator: TokenGenerator) -> float:
+    drawn = generate_labelled(generator, draw_noise(generator, 300, seed=1))
+    return float(((drawn.codes[:, 0] != 3).long() == drawn.labels).double().mean())
 
 
 def test_an_epoch_is_a_pass_however_many_rows_there_are(state: TextState, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +94,7 @@ def copied(state: TextState) -> TextState:
 class Scores(torch.nn.Module):
     """The score is the first token's number."""
 
-    def forward(self, codes: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         assert len(codes) <= text_game.SCORED_ROWS  # memory does not grow with the rows
         return codes[:, 0].float()
 
@@ -86,7 +106,7 @@ def test_the_scale_is_that_of_the_density_ratio() -> None:
     share = math.e / (1 + math.e)
     real = (torch.arange(10_000) < 10_000 * share).long()[:, None]
     scorer: Any = Scores()
-    won, scale = text_game.nats_won(scorer, real, draws)
+    won, scale = text_game.nats_won(scorer, Sample(codes=real), Sample(codes=draws))
     assert scale == pytest.approx(1, abs=0.05)
     assert won == pytest.approx(share * math.log(2 * share) + (1 - share) * math.log(2 * (1 - share)), abs=1e-3)
 
@@ -94,7 +114,7 @@ def test_the_scale_is_that_of_the_density_ratio() -> None:
 def test_a_useless_discriminator_is_not_believed() -> None:
     rows = torch.randint(0, 9, (2000, 1), generator=torch.Generator().manual_seed(0))
     scorer: Any = Scores()
-    won, scale = text_game.nats_won(scorer, rows.flip(0), rows)
+    won, scale = text_game.nats_won(scorer, Sample(codes=rows.flip(0)), Sample(codes=rows))
     assert scale == 0
     assert won == pytest.approx(0, abs=1e-6)
 

@@ -94,7 +94,7 @@ def test_draws_follow_the_likelihood(generator: TokenGenerator, before: int) -> 
     state = torch.zeros(1, 1, generator.hidden, dtype=torch.float64)
     for token in (END, before):
         state = model.step(torch.tensor([token]), None, state)
-    drawn = model.draw(first, second, state[0].expand(n, -1), uniform, 1.0)
+    drawn = model.draw(first, second, None, state[0].expand(n, -1), uniform, 1.0)
     assert (drawn.bincount(minlength=VOCABULARY)[tokens] / n - expected).abs().max() < 1e-3
 
 
@@ -173,13 +173,30 @@ def test_the_scorer_does_not_tell_rare_tokens_apart() -> None:
     assert scores[3] != scores[0]
 
 
+def test_the_scorer_hears_of_the_class() -> None:
+    torch.manual_seed(0)
+    scorer, rows = Scorer(8, labels=2).eval(), grammar(3)
+    first, second = torch.zeros(3, dtype=torch.long), torch.ones(3, dtype=torch.long)
+    plain = scorer(rows, first)
+    assert torch.equal(plain, scorer(rows, second))  # before it has learned
+    torch.nn.init.normal_(scorer.weights)
+    assert (scorer(rows, first) != scorer(rows, second)).all()
+    torch.nn.init.zeros_(scorer.weights)
+    assert scorer.label is not None
+    torch.nn.init.normal_(scorer.label.weight)
+    assert (scorer(rows, first) != scorer(rows, second)).all()
+    before = scorer(rows, first)
+    scorer.rescale(0.5)
+    torch.testing.assert_close(scorer(rows, first), before / 2)
+
+
 SCORES = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64)
 
 
 class Starts(torch.nn.Module):
     """Scores a row by its first token."""
 
-    def forward(self, codes: Tensor, dropout: float = 0) -> Tensor:
+    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         return SCORES[codes[:, 0]]
 
 
@@ -255,6 +272,24 @@ def test_labels_are_followed() -> None:
     assert abs(shares - generator.shares[0]) < 0.1
 
 
+def test_the_net_gives_words_of_the_class() -> None:
+    torch.manual_seed(0)
+    generator = TokenGenerator(LENGTH, VOCABULARY, VOCABULARY, 8, 16, labels=2, candidates=1).double().eval()
+    model = generator.model
+    assert model.label is not None
+    assert model.label_output is not None
+    torch.nn.init.zeros_(model.label.weight)  # nothing of the class is read
+    model.label_output.weight.data[1] = 100 * model.embedding.weight[4]
+    shares = []
+    for label in (0, 1):
+        only = generator.having(label=label)
+        shares.append((generate(only, draw_noise(only, 200, seed=1)) == 4).double().mean())
+    assert shares[1] > 2 * shares[0]
+    rows = Rows(torch.full((1, 1), 4).repeat(2, 1), torch.tensor([0, 1]))
+    likelihood, _ = model(rows.codes, rows.known.double(), rows.confidence.double(), rows.labels)
+    assert likelihood[1] > likelihood[0] + 0.5
+
+
 def test_an_interrupted_warm_start_goes_on_bit_for_bit() -> None:
     whole = warm_start()
     whole.run(600, after(11))
@@ -289,7 +324,9 @@ def test_calibrated_draws_have_each_token_as_often_as_the_rows() -> None:
     rows = grammar(300)
     for seed in range(4):
         calibrate(generator, rows, seed)
-    found, wanted = (each[each != PADDING].bincount(minlength=VOCABULARY) for each in (draw(generator, 4000, 9), rows))
+    found, wanted = (
+        each[each != PADDING].bincount(minlength=VOCABULARY) for each in (draw(generator, 4000, 9).codes, rows)
+    )
     torch.testing.assert_close(found / found.sum(), wanted / wanted.sum(), rtol=0, atol=0.01)
 
 
