@@ -87,9 +87,11 @@ def weights(run: rundir.RunDirectory) -> bytes:
 def _unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs end with the artifact; what comes after it takes longer than the training here."""
 
+    verdict = Verdict(passed=None, reasons=[])
+
     def finish(job: fit._Job) -> Verdict:
-        artifact.save(job.run.artifact, job._chosen(), job.prepared.codec, job._card({}))
-        return Verdict(passed=None, reasons=[])
+        artifact.save(job.run.artifact, job._chosen(), job.prepared.codec, job._card({}, verdict))
+        return verdict
 
     monkeypatch.setattr(fit._Job, "_finish", finish)
 
