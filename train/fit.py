@@ -514,7 +514,8 @@ class _Job:
         self.bar.set_postfix(
             {**{name: f"{value:.3f}" for name, value in shown.items()}, "epoch": f"{tick.epoch:.0f}"}, refresh=False
         )
-        self.bar.update(min(100.0, 100 * max(shares)) - self.bar.n)
+        percent = min(100.0, 100 * max(shares))  # the last tick ends a little late
+        self.bar.update(percent - self.bar.n)
         if config.preset == "textbook":
             self._show_textbook(tick)
         elif self.bar.disable and time.monotonic() - self.printed > LOG_SECONDS:
@@ -522,7 +523,7 @@ class _Job:
             line = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
             log.info(
                 "%3.0f %%  epoch %.0f  %s  %s sequences/s",
-                100 * max(shares),
+                percent,
                 tick.epoch,
                 line,
                 f"{tick.sequences_per_second:,.0f}",

@@ -31,8 +31,11 @@ def running(tmp_path: Path) -> Iterator[State]:
     (scratch / "gate").touch()
     (tmp_path / "serve" / "model-store").mkdir(parents=True)
     configuration = str(scratch / "config.properties")
-    command = [sys.executable, "-c", "import time; time.sleep(600)", states.MAIN_CLASS, configuration]
-    with subprocess.Popen(command) as process:
+    code = "import time; print('there', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, states.MAIN_CLASS, configuration]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()  # a process that has only just been made has no command line yet
         facts: dict[str, Any] = {"port": 1, "metrics_port": 2, "tokens": False, "workers": 1}
         state = State(pid=process.pid, host="127.0.0.1", scratch=str(scratch), **facts)
         states.write(tmp_path, state)
