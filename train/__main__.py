@@ -129,7 +129,11 @@ def cli() -> None:
     type=click.IntRange(2, 100),
     help="Of 0/1 rows: how many nets the generator has, one for each fold of the rows.",
 )
-@option("--warmup", type=click.FloatRange(0, 0.95), help="Share of the minutes that the warm start may take.")
+@option(
+    "--warmup",
+    type=click.FloatRange(0, 0.95),
+    help="Share of the minutes for the warm start; of 0/1 rows half of it for a refit.",
+)
 @option("--text-hidden", type=click.IntRange(1, 8192), help="Hidden units of the recurrent net for texts.")
 @option("--head", type=click.IntRange(4, 30_000), help="How many of the commonest tokens that net knows.")
 @option("--candidates", type=click.IntRange(1, 64), help="Texts drawn for each one that the discriminator chooses.")

@@ -115,16 +115,22 @@ def judge(
     train: Codes,
     *,
     columns: list[str],
+    validation: Codes | None = None,
     label: str | None = None,
     seed: int = 0,
 ) -> Evidence:
     """Score every contender, and fresh real rows as the floor, with the same judges and the same held-out rows.
 
     Args:
+        validation: rows that may have been learned from besides `train`; copies of them count as copies, too.
         label: the column that a model would predict from the others, for `utility`.
     """
     predicted = None if label is None else columns.index(label)
-    scores = _each(contenders, lambda codes: metrics.compare(codes, heldout, train, seed=seed, label=predicted))
+
+    def score(codes: npt.NDArray[Any]) -> dict[str, Any]:
+        return metrics.compare(codes, heldout, train, validation=validation, seed=seed, label=predicted)
+
+    scores = _each(contenders, score)
     scores[FLOOR] = _floor(next(iter(scores.values())))
     n = min(len(heldout), len(train))
     rounded = {name: codes[:n].round().astype(np.uint8) for name, codes in contenders.items()}  # for pictures and rows

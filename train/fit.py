@@ -42,6 +42,7 @@ from train.gate import Verdict
 from train.generator import Generator
 from train.kinds import EVALUATION_SEED, State
 from train.loop import Tick
+from train.phase import Phase
 from train.prepare import Prepared, prepare, resolved
 from train.rundir import RunDirectory
 from train.tracking import Tracker
@@ -219,7 +220,7 @@ def _work(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str
     """The job itself, tracked; nobody else works on the run directory meanwhile."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside the loop it ends the job as Ctrl-C does
     rundir.write(run.config, config.to_json())
-    seen = saved["state"]["seen"] if saved and saved["phase"] == "game" else 0
+    seen = saved["state"]["seen"] if saved and "state" in saved else 0
     # What a crashed session wrote after its last checkpoint comes again.
     rundir.keep_lines(run.stats, lambda line: line["seen"] <= seen)
     run.stats.touch()  # where the warm start takes all the time, the game adds no line
@@ -272,7 +273,7 @@ def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict
         used = f"{distributed.processes()} of {torch.cuda.device_count()} GPUs"
         log.info("%s are used; torchrun trains on 0/1 rows with more of them (README.md)", used)
     if saved is not None:
-        where = f"after {saved['state']['seen']:,} sequences" if saved["phase"] == "game" else "in the warm start"
+        where = f"after {saved['state']['seen']:,} sequences" if "state" in saved else "in the warm start"
         log.info("going on %s", where)
 
 
@@ -280,7 +281,7 @@ class _Job:
     """What the callbacks of one training run share.
 
     Attributes:
-        warm: the generator as the game found it.
+        warm: the generator as the game found it, or the refit that took its place.
         state: of the game.
     """
 
@@ -315,33 +316,67 @@ class _Job:
             distributed.from_first(None if over else (self.state.generator.config(), self.state.state_dict()))
             if not over:
                 self._play()
-        distributed.leave()
+            distributed.leave()
+            if self._is_unimproved():
+                self._refit(going_on=over)
         return self._finish()
 
     def _warm_up(self) -> None:
         """Make the generator that the game starts from, and start the game."""
-        config = self.config
         phase = self.kind.warm_start()
         if self.saved["phase"] == "warm start":
             phase.load_state_dict(self.saved["warm_start"])
-        limit = math.inf if config.max_minutes is None else 60 * config.max_minutes * config.warmup
-        with tqdm(total=100.0, desc="warm start", bar_format=BAR, disable=None, leave=False) as bar:
-
-            def pause() -> bool:
-                bar.update(100 * phase.progress - bar.n)
-                return self.interrupted() or self._checkpoint_is_due()
-
-            while not phase.run(limit, pause):
-                self._save("warm start", warm_start=phase.state_dict())
-                if self.interrupted():
-                    raise Saved
-        if phase.seconds:
-            log.info("warm start: %.0f s", phase.seconds)
+        limit = self._seconds(self.kind.warm_share)
+        self._work_on("warm start", phase, limit, lambda: self._save("warm start", warm_start=phase.state_dict()))
         self.warm = copy.deepcopy(phase.generator)
         self.state = self.kind.new_state(phase.generator)
         self.state.seconds = phase.seconds
         self._validate()  # the warm start is the first candidate to ship
         self._checkpoint()
+
+    def _refit(self, going_on: bool) -> None:
+        """Make the start anew, of validation rows as well: they have nothing more to decide.
+
+        Args:
+            going_on: the game was over when this session began, so that there may be a refit to go on with.
+        """
+        phase = self.kind.refit()
+        if phase is None:
+            return
+        if going_on and self.saved["phase"] == "refit":
+            phase.load_state_dict(self.saved["refit"])
+        limit = self._seconds(1.0) - self.state.seconds
+
+        def save() -> None:
+            self._save("refit", **self._game(ended=self._budget()), refit=phase.state_dict())
+
+        self._work_on("refit", phase, limit, save)
+        save()
+        self.warm = phase.generator
+        self.state.seconds += phase.seconds
+
+    def _work_on(self, title: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
+        """Bring a phase to its end within so many seconds, saved from time to time."""
+        with tqdm(total=100.0, desc=title, bar_format=BAR, disable=None, leave=False) as bar:
+
+            def pause() -> bool:
+                bar.update(100 * phase.progress - bar.n)
+                return self.interrupted() or self._checkpoint_is_due()
+
+            while not phase.run(seconds, pause):
+                save()
+                if self.interrupted():
+                    raise Saved
+        if phase.seconds:
+            log.info("%s: %.0f s", title, phase.seconds)
+
+    def _seconds(self, share: float) -> float:
+        """That share of the minutes that training may take."""
+        return math.inf if self.config.max_minutes is None else 60 * self.config.max_minutes * share
+
+    def _is_unimproved(self) -> bool:
+        """Whether validation rows say that the game has added nothing to its start, which then ships."""
+        return bool(self.state.best) and not self.state.best_seen
 
     def _load_game(self) -> None:
         saved = self.saved
@@ -394,14 +429,16 @@ class _Job:
 
     def _checkpoint(self, ended: list[float | None] | None = None) -> None:
         """Save the game; `ended` is the budget that it has used up."""
-        self._save(
-            "game",
-            state=self.state.state_dict(),
-            generator=self.state.generator.config(),
-            warm=self.warm.state_dict(),
-            ended=ended,
-        )
+        self._save("game", **self._game(ended))
         self.tracker.checkpointed(self.state.seen)
+
+    def _game(self, ended: list[float | None] | None) -> dict[str, Any]:
+        return {
+            "state": self.state.state_dict(),
+            "generator": self.state.generator.config(),
+            "warm": self.warm.state_dict(),
+            "ended": ended,
+        }
 
     def _save(self, phase: str, **content: Any) -> None:
         fingerprint = self.prepared.dataset.fingerprint()
@@ -445,17 +482,17 @@ class _Job:
         return verdict
 
     def _chosen(self) -> Generator:
-        """The averaged weights with the best validation score; without validation, the last ones."""
-        generator, state = self.state.averaged, self.state
+        """The averaged weights with the best validation score, or their start; without validation, the last ones."""
+        state = self.state
+        if self._is_unimproved():
+            log.info("the game did not improve the warm start's validation score: %.3f", state.best_score)
+            return copy.deepcopy(self.warm)
         if state.best:
-            generator.load_state_dict(state.best)
-            shipped = (
-                f"after {state.best_seen:,} sequences"
-                if state.best_seen
-                else "of the warm start, unimproved by the game"
+            log.info(
+                "the best validation score came after %s sequences: %.3f", f"{state.best_seen:,}", state.best_score
             )
-            log.info("the best validation score was that %s: %.3f", shipped, state.best_score)
-        return generator
+            state.averaged.load_state_dict(state.best)
+        return state.averaged
 
     def _card(self, scores: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
         dataset = self.prepared.dataset
@@ -508,7 +545,7 @@ class _Job:
         if config.epochs is not None:
             shares.append(tick.epoch / config.epochs)
         if config.max_minutes is not None:
-            shares.append(tick.seconds / (60 * config.max_minutes))
+            shares.append(tick.seconds / self._seconds(self.kind.game_share))
         shown = {"G": tick.losses["generator_loss"], "D": tick.losses["discriminator_loss"]}
         shown |= {"validation": scores["score"]} if scores else {}
         self.bar.set_postfix(

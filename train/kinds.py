@@ -60,13 +60,23 @@ class Kind(Protocol):
     Attributes:
         patience: the game stops after so many sequences without a better validation score.
         gain: a validation score must fall by this to be believed.
+        warm_share: of the minutes that training may take, the share that the warm start may.
+        game_share: the share that is over when the game ends; the rest is for a refit.
     """
 
     patience: int
     gain: float
+    warm_share: float
+    game_share: float
 
     def warm_start(self) -> Phase:
         """The phase that makes the generator from which the game starts."""
+
+    def refit(self) -> Phase | None:
+        """The phase that makes such a start of training and validation rows, where that is done.
+
+        Its generator ships in the place of a start that the game has not improved.
+        """
 
     def new_state(self, generator: Any) -> State:
         """The game at its beginning."""
@@ -103,17 +113,32 @@ class BitsKind:
         # No two ticks share a step, so a shorter one takes a step's rows.
         tick = max(config.tick or len(self.rows), config.step_rows)
         self.patience, self.gain = PATIENCE_TICKS * tick, BITS_GAIN
+        self.refits = config.generator != "textbook" and len(prepared.validation) > 1
+        # A refit takes what a warm start takes: given less time, the start would be worse than what it stands for.
+        self.warm_share = config.warmup / 2 if self.refits else config.warmup
+        self.game_share = 1 - self.warm_share if self.refits else 1.0
 
     def warm_start(self) -> Phase:
         if self.config.generator == "textbook":
             return ColdStart(TextbookGenerator(self.train.shape[1]))
-        return WarmStart(self.train, hidden=self.config.hidden, folds=self.config.folds)
+        return self._start(self.train)
+
+    def refit(self) -> Phase | None:
+        return self._start(self._known()) if self.refits else None
+
+    def _start(self, rows: Tensor) -> WarmStart:
+        return WarmStart(rows, hidden=self.config.hidden, folds=self.config.folds)
+
+    def _known(self) -> Tensor:
+        return torch.cat([self.train, self.prepared.validation.to(self.train)])
 
     def new_state(self, generator: Generator) -> loop.State:
         return loop.State.new(self.config, generator, torch.device(self.config.device))
 
     def play(self, state: loop.State, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
-        return loop.train(state, self.rows, self.config, on_tick=on_tick, interrupted=interrupted)
+        minutes = self.config.max_minutes
+        until = dataclasses.replace(self.config, max_minutes=None if minutes is None else minutes * self.game_share)
+        return loop.train(state, self.rows, until, on_tick=on_tick, interrupted=interrupted)
 
     def validate(self, generator: Generator) -> dict[str, float]:
         validation, train = self.prepared.validation, self.prepared.train
@@ -125,7 +150,7 @@ class BitsKind:
     def complete(self, generator: Generator) -> None:
         """Let the column means be those of training and validation rows."""
         if isinstance(generator, NadeGenerator):
-            known = torch.cat([self.train, self.prepared.validation.to(self.train)])
+            known = self._known()
             warmup.calibrate(generator, warmup.likely_means(known), len(known))
 
     def judge(self, generator: Generator, warm: Generator, seconds: float) -> Evidence:
@@ -150,6 +175,7 @@ class BitsKind:
             prepared.heldout.numpy(),
             prepared.train.numpy(),
             columns=prepared.codec.columns,
+            validation=prepared.validation.numpy(),
             label=prepared.dataset.label,
             seed=EVALUATION_SEED,
         )
@@ -171,6 +197,7 @@ class TextKind:
         assert isinstance(prepared.codec, TokensCodec)
         self.config, self.prepared, self.codec = config, prepared, prepared.codec
         self.patience, self.gain = PATIENCE_PASSES * min(len(prepared.train), text_game.PASS_ROWS), TEXT_GAIN
+        self.warm_share, self.game_share = config.warmup, 1.0
         self.validation = Sample(codes=prepared.validation, labels=prepared.validation_labels).to(config.device)
         self.draws: Sample | None = None
 
@@ -186,6 +213,9 @@ class TextKind:
             candidates=config.candidates,
         )
         return TextWarmStart(generator, *self._rows(), seed=config.seed, device=config.device)
+
+    def refit(self) -> Phase | None:
+        return None
 
     def new_state(self, generator: TokenGenerator) -> TextState:
         return TextState(generator.to(self.config.device))

@@ -391,11 +391,17 @@ def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits, seed: int, folds: in
 
 
 def compare(
-    synthetic: Array, heldout: Array, train: Array | None = None, *, seed: int = 0, label: int | None = None
+    synthetic: Array,
+    heldout: Array,
+    train: Array | None = None,
+    *,
+    validation: Array | None = None,
+    seed: int = 0,
+    label: int | None = None,
 ) -> Scores:
     """Every number for bits: scores, their floors, 95 % intervals (`<name>_low`, `<name>_high`) and warnings.
 
-    All sets are cut to the smallest one's n, by the seed; only copies are looked for among all training rows. Where
+    All sets are cut to the smallest one's n, by the seed; only copies are looked for among all rows learned from. Where
     there are several times n synthetic rows, each ratio is the mean over samples of n of them: of few rows a single
     sample says as much about its own luck as about the generator.
 
@@ -403,6 +409,7 @@ def compare(
         synthetic: (n, length), or more rows. Values other than 0 and 1 are counted as `soft_share`, then rounded.
         heldout, train: (n, length) of 0 and 1. Without training rows, half of the held-out ones stand in as the
             fresh real sample, and nothing is said about copies.
+        validation: (n, length), rows beside the training rows of which a row may be a copy.
         label: a column that a model would predict from the others, for `utility`.
 
     Returns:
@@ -430,7 +437,8 @@ def compare(
     scores |= ratio_scores(drawn[: n * min(SAMPLES, len(drawn) // n)], h, t, seed)
     scores |= _judge_scores(s, h, t, seed) | collapse_scores(s, h)
     if everything is not None:
-        scores |= _copy_scores(s, h, t, everything)
+        known = everything if validation is None else np.concatenate([everything, _as_bits(validation, "validation")])
+        scores |= _copy_scores(s, h, t, known)
     if label is not None:
         scores |= {"utility": utility(s, h, label, seed), "utility_floor": utility(t, h, label, seed)}
     scores = {name: finite(score) for name, score in scores.items()}
@@ -563,8 +571,8 @@ def collapse_scores(s: Bits, h: Bits) -> Scores:
     }
 
 
-def _copy_scores(s: Bits, h: Bits, t: Bits, train: Bits) -> Scores:
-    rate, floor = copy_rate(s, train), copy_rate(h, train)
+def _copy_scores(s: Bits, h: Bits, t: Bits, known: Bits) -> Scores:
+    rate, floor = copy_rate(s, known), copy_rate(h, known)
     low, high = excess_interval(rate, floor, len(s))
     near, error = near_copy_share(s, h, t)
     return {

@@ -66,7 +66,8 @@ def place(out: Path) -> str:
     found = checkpoint.load_newest(runs[0].checkpoints) if runs else None
     if found is None:
         return "before the first checkpoint"
-    return "after the game" if found[1].get("ended") else found[1]["phase"]
+    phase: str = found[1]["phase"]
+    return "after the game" if phase == "game" and found[1]["ended"] else phase
 
 
 def finished(out: Path) -> RunDirectory:

@@ -91,8 +91,22 @@ def test_a_start_that_ships_unimproved_scores_as_it_does_beside_itself(
     monkeypatch.setattr(kinds, "BITS_GAIN", 9.0)  # no game is believed
     options = ["--epochs", "1", "--validation", "0.4", "--baselines", "none", "--gate", "none"]
     assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
-    scores = json.loads(rundir.newest(tmp_path / "runs").metrics.read_text())["scores"]
+    run = rundir.newest(tmp_path / "runs")
+    scores = json.loads(run.metrics.read_text())["scores"]
     assert scores["GAN"] == scores["warm start"]
+    assert "the game did not improve" in run.log.read_text()
+    assert "refit: " in run.log.read_text()
+
+
+def test_a_game_that_improved_its_start_ships_without_a_refit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "BITS_GAIN", -9.0)  # each tick is believed
+    options = ["--epochs", "2", "--head-start", "0", "--generator-rate", "0.1", "--baselines", "none", "--gate", "none"]
+    assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
+    run = rundir.newest(tmp_path / "runs")
+    scores = json.loads(run.metrics.read_text())["scores"]
+    assert scores["GAN"] != scores["warm start"]
+    assert "the best validation score came after 1,360 sequences" in run.log.read_text()
+    assert "refit: " not in run.log.read_text()
 
 
 def test_mlflow_serves_the_rows_of_the_artifact(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from train import generator, kinds
 from train.config import resolve
 from train.generator import NadeGenerator
 from train.prepare import prepare, resolved
+from train.warmup import WarmStart
 
 
 def test_a_complete_generator_has_the_means_of_training_and_validation_rows() -> None:
@@ -33,6 +34,27 @@ def test_the_game_is_given_twenty_ticks_to_get_better(given: dict[str, Any], tic
     config = resolve({"data": "toy", **given})
     found = prepare(config)
     assert kinds.of(resolved(config, found), found).patience == kinds.PATIENCE_TICKS * tick
+
+
+def test_a_refit_learns_from_validation_rows_too_in_the_time_that_the_others_leave() -> None:
+    config = resolve({"data": "toy", "warmup": 0.5})
+    found = prepare(config)
+    kind = kinds.of(resolved(config, found), found)
+    start, refit = kind.warm_start(), kind.refit()
+    assert isinstance(start, WarmStart)
+    assert isinstance(refit, WarmStart)
+    assert torch.equal(start.rows, found.train.float())
+    assert torch.equal(refit.rows, torch.cat([found.train, found.validation]).float())
+    assert (kind.warm_share, kind.game_share) == (0.25, 0.75)
+
+
+@pytest.mark.parametrize("given", [{"validation": 0.0}, {"preset": "textbook"}])
+def test_without_a_choice_by_validation_rows_there_is_no_refit(given: dict[str, Any]) -> None:
+    config = resolve({"data": "toy", **given})
+    found = prepare(config)
+    kind = kinds.of(resolved(config, found), found)
+    assert kind.refit() is None
+    assert (kind.warm_share, kind.game_share) == (config.warmup, 1)
 
 
 def test_one_validation_row_decides_nothing() -> None:

@@ -218,6 +218,18 @@ def test_copies_of_training_rows_are_caught_by_copy_excess(chain: Sets) -> None:
 
 
 @pytest.mark.usefixtures("_no_judge")
+def test_copies_of_validation_rows_are_copies_too(chain: Sets) -> None:
+    synthetic, heldout, train = chain
+    scores = metrics.compare(synthetic, heldout, train, validation=synthetic[:0])
+    assert scores == metrics.compare(synthetic, heldout, train)
+    assert scores["copy_rate"] < 0.5
+    scores = metrics.compare(synthetic, heldout, train, validation=synthetic)
+    assert scores["copy_rate"] == 1
+    assert scores["copy_excess_low"] > 0.5
+    assert scores["train_rows"] == len(train)
+
+
+@pytest.mark.usefixtures("_no_judge")
 def test_near_copies_are_caught_although_no_row_is_a_copy(chain: Sets) -> None:
     _, heldout, train = chain
     near = train.copy()
