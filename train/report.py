@@ -79,7 +79,7 @@ ROWS = (
     Row("row_sum_ratio", "Ones in a row", "error of how many ones rows have, in units of the floor"),
     Row("c2st_auc", "Judge's AUC", "how well a classifier tells it from real rows; 0.5 = not at all", 0.5, 0.25, 0, 3),
     Row("distinct_ratio", "Variety", "distinct rows, in units of those that real rows have", 1.0, 0.3, -1),
-    Row("copy_excess", "Copies", "share of rows that repeat training rows, beyond what chance gives", 0.0, 0.05, 1, 3),
+    Row("copy_excess", "Copies", "share of rows that repeat a learned one, beyond what chance gives", 0.0, 0.05, 1, 3),
     Row(
         "near_copy_share",
         "Near copies",
@@ -117,7 +117,7 @@ OF_TEXTS = {
     "row_sum_ratio": ("Common words", "error of how many of them texts use, in units of the floor"),
     "c2st_auc": ("Judge's AUC", "how well a classifier tells it from real texts; 0.5 = not at all"),
     "distinct_ratio": ("Variety", "distinct texts, in units of those among real texts"),
-    "copy_excess": ("Copies", "share of texts that repeat training texts, beyond what chance gives"),
+    "copy_excess": ("Copies", "share of texts that repeat a learned one, beyond what chance gives"),
 }
 
 
