@@ -142,6 +142,7 @@ def judge_texts(
     heldout: list[str],
     train: list[str],
     *,
+    validation: Sequence[str] = (),
     labels: Labels | None = None,
     seed: int = 0,
     embed: text_metrics.Embed | None = None,
@@ -149,6 +150,7 @@ def judge_texts(
     """The same for texts, word by word. Codes and columns are the presence of the held-out texts' commonest words.
 
     Args:
+        validation: texts that may have been learned from besides `train`; copies of them count as copies, too.
         labels: the texts' classes, where they have any.
         embed: sentence embeddings, for the Frechet distance.
 
@@ -156,13 +158,15 @@ def judge_texts(
         ValueError: a set is empty.
     """
     words = {name: [words_of(text) for text in texts] for name, texts in contenders.items()}
-    real, learned = ([words_of(text) for text in texts] for texts in (heldout, train))
+    real, learned, beside = ([words_of(text) for text in texts] for texts in (heldout, train, validation))
     columns = text_metrics.commonest_tokens(real, PRESENCE_WORDS)
     n = min(len(real), len(learned), *map(len, words.values()))
     floor = text_metrics.text_floor(real, learned, n, seed=seed, embed=embed)
-    scores = _each(
-        words, lambda made: text_metrics.compare_text(made, real, learned, seed=seed, embed=embed, floor=floor)
-    )
+
+    def score(made: list[list[str]]) -> dict[str, Any]:
+        return text_metrics.compare_text(made, real, learned, validation=beside, seed=seed, embed=embed, floor=floor)
+
+    scores = _each(words, score)
     if labels is not None:
         judges = (real, labels.heldout)
         fresh = text_metrics.label_scores((learned, labels.train), judges, n, seed=seed)

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from train import artifact, baselines, evidence, loop, metrics, text_game, warmup
-from train.codec import TokensCodec, class_names
+from train import artifact, baselines, evidence, loop, metrics, text_game, text_warmup, warmup
+from train.codec import UNKNOWN, TokensCodec, class_names
 from train.config import Config
 from train.embeddings import embedder
 from train.evidence import Evidence
@@ -232,10 +232,12 @@ class TextKind:
         return {"score": math.exp(-won)}
 
     def complete(self, generator: TokenGenerator) -> None:
-        """Let the scores be as sure of themselves as validation rows allow."""
+        """Let the scores be as sure of themselves as validation rows allow, and then these be counted, too."""
         if len(self.validation.codes):
             _, scale = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))
             generator.scorer.rescale(scale)
+            known = torch.cat([self.prepared.train.to(self.validation.codes), self.validation.codes])
+            text_warmup.recount(generator, known)
 
     def judge(self, generator: TokenGenerator, warm: TokenGenerator, seconds: float) -> Evidence:
         prepared, dataset = self.prepared, self.prepared.dataset
@@ -245,9 +247,16 @@ class TextKind:
         real = [dataset.part(part) for part in (judges, prepared.parts.train)]
         contenders, classes = self._contenders(served, min(map(len, real)))
         _announce_judging(list(contenders), len(judges))
-        labels = evidence.labels_of(classes, *real)
         heldout, train = (list(part.rows) for part in real)
-        found = evidence.judge_texts(contenders, heldout, train, labels=labels, seed=EVALUATION_SEED, embed=embedder())
+        found = evidence.judge_texts(
+            contenders,
+            heldout,
+            train,
+            validation=dataset.take(prepared.parts.validation),
+            labels=evidence.labels_of(classes, *real),
+            seed=EVALUATION_SEED,
+            embed=embedder(),
+        )
         draws = {name: self._drawer(each) for name, each in served.items()}
         return dataclasses.replace(found, curves=evidence.curves(draws, heldout, train))
 
@@ -281,8 +290,12 @@ class TextKind:
         )
 
     def _rows(self) -> tuple[Rows, Rows]:
-        prepared = self.prepared
-        return Rows(prepared.train, prepared.train_labels), Rows(prepared.validation, prepared.validation_labels)
+        """Training and validation rows; in the latter, tokens are unknown of which no training row could tell."""
+        train, validation = self.prepared.train, self.prepared.validation
+        told = torch.zeros(len(self.codec.pieces), dtype=torch.bool)
+        told[train.unique().long()] = True
+        validation = validation.masked_fill(~told[validation.long()], UNKNOWN)
+        return Rows(train, self.prepared.train_labels), Rows(validation, self.prepared.validation_labels)
 
     def _check_draws(self, generator: TokenGenerator) -> Sample:
         if self.draws is None:

@@ -5,6 +5,7 @@ import logging
 import os
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ class Prepared:
 
 
 def prepare(config: Config) -> Prepared:
-    """Read, split and encode the data. The codec is fitted on the training rows only.
+    """Read, split and encode the data. No held-out row decides about the codec, and of 0/1 rows no validation row.
 
     Raises:
         InputError: the data cannot be used, or does not fit the options.
@@ -132,7 +133,7 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
     names = sorted(set(dataset.classes or ()))
     try:
         codec = TokensCodec.fit(
-            dataset.take(parts.train),
+            dataset.take(np.concatenate([parts.train, parts.validation])),
             kind=config.tokenizer,
             vocabulary=config.vocabulary,
             min_count=config.min_count,

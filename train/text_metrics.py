@@ -51,6 +51,7 @@ def compare_text(
     heldout: Texts,
     train: Texts,
     *,
+    validation: Texts = (),
     seed: int = 0,
     embed: Embed | None = None,
     floor: Scores | None = None,
@@ -62,6 +63,7 @@ def compare_text(
 
     Args:
         synthetic, heldout, train: token lists.
+        validation: token lists beside the training texts of which a text may be a copy.
         embed: sentence embeddings of texts, (texts, dimensions), for the Frechet distance.
         floor: what `text_floor` returned for the same arguments; measured where it is not given.
 
@@ -78,7 +80,7 @@ def compare_text(
     scores: Scores = {"n": n, **sizes, "columns": len(vocabulary), "soft_share": 0.0}
     scores |= ratio_scores(a, b, c, seed) | collapse_scores(a, b)
     scores |= _numbers(s, h, seed, embed) | (floor or text_floor(heldout, train, n, seed=seed, embed=embed))
-    scores |= _text_copy_scores(s, h, train)
+    scores |= _text_copy_scores(s, h, [*train, *validation])
     # The words stand in no order in which they could be neighbours: lags say nothing.
     scores = {name: finite(score) for name, score in scores.items() if not name.startswith("lag_")}
     return {**scores, "warnings": warnings_of(scores, texts=True)}
@@ -351,8 +353,8 @@ def _numbers(made: Texts, real: Texts, seed: int, embed: Embed | None) -> Scores
     return scores
 
 
-def _text_copy_scores(s: Texts, h: Texts, train: Texts) -> Scores:
-    made, real, seen = ([tuple(text) for text in texts] for texts in (s, h, train))
+def _text_copy_scores(s: Texts, h: Texts, learned: Texts) -> Scores:
+    made, real, seen = ([tuple(text) for text in texts] for texts in (s, h, learned))
     known = set(seen)
     rate, floor = (sum(text in known for text in texts) / len(texts) for texts in (made, real))
     low, high = excess_interval(rate, floor, len(s))

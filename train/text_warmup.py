@@ -29,7 +29,7 @@ NGRAM_ROWS = 20_000  # more rows are not counted: the table ships with the gener
 FOLDS = 10
 NET_WEIGHT = 1.0  # of the net's own likelihood: in the mixture alone it would never get off the ground
 CHECK_STEPS = 500
-CALIBRATION_ROUNDS = 4
+CALIBRATION_ROUNDS, RECOUNT_ROUNDS = 4, 2
 CALIBRATION_ROWS = 4000
 CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to draw
 CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use the numbers from 0 on
@@ -250,7 +250,7 @@ def new_generator(
         labels: the rows' classes, from 0 on (rows,); None where there are none.
         classes: how many there are.
     """
-    ngrams, rare = (fit_ngrams(codes[:NGRAM_ROWS], vocabulary, head, rare=each) for each in (False, True))
+    ngrams, rare = count(codes, vocabulary, head)
     grams = len(ngrams.grams), len(rare.grams)
     generator = TokenGenerator(codes.shape[1], vocabulary, head, embedding, hidden, classes, *grams, candidates)
     for ours, counted in ((generator.model.ngrams, ngrams), (generator.model.rare, rare)):
@@ -259,6 +259,30 @@ def new_generator(
     if labels is not None:
         generator.shares.copy_(labels.bincount(minlength=classes) / len(labels))
     return generator
+
+
+def count(codes: Tensor, vocabulary: int, head: int) -> tuple[NgramModel, NgramModel]:
+    """The n-grams of token ids, (rows, length): those that give common tokens, and those that give rare ones."""
+    common, rare = (fit_ngrams(codes[:NGRAM_ROWS], vocabulary, head, rare=each) for each in (False, True))
+    return common, rare
+
+
+def recount(generator: TokenGenerator, codes: Tensor) -> None:
+    """Let the n-grams, and how often tokens come, be those of these rows; what the net has learned stays.
+
+    Args:
+        codes: token ids, (rows, length), on the generator's device.
+    """
+    model = generator.model
+    if model.rare is None:  # the net does not know that there are any
+        codes = codes.masked_fill(codes >= model.head, UNKNOWN)
+    if model.ngrams is not None:
+        ngrams, rare = (each.to(codes.device) for each in count(codes.cpu(), generator.vocabulary, model.head))
+        model.ngrams, generator.grams = ngrams, len(ngrams.grams)
+        if model.rare is not None:
+            model.rare, generator.rare_grams = rare, len(rare.grams)
+    for each in range(RECOUNT_ROUNDS):
+        calibrate(generator, codes, CALIBRATION_SEED + CALIBRATION_ROUNDS + each)
 
 
 def batches_by_length(lengths: Tensor, size: int, seed: int) -> list[Tensor]:

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from train import catalogue
 from train.codec import END, PADDING, UNKNOWN
 from train.generator import draw_noise, generate
 from train.ngram import fit_ngrams
 from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_game import draw
 from train.text_generator import Scorer, TokenGenerator, left_by_ngrams, pick
-from train.text_warmup import Rows, TextWarmStart, calibrate, new_generator
+from train.text_warmup import Rows, TextWarmStart, calibrate, count, new_generator, recount
 
 VOCABULARY, LENGTH = 12, 6
 
@@ -328,6 +329,35 @@ def test_calibrated_draws_have_each_token_as_often_as_the_rows() -> None:
         each[each != PADDING].bincount(minlength=VOCABULARY) for each in (draw(generator, 4000, 9).codes, rows)
     )
     torch.testing.assert_close(found / found.sum(), wanted / wanted.sum(), rtol=0, atol=0.01)
+
+
+def test_recounted_a_generator_gives_what_only_the_new_rows_have() -> None:
+    torch.manual_seed(0)
+    rows = grammar(300)
+    known = rows[rows[:, 0] != 5]  # no token 9
+    generator = new_generator(known, vocabulary=VOCABULARY, head=8, embedding=8, hidden=16, candidates=1)
+    assert not (draw(generator, 500, 1).codes == 9).any()
+    recount(generator, rows)
+    counted = count(rows, VOCABULARY, 8)[0]
+    assert generator.model.ngrams is not None
+    assert torch.equal(generator.model.ngrams.grams, counted.grams)
+    found = draw(generator, 500, 1).codes
+    assert (found == 9).any()
+    assert not (found == UNKNOWN).any()
+    again = catalogue.build(generator.config())
+    again.load_state_dict(generator.state_dict())
+    assert torch.equal(draw(again, 500, 1).codes, found)
+
+
+def test_rare_tokens_that_a_generator_does_not_know_of_are_not_counted() -> None:
+    known = torch.tensor([[3, 4, 1, 0, 0, 0]]).repeat(50, 1)
+    generator = new_generator(known, vocabulary=VOCABULARY, head=8, embedding=8, hidden=16, candidates=1)
+    assert generator.model.rare is None
+    recount(generator, torch.cat([known, grammar(50)]))
+    found = draw(generator, 500, 1).codes
+    assert (found == 6).any()
+    assert (found < 8).all()
+    assert not (found == UNKNOWN).any()
 
 
 def test_the_baseline_is_a_net_alone() -> None:

@@ -119,6 +119,7 @@ def test_collapsed_and_copied_texts_are_caught() -> None:
     floor = text_metrics.text_floor(b, c, 100)
     assert text_metrics.compare_text(a, b, c, floor=floor) == text_metrics.compare_text(a, b, c)
     assert text_metrics.compare_text(c, b, c)["copy_excess_low"] > 0.5
+    assert text_metrics.compare_text(c, b, a, validation=c)["copy_excess_low"] > 0.5
 
 
 @pytest.fixture
