@@ -198,7 +198,11 @@ class TextKind:
         self.config, self.prepared, self.codec = config, prepared, prepared.codec
         self.patience, self.gain = PATIENCE_PASSES * min(len(prepared.train), text_game.PASS_ROWS), TEXT_GAIN
         self.warm_share, self.game_share = config.warmup, 1.0
-        self.validation = Sample(codes=prepared.validation, labels=prepared.validation_labels).to(config.device)
+        # To those that learn from the training rows, other tokens are unknown; an untrained embedding would be noise.
+        told = torch.zeros(len(self.codec.pieces), dtype=torch.bool)
+        told[prepared.train.unique().long()] = True
+        self.unseen = prepared.validation.masked_fill(~told[prepared.validation.long()], UNKNOWN)
+        self.validation = Sample(codes=self.unseen, labels=prepared.validation_labels).to(config.device)
         self.draws: Sample | None = None
 
     def warm_start(self) -> Phase:
@@ -236,8 +240,8 @@ class TextKind:
         if len(self.validation.codes):
             _, scale = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))
             generator.scorer.rescale(scale)
-            known = torch.cat([self.prepared.train.to(self.validation.codes), self.validation.codes])
-            text_warmup.recount(generator, known)
+            known = torch.cat([self.prepared.train, self.prepared.validation])
+            text_warmup.recount(generator, known.to(self.config.device))
 
     def judge(self, generator: TokenGenerator, warm: TokenGenerator, seconds: float) -> Evidence:
         prepared, dataset = self.prepared, self.prepared.dataset
@@ -290,12 +294,8 @@ class TextKind:
         )
 
     def _rows(self) -> tuple[Rows, Rows]:
-        """Training and validation rows; in the latter, tokens are unknown of which no training row could tell."""
-        train, validation = self.prepared.train, self.prepared.validation
-        told = torch.zeros(len(self.codec.pieces), dtype=torch.bool)
-        told[train.unique().long()] = True
-        validation = validation.masked_fill(~told[validation.long()], UNKNOWN)
-        return Rows(train, self.prepared.train_labels), Rows(validation, self.prepared.validation_labels)
+        prepared = self.prepared
+        return Rows(prepared.train, prepared.train_labels), Rows(self.unseen, prepared.validation_labels)
 
     def _check_draws(self, generator: TokenGenerator) -> Sample:
         if self.draws is None:

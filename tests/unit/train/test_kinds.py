@@ -1,15 +1,18 @@
 """What differs between kinds of sequences; here, rows of 0/1."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from train import generator, kinds
+from train.codec import UNKNOWN, TokensCodec
 from train.config import resolve
 from train.generator import NadeGenerator
 from train.prepare import prepare, resolved
+from train.text_warmup import new_generator
 from train.warmup import WarmStart
 
 
@@ -55,6 +58,24 @@ def test_without_a_choice_by_validation_rows_there_is_no_refit(given: dict[str, 
     kind = kinds.of(resolved(config, found), found)
     assert kind.refit() is None
     assert (kind.warm_share, kind.game_share) == (config.warmup, 1)
+
+
+def test_words_of_validation_texts_alone_are_unknown_until_they_are_counted_in(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"a film with number{i} in it\n" for i in range(60)))
+    config = resolve({"data": str(path), "codec": "tokens", "device": "cpu"})
+    found = prepare(config)
+    kind = kinds.of(resolved(config, found), found)
+    assert isinstance(kind, kinds.TextKind)
+    assert isinstance(found.codec, TokensCodec)
+    assert not (found.validation == UNKNOWN).any()
+    assert ((kind.validation.codes == UNKNOWN).sum(1) == 1).all()
+    sizes = {"vocabulary": len(found.codec.pieces), "head": 10, "embedding": 8, "hidden": 16}
+    made = new_generator(found.train, **sizes, candidates=2)
+    kind.complete(made)
+    drawn = generator.sample(made.having(candidates=1).double(), 500, seed=1)
+    only = set(found.validation.unique().tolist()) - set(found.train.unique().tolist())
+    assert only & set(drawn.unique().tolist())
 
 
 def test_one_validation_row_decides_nothing() -> None:
