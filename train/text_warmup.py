@@ -274,6 +274,7 @@ def recount(generator: TokenGenerator, codes: Tensor) -> None:
         codes: token ids, (rows, length), on the generator's device.
     """
     model = generator.model
+    model.gru.flatten_parameters()  # cuDNN wants them side by side, and a copy has scattered them
     if model.rare is None:  # the net does not know that there are any
         codes = codes.masked_fill(codes >= model.head, UNKNOWN)
     if model.ngrams is not None:
