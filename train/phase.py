@@ -9,7 +9,7 @@ from train.generator import Generator
 
 
 class Phase(Protocol):
-    """A warm start: work in small steps that ends in the generator from which the game begins.
+    """A warm start, or a refit that takes its place: work in small steps that ends in a generator.
 
     With the same torch streams at its beginning and without a limit of seconds, a phase that was interrupted, saved and
     loaded into a new object (made of the same rows and options) ends in the same generator, bit for bit, as an

@@ -1,9 +1,10 @@
 """The warm start of the text generator: what likelihood can teach, before the adversarial game begins.
 
-N-grams are counted once. The net then learns what they do not tell: while it trains, the n-grams' probability of each
+N-grams are counted first. The net then learns what they do not tell: while it trains, the n-grams' probability of each
 token comes from the other folds of the training rows, as on rows that the counts have not seen. The weights are
 averaged over steps, and those are kept under which the validation rows are likeliest. Last, the net's output bias is
-shifted in a few rounds, so that draws have each token about as often as the training rows.
+shifted in a few rounds, so that draws have each token about as often as the training rows. When validation rows have
+nothing more to decide, `recount` counts them in.
 """
 
 import copy

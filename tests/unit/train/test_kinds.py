@@ -1,4 +1,4 @@
-"""What differs between kinds of sequences; here, rows of 0/1."""
+"""What differs between kinds of sequences, as far as it shows without a whole job."""
 
 import dataclasses
 from pathlib import Path
