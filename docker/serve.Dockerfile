@@ -26,7 +26,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # hadolint ignore=DL3013,DL3042
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint /opt/build/constraints.txt \
-      click numpy orjson psutil pyyaml requests safetensors torchserve \
+      click numba numpy orjson psutil pyyaml requests safetensors torchserve \
  && pip uninstall --yes pip setuptools
 # What torch's wheel carries for building and testing C++ code: 140 MB.
 RUN rm -rf /opt/venv/lib/python3.*/site-packages/torch/include /opt/venv/lib/python3.*/site-packages/torch/test \

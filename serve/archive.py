@@ -27,13 +27,14 @@ MODEL_NAME = "lookalike"
 CARD = "card.json"
 ARTIFACT_FILES = ("generator.safetensors", CARD)
 LEAVES = {
-    "serve": ("__init__.py", "ahead.py", "bearer.py", "gate.py", "request.py", "watch.py"),
+    "serve": ("__init__.py", "bearer.py", "gate.py", "request.py", "watch.py"),
     "train": (
         "__init__.py",
         "artifact.py",
         "catalogue.py",
         "codec.py",
         "generator.py",
+        "nade.py",
         "ngram.py",
         "text_generator.py",
     ),

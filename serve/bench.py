@@ -26,7 +26,6 @@ from serve.server import ServeError, Settings
 from serve.state import State
 
 SIZES = (1, 100, 1000, 10_000)
-SIZES_AHEAD = (1, 100)  # those for which TorchServe's workers draw ahead
 CONNECTIONS = (1, 16)
 NOOP = """
 import logging
@@ -43,15 +42,11 @@ WARM_UP_LINES = 2  # a warm-up takes as long as so many lines: Java compiles wha
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One measurement: `what` answered requests for n sequences over so many connections.
-
-    `seeds`: whether each request named a seed. A server may have drawn ahead for those that do not.
-    """
+    """One measurement: `what` answered requests for n sequences over so many connections."""
 
     what: str
     n: int
     format: str
-    seeds: bool = True
     connections: int
     per_second: float
     p50: float
@@ -89,7 +84,7 @@ def run(settings: Settings, seconds: float, tell: Callable[[Line], None]) -> lis
             address = (state.host, state.port)
             for line in _loaded("no-op handler", address, "/predictions/noop", seconds, sizes=(1,)):
                 note(line)
-            for line in _loaded("TorchServe", address, f"/predictions/{MODEL_NAME}", seconds, unseeded=SIZES_AHEAD):
+            for line in _loaded("TorchServe", address, f"/predictions/{MODEL_NAME}", seconds):
                 note(line)
     return lines
 
@@ -97,14 +92,13 @@ def run(settings: Settings, seconds: float, tell: Callable[[Line], None]) -> lis
 def text(line: Line) -> str:
     """A line of the table."""
     return (
-        f"{line.what:14} {line.n:6,} {line.format:5} {'yes' if line.seeds else 'no':5} {line.connections:4} "
-        f"{line.per_second:10,.0f} "
+        f"{line.what:14} {line.n:6,} {line.format:5} {line.connections:4} {line.per_second:10,.0f} "
         f"{line.sequences_per_second:13,.0f} {line.p50:9.2f} {line.p99:9.2f} {line.failures:5}"
     )
 
 
 HEADING = (
-    f"{'what':14} {'n':>6} {'as':5} {'seeds':5} {'conn':>4} {'requests/s':>10} {'sequences/s':>13} "
+    f"{'what':14} {'n':>6} {'as':5} {'conn':>4} {'requests/s':>10} {'sequences/s':>13} "
     f"{'p50 ms':>9} {'p99 ms':>9} fails"
 )
 
@@ -182,22 +176,18 @@ def _loaded(
     path: str,
     seconds: float,
     sizes: tuple[int, ...] = SIZES,
-    unseeded: tuple[int, ...] = (),
 ) -> Iterator[Line]:
-    """Every size over every number of connections; the largest also as npy, those of `unseeded` also without seeds."""
+    """Every size over every number of connections; the largest also as npy."""
     ask = partial(load.run, address, path)
-    ask(_bodies(1, True), connections=max(CONNECTIONS), seconds=WARM_UP_LINES * seconds, accept=CONTENT_TYPES["json"])
+    ask(_bodies(1), connections=max(CONNECTIONS), seconds=WARM_UP_LINES * seconds, accept=CONTENT_TYPES["json"])
     for n in sizes:
         for form in ("json", "npy") if n == max(SIZES) else ("json",):
-            for seeds in (True, False) if n in unseeded else (True,):
-                for connections in CONNECTIONS:
-                    bodies, accept = _bodies(n, seeds), CONTENT_TYPES[form]
-                    measured = ask(bodies, connections=connections, seconds=seconds, accept=accept)
-                    case: dict[str, Any] = {"n": n, "format": form, "seeds": seeds, "connections": connections}
-                    yield Line(what=what, **case | asdict(measured))
+            for connections in CONNECTIONS:
+                measured = ask(_bodies(n), connections=connections, seconds=seconds, accept=CONTENT_TYPES[form])
+                yield Line(what=what, n=n, format=form, connections=connections, **asdict(measured))
 
 
-def _bodies(n: int, seeds: bool) -> Iterator[bytes]:
-    """Requests without end, each for a seed of its own or for any."""
+def _bodies(n: int) -> Iterator[bytes]:
+    """Requests without end, each for a seed of its own."""
     for seed in itertools.count():
-        yield json.dumps({"n": n} | ({"seed": seed} if seeds else {})).encode()
+        yield json.dumps({"n": n, "seed": seed}).encode()

@@ -22,7 +22,6 @@ from serve import bearer
 from serve import gate as gates
 from serve import request as requests
 from serve import watch as watches
-from serve.ahead import Ahead, Answer
 from serve.request import Offer, Request, RequestError
 from serve.watch import Watch
 from train import artifact as artifacts
@@ -54,7 +53,6 @@ class LookalikeHandler:
         self.artifact = artifacts.load(Path(context.system_properties["model_dir"]))
         card = self.artifact.card
         self.model = {"name": MODEL_NAME, "version": str(card["version"]), "run_id": card.get("run_id")}
-        self.ahead = Ahead(self._generate, self._encode)
         self.watch = self._watch(context.metrics)
         self.offer = _offer(self.artifact, (context.model_yaml_config or {}).get("handler", {}))
 
@@ -66,22 +64,16 @@ class LookalikeHandler:
     def _answer_all(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answers from as few passes through the generator as can be; the mistaken requests take no part in them."""
         answers = [b""] * len(data)
-        waiting: list[tuple[int, Request]] = []
+        accepted: list[tuple[int, Request]] = []
         for index, parameters in enumerate(data):
             try:
-                request = self._admit(parameters, context.get_all_request_header(index))
+                accepted.append((index, self._admit(parameters, context.get_all_request_header(index))))
             except RequestError as error:
                 answers[index] = self._refuse(error, index, context)
-                continue
-            ready = self.ahead.take(request)
-            if ready:
-                answers[index] = self._answer(ready, index, context)
-            else:
-                waiting.append((index, request))
-        for together in _passes(waiting):
-            made = self.ahead.make([request for _, request in together])
-            for (index, _), answer in zip(together, made, strict=True):
-                answers[index] = self._answer(answer, index, context)
+        for together in _passes(accepted):
+            samples = self._generate([request for _, request in together])
+            for (index, request), sample in zip(together, samples, strict=True):
+                answers[index] = self._answer(request, sample, index, context)
         return answers
 
     def _admit(self, parameters: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
@@ -105,25 +97,20 @@ class LookalikeHandler:
         noise = torch.cat([generators.draw_noise(generator, request.n, request.seed) for request in asked])
         return generators.generate_labelled(generator, noise).split([request.n for request in asked])
 
-    def _encode(self, request: Request, sample: Sample) -> bytes:
+    def _answer(self, request: Request, sample: Sample, index: int, context: Any) -> bytes:
+        if self.watch:
+            self.watch.served(request.format, sample.codes, usual=not request.options)
+        context.set_response_content_type(index, requests.CONTENT_TYPES[request.format])
         if request.format == "npy":
+            context.set_response_header(index, "X-Lookalike-Seed", str(request.seed))
+            context.set_response_header(index, "X-Lookalike-Version", self.model["version"])
+            context.set_response_header(index, "X-Lookalike-Run-Id", self.model["run_id"] or "")
             file = io.BytesIO()
             np.save(file, sample.codes.numpy())
             return file.getvalue()
         rows = {"sequences": sample.codes.numpy(), **self.artifact.readings(sample)}
         answer = {**rows, "seed": request.seed, "model": self.model}
         return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-
-    def _answer(self, answer: Answer, index: int, context: Any) -> bytes:
-        request = answer.request
-        if self.watch:
-            self.watch.served(request.format, answer.sample.codes, usual=not request.options)
-        context.set_response_content_type(index, requests.CONTENT_TYPES[request.format])
-        if request.format == "npy":
-            context.set_response_header(index, "X-Lookalike-Seed", str(request.seed))
-            context.set_response_header(index, "X-Lookalike-Version", self.model["version"])
-            context.set_response_header(index, "X-Lookalike-Run-Id", self.model["run_id"] or "")
-        return answer.body
 
     def _refuse(self, error: RequestError, index: int, context: Any) -> bytes:
         if self.watch:
@@ -140,10 +127,10 @@ class LookalikeHandler:
         return [self._refuse(error, index, context) for index in range(n)]
 
 
-def _passes(waiting: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int, Request]]]:
+def _passes(accepted: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int, Request]]]:
     """The requests, with their places, in groups of the same options whose rows fit into a pass; mostly one group."""
     groups: dict[Any, list[tuple[int, Request]]] = {}
-    for index, request in waiting:
+    for index, request in accepted:
         together = groups.setdefault(request.options, [])
         if together and sum(other.n for _, other in together) + request.n > generators.ROWS_PER_PASS:
             yield together

@@ -42,7 +42,6 @@ class Request:
     seed: int
     format: str
     options: tuple[tuple[str, Any], ...] = ()  # sorted pairs, so that requests with the same options can be told
-    any_seed: bool = False  # the client named none, so another one would do as well
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +84,9 @@ def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], offer: Offe
     form = _format(fields.get("format"), named.get("accept", "*/*"))
     n = _whole_number("n", fields.get("n", 1), 1)
     _limit(n, form, options.get("candidates", offer.candidates), offer)
-    named_seed = fields.get("seed")
-    seed = draw_seed() if named_seed is None else _whole_number("seed", named_seed, 0, MAX_SEED)
-    chosen = tuple(sorted(options.items()))
-    return Request(n=n, seed=seed, format=form, options=chosen, any_seed=named_seed is None)
-
-
-def draw_seed() -> int:
-    """The seed of a request that names none."""
-    return secrets.randbelow(MAX_SEED + 1)
+    seed = fields.get("seed")
+    seed = secrets.randbelow(MAX_SEED + 1) if seed is None else _whole_number("seed", seed, 0, MAX_SEED)
+    return Request(n=n, seed=seed, format=form, options=tuple(sorted(options.items())))
 
 
 def max_rows(

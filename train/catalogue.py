@@ -7,9 +7,9 @@ from train.generator import (
     GaussianGenerator,
     Generator,
     IndependentGenerator,
-    NadeGenerator,
     TextbookGenerator,
 )
+from train.nade import NadeGenerator
 from train.text_generator import TokenGenerator
 
 GENERATORS: dict[str, Any] = {

@@ -15,8 +15,9 @@ from train.codec import UNKNOWN, TokensCodec, class_names
 from train.config import Config
 from train.embeddings import embedder
 from train.evidence import Evidence
-from train.generator import Generator, NadeGenerator, Sample, TextbookGenerator, draw_noise, generate_labelled, sample
+from train.generator import Generator, Sample, TextbookGenerator, draw_noise, generate_labelled, sample
 from train.loop import Tick
+from train.nade import NadeGenerator
 from train.ngram import fit_ngrams
 from train.packed import PackedRows
 from train.phase import ColdStart, Phase

@@ -275,7 +275,7 @@ class Mirror:
                 artifacts={"artifact": str(self.run.artifact)},
                 code_paths=[str(package)],
                 pip_requirements=[
-                    f"{name}=={version(name).split('+')[0]}" for name in ("mlflow", "torch", "safetensors")
+                    f"{name}=={version(name).split('+')[0]}" for name in ("mlflow", "torch", "numba", "safetensors")
                 ],
                 signature=SIGNATURE,
                 input_example={"n": [2], "seed": [1]},

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.generator import NadeGenerator, draw_noise
+from train.generator import draw_noise
+from train.nade import NadeGenerator
 from train.phase import restore_streams, streams
 
 log = logging.getLogger("lookalike")

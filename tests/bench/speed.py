@@ -28,8 +28,9 @@ from train.artifact import Artifact
 from train.codec import BitsCodec
 from train.config import Config, resolve
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
-from train.generator import Generator, NadeGenerator, TextbookGenerator, generate, sample
+from train.generator import Generator, TextbookGenerator, generate, sample
 from train.loop import State
+from train.nade import NadeGenerator
 from train.warmup import WarmStart
 
 DEFAULT = resolve({"generator": "nade"})
@@ -44,18 +45,18 @@ Measured = dict[str, list[float]]
 class Eager(NadeGenerator):
     """The same generator written plainly: weights gathered for each row, a step for each bit."""
 
-    def _draw(self, net: Tensor, kind: Tensor, logistic: Tensor) -> Tensor:
+    def _draw(self, net: Tensor, kind: Tensor, logistic: Tensor, columns: Any = None) -> Tensor:
         hidden, logit = self._start(net, kind)
         later = self.direct.tril(-1).transpose(1, 2)
-        recent, bits = torch.zeros_like(net), []
+        recent, noisy = torch.zeros_like(net), []
         for t in range(self.length):
             here = logit[:, t] + (torch.relu(hidden) * self.output[net, t]).sum(1) + self.local[net, recent]
-            bit = (here + logistic[:, t] > 0).to(here)
+            noisy.append(here + logistic[:, t])
+            bit = (noisy[-1] > 0).to(here)
             hidden = hidden + (bit - 0.5)[:, None] * self.input[net, t]
             logit = logit + (bit - 0.5)[:, None] * later[net, t]
             recent = (2 * recent + bit.long()) % 2**self.WINDOW
-            bits.append(bit)
-        return torch.stack(bits, dim=1)
+        return torch.stack(noisy, dim=1)
 
 
 @click.command()

@@ -516,11 +516,7 @@ def test_the_bench_measures_everything(fresh: Settings, command: Command) -> Non
         "in process": 5,
         "FastAPI twin": 10,
         "no-op handler": 2,
-        "TorchServe": 14,
-    }
-    assert Counter((line["what"], line["n"]) for line in lines if not line["seeds"]) == {
-        ("TorchServe", 1): 2,
-        ("TorchServe", 100): 2,
+        "TorchServe": 10,
     }
     assert all(line["failures"] == 0 and line["per_second"] > 0 and line["p50"] <= line["p99"] for line in lines)
     assert not (fresh.runs / "serve").exists(), "it starts a server of its own"

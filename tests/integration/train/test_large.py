@@ -18,7 +18,7 @@ import torch
 from tests.memory import peak_mebibytes
 from train import fit, loop
 from train.config import resolve
-from train.generator import NadeGenerator
+from train.nade import NadeGenerator
 
 def peak():
     return peak_mebibytes(resource.getrusage(resource.RUSAGE_SELF))

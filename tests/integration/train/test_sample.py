@@ -14,7 +14,7 @@ import torch
 from tests.memory import peak_mebibytes
 from train import artifact
 from train.codec import BitsCodec
-from train.generator import NadeGenerator
+from train.nade import NadeGenerator
 
 ROOT = Path(__file__).parents[3]
 COLUMNS = [f"x{i}" for i in range(16)]

@@ -135,16 +135,6 @@ def test_answers_name_the_classes_of_their_rows(rated: tuple[LookalikeHandler, C
     assert answers[2]["labels"] == ["1 star"] * 3
 
 
-def test_answers_made_ahead_name_their_own_classes(
-    rated: tuple[LookalikeHandler, Context], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("serve.ahead.MAX_SECONDS", 10.0)  # so that there are some, however slow the machine is
-    answers = [json.loads(ask(rated, b'{"n": 3}')[0]) for _ in range(30)]
-    assert any(rated[0].ahead._ready.values())
-    again = [json.loads(ask(rated, json.dumps({"n": 3, "seed": each["seed"]}).encode())[0]) for each in answers]
-    assert again == answers
-
-
 def test_the_longest_class_is_reckoned_with(rated: tuple[LookalikeHandler, Context]) -> None:
     made = rated[0].artifact
     before = handler._offer(made, {}).max_rows
@@ -209,25 +199,6 @@ def test_a_drawn_seed_is_returned_and_gives_the_same_again(loaded: tuple[Lookali
     (first,) = ask(loaded, b'{"n": 2}')
     seed = json.loads(first)["seed"]
     assert ask(loaded, json.dumps({"n": 2, "seed": seed}).encode()) == [first]
-
-
-def test_an_answer_made_ahead_is_what_its_seed_gives(loaded: tuple[LookalikeHandler, Context]) -> None:
-    bodies = [json.dumps({"n": n}).encode() for n in (1, 3, 100) for _ in range(40)]
-    answers = [body for k in range(0, len(bodies), 4) for body in ask(loaded, *bodies[k : k + 4])]
-    seeds = [json.loads(answer)["seed"] for answer in answers]
-    assert len(set(seeds)) == len(seeds)
-    assert any(loaded[0].ahead._ready.values())
-    named = [json.dumps(json.loads(body) | {"seed": seed}).encode() for body, seed in zip(bodies, seeds, strict=True)]
-    assert [ask(loaded, body)[0] for body in named] == answers
-
-
-def test_the_watch_sees_what_was_served_and_not_what_was_made_ahead(loaded: tuple[LookalikeHandler, Context]) -> None:
-    served: list[int] = []
-    watch: Any = SimpleNamespace(served=lambda form, codes, usual: served.append(len(codes)))
-    loaded[0].watch = watch
-    for _ in range(30):
-        ask(loaded, b'{"n": 5}')
-    assert served == [5] * 30
 
 
 WORDS = ["▁a", "▁film", "film", "plot", "é", "▁é", '"', '▁"', ".", "▁.", "▁...", "▁don't", "▁"]

@@ -10,7 +10,7 @@ import torch
 from train import generator, kinds
 from train.codec import UNKNOWN, TokensCodec
 from train.config import resolve
-from train.generator import NadeGenerator
+from train.nade import NadeGenerator
 from train.prepare import prepare, resolved
 from train.text_warmup import new_generator
 from train.warmup import WarmStart

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from train import builtin, kinds, loop, losses
 from train.config import Config, resolve
-from train.generator import NadeGenerator, TextbookGenerator
+from train.generator import TextbookGenerator
 from train.loop import State, Tick
+from train.nade import NadeGenerator
 from train.packed import PackedRows
 
 ROWS = torch.tensor(builtin.toy(60))

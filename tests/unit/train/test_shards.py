@@ -13,7 +13,7 @@ from train import artifact, shards
 from train.artifact import Artifact
 from train.codec import BitsCodec
 from train.config import InputError
-from train.generator import NadeGenerator
+from train.nade import NadeGenerator
 
 
 @pytest.fixture(scope="module")

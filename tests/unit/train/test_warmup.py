@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from train import builtin, generator, kinds, text_warmup, warmup
-from train.generator import NadeGenerator
+from train.nade import NadeGenerator
 from train.warmup import Choice, NetFit, WarmStart
 
 CHAIN = torch.tensor(builtin.chain(1200, length=10))
@@ -176,7 +176,7 @@ def test_means_of_few_and_of_constant_columns_stay(length: int) -> None:
 
 def test_calibration_brings_the_wanted_means_to_long_rows_too() -> None:
     torch.manual_seed(0)
-    made = generator.NadeGenerator(length=600, hidden=4, nets=1, classes=2)
+    made = NadeGenerator(length=600, hidden=4, nets=1, classes=2)
     torch.nn.init.normal_(made.direct, std=0.02)
     wanted = torch.linspace(0.1, 0.9, 600)
     warmup.calibrate(made, wanted, rows=10_000)
@@ -190,7 +190,7 @@ def test_calibration_brings_the_wanted_means_to_long_rows_too() -> None:
 def test_the_rounds_of_calibration_average_out_the_scatter_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warmup, "CALIBRATION_ROWS", 400)
     torch.manual_seed(0)
-    made = generator.NadeGenerator(length=60, hidden=4, nets=1, classes=1)
+    made = NadeGenerator(length=60, hidden=4, nets=1, classes=1)
     torch.nn.init.normal_(made.direct, std=0.5)
     warmup.calibrate(made, torch.full((60,), 0.5), rows=10_000)
     with torch.no_grad():

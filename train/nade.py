@@ -1,0 +1,238 @@
+"""The generator of 0/1 rows, which draws bits one after the other.
+
+This module is a LEAF: it imports numba, numpy and torch only, so that it runs unchanged inside the model archive.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numba import njit
+from torch import Tensor, nn
+
+from train.generator import Generator
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.int64]
+
+
+class NadeGenerator(Generator):
+    """Bits drawn one after the other, each given all before it, by one of several nets in one of several classes.
+
+    A neural autoregressive distribution estimator (Larochelle and Murray 2011) with three additions: direct
+    connections between bits, a table of logits for the last `WINDOW` bits that all positions share, and latent classes.
+    With x_s the earlier bits, r the net and k the class of the row,
+
+        logit_t = bias_rt + class_bias_rkt + sum_s direct_rts x_s + local_r[last bits]
+                  + output_rt . relu(hidden_bias_r + class_hidden_rk + sum_s input_rs x_s)
+
+    and bit t is 1 where logit_t plus logistic noise is positive: rounding is an exact draw of the bit. While training,
+    the rounded value is passed on and the gradient takes the way of the binary concrete relaxation (Maddison et al.
+    2017) at temperature `TAU`. It reaches the logit that a bit was drawn from, and ends there: that a later bit was
+    drawn knowing this one does not count. So all logits come from one pass over the finished rows.
+    """
+
+    name = "nade"
+    WINDOW = 8
+    TAU = 0.66
+    BLOCK = 16  # bits whose hidden units `logits` computes by one matrix product
+    prior: Tensor  # the share of each class, (nets, classes)
+    place: Tensor  # row t times the bits is where bit t looks into `local`, (length, length)
+
+    def __init__(self, length: int, hidden: int, nets: int, classes: int) -> None:
+        super().__init__()
+        self.length, self.hidden, self.nets, self.classes = length, hidden, nets, classes
+        self.noise_size = length + 2  # a number for each bit, one for the net, one for the class
+        self.input = nn.Parameter(0.1 * torch.randn(nets, length, hidden))
+        self.hidden_bias = nn.Parameter(0.1 * torch.randn(nets, hidden))
+        self.output = nn.Parameter(torch.zeros(nets, length, hidden))
+        self.direct = nn.Parameter(torch.zeros(nets, length, length))
+        self.local = nn.Parameter(torch.zeros(nets, 2**self.WINDOW))
+        self.bias = nn.Parameter(torch.zeros(nets, length))
+        self.class_hidden = nn.Parameter(torch.zeros(nets, classes, hidden))
+        self.class_bias = nn.Parameter(torch.zeros(nets, classes, length))
+        self.register_buffer("prior", torch.full((nets, classes), 1 / classes))
+        age = torch.arange(length)[:, None] - torch.arange(length) - 1
+        place = torch.where((age >= 0) & (age < self.WINDOW), 2.0**age, 0.0)
+        self.register_buffer("place", place, persistent=False)
+
+    def config(self) -> dict[str, Any]:
+        sizes = {"hidden": self.hidden, "nets": self.nets, "classes": self.classes}
+        return {"name": self.name, "length": self.length, **sizes}
+
+    def forward(self, noise: Tensor) -> Tensor:
+        net = self._net(noise)
+        kind, logistic = self._read(noise, net)
+        bits = _rounded(self._draw(net, kind, logistic))
+        if not torch.is_grad_enabled():
+            return bits
+        return self._relaxed(bits, self._logits(bits, kind, _rows_of(net)) + logistic)
+
+    def stratified(self, noise: Tensor, first: int) -> Tensor:
+        place, width = torch.arange(len(noise), device=noise.device), -(-len(noise) // self.nets)
+        net, column = (first + place) % self.nets, place // self.nets
+        kind, logistic = self._read(noise, net)
+        bits = _rounded(self._draw(net, kind, logistic, (column, width)))
+        rows = [((first + i) % self.nets, slice(i, None, self.nets)) for i in range(min(self.nets, len(noise)))]
+        return self._relaxed(bits, self._logits(bits, kind, rows) + logistic)
+
+    def probabilities(self, noise: Tensor) -> Tensor:
+        """P(bit = 1 | the bits before it) of the rows drawn from the noise, (rows, length).
+
+        Its mean over rows estimates a column's mean as the bits do, but scatters less (Rao and Blackwell).
+        """
+        net = self._net(noise)
+        kind, logistic = self._read(noise, net)
+        return (self._draw(net, kind, logistic) - logistic).sigmoid()
+
+    def _net(self, noise: Tensor) -> Tensor:
+        """Each row's net, (rows,)."""
+        return (noise[:, -2] * self.nets).long().clamp(max=self.nets - 1)
+
+    def _read(self, noise: Tensor, net: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's class (rows,), and logistic noise for its bits (rows, length)."""
+        kind = (noise[:, -1:] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
+        return kind, torch.logit(noise[:, : self.length], eps=torch.finfo(noise.dtype).eps)
+
+    def _relaxed(self, bits: Tensor, noisy_logits: Tensor) -> Tensor:
+        """The bits, with the gradient of their relaxation."""
+        soft = torch.sigmoid(noisy_logits / self.TAU)
+        return bits + (soft - soft.detach())
+
+    def _logits(self, bits: Tensor, kind: Tensor, rows_of: list[tuple[int, Any]]) -> Tensor:
+        """As `logits`, for rows of several nets: each net that has any, and which these are."""
+        logit = torch.empty_like(bits)
+        for net, rows in rows_of:
+            logit[rows] = self.logits(bits[rows], net, kind[rows])
+        return logit
+
+    @torch.no_grad()
+    def _draw(self, net: Tensor, kind: Tensor, logistic: Tensor, columns: tuple[Tensor, int] | None = None) -> Tensor:
+        """Each bit's logit plus its logistic noise, (rows, length): the bit is 1 where that is positive.
+
+        Args:
+            columns: where known without a look at `net`, what `_columns` finds there.
+        """
+        if not logistic.is_cpu:
+            return self._draw_columns(net, kind, logistic, *(columns or _columns(net)))
+        noisy = logistic.clone()
+        weights: tuple[Tensor, ...] = (self.input, self.hidden_bias, self.output, self.direct, self.local)
+        weights += self.bias, self.class_hidden, self.class_bias
+        _draw_rows(net.numpy(), kind.numpy(), noisy.numpy(), *(weight.detach().numpy() for weight in weights))
+        return noisy
+
+    def _draw_columns(self, net: Tensor, kind: Tensor, logistic: Tensor, column: Tensor, width: int) -> Tensor:
+        """As `_draw`, in few operations: the rows of a net stand side by side as columns, as many for each
+        net, so that a step is one product for each net instead of weights gathered for each row.
+
+        Args:
+            column: where each row stands, (rows,).
+            width: columns a net.
+        """
+        start, logit = self._start(net, kind)
+        hidden = logistic.new_zeros(self.nets, self.hidden, width)
+        hidden[net, :, column] = start
+        noisy = logistic.new_zeros(self.length, self.nets, 1, width)
+        noisy[:, net, 0, column] = (logit + logistic).T
+        # The active hidden units, and below them the bits less 1/2. One that is not drawn yet is 0 and adds nothing.
+        seen = logistic.new_zeros(self.nets, self.hidden + self.length, width)
+        active, *bits = seen.split([self.hidden] + [1] * self.length, dim=1)
+        weight = torch.cat([self.output, self.direct], dim=2).unsqueeze(2).unbind(1)
+        effect = self.input.unsqueeze(3).unbind(1)
+        local, recent = self.local[:, None], column.new_zeros(self.nets, 1, width)
+        # Numbers as tensors: turning a Python number into one takes as long as the operation.
+        zero, half, window = logistic.new_zeros(()), logistic.new_full((), 0.5), recent.new_full((), 2**self.WINDOW - 1)
+        last = torch.empty_like(recent)
+        for t, (bit, logit) in enumerate(zip(bits, noisy, strict=True)):
+            torch.maximum(hidden, zero, out=active)
+            logit.baddbmm_(weight[t], seen)
+            logit += local.gather(2, recent)
+            torch.heaviside(logit, zero, out=bit)
+            torch.add(last.copy_(bit), recent, alpha=2, out=recent).bitwise_and_(window)
+            bit -= half
+            hidden.addcmul_(effect[t], bit)
+        return noisy[:, net, 0, column].T
+
+    def logits(self, rows: Tensor, net: int, kind: Tensor) -> Tensor:
+        """The logit of every bit of given rows, (rows, length), as one net sees them in the given classes (rows,)."""
+        hidden, logit = self._start(torch.full_like(kind, net), kind)
+        centred = rows - 0.5
+        logit = logit + centred @ self.direct[net].tril(-1).T + self.local[net][(rows @ self.place.T).long()]
+        deep = []
+        parts = (centred.split(self.BLOCK, 1), self.input[net].split(self.BLOCK), self.output[net].split(self.BLOCK))
+        for bits, weight, output in zip(*parts, strict=True):
+            # (rows, block, bits of the block before it)
+            earlier = bits[:, None, :] * weight.new_ones(len(weight), len(weight)).tril(-1)
+            deep.append((torch.relu(hidden[:, None] + earlier @ weight) * output).sum(2))
+            hidden = hidden + bits @ weight
+        return logit + torch.cat(deep, dim=1)
+
+    def _start(self, net: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden units and logits before any bit is known: (rows, hidden) and (rows, length)."""
+        return (
+            self.hidden_bias[net] + self.class_hidden[net, kind],
+            self.bias[net] + self.class_bias[net, kind],
+        )
+
+
+def _rows_of(net: Tensor) -> list[tuple[int, Any]]:
+    """Each net that some row has (rows,), and a mask of these rows."""
+    return [(each, net == each) for each in net.unique().tolist()]
+
+
+def _columns(group: Tensor) -> tuple[Tensor, int]:
+    """How many earlier rows are of the same group, for each row: (rows,); and how many rows the largest group has."""
+    order = group.argsort(stable=True)
+    counts = group.bincount()
+    rank = torch.empty_like(group)
+    rank[order] = torch.arange(len(group), device=group.device) - (counts.cumsum(0) - counts)[group[order]]
+    return rank, int(counts.max())
+
+
+def _rounded(noisy_logits: Tensor) -> Tensor:
+    return (noisy_logits > 0).to(noisy_logits)
+
+
+# Sums may be taken in another order: a row then takes less than half the time.
+@njit(nogil=True, fastmath={"reassoc"})
+def _draw_rows(
+    net: Ints,
+    kind: Ints,
+    noisy: Floats,
+    input: Floats,
+    hidden_bias: Floats,
+    output: Floats,
+    direct: Floats,
+    local: Floats,
+    bias: Floats,
+    class_hidden: Floats,
+    class_bias: Floats,
+) -> None:
+    """Draw bits one after the other, row by row, in compiled code: each bit must wait for the one before it.
+
+    Args:
+        net, kind: each row's net and class, int64 (rows,).
+        noisy: logistic noise, (rows, length); every bit's logit is added to it.
+        input, ...: the generator's parameters, in their order.
+    """
+    rows, length = noisy.shape
+    units, recently = hidden_bias.shape[1], local.shape[1]
+    half, zero = noisy.dtype.type(0.5), noisy.dtype.type(0)
+    bits = np.empty(length, noisy.dtype)  # less 1/2
+    hidden = np.empty(units, noisy.dtype)
+    for row in range(rows):
+        own, group, recent = net[row], kind[row], 0
+        for unit in range(units):
+            hidden[unit] = hidden_bias[own, unit] + class_hidden[own, group, unit]
+        for t in range(length):
+            logit = noisy[row, t] + bias[own, t] + class_bias[own, group, t] + local[own, recent]
+            for s in range(t):
+                logit += direct[own, t, s] * bits[s]
+            for unit in range(units):
+                logit += output[own, t, unit] * max(hidden[unit], zero)
+            noisy[row, t] = logit
+            bits[t] = half if logit > 0 else -half
+            recent = (2 * recent + (logit > 0)) % recently
+            for unit in range(units):
+                hidden[unit] += input[own, t, unit] * bits[t]
