@@ -17,6 +17,9 @@ Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
 
+BLOCK = 16  # bits whose hidden units `deep_in_blocks` computes by one matrix product
+
+
 class NadeGenerator(Generator):
     """Bits drawn one after the other, each given all before it, by one of several nets in one of several classes.
 
@@ -36,7 +39,6 @@ class NadeGenerator(Generator):
     name = "nade"
     WINDOW = 8
     TAU = 0.66
-    BLOCK = 16  # bits whose hidden units `logits` computes by one matrix product
     prior: Tensor  # the share of each class, (nets, classes)
     place: Tensor  # row t times the bits is where bit t looks into `local`, (length, length)
 
@@ -159,14 +161,8 @@ class NadeGenerator(Generator):
         hidden, logit = self._start(torch.full_like(kind, net), kind)
         centred = rows - 0.5
         logit = logit + centred @ self.direct[net].tril(-1).T + self.local[net][(rows @ self.place.T).long()]
-        deep = []
-        parts = (centred.split(self.BLOCK, 1), self.input[net].split(self.BLOCK), self.output[net].split(self.BLOCK))
-        for bits, weight, output in zip(*parts, strict=True):
-            # (rows, block, bits of the block before it)
-            earlier = bits[:, None, :] * weight.new_ones(len(weight), len(weight)).tril(-1)
-            deep.append((torch.relu(hidden[:, None] + earlier @ weight) * output).sum(2))
-            hidden = hidden + bits @ weight
-        return logit + torch.cat(deep, dim=1)
+        deep: Any = Deep.apply if rows.is_cpu else deep_in_blocks
+        return logit + deep(centred, hidden, self.input[net], self.output[net])
 
     def _start(self, net: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden units and logits before any bit is known: (rows, hidden) and (rows, length)."""
@@ -174,6 +170,41 @@ class NadeGenerator(Generator):
             self.hidden_bias[net] + self.class_hidden[net, kind],
             self.bias[net] + self.class_bias[net, kind],
         )
+
+
+def deep_in_blocks(bits: Tensor, start: Tensor, effect: Tensor, output: Tensor) -> Tensor:
+    """What the hidden units of one net say about every bit of given rows, (rows, length), in few operations.
+
+    Args:
+        bits: less 1/2, (rows, length).
+        start: hidden units before any bit is known, (rows, hidden).
+        effect, output: the net's `input` and `output`, (length, hidden).
+    """
+    found, hidden = [], start
+    for some, weight, out in zip(bits.split(BLOCK, 1), effect.split(BLOCK), output.split(BLOCK), strict=True):
+        # (rows, block, bits of the block before it)
+        earlier = some[:, None, :] * weight.new_ones(len(weight), len(weight)).tril(-1)
+        found.append((torch.relu(hidden[:, None] + earlier @ weight) * out).sum(2))
+        hidden = hidden + some @ weight
+    return torch.cat(found, dim=1)
+
+
+class Deep(torch.autograd.Function):
+    """As `deep_in_blocks`, in compiled code: a quarter of the time with the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, bits: Tensor, start: Tensor, effect: Tensor, output: Tensor) -> Tensor:
+        ctx.save_for_backward(bits, start, effect, output)
+        found = torch.empty_like(bits)
+        _deep_rows(*(each.detach().numpy() for each in (bits, start, effect, output, found)))
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        given = [each.detach() for each in ctx.saved_tensors]
+        slopes = [torch.zeros_like(each) for each in given[1:]]
+        _deep_slopes(slope.contiguous().numpy(), *(each.numpy() for each in (*given, *slopes)))
+        return None, *slopes
 
 
 def _rows_of(net: Tensor) -> list[tuple[int, Any]]:
@@ -194,7 +225,7 @@ def _rounded(noisy_logits: Tensor) -> Tensor:
     return (noisy_logits > 0).to(noisy_logits)
 
 
-# Sums may be taken in another order: a row then takes less than half the time.
+# Sums may be taken in another order ("reassoc"): a row then takes less than half the time.
 @njit(nogil=True, fastmath={"reassoc"})
 def _draw_rows(
     net: Ints,
@@ -236,3 +267,50 @@ def _draw_rows(
             recent = (2 * recent + (logit > 0)) % recently
             for unit in range(units):
                 hidden[unit] += input[own, t, unit] * bits[t]
+
+
+@njit(nogil=True, fastmath={"reassoc"})
+def _deep_rows(bits: Floats, start: Floats, effect: Floats, output: Floats, found: Floats) -> None:
+    """Fill `found` with what `deep_in_blocks` returns."""
+    rows, length = bits.shape
+    units, zero = start.shape[1], bits.dtype.type(0)
+    hidden = np.empty(units, bits.dtype)
+    for row in range(rows):
+        for unit in range(units):
+            hidden[unit] = start[row, unit]
+        for t in range(length):
+            logit = zero
+            for unit in range(units):
+                logit += output[t, unit] * max(hidden[unit], zero)
+            found[row, t] = logit
+            for unit in range(units):
+                hidden[unit] += effect[t, unit] * bits[row, t]
+
+
+@njit(nogil=True, fastmath={"reassoc"})
+def _deep_slopes(
+    slope: Floats,
+    bits: Floats,
+    start: Floats,
+    effect: Floats,
+    output: Floats,
+    start_slope: Floats,
+    effect_slope: Floats,
+    output_slope: Floats,
+) -> None:
+    """Add the gradient of what `_deep_rows` finds, given the slope of each of it, (rows, length), to the last three."""
+    rows, length = bits.shape
+    units, zero = start.shape[1], bits.dtype.type(0)
+    hidden = np.empty((length + 1, units), bits.dtype)
+    for row in range(rows):
+        for unit in range(units):
+            hidden[0, unit] = start[row, unit]
+        for t in range(length):
+            for unit in range(units):
+                hidden[t + 1, unit] = hidden[t, unit] + effect[t, unit] * bits[row, t]
+        later = start_slope[row]  # the slope of the hidden units by all bits from t on
+        for t in range(length - 1, -1, -1):
+            for unit in range(units):
+                effect_slope[t, unit] += later[unit] * bits[row, t]
+                output_slope[t, unit] += slope[row, t] * max(hidden[t, unit], zero)
+                later[unit] += slope[row, t] * output[t, unit] if hidden[t, unit] > 0 else zero

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.bench.tables import machine
-from train import artifact, builtin, data, loop, losses, metrics, shards, store
+from train import artifact, builtin, data, loop, losses, metrics, nade, shards, store
 from train.artifact import Artifact
 from train.codec import BitsCodec
 from train.config import Config, resolve
@@ -43,7 +43,11 @@ Measured = dict[str, list[float]]
 
 
 class Eager(NadeGenerator):
-    """The same generator written plainly: weights gathered for each row, a step for each bit."""
+    """The same generator in operations of torch alone: weights gathered for each row, a step for each bit."""
+
+    def logits(self, rows: Tensor, net: int, kind: Tensor) -> Tensor:
+        with mock.patch.object(nade.Deep, "apply", nade.deep_in_blocks):
+            return super().logits(rows, net, kind)
 
     def _draw(self, net: Tensor, kind: Tensor, logistic: Tensor, columns: Any = None) -> Tensor:
         hidden, logit = self._start(net, kind)
