@@ -1,6 +1,7 @@
 """The generator of 0/1 rows, which draws bits one after the other.
 
-This module is a LEAF: it imports numba, numpy and torch only, so that it runs unchanged inside the model archive.
+On a GPU that takes as few operations of torch as can be; on a CPU the compiled loops at the end do it row by row. This
+module is a LEAF: it imports numba, numpy and torch only, so that it runs unchanged inside the model archive.
 """
 
 from typing import Any
@@ -15,7 +16,6 @@ from train.generator import Generator
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
-
 
 BLOCK = 16  # bits whose hidden units `deep_in_blocks` computes by one matrix product
 
