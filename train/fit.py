@@ -125,7 +125,8 @@ def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
     if changes.get("epochs") is not None:
         changes = {"max_minutes": None, **changes}
     for name, value in changes.items():
-        if name not in MAY_CHANGE and value != getattr(config, name):
+        decided = value == "auto" and name in ("codec", "generator")  # as when the run was started
+        if name not in MAY_CHANGE and not decided and value != getattr(config, name):
             option = name.replace("_", "-")
             before = getattr(config, name)
             raise InputError(f"--{option} {value}: {run.path} was started with {before}, which --resume keeps")
@@ -343,9 +344,12 @@ class _Job:
         phase = self.kind.refit()
         if phase is None:
             return
+        share, limit = self._seconds(self.kind.warm_share), self._seconds(1.0) - self.state.seconds
+        if limit < share / 2:  # minutes were taken away since: a start made in haste would be worse than the first one
+            log.info("no time is left for a refit: the start ships as it is")
+            return
         if going_on and self.saved["phase"] == "refit":
             phase.load_state_dict(self.saved["refit"])
-        limit = self._seconds(1.0) - self.state.seconds
 
         def save() -> None:
             self._save("refit", **self._game(ended=self._budget()), refit=phase.state_dict())

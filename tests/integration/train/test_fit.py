@@ -98,6 +98,18 @@ def test_a_start_that_ships_unimproved_scores_as_it_does_beside_itself(
     assert "refit: " in run.log.read_text()
 
 
+def test_a_start_ships_as_it_is_where_no_time_is_left_for_a_refit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "BITS_GAIN", 9.0)
+    options = ["--max-minutes", "0.05", "--baselines", "none", "--gate", "none"]
+    assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
+    run = rundir.newest(tmp_path / "runs")
+    assert "refit: " in run.log.read_text()
+    assert main(["fit", "--resume", "--out", str(run.path), "--max-minutes", "0.02"]) == 0
+    assert run.log.read_text().count("no time is left for a refit") == 1
+
+
 def test_a_game_that_improved_its_start_ships_without_a_refit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kinds, "BITS_GAIN", -9.0)  # each tick is believed
     options = ["--epochs", "2", "--head-start", "0", "--generator-rate", "0.1", "--baselines", "none", "--gate", "none"]

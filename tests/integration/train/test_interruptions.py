@@ -135,6 +135,14 @@ def test_epochs_for_a_run_that_had_minutes_lift_their_limit(tmp_path: Path) -> N
     assert fit.continued(run, {"epochs": 5, "max_minutes": 3.0}).max_minutes == 3
 
 
+def test_the_command_that_started_a_run_goes_on_with_it(tmp_path: Path) -> None:
+    begun = fit.Config(data="toy", codec="bits", generator="nade")  # what "auto" became
+    run = rundir.create(tmp_path / "runs", "toy-bits", begun.to_json())
+    assert fit.continued(run, {"codec": "auto", "generator": "auto", "data": "toy"}) == begun
+    with pytest.raises(InputError, match=r"--codec tokens: .* was started with bits"):
+        fit.continued(run, {"codec": "tokens"})
+
+
 def test_a_gate_that_cannot_be_read_is_told_before_a_run_goes_on(tmp_path: Path) -> None:
     config = fit.Config(data="toy", device="cpu", gate=str(tmp_path / "absent.yaml"))
     run = rundir.create(tmp_path / "runs", "toy-bits", config.to_json())
