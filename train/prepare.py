@@ -65,6 +65,9 @@ def prepare(config: Config) -> Prepared:
     )
     data.check_classes(dataset, config.label_column)
     parts = data.split(len(dataset), holdout=config.holdout, validation=config.validation, seed=config.split_seed)
+    if len(parts.train) < 2:
+        shares = f"--holdout {config.holdout:g} and --validation {config.validation:g}"
+        raise InputError(f"{shares}: of {len(dataset)} rows they leave {len(parts.train)} to learn from")
     if dataset.texts is not None and _as_tokens(config):
         return _prepare_tokens(config, dataset, parts)
     codec = _bits_codec(config, dataset, parts)

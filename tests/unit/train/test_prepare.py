@@ -133,3 +133,10 @@ def test_labels_go_with_their_texts(reviews: Path) -> None:
 def test_what_does_not_go_together_is_said(reviews: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         prepared(reviews, **{"length": 5, **options})
+
+
+def test_rows_that_leave_nothing_to_learn_from_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("a,b\n" + "0,1\n1,0\n" * 5)
+    with pytest.raises(InputError, match=r"--holdout 0\.9 and --validation 0: of 10 rows they leave 1 to learn from"):
+        prepare(Config(data=str(file), holdout=0.9, validation=0.0))
