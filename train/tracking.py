@@ -5,6 +5,7 @@ sends what is there. While MLflow is away, that is said once and nothing else ha
 it missed.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -123,12 +124,15 @@ class Machine:
             monitor.collect_metrics()
             line |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
             monitor.clear_metrics()
+        whole = self.path.stat().st_size if self.path.exists() else 0
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             self.step += 1
         except OSError as problem:
             log.debug("system metrics: %s", one_line(problem))
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, whole)  # the next line must not follow half of this one
 
 
 def start(run: RunDirectory, *, tags: dict[str, str], datasets: list[dict[str, str]], seen: int) -> Tracker:

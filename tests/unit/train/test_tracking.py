@@ -1,11 +1,12 @@
 """Sending what MLflow lacks: a mistake in the run directory is not blamed on MLflow."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
 
-from train import tracking
+from train import rundir, tracking
 from train.config import Config, InputError, JobError
 from train.rundir import RunDirectory
 
@@ -32,3 +33,18 @@ def test_a_configuration_that_cannot_be_read_is_named(run: RunDirectory) -> None
     run.config.unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         tracking.sync(run)
+
+
+def test_a_line_for_which_the_disk_has_no_room_leaves_no_half(tmp_path: Path) -> None:
+    path = tmp_path / "system.jsonl"
+    machine = tracking.Machine(path)
+    machine.measure()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+    try:
+        machine.measure()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    machine.measure()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1]
+    assert rundir.keep_lines(path) == 2
