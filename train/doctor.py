@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from train import mirror, tracking
-
 JAVA_VERSION = 17
 SERVING_PORTS = (8080, 8081, 8082)
 FREE_GIB = 2
@@ -29,7 +27,7 @@ class Check:
 
 def examine(out: Path) -> list[Check]:
     """All checks, in the order in which a newcomer meets them."""
-    machine = [_python(), _torch(), _gpu(), _docker(), _gpu_runtime(), _java(), _torchserve()]
+    machine = [_python(), _torch(), _numba(), _gpu(), _docker(), _gpu_runtime(), _java(), _torchserve()]
     return [*machine, _disk(out), _mlflow(out), _ports()]
 
 
@@ -59,6 +57,14 @@ def _torch() -> Check:
     except ImportError:
         return Check("torch", "lacking", "not installed", "run `make setup`")
     return Check("torch", "ok", f"{torch.__version__} (CUDA {torch.version.cuda or 'not built in'})")
+
+
+def _numba() -> Check:
+    try:
+        import numba
+    except ImportError as problem:
+        return Check("numba", "lacking", str(problem), "run `make setup`")
+    return Check("numba", "ok", numba.__version__)
 
 
 def _gpu() -> Check:
@@ -138,8 +144,12 @@ def _disk(out: Path) -> Check:
 
 
 def _mlflow(out: Path) -> Check:
-    import mlflow
+    try:
+        import mlflow
 
+        from train import mirror, tracking
+    except ImportError as problem:
+        return Check("MLflow", "lacking", str(problem), "run `make setup`")
     uri = mirror.store_uri(out)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return Check("MLflow", "ok", f"{uri} (will be made)")

@@ -3,6 +3,8 @@
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,27 @@ def test_every_lack_comes_with_advice(tmp_path: Path) -> None:
     assert checks["Docker"].state == checks["GPU in Docker"].state == "optional"
     assert all(check.advice for check in checks.values() if check.state == "lacking")
     assert checks["Python"].state == checks["torch"].state == checks["MLflow"].state == "ok"
+
+
+WITHOUT = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            raise ModuleNotFoundError(f"No module named {name!r}")
+sys.meta_path.insert(0, Missing())
+from train.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("package", ["torch", "numba", "mlflow"])
+def test_a_missing_package_is_named(tmp_path: Path, package: str) -> None:
+    command = [sys.executable, "-c", WITHOUT, package, "doctor", "--json", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    (found,) = [check for check in json.loads(done.stdout) if check["name"].lower() == package]
+    assert (found["state"], found["advice"]) == ("lacking", "run `make setup`")
 
 
 @pytest.mark.parametrize(
