@@ -19,13 +19,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serve import archive, load, management, server
+import yaml
+
+from serve import archive, handler, load, management, request, server
 from serve.archive import MODEL_NAME
 from serve.request import CONTENT_TYPES
 from serve.server import ServeError, Settings
 from serve.state import State
+from train import artifact as artifacts
 
-SIZES = (1, 100, 1000, 10_000)
+SIZES = (1, 100, 1000, 10_000)  # sequences a request, as far as the model gives so many at once
 CONNECTIONS = (1, 16)
 NOOP = """
 import logging
@@ -75,16 +78,17 @@ def run(settings: Settings, seconds: float, tell: Callable[[Line], None]) -> lis
         tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder,
     ):
         artifact = _artifact(source, Path(folder, "artifact"))
-        for line in _in_process(artifact, seconds):
+        sizes = _sizes(artifact)
+        for line in _in_process(artifact, seconds, sizes):
             note(line)
         with _twin(artifact) as port:
-            for line in _loaded("FastAPI twin", ("127.0.0.1", port), "/", seconds):
+            for line in _loaded("FastAPI twin", ("127.0.0.1", port), "/", seconds, sizes):
                 note(line)
         with _torchserve(replace(settings, runs=Path(folder), model=str(source))) as state:
             address = (state.host, state.port)
-            for line in _loaded("no-op handler", address, "/predictions/noop", seconds, sizes=(1,)):
+            for line in _loaded("no-op handler", address, "/predictions/noop", seconds, (1,)):
                 note(line)
-            for line in _loaded("TorchServe", address, f"/predictions/{MODEL_NAME}", seconds):
+            for line in _loaded("TorchServe", address, f"/predictions/{MODEL_NAME}", seconds, sizes):
                 note(line)
     return lines
 
@@ -113,9 +117,16 @@ def _artifact(source: Path, target: Path) -> Path:
     return target
 
 
-def _in_process(artifact: Path, seconds: float) -> Iterator[Line]:
+def _sizes(artifact: Path) -> tuple[int, ...]:
+    """Those that requests may ask for."""
+    settings = yaml.safe_load((server.HERE / archive.CONFIG).read_text())["handler"]
+    offer = handler.offered(artifacts.load(artifact), settings)
+    return tuple(n for n in SIZES if n <= request.most_rows("json", offer.candidates, offer)[0])
+
+
+def _in_process(artifact: Path, seconds: float, sizes: tuple[int, ...]) -> Iterator[Line]:
     """Generate and encode in a loop, in a process of its own with one thread: what one core can do at best."""
-    command = [sys.executable, "-m", "serve.twin", "loop", str(artifact), str(seconds), *map(str, SIZES)]
+    command = [sys.executable, "-m", "serve.twin", "loop", str(artifact), str(seconds), *map(str, sizes)]
     done = subprocess.run(command, cwd=server.HERE.parent, capture_output=True, text=True)
     if done.returncode:
         raise ServeError(f"the loop in process failed: {done.stderr.strip().splitlines()[-1]}")
@@ -175,13 +186,13 @@ def _loaded(
     address: tuple[str, int],
     path: str,
     seconds: float,
-    sizes: tuple[int, ...] = SIZES,
+    sizes: tuple[int, ...],
 ) -> Iterator[Line]:
     """Every size over every number of connections; the largest also as npy."""
     ask = partial(load.run, address, path)
     ask(_bodies(1), connections=max(CONNECTIONS), seconds=WARM_UP_LINES * seconds, accept=CONTENT_TYPES["json"])
     for n in sizes:
-        for form in ("json", "npy") if n == max(SIZES) else ("json",):
+        for form in ("json", "npy") if n == max(sizes) else ("json",):
             for connections in CONNECTIONS:
                 measured = ask(_bodies(n), connections=connections, seconds=seconds, accept=CONTENT_TYPES[form])
                 yield Line(what=what, n=n, format=form, connections=connections, **asdict(measured))

@@ -54,7 +54,7 @@ class LookalikeHandler:
         card = self.artifact.card
         self.model = {"name": MODEL_NAME, "version": str(card["version"]), "run_id": card.get("run_id")}
         self.watch = self._watch(context.metrics)
-        self.offer = _offer(self.artifact, (context.model_yaml_config or {}).get("handler", {}))
+        self.offer = offered(self.artifact, (context.model_yaml_config or {}).get("handler", {}))
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """One answer for each item of the batch."""
@@ -139,7 +139,7 @@ def _passes(accepted: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int,
     yield from groups.values()
 
 
-def _offer(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
+def offered(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
     """What can be asked for; `settings` are the handler's part of model-config.yaml."""
     generator = artifact.generator
     max_rows = requests.max_rows(

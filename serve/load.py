@@ -87,7 +87,8 @@ def run(
                     selector.unregister(connection.socket)
                     connection.socket.close()
     ranks = statistics.quantiles(times, n=100) if len(times) > 1 else times * 99
-    return Load(per_second=len(times) / (now - begin), p50=ranks[49] * 1e3, p99=ranks[98] * 1e3, failures=failures)
+    whole = len(times) - failures
+    return Load(per_second=whole / (now - begin), p50=ranks[49] * 1e3, p99=ranks[98] * 1e3, failures=failures)
 
 
 def _content_length(headers: bytes | bytearray) -> int:

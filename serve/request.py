@@ -147,11 +147,16 @@ def _checked(name: str, value: Any, option: Option) -> Any:
     return value
 
 
-def _limit(n: int, form: str, candidates: int, offer: Offer) -> None:
+def most_rows(form: str, candidates: int, offer: Offer) -> tuple[int, str]:
+    """How many sequences a request may ask for, and why no more."""
     limits = [(offer.max_rows[form], f"for {form}, or the answer would be too large")]
     if "candidates" in offer.options:
         limits.append((offer.max_draws // candidates, f"with candidates {candidates}, or it would take too long"))
-    limit, reason = min(limits)
+    return min(limits)
+
+
+def _limit(n: int, form: str, candidates: int, offer: Offer) -> None:
+    limit, reason = most_rows(form, candidates, offer)
     if n > limit:
         raise RequestError("n", f"must be at most {limit} {reason}", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 

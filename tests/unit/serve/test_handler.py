@@ -137,9 +137,9 @@ def test_answers_name_the_classes_of_their_rows(rated: tuple[LookalikeHandler, C
 
 def test_the_longest_class_is_reckoned_with(rated: tuple[LookalikeHandler, Context]) -> None:
     made = rated[0].artifact
-    before = handler._offer(made, {}).max_rows
+    before = handler.offered(made, {}).max_rows
     made.codec.labels = ("1 star", "of five stars")
-    after = handler._offer(made, {}).max_rows
+    after = handler.offered(made, {}).max_rows
     assert (6_000_000 - 4096) / after["json"] - (6_000_000 - 4096) / before["json"] == pytest.approx(6, abs=0.1)
     assert after["npy"] == before["npy"]
 
@@ -160,7 +160,7 @@ def test_n_is_limited_by_the_candidates_of_the_model(
 ) -> None:
     assert choosy[0].offer.candidates == 1
     generator = choosy[0].artifact.generator.having(candidates=4)
-    offer = handler._offer(dataclasses.replace(choosy[0].artifact, generator=generator), {"max_draws": 12})
+    offer = handler.offered(dataclasses.replace(choosy[0].artifact, generator=generator), {"max_draws": 12})
     assert (offer.candidates, offer.max_draws) == (4, 12)
 
 
