@@ -129,12 +129,15 @@ class NgramModel(nn.Module):
         return token
 
 
-def fit_ngrams(codes: Tensor, vocabulary: int, head: int | None = None, *, rare: bool = False) -> NgramModel:
+def fit_ngrams(
+    codes: Tensor, vocabulary: int, head: int | None = None, *, rare: bool = False, left: Tensor | None = None
+) -> NgramModel:
     """Count the trigrams of (rows, length) token ids; those with an unknown token are left out.
 
     Args:
         head: where it is given, tokens from this one on are given as UNKNOWN, although a context may hold them.
         rare: instead only they are given, so that it is known that UNKNOWN comes.
+        left: whether a token is left to others, (vocabulary,): it is given as PADDING, although a context may hold it.
     """
     first, second, token = windows(codes)
     usable = (token != PADDING) & (first != UNKNOWN) & (second != UNKNOWN) & (token != UNKNOWN)
@@ -142,6 +145,8 @@ def fit_ngrams(codes: Tensor, vocabulary: int, head: int | None = None, *, rare:
         usable &= token >= head
     elif head is not None:
         token = token.masked_fill(token >= head, UNKNOWN)
+    if left is not None:
+        token = token.masked_fill(left[token], PADDING)
     grams, counts = torch.unique(torch.stack([first, second, token], -1)[usable], dim=0, return_counts=True)
     model = NgramModel(vocabulary, len(grams))
     model.grams.copy_(torch.cat([grams, counts[:, None]], 1))

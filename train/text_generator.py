@@ -24,11 +24,14 @@ class LanguageModel(nn.Module):
 
     p(token | before) = (g + (1 - g) * u) * p_net(token | all before) + (1 - g) * p_ngram(token | two before)
 
-    p_ngram is what trigrams and bigrams give, and u the share that they would leave to single tokens. Those would come
-    whatever stands before them, so the net has their share.
+    p_ngram is what trigrams and bigrams give, and u the share that they do not give. That is what they would leave to
+    single tokens, which would come whatever stands before them, and what they have counted as PADDING: tokens that end
+    a row, because they do not know how long it is by now. The net has their share.
 
     Both give the first `head` tokens only, which are the commonest, and UNKNOWN for the others: where a rare token
     stands is thus known from the whole sentence. Which one it is, further n-grams, `rare`, draw from the rare tokens.
+
+    When the net has learned, the log-odds of the tokens that end a row are shifted by position.
 
     The net is a GRU (Cho et al. 2014) whose input and output share an embedding (Press and Wolf 2017, "Using the output
     embedding to improve language models"). A label adds its own embedding to every token read, and another to the
@@ -44,9 +47,14 @@ class LanguageModel(nn.Module):
         labels: int = 0,
         grams: int = 0,
         rare_grams: int = 0,
+        length: int = 0,
     ) -> None:
         super().__init__()
         self.head = head
+        self.ending: Tensor  # whether a token ends a row
+        self.register_buffer("ending", torch.zeros(head, dtype=torch.bool))
+        self.ending_shift: Tensor
+        self.register_buffer("ending_shift", torch.zeros(length))
         self.embedding = nn.Embedding(head, embedding)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.label = nn.Embedding(labels, embedding) if labels else None
@@ -66,6 +74,7 @@ class LanguageModel(nn.Module):
         codes: Tensor,
         known: Tensor,
         confidence: Tensor,
+        left: Tensor,
         labels: Tensor | None = None,
         word_dropout: float = 0,
         dropout: float = 0,
@@ -77,6 +86,7 @@ class LanguageModel(nn.Module):
         Args:
             codes: token ids, int64 (rows, length).
             known, confidence: what the n-gram model gives as its `own` for each token, and its `confidence` there.
+            left: the share that it does not give.
             labels: classes (rows,), where the model knows any.
             word_dropout: share of the tokens read that are read as UNKNOWN.
             dropout: share of the features set to 0, the same ones at every position (Gal and Ghahramani 2016).
@@ -92,13 +102,12 @@ class LanguageModel(nn.Module):
             judged &= codes < self.head
         at = judged.nonzero(as_tuple=True)  # found once: a GPU must be waited for to learn how many there are
         theirs = None if labels is None else labels[at[0]]
-        chosen = -F.cross_entropy(self._logits(features[at], theirs), self.common(codes[at]), reduction="none")
+        chosen = -F.cross_entropy(self._logits(features[at], theirs, at[1]), self.common(codes[at]), reduction="none")
         net = torch.zeros_like(known).masked_scatter(judged, chosen)
         if self.ngrams is None:
             return net, net
         gate = self.gate(torch.cat([state, confidence], 2)).squeeze(2)
-        left = left_by_ngrams(confidence).clamp(min=1e-12).log()
-        share = torch.logaddexp(F.logsigmoid(gate), F.logsigmoid(-gate) + left)
+        share = torch.logaddexp(F.logsigmoid(gate), F.logsigmoid(-gate) + left.clamp(min=1e-12).log())
         table = known.clamp(min=1e-12).log() + F.logsigmoid(-gate)
         return torch.where(judged, torch.logaddexp(net + share, table), 0.0), net
 
@@ -114,6 +123,7 @@ class LanguageModel(nn.Module):
         state: Tensor,
         uniform: Tensor,
         temperature: float,
+        position: int,
     ) -> Tensor:
         """The next token of each row.
 
@@ -121,12 +131,14 @@ class LanguageModel(nn.Module):
             before, token: the last two tokens (rows,).
             labels: classes (rows,), where the model knows any.
             state: the net's state after them (rows, hidden).
-            uniform: uniform numbers (rows, 2): one finds the token, one which rare token it is.
+            uniform: uniform numbers (rows, 3): one finds the token, one the net's where the n-grams leave it to that,
+                one which rare token it is.
+            position: where in the rows the token will stand.
         """
-        drawn = self._draw_common(before, token, labels, state, uniform[:, 0], temperature)
+        drawn = self._draw_common(before, token, labels, state, uniform[:, :2], temperature, position)
         if self.rare is not None:
             rare = drawn == UNKNOWN
-            drawn[rare] = self.rare.draw(before[rare], token[rare], uniform[rare, 1].double(), temperature)
+            drawn[rare] = self.rare.draw(before[rare], token[rare], uniform[rare, 2].double(), temperature)
         return drawn
 
     def common(self, codes: Tensor) -> Tensor:
@@ -141,29 +153,37 @@ class LanguageModel(nn.Module):
         state: Tensor,
         uniform: Tensor,
         temperature: float,
+        position: int,
     ) -> Tensor:
+        places = torch.full_like(token, position)
         if self.ngrams is None:
-            return pick(self._logits(self.project(state), labels) / temperature, uniform)
+            return pick(self._logits(self.project(state), labels, places) / temperature, uniform[:, 0])
         confidence = self.ngrams.confidence(before, token).to(state)
         gate = self.gate(torch.cat([state, confidence], 1)).squeeze(1).sigmoid()
         left = left_by_ngrams(confidence)
         share = gate + (1 - gate) * left
-        by_net = uniform < share
-        drawn = torch.empty_like(token)
-        logits = self._logits(self.project(state[by_net]), None if labels is None else labels[by_net]) / temperature
-        drawn[by_net] = pick(logits, (uniform / share)[by_net])
-        rest = ((1 - left) * (uniform - share) / (1 - share)).double()[~by_net]
-        drawn[~by_net] = self.ngrams.draw(before[~by_net], token[~by_net], rest, temperature)
+        first = uniform[:, 0]
+        by_ngrams = first >= share
+        rest = ((1 - left) * (first - share) / (1 - share)).double()[by_ngrams]
+        drawn = torch.full_like(token, PADDING)
+        drawn[by_ngrams] = self.ngrams.draw(before[by_ngrams], token[by_ngrams], rest, temperature)
+        by_net = drawn == PADDING
+        theirs = None if labels is None else labels[by_net]
+        logits = self._logits(self.project(state[by_net]), theirs, places[by_net])
+        drawn[by_net] = pick(logits / temperature, torch.where(by_ngrams, uniform[:, 1], first / share)[by_net])
         return drawn
 
     def _embed(self, read: Tensor, labels: Tensor | None) -> Tensor:
         embedded = self.embedding(self.common(read))
         return embedded if self.label is None else embedded + self.label(labels)[:, None]
 
-    def _logits(self, features: Tensor, labels: Tensor | None) -> Tensor:
+    def _logits(self, features: Tensor, labels: Tensor | None, places: Tensor) -> Tensor:
         if self.label_output is not None:
             features = features + self.label_output(labels)
-        return F.linear(features, self.embedding.weight, self._bias())
+        logits = F.linear(features, self.embedding.weight, self._bias())
+        if self.ngrams is None:  # without them nothing is shifted
+            return logits
+        return logits.addr_(self.ending_shift[places], self.ending.to(logits))
 
     def _bias(self) -> Tensor:
         """The output bias, with PADDING ruled out, and UNKNOWN where there are no rare tokens."""
@@ -240,7 +260,7 @@ class Scorer(nn.Module):
 class TokenGenerator(Generator):
     """Sentences: `candidates` are drawn for a row, and one of them is taken in proportion to exp(its score).
 
-    Each token is found by the inverse distribution function from two uniform numbers. Sampling-importance resampling
+    Each token is found by inverse distribution functions from three uniform numbers. Sampling-importance resampling
     (Rubin 1987) by a discriminator's density ratio: Azadi et al. (2019) reject instead; Deng et al. (2020), "Residual
     energy-based models for text generation", resample as here.
 
@@ -272,7 +292,7 @@ class TokenGenerator(Generator):
         self.temperature = 1.0
         self.label: int | None = None
         self.codes = vocabulary
-        self.model = LanguageModel(vocabulary, self.head, embedding, hidden, labels, grams, rare_grams)
+        self.model = LanguageModel(vocabulary, self.head, embedding, hidden, labels, grams, rare_grams, length)
         self.scorer = Scorer(self.head, labels)
         self.shares: Tensor
         self.register_buffer("shares", torch.full((max(1, labels),), 1 / max(1, labels)))
@@ -292,14 +312,14 @@ class TokenGenerator(Generator):
 
     @property
     def noise_size(self) -> int:  # type: ignore[override]
-        return 2 * self.candidates * self.length + 2
+        return 3 * self.candidates * self.length + 2
 
     def forward(self, noise: Tensor) -> Tensor:
         """Token ids, (rows, length), for uniform noise: one number chooses the candidate, one the class."""
         rows, k = len(noise), self.candidates
         labels = self.labels_of(noise)
         labels = None if labels is None else labels.repeat_interleave(k)
-        codes = self._draw(noise[:, 2:].reshape(rows * k, self.length, 2), labels)
+        codes = self._draw(noise[:, 2:].reshape(rows * k, self.length, 3), labels)
         if k == 1:
             return codes.to(noise)
         weights = self.scorer(codes, labels).view(rows, k).softmax(1).cumsum(1)
@@ -315,14 +335,14 @@ class TokenGenerator(Generator):
         return (uniform[:, None] >= self.shares.cumsum(0)).sum(1).clamp(max=self.labels - 1)
 
     def _draw(self, uniform: Tensor, labels: Tensor | None) -> Tensor:
-        """Token ids, int64 (rows, length), from (rows, length, 2). Rows that have ended are dropped from the batch."""
+        """Token ids, int64 (rows, length), from (rows, length, 3). Rows that have ended are dropped from the batch."""
         codes = uniform.new_zeros(uniform.shape[:2], dtype=torch.long)
         going = torch.arange(len(uniform), device=uniform.device)
         before = token = torch.full_like(going, END)
         state = uniform.new_zeros(1, len(uniform), self.hidden)
         for t in range(self.length):
             state = self.model.step(token, labels, state)
-            drawn = self.model.draw(before, token, labels, state[0], uniform[going, t], self.temperature)
+            drawn = self.model.draw(before, token, labels, state[0], uniform[going, t], self.temperature, t)
             before, token = token, drawn
             codes[going, t] = token
             kept = (token != END).nonzero().squeeze(1)

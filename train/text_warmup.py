@@ -2,9 +2,9 @@
 
 N-grams are counted first. The net then learns what they do not tell: while it trains, the n-grams' probability of each
 token comes from the other folds of the training rows, as on rows that the counts have not seen. The weights are
-averaged over steps, and those are kept under which the validation rows are likeliest. Last, the net's output bias is
-shifted in a few rounds, so that draws have each token about as often as the training rows. When validation rows have
-nothing more to decide, `recount` counts them in.
+averaged over steps, and those are kept under which the validation rows are likeliest. Last, the net's output is
+shifted in a few rounds, so that draws have each token about as often as the training rows, and end where those do.
+When validation rows have nothing more to decide, `recount` counts them in.
 """
 
 import copy
@@ -15,13 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.codec import PADDING, UNKNOWN
+from train.codec import END, PADDING, UNKNOWN
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import restore_streams, streams
 from train.text_game import draw
-from train.text_generator import LanguageModel, TokenGenerator
+from train.text_generator import LanguageModel, TokenGenerator, left_by_ngrams
 
 log = logging.getLogger("lookalike")
 
@@ -36,6 +37,8 @@ CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to d
 CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use the numbers from 0 on
 CALIBRATION_SHARE = 0.1  # of the seconds
 PSEUDOCOUNT = 10.0  # of draws: tokens drawn less often differ from what is wanted mostly by chance
+ENDING_PSEUDOCOUNT = 30.0  # the same for the rows that end at a position
+ENDING_COUNT = 10  # a token that comes less often is not known to end rows
 JITTER = 3.0  # tokens by which the sorting of rows by length is blurred
 
 
@@ -46,38 +49,41 @@ class Rows:
 
     Attributes:
         codes: int64 (rows, length).
-        known, confidence: see `LanguageModel.forward`: (rows, length) and (rows, length, 2).
+        known, confidence, left: see `LanguageModel.forward`: (rows, length), (rows, length, 2), (rows, length).
         labels: int64 (rows,), or None.
         lengths: tokens a row, (rows,), on the CPU: a batch's width must not wait for the device.
     """
 
     def __init__(self, codes: Tensor, labels: Tensor | None = None) -> None:
         self.codes, self.labels, self.lengths = codes.long(), labels, (codes != PADDING).sum(1)
-        self.known, self.confidence = torch.zeros(codes.shape), torch.zeros(*codes.shape, 2)
+        self.known, self.left = torch.zeros(2, *codes.shape)
+        self.confidence = torch.zeros(*codes.shape, 2)
 
     def look_up(self, ngrams: NgramModel, head: int) -> None:
         self._note(slice(None), ngrams, head)
 
-    def look_up_crosswise(self, ngrams: NgramModel, head: int) -> None:
+    def look_up_crosswise(self, ngrams: NgramModel, head: int, ending: Tensor) -> None:
         """Each fold of the rows that were counted is looked up in the others."""
         counted, row = self.codes[:NGRAM_ROWS], torch.arange(len(self.codes))
         self._note(row >= len(counted), ngrams, head)
         fold = row[: len(counted)] % FOLDS
         for each in range(min(FOLDS, len(counted))):
-            others = fit_ngrams(counted[fold != each], ngrams.vocabulary, head)
+            others = fit_ngrams(counted[fold != each], ngrams.vocabulary, head, left=ending)
             self._note((row % FOLDS == each) & (row < len(counted)), others, head)
 
     def _note(self, rows: Any, ngrams: NgramModel, head: int) -> None:
         first, second, token = (each.flatten() for each in windows(self.codes[rows]))
         shape = self.codes[rows].shape
         token = token.masked_fill(token >= head, UNKNOWN)
-        known = ngrams.own(first, second, token)
-        self.known[rows] = known.view(shape).float()
-        self.confidence[rows] = ngrams.confidence(first, second).view(*shape, 2).float()
+        confidence = ngrams.confidence(first, second)
+        left = left_by_ngrams(confidence) + ngrams.own(first, second, torch.full_like(token, PADDING))
+        self.known[rows] = ngrams.own(first, second, token).view(shape).float()
+        self.confidence[rows], self.left[rows] = confidence.view(*shape, 2).float(), left.view(shape).float()
 
     def to(self, device: str) -> None:
         """Move them, in place as a module's weights."""
-        self.codes, self.known, self.confidence = (x.to(device) for x in (self.codes, self.known, self.confidence))
+        self.codes, self.known = self.codes.to(device), self.known.to(device)
+        self.confidence, self.left = self.confidence.to(device), self.left.to(device)
         self.labels = None if self.labels is None else self.labels.to(device)
 
     def batch(self, rows: Tensor) -> dict[str, Any]:
@@ -89,7 +95,7 @@ class Rows:
         width = int(self.lengths[rows].max())
         rows = rows.to(self.codes.device)
         labels = None if self.labels is None else self.labels[rows]
-        values = {"codes": self.codes, "known": self.known, "confidence": self.confidence}
+        values = {"codes": self.codes, "known": self.known, "confidence": self.confidence, "left": self.left}
         return {**{name: value[rows, :width] for name, value in values.items()}, "labels": labels}
 
 
@@ -132,7 +138,7 @@ class TextWarmStart:
         self.batch, self.word_dropout, self.dropout = batch, word_dropout, dropout
         self.keep, self.patience, self.seed = average, patience, seed
         if model.ngrams is not None:
-            train.look_up_crosswise(model.ngrams, model.head)
+            train.look_up_crosswise(model.ngrams, model.head, model.ending)
             validation.look_up(model.ngrams, model.head)
         for each in (generator, train, validation):
             each.to(device)
@@ -251,21 +257,41 @@ def new_generator(
         labels: the rows' classes, from 0 on (rows,); None where there are none.
         classes: how many there are.
     """
-    ngrams, rare = count(codes, vocabulary, head)
+    ending = ending_tokens(codes, min(head, vocabulary))
+    ngrams, rare = count(codes, vocabulary, head, ending)
     grams = len(ngrams.grams), len(rare.grams)
     generator = TokenGenerator(codes.shape[1], vocabulary, head, embedding, hidden, classes, *grams, candidates)
     for ours, counted in ((generator.model.ngrams, ngrams), (generator.model.rare, rare)):
         if ours is not None:
             ours.load_state_dict(counted.state_dict())
+    generator.model.ending.copy_(ending)
     if labels is not None:
         generator.shares.copy_(labels.bincount(minlength=classes) / len(labels))
     return generator
 
 
-def count(codes: Tensor, vocabulary: int, head: int) -> tuple[NgramModel, NgramModel]:
-    """The n-grams of token ids, (rows, length): those that give common tokens, and those that give rare ones."""
-    common, rare = (fit_ngrams(codes[:NGRAM_ROWS], vocabulary, head, rare=each) for each in (False, True))
-    return common, rare
+def count(codes: Tensor, vocabulary: int, head: int, ending: Tensor) -> tuple[NgramModel, NgramModel]:
+    """The n-grams of token ids, (rows, length): those that give common tokens, and those that give rare ones.
+
+    Args:
+        ending: whether a common token is left to the net, (head,).
+    """
+    counted = codes[:NGRAM_ROWS]
+    return fit_ngrams(counted, vocabulary, head, left=ending), fit_ngrams(counted, vocabulary, head, rare=True)
+
+
+def ending_tokens(codes: Tensor, head: int) -> Tensor:
+    """Whether a token ends a row, bool (head,): END, and those that END follows more often than not.
+
+    Args:
+        codes: token ids, (rows, length).
+    """
+    codes = codes.long()
+    last = F.pad(codes[:, 1:], (0, 1)) == END
+    found, ended = (each.bincount(minlength=head)[:head] for each in (codes.flatten(), codes[last]))
+    ending = (found >= ENDING_COUNT) & (2 * ended > found)
+    ending[[PADDING, END, UNKNOWN]] = torch.tensor([False, True, False])
+    return ending
 
 
 def recount(generator: TokenGenerator, codes: Tensor) -> None:
@@ -279,7 +305,8 @@ def recount(generator: TokenGenerator, codes: Tensor) -> None:
     if model.rare is None:  # the net does not know that there are any
         codes = codes.masked_fill(codes >= model.head, UNKNOWN)
     if model.ngrams is not None:
-        ngrams, rare = (each.to(codes.device) for each in count(codes.cpu(), generator.vocabulary, model.head))
+        counted = count(codes.cpu(), generator.vocabulary, model.head, model.ending.cpu())
+        ngrams, rare = (each.to(codes.device) for each in counted)
         model.ngrams, generator.grams = ngrams, len(ngrams.grams)
         if model.rare is not None:
             model.rare, generator.rare_grams = rare, len(rare.grams)
@@ -297,9 +324,11 @@ def batches_by_length(lengths: Tensor, size: int, seed: int) -> list[Tensor]:
 
 @torch.no_grad()
 def calibrate(generator: TokenGenerator, codes: Tensor, seed: int) -> None:
-    """Shift the net's output bias so that draws have each token, or some rare one, as often as the given rows.
+    """Shift the net's output so that draws have each token, or some rare one, as often as the rows, and end as they do.
 
-    The n-grams' share of the draws is not shifted, and what follows a token changes with it: it takes some rounds.
+    The tokens that end a row are shifted by position instead, so that as many rows begin to end there, of those that go
+    on until then. The n-grams' share of the draws is not shifted, and what follows a token changes with it: it takes
+    some rounds.
 
     Args:
         codes: token ids, (rows, length).
@@ -307,15 +336,33 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int) -> None:
     """
     model = generator.model
     drawn = draw(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length)), seed)
-    wanted, found = _counts(model, codes), _counts(model, drawn.codes.to(codes.device))
+    made = drawn.codes.to(codes.device)
+    wanted, found = _counts(model, codes), _counts(model, made)
     wanted *= found.sum() / wanted.sum()
     model.bias.add_(((wanted + PSEUDOCOUNT) / (found + PSEUDOCOUNT)).log())
+    (wanted, lasting), (found, left) = _ends(model, codes), _ends(model, made)
+    wanted *= left / lasting.clamp(min=1)
+    model.ending_shift.add_(((wanted + ENDING_PSEUDOCOUNT) / (found + ENDING_PSEUDOCOUNT)).log())
 
 
 def _counts(model: LanguageModel, rows: Tensor) -> Tensor:
-    """How often each token comes in rows of token ids, UNKNOWN standing for every rare one: float64 (head,)."""
+    """How often each token comes in rows of token ids, UNKNOWN standing for every rare one: float64 (head,).
+
+    Those that end a row are not counted.
+    """
     known = rows[(rows != PADDING) & (rows != UNKNOWN)].long()
-    return model.common(known).bincount(minlength=len(model.bias)).double()
+    return model.common(known).bincount(minlength=len(model.bias)).double().masked_fill(model.ending, 0)
+
+
+def _ends(model: LanguageModel, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """How many rows of token ids begin to end at each position, and how many go on until then: both float64 (length,).
+
+    A row begins to end after its last token that does not end rows.
+    """
+    going = (rows != PADDING) & ~model.ending[model.common(rows.long())]
+    first = (going * torch.arange(1, rows.shape[1] + 1, device=rows.device)).amax(1)
+    ends = first.bincount(minlength=rows.shape[1] + 1).double()
+    return ends[:-1], ends.flip(0).cumsum(0).flip(0)[:-1]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from train.ngram import fit_ngrams
 from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_game import draw
 from train.text_generator import Scorer, TokenGenerator, left_by_ngrams, pick
-from train.text_warmup import Rows, TextWarmStart, calibrate, count, new_generator, recount
+from train.text_warmup import Rows, TextWarmStart, calibrate, count, ending_tokens, new_generator, recount
 
 VOCABULARY, LENGTH = 12, 6
 
@@ -84,18 +84,20 @@ def test_ngrams_are_probabilities_and_draws_follow_them() -> None:
 def test_draws_follow_the_likelihood(generator: TokenGenerator, before: int) -> None:
     model, tokens = generator.model, torch.tensor([END, *range(3, VOCABULARY)])
     assert model.ngrams is not None
+    model.ending_shift[1] = 1.5
     rows = Rows(torch.stack([torch.full_like(tokens, before), tokens], 1))
     rows.look_up(model.ngrams, model.head)
-    both, _ = model(rows.codes, rows.known.double(), rows.confidence.double())
+    both, _ = model(rows.codes, rows.known.double(), rows.confidence.double(), rows.left.double())
     expected = both[:, 1].exp()
     assert expected.sum().item() == pytest.approx(1, abs=1e-6)
     n = 20_000
-    uniform = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5).expand(n, 2) / n
+    steps = torch.tensor([1 / n, math.sqrt(2), math.sqrt(3)], dtype=torch.float64)
+    uniform = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) * steps % 1
     first, second = torch.full((n,), END), torch.full((n,), before)
     state = torch.zeros(1, 1, generator.hidden, dtype=torch.float64)
     for token in (END, before):
         state = model.step(torch.tensor([token]), None, state)
-    drawn = model.draw(first, second, None, state[0].expand(n, -1), uniform, 1.0)
+    drawn = model.draw(first, second, None, state[0].expand(n, -1), uniform, 1.0, 1)
     assert (drawn.bincount(minlength=VOCABULARY)[tokens] / n - expected).abs().max() < 1e-3
 
 
@@ -103,7 +105,7 @@ def test_after_what_the_ngrams_never_saw_the_net_speaks_alone(generator: TokenGe
     rows = Rows(torch.tensor([[11, 6], [3, 6]]))
     assert generator.model.ngrams is not None
     rows.look_up(generator.model.ngrams, VOCABULARY)
-    both, net = generator.model(rows.codes, rows.known.double(), rows.confidence.double())
+    both, net = generator.model(rows.codes, rows.known.double(), rows.confidence.double(), rows.left.double())
     torch.testing.assert_close(both[0, 1], net[0, 1])
     assert both[1, 1] > net[1, 1] + 1
 
@@ -213,8 +215,8 @@ def test_resampling_follows_the_density_ratio(generator: TokenGenerator) -> None
 
 def test_settings_do_not_change_the_original(generator: TokenGenerator) -> None:
     other = generator.having(candidates=5, temperature=0.5)
-    assert (other.candidates, other.noise_size, other.temperature) == (5, 2 * 5 * LENGTH + 2, 0.5)
-    assert (generator.candidates, generator.noise_size, generator.temperature) == (3, 2 * 3 * LENGTH + 2, 1.0)
+    assert (other.candidates, other.noise_size, other.temperature) == (5, 3 * 5 * LENGTH + 2, 0.5)
+    assert (generator.candidates, generator.noise_size, generator.temperature) == (3, 3 * 3 * LENGTH + 2, 1.0)
     assert next(other.parameters()) is next(generator.parameters())
 
 
@@ -250,7 +252,7 @@ def test_learns_what_the_ngrams_cannot() -> None:
     fit = warm_start(rows, dropout=0.0, word_dropout=0.0, learning_rate=1e-2, patience=100)
     before = fit.model.ngrams
     assert before is not None
-    assert not fit.run(600, after(500))
+    assert not fit.run(600, after(800))
     torch.testing.assert_close(fit.best, 1.1, rtol=0, atol=0.4)  # log 3 nats: nothing but the start is uncertain
     fit.model.load_state_dict(fit.best_weights)
     drawn = generate(fit.generator, draw_noise(fit.generator, 200, seed=1))
@@ -287,7 +289,7 @@ def test_the_net_gives_words_of_the_class() -> None:
         shares.append((generate(only, draw_noise(only, 200, seed=1)) == 4).double().mean())
     assert shares[1] > 2 * shares[0]
     rows = Rows(torch.full((1, 1), 4).repeat(2, 1), torch.tensor([0, 1]))
-    likelihood, _ = model(rows.codes, rows.known.double(), rows.confidence.double(), rows.labels)
+    likelihood, _ = model(rows.codes, rows.known.double(), rows.confidence.double(), rows.left.double(), rows.labels)
     assert likelihood[1] > likelihood[0] + 0.5
 
 
@@ -331,6 +333,36 @@ def test_calibrated_draws_have_each_token_as_often_as_the_rows() -> None:
     torch.testing.assert_close(found / found.sum(), wanted / wanted.sum(), rtol=0, atol=0.01)
 
 
+def test_tokens_that_mostly_stand_last_end_a_row() -> None:
+    rows = torch.tensor([[3, 4, 5, 1], [5, 3, 4, 1], [3, 6, 1, 0], [4, 9, 1, 0]] * 5 + [[3, 7, 1, 0]])
+    assert ending_tokens(rows, 8).nonzero().squeeze(1).tolist() == [END]  # 4 and 5 half the time, 6 and 7 seldom
+    assert ending_tokens(rows.repeat(2, 1), 8).nonzero().squeeze(1).tolist() == [END, 6]
+
+
+def test_ngrams_leave_the_end_to_the_net(generator: TokenGenerator) -> None:
+    ngrams = generator.model.ngrams
+    assert ngrams is not None
+    ending = torch.tensor([END, 7, 8, 9])
+    assert generator.model.ending.nonzero().squeeze(1).tolist() == ending.tolist()
+    assert not torch.isin(ngrams.grams[:, 2], ending).any()
+    assert torch.isin(ngrams.grams[:, 1], ending).any()
+    assert (ngrams.grams[:, 2] == PADDING).any()
+
+
+def test_calibrated_draws_end_where_the_rows_do() -> None:
+    stream = torch.Generator().manual_seed(0)
+    rows = torch.randint(3, VOCABULARY, (600, LENGTH), generator=stream)
+    lengths = torch.where(torch.rand(600, generator=stream) < 0.5, 2, LENGTH - 1)
+    rows[torch.arange(LENGTH) == lengths[:, None]] = END
+    rows[torch.arange(LENGTH) > lengths[:, None]] = PADDING
+    torch.manual_seed(0)
+    generator = new_generator(rows, vocabulary=VOCABULARY, embedding=8, hidden=16, candidates=1)
+    for seed in range(8):
+        calibrate(generator, rows, seed)
+    found, wanted = ((each != PADDING).sum(1).bincount() / len(each) for each in (draw(generator, 4000, 9).codes, rows))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.05)
+
+
 def test_recounted_a_generator_gives_what_only_the_new_rows_have() -> None:
     torch.manual_seed(0)
     rows = grammar(300)
@@ -338,7 +370,7 @@ def test_recounted_a_generator_gives_what_only_the_new_rows_have() -> None:
     generator = new_generator(known, vocabulary=VOCABULARY, head=8, embedding=8, hidden=16, candidates=1)
     assert not (draw(generator, 500, 1).codes == 9).any()
     recount(generator, rows)
-    counted = count(rows, VOCABULARY, 8)[0]
+    counted = count(rows, VOCABULARY, 8, generator.model.ending)[0]
     assert generator.model.ngrams is not None
     assert torch.equal(generator.model.ngrams.grams, counted.grams)
     found = draw(generator, 500, 1).codes
