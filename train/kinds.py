@@ -271,7 +271,8 @@ class TextKind:
         texts = {name: self.codec.decode(made.codes) for name, made in drawn.items()}
         if self.config.baselines != "none":
             ngrams = fit_ngrams(self.prepared.train, len(self.codec.pieces))
-            texts["trigram"] = self.codec.decode(draw_trigrams(ngrams, n, self.codec.length, EVALUATION_SEED))
+            if len(ngrams.grams):  # none where each has a word that has no token
+                texts["trigram"] = self.codec.decode(draw_trigrams(ngrams, n, self.codec.length, EVALUATION_SEED))
         return texts, {name: class_names(self.codec, made.labels) for name, made in drawn.items()}
 
     def _learned_baselines(self, seconds: float) -> dict[str, Any]:

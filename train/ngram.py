@@ -27,11 +27,15 @@ class Level(NamedTuple):
 
     def find(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """The number of each context (rows,), and the share that it keeps: 0 where it was never seen."""
+        if not len(self.contexts):
+            return torch.zeros_like(context), torch.zeros_like(context, dtype=torch.float64)
         at = torch.searchsorted(self.contexts, context).clamp(max=len(self.contexts) - 1)
         return at, torch.where(self.contexts[at] == context, self.held[at], 0)
 
     def own(self, context: Tensor, token: Tensor, vocabulary: int) -> Tensor:
         """The probability that the context's own grams give the token (rows,)."""
+        if not len(self.contexts):
+            return torch.zeros_like(context, dtype=torch.float64)
         key = context * vocabulary + token
         gram = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
         at = torch.searchsorted(self.contexts, context).clamp(max=len(self.contexts) - 1)

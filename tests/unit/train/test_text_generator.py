@@ -126,6 +126,14 @@ def test_ngrams_count_what_was_seen() -> None:
     assert model.probability(torch.tensor([3]), torch.tensor([6]), torch.tensor([7])).item() > 0.9
 
 
+def test_ngrams_that_have_seen_nothing_give_nothing() -> None:
+    nothing = fit_ngrams(torch.full((3, 4), UNKNOWN), 9)
+    token = torch.arange(3, 9)
+    for found in (nothing.probability(token, token, token), nothing.own(token, token, token)):
+        assert torch.equal(found, torch.zeros(6, dtype=torch.float64))
+    assert torch.equal(nothing.confidence(token, token), torch.zeros(6, 2, dtype=torch.float64))
+
+
 @pytest.mark.usefixtures("_gpu")
 def test_ngrams_can_be_moved_when_they_have_been_used() -> None:
     model = fit_ngrams(grammar(50), VOCABULARY)
