@@ -284,16 +284,12 @@ def _shards(path: Path) -> list[Path]:
         raise InputError(
             f"--data {path}: no such file or folder, and none of the built-in sets ({', '.join(names)}){close}"
         )
-    shards = sorted(file for file in path.iterdir() if file.is_file() and _format(file) in READERS)
+    shards = sorted(file for file in path.iterdir() if file.is_file() and store.format_of(file) in READERS)
     if not shards:
         raise InputError(
             f"--data {path}: the folder holds no file that ends in {', '.join(READERS)} (or these and .gz)"
         )
     return shards
-
-
-def _format(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
 
 
 def columns_of(path: Path) -> tuple[str, ...]:
@@ -337,7 +333,7 @@ def _load_file(path: Path, column: str | None, label_column: str | None, codec: 
 
 
 def _read(path: Path) -> Table:
-    reader = READERS.get(_format(path))
+    reader = READERS.get(store.format_of(path))
     if reader is None:
         raise InputError(f"--data {path}: the name must end in {', '.join(READERS)} (or these and .gz)")
     try:

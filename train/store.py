@@ -70,8 +70,13 @@ def is_large(files: Sequence[Path]) -> bool:
         return False  # the readers of small files say what is wrong
 
 
+def format_of(file: Path) -> str:
+    """The last ending of a file's name but .gz: .parquet of part-0.snappy.parquet, .csv of rows.2024.csv.gz."""
+    return Path(file.name.removesuffix(".gz")).suffix.lower()
+
+
 def _kind(file: Path) -> str:
-    return file.name[file.name.index(".") :].lower() if "." in file.name else ""
+    return format_of(file) + (".gz" if file.suffix == ".gz" else "")
 
 
 def _size(file: Path) -> int:
@@ -252,7 +257,7 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
         return "skip"
 
     parsing = pa.csv.ParseOptions(
-        delimiter="\t" if _kind(file).startswith(".tsv") else ",", newlines_in_values=True, invalid_row_handler=skip
+        delimiter="\t" if format_of(file) == ".tsv" else ",", newlines_in_values=True, invalid_row_handler=skip
     )
     reading = pa.csv.ReadOptions(use_threads=False, block_size=2**22)  # one thread: a bad row then knows its number
     with pa.csv.open_csv(file, read_options=reading, parse_options=parsing) as opened:

@@ -50,6 +50,10 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "d.parquet": lambda path: pa.parquet.write_table(table(pa.string()), path),
     "a.csv": write_csv,
     "a.csv.gz": lambda path: write_gzip(path),
+    "part-00000.snappy.parquet": lambda path: pa.parquet.write_table(table(pa.uint8()), path),
+    "rows.2024.csv": write_csv,
+    "rows.2024.csv.gz": lambda path: write_gzip(path),
+    "a.b.npy": lambda path: np.save(path, BITS),
 }
 
 
