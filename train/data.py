@@ -666,6 +666,8 @@ def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
 
 
 def _read_npy(content: bytes, file: str) -> Table:
+    if not content.startswith(np.lib.format.MAGIC_PREFIX):
+        raise InputError("not what numpy's save writes (of an .npz archive, save one array)")
     array = np.load(io.BytesIO(content), allow_pickle=False)
     if array.ndim == 1 and array.dtype.kind == "U":
         columns = {"text": pa.chunked_array([pa.array(array.tolist())])}

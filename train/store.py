@@ -86,7 +86,7 @@ def _size(file: Path) -> int:
             metadata = pa.parquet.read_metadata(file)
             return int(metadata.num_rows * metadata.num_columns)
         case ".npy":
-            return int(np.load(file, mmap_mode="r").size)
+            return int(np.lib.format.open_memmap(file, mode="r").size)
         case kind:
             return file.stat().st_size * (GZIP_FACTOR if kind.endswith(".gz") else 1) // TEXT_BYTES
 
@@ -236,7 +236,7 @@ def _open_parquet(file: Path, bad: list[str]) -> Opened:
 
 
 def _open_npy(file: Path, bad: list[str]) -> Opened:
-    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    array = np.lib.format.open_memmap(file, mode="r")
     if array.ndim != 2 or array.dtype.kind not in "buif":
         raise ValueError(f"an array of shape {array.shape} and type {array.dtype}; rows of 0/1 are needed")
 

@@ -122,7 +122,8 @@ def test_json_lines_may_be_broken(tmp_path: Path) -> None:
         ("a.xlsx", b"x", "the name must end in .csv, .tsv"),
         ("a.parquet", b"nonsense", "Parquet"),
         ("a.csv.gz", b"nonsense", "gzip"),
-        ("a.npy", b"nonsense", "pickle"),
+        ("a.npy", b"nonsense", "not what numpy's save writes"),
+        ("a.npy", b"", "the file is empty"),
         ("a.csv", b"a,a\n1,2\n", "two columns have the same name (does the file lack a line of names?)"),
         ("a.csv", "text\na film\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
         ("a.csv.gz", gzip.compress(b"text\n" + bytes(range(250)) * 9)[:99] + b"x" * 99, "decompressing"),
@@ -131,10 +132,13 @@ def test_json_lines_may_be_broken(tmp_path: Path) -> None:
         ("a.txt", b"!!!\n:)\n" * 9, "no text holds a word"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_cannot_be_read_is_said_in_one_line(
+    tmp_path: Path, name: str, content: bytes, message: str, packed: bool
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as caught:
-        data.load(str(tmp_path / name))
+        data.load(str(tmp_path / name), packed=packed)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(tmp_path / name) in str(caught.value)
@@ -144,6 +148,14 @@ def test_rows_of_no_values_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((12, 0), np.uint8))
     with pytest.raises(InputError, match=r"an array of shape \(12, 0\)"):
         data.load(str(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_archive_of_arrays_is_refused(tmp_path: Path, packed: bool) -> None:
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.savez(file, BITS)
+    with pytest.raises(InputError, match=r"a\.npy: not what numpy's save writes \(of an \.npz archive"):
+        data.load(str(tmp_path / "a.npy"), packed=packed)
 
 
 def test_json_texts_that_are_no_unicode_make_bad_rows(tmp_path: Path) -> None:
