@@ -7,15 +7,18 @@ and named ("reviews.csv row 7: empty"), and too many of them stop the job.
 import codecs
 import dataclasses
 import difflib
+import functools
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +32,10 @@ from train.codec import LABEL_COLUMN, Codec, TokensCodec, class_names, words_of
 from train.config import InputError
 from train.generator import Sample
 from train.packed import PackedRows
-from train.store import NAMED_BAD_ROWS, SAME_NAMES, ZERO_ONE
+from train.store import BITS_SHARE, NAMED_BAD_ROWS, SAME_NAMES, ZERO_ONE
 
 Bits = npt.NDArray[np.uint8]
+Shape = TypeVar("Shape", bound=Hashable)
 
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 MIN_ROWS = 10
@@ -208,6 +212,7 @@ def _load_builtin(name: str, label_column: str | None) -> Dataset | None:
     return None
 
 
+@functools.lru_cache  # of lists of one length it is asked row by row
 def column_names(length: int) -> tuple[str, ...]:
     """What columns are called that have no names of their own."""
     return tuple(f"x{i + 1}" for i in range(length))
@@ -367,7 +372,7 @@ def _dataset(table: Table, file: str, column: str | None, label_column: str | No
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
     """Whether at least nine tenths of every column's first values are 0 or 1 (the rest are then bad rows)."""
-    return all(_is_bit(values.slice(0, PROBE_ROWS)).mean() >= 0.9 for values in columns.values())
+    return all(_is_bit(values.slice(0, PROBE_ROWS)).mean() >= BITS_SHARE for values in columns.values())
 
 
 def _is_bit(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
@@ -575,38 +580,57 @@ def _read_tsv(content: bytes, file: str) -> Table:
 
 
 def _read_txt(content: bytes, file: str) -> Table:
-    """A text a line; or, where every line is made of 0s and 1s only, a row of bits a line."""
+    """A text a line; or, where nearly every line is made of as many 0s and 1s, a row of bits a line."""
     lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
     numbers = np.arange(1, len(lines) + 1)
     table = _decoded({"text": pa.chunked_array([pa.array(lines, pa.binary())])}, numbers, {}, file)
-    rows = ["".join(line.replace(",", " ").split()) for line in table.columns["text"].to_pylist()]
-    lengths = {len(row) for row in rows if row}
-    if len(lengths) == 1 and all(set(row) <= {"0", "1"} for row in rows):
-        width = lengths.pop()
-        columns = [[row[i] if row else None for row in rows] for i in range(width)]
-        named = dict(zip(column_names(width), (pa.chunked_array([pa.array(c)]) for c in columns), strict=True))
-        return Table(columns=named, numbers=table.numbers, bad=table.bad)
-    return table
+    texts = table.columns["text"].to_pylist()
+    rows = ["".join(text.replace(",", " ").split()) for text in texts]
+    widths = np.array([len(row) if set(row) <= {"0", "1"} else -1 for row in rows])
+    width = _commonest(widths[widths != 0].tolist())
+    if width is None or width < 0:
+        return table
+    good = widths == width
+    kept = list(itertools.compress(rows, good))
+    columns = [pa.chunked_array([pa.array([row[i] for row in kept])]) for i in range(width)]
+    bad = [
+        f"{file} row {table.numbers[row]}: holds {widths[row] if widths[row] > 0 else _shown(texts[row])}, "
+        f"not {width} values of 0 or 1"
+        for row in np.flatnonzero(~good)
+    ]
+    named = dict(zip(column_names(width), columns, strict=True))
+    return Table(columns=named, numbers=table.numbers[good], bad=(*table.bad, *bad))
+
+
+def _commonest(shapes: Iterable[Shape]) -> Shape | None:
+    """The shape that nearly all rows have, or None; a few others do not make 0/1 data something else."""
+    counts = Counter(shapes)
+    return next((shape for shape, count in counts.most_common(1) if count >= BITS_SHARE * counts.total()), None)
 
 
 def _read_jsonl(content: bytes, file: str) -> Table:
     """An object, a text or a list of 0/1 a line."""
-    rows: list[dict[str, str | None]] = []
-    numbers: list[int] = []
+    records: dict[int, dict[str, str | None]] = {}
     bad: dict[int, str] = {}
     for number, record in _json_records(content, bad):
         if _is_unicode(record):
-            rows.append(record)
-            numbers.append(number)
+            records[number] = record
         else:
             bad[number] = "holds half of a surrogate pair"
+    shape = _commonest(map(tuple, records.values()))
+    if shape is not None and shape == column_names(len(shape)):  # lists
+        expected = set(shape)
+        others = [number for number, record in records.items() if record.keys() != expected]
+        bad |= dict.fromkeys(others, f"not a list of {len(shape)} values")
+        records = {number: record for number, record in records.items() if number not in bad}
+    rows = records.values()
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: pa.chunked_array([pa.array([row.get(name) for row in rows], pa.string())]) for name in names}
     if not columns:
         raise InputError("no line holds a JSON object, text or list")
     return Table(
         columns=columns,
-        numbers=np.array(numbers),
+        numbers=np.array(list(records)),
         bad=tuple(f"{file} row {number}: {why}" for number, why in sorted(bad.items())),
     )
 

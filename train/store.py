@@ -28,6 +28,7 @@ from train.progress import Progress
 Bits = npt.NDArray[np.uint8]
 
 ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "False": 0, "True": 1}
+BITS_SHARE = 0.9  # of what is looked at that must be 0 or 1 for a set to be one of bits; the rest are bad rows
 NEITHER = 2
 VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: not found among the texts
 LARGE = 2**26  # values; smaller sets are read into memory
@@ -128,7 +129,7 @@ def _mapped(path: Path, rows: int, length: int) -> PackedRows:
 def _looks_like_bits(source: "_Source") -> bool:
     """Whether at least nine tenths of every column's first values are 0 or 1 (the rest are then bad rows)."""
     first = next(source.batches(), None)
-    return first is not None and bool(((first.values != NEITHER).mean(0) >= 0.9).all())
+    return first is not None and bool(((first.values != NEITHER).mean(0) >= BITS_SHARE).all())
 
 
 def _convert(files: Sequence[Path], columns: tuple[str, ...], place: Path, max_bad_rows: int) -> None:

@@ -108,6 +108,34 @@ def test_a_value_that_is_no_bit_makes_a_bad_row(tmp_path: Path) -> None:
     assert data.load(str(path), max_bad_rows=1).skipped == ("b.csv row 21: column b holds '7', not 0 or 1",)
 
 
+def test_a_few_other_lines_do_not_make_bits_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "b.txt"
+    path.write_text("0 1 0 1\n" * 40 + "0 1 0\n\na note\n")
+    found = data.load(str(path), max_bad_rows=3)
+    assert np.array_equal(found.rows, [[0, 1, 0, 1]] * 40)
+    assert found.skipped == (
+        "b.txt row 41: holds 3, not 4 values of 0 or 1",
+        "b.txt row 42: holds nothing, not 4 values of 0 or 1",
+        "b.txt row 43: holds 'a note', not 4 values of 0 or 1",
+    )
+    with pytest.raises(InputError, match=r"3 unusable rows, more than --max-bad-rows 2: b\.txt row 41: holds 3, not"):
+        data.load(str(path), max_bad_rows=2)
+    path.write_text("0 1 0 1\n" * 17 + "0 1 0\n" * 2)
+    assert data.load(str(path)).texts is not None
+
+
+def test_a_few_other_lines_do_not_make_lists_of_bits_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl"
+    path.write_text("[0, 1, 0]\n" * 40 + '[0, 1, 0, 1]\n[0, 1]\n"a note"\n[0, 1, 2]\n')
+    found = data.load(str(path), max_bad_rows=4)
+    assert np.array_equal(found.rows, [[0, 1, 0]] * 40)
+    why = "not a list of 3 values"
+    assert found.skipped == (
+        *(f"b.jsonl row {row}: {why}" for row in (41, 42, 43)),
+        "b.jsonl row 44: column x3 holds '2', not 0 or 1",
+    )
+
+
 def test_json_lines_may_be_broken(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('"a text"\n' * 11 + "{broken\n" + "3\n")
