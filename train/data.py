@@ -13,6 +13,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -171,12 +172,7 @@ def load(
         if label_column not in dataset.columns:
             raise InputError(f"--label-column {label_column}: the columns are {', '.join(dataset.columns)}")
         dataset = dataclasses.replace(dataset, label=label_column)
-    if len(dataset.skipped) > max_bad_rows:
-        named = "; ".join(dataset.skipped[:NAMED_BAD_ROWS])
-        count = len(dataset.skipped)
-        raise InputError(f"--data {data}: {count} unusable rows, more than --max-bad-rows {max_bad_rows}: {named}")
-    if len(dataset) < MIN_ROWS:
-        raise InputError(f"--data {data}: {len(dataset)} usable rows; at least {MIN_ROWS} are needed")
+    _check_rows(data, len(dataset), dataset.skipped, max_bad_rows)
     if dataset.texts is not None and not any(map(words_of, dataset.texts)):
         raise InputError(f"--data {data}: no text holds a word, and words are what texts are judged by")
     if codec == "bits" and dataset.bits is None:
@@ -184,6 +180,16 @@ def load(
     if codec in ("presence", "tokens") and dataset.texts is None:
         raise InputError(f"--codec {codec}: {data} holds rows of 0 and 1, not text")
     return dataset
+
+
+def _check_rows(data: str, usable: int, skipped: Sequence[str], max_bad_rows: int) -> None:
+    named = "; ".join(skipped[:NAMED_BAD_ROWS])
+    if len(skipped) > max_bad_rows:
+        raise InputError(
+            f"--data {data}: {len(skipped)} unusable rows, more than --max-bad-rows {max_bad_rows}: {named}"
+        )
+    if usable < MIN_ROWS:
+        raise InputError(f"--data {data}: {usable} usable rows; at least {MIN_ROWS} are needed")
 
 
 def check_classes(dataset: Dataset, label_column: str | None) -> None:
@@ -306,27 +312,54 @@ def columns_of(path: Path) -> tuple[str, ...]:
     return tuple(_read(_shards(path)[0]).columns)
 
 
-def load_numbers(path: Path) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
-    """A file's rows as numbers, also those of a generator that does not round.
+def load_numbers(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.NDArray[np.float64], tuple[str, ...]]:
+    """A file's rows as numbers from 0 to 1, also those of a generator that does not round.
 
     Returns:
-        The names of the columns, and the numbers, (rows, columns).
+        The names of the columns; the numbers, (rows, columns); and one line for each row that could not be used.
 
     Raises:
-        InputError: the file cannot be read, or holds anything but numbers from 0 to 1.
+        InputError: the file cannot be read, or too many rows cannot be used.
     """
     table = _read(path)
-    words = {"true": 1.0, "false": 0.0}
+    numbers = np.stack([_numbers(values) for values in table.columns.values()], axis=1)
+    usable, bad = _usable(table, path.name, ~np.isnan(numbers).T, "a number from 0 to 1")
+    _check_rows(str(path), int(usable.sum()), bad, max_bad_rows)
+    return tuple(table.columns), numbers[usable], bad
+
+
+def _numbers(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """A column as numbers; NaN for what is none from 0 to 1. Every different text is looked at once."""
+    encoded = values.combine_chunks().dictionary_encode()
+    known = [_number(text) for text in encoded.dictionary.to_pylist()]
+    return np.array([*known, np.nan])[encoded.indices.fill_null(len(known)).to_numpy()]
+
+
+def _number(text: str) -> float:
     try:
-        numbers = np.array(
-            [[words.get(str(cell).lower(), cell) for cell in values.to_pylist()] for values in table.columns.values()],
-            float,
-        ).T
-    except (TypeError, ValueError) as problem:
-        raise InputError(f"--data {path}: holds other values than numbers ({problem})") from problem
-    if table.bad or not ((numbers >= 0) & (numbers <= 1)).all():
-        raise InputError(f"--data {path}: {table.bad[0] if table.bad else 'holds numbers outside 0 to 1'}")
-    return tuple(table.columns), numbers
+        number = float(ZERO_ONE.get(text.lower(), text))
+    except ValueError:
+        return math.nan
+    return number if 0 <= number <= 1 else math.nan
+
+
+def _usable(
+    table: Table, file: str, fits: Iterable[npt.NDArray[np.bool_]], wanted: str
+) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
+    """Which rows can be used, and one line for each of the others.
+
+    Args:
+        fits: for each column, which of its values are what is wanted.
+    """
+    usable = np.ones(len(table.numbers), bool)
+    bad = list(table.bad)
+    for (name, values), fit in zip(table.columns.items(), fits, strict=True):
+        for row in np.flatnonzero(~fit & usable):
+            bad.append(
+                f"{file} row {table.numbers[row]}: column {name} holds {_shown(values[row].as_py())}, not {wanted}"
+            )
+        usable &= fit
+    return usable, tuple(bad)
 
 
 def _load_file(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
@@ -383,17 +416,10 @@ def _bits_dataset(table: Table, file: str) -> Dataset:
     if table.left_out:
         raise InputError(f"column {table.left_out[0]} holds neither 0 and 1 nor text")
     ones = pa.array([text for text, bit in ZERO_ONE.items() if bit], pa.string())
-    usable = np.ones(len(table.numbers), bool)
-    bad = list(table.bad)
-    for name, values in table.columns.items():
-        for row in np.flatnonzero(~_is_bit(values) & usable):
-            bad.append(
-                f"{file} row {table.numbers[row]}: column {name} holds {_shown(values[row].as_py())}, not 0 or 1"
-            )
-            usable[row] = False
+    usable, bad = _usable(table, file, map(_is_bit, table.columns.values()), "0 or 1")
     bits = np.stack([np.asarray(pc.is_in(values, value_set=ones)) for values in table.columns.values()], axis=1)
     bits = bits[usable].astype(np.uint8)
-    return Dataset(name=file, source=file, bits=bits, columns=tuple(table.columns), skipped=tuple(bad))
+    return Dataset(name=file, source=file, bits=bits, columns=tuple(table.columns), skipped=bad)
 
 
 def _text_dataset(column: str, label_column: str | None, table: Table, file: str) -> Dataset:

@@ -291,9 +291,11 @@ def of_files(
         classes = None if given.texts is None else label_column
         learned = None if train is None else load(str(train), column=column, label_column=classes)
         made = None
+        bad: tuple[str, ...] = ()
         if given.texts is not None:
             made = load(str(synthetic), column=_text_column(column, synthetic), label_column=classes)
-        names, numbers = data.load_numbers(synthetic) if made is None else ((), np.empty(0))
+        else:
+            names, numbers, bad = data.load_numbers(synthetic, max_bad_rows)
     except InputError as problem:
         files = {"--real": real, "--synthetic": synthetic, "--train": train}
         raise InputError(_with_option(str(problem), files)) from problem
@@ -306,6 +308,7 @@ def of_files(
     else:
         found, kind = _of_texts(given, made, learned, words if codec == "presence" else None)
     skipped = [line for each in (given, learned, made) if each is not None for line in each.skipped]
+    skipped += bad
     found.scores[SYNTHETIC]["warnings"] += [f"skipped: {line}" for line in skipped]
     return found, kind
 

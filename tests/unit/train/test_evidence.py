@@ -128,6 +128,23 @@ def test_skipped_rows_are_named_up_to_the_limit(reviews: Path) -> None:
         judged(reviews, reviews, column="review", max_bad_rows=0)
 
 
+def test_synthetic_numbers_may_have_bad_rows_too(tmp_path: Path) -> None:
+    rows = builtin.toy(200)
+    real, made = write(tmp_path / "real.parquet", rows[:100], NAMES), tmp_path / "made.csv"
+    lines = [",".join(map(str, row)) for row in rows[100:].tolist()]
+    lines[:5] = ["0,1,,0,1", "0,1", "0,nan,1,0,1", "0,1,0,0.5,TRUE", "0,1,0,2,0"]
+    made.write_text("\n".join([",".join(NAMES), *lines]) + "\n")
+    found = judged(real, made, max_bad_rows=4)
+    assert found.scores[SYNTHETIC]["warnings"][-4:] == [
+        "skipped: made.csv row 2: 2 columns where the header names 5",
+        "skipped: made.csv row 3: column b holds 'nan', not a number from 0 to 1",
+        "skipped: made.csv row 1: column c holds nothing, not a number from 0 to 1",
+        "skipped: made.csv row 5: column d holds '2', not a number from 0 to 1",
+    ]
+    with pytest.raises(InputError, match=r"--synthetic .*made.csv: 4 unusable rows, more than --max-bad-rows 3: made"):
+        judged(real, made, max_bad_rows=3)
+
+
 def test_sentence_embeddings_are_compared_where_there_are_any(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "embedder", lambda: lambda texts: np.eye(len(texts), 3))
     assert "frechet" in judged(reviews, reviews, column="review").scores[SYNTHETIC]
