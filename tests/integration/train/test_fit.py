@@ -342,7 +342,7 @@ def test_evaluate_reads_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(
     ("synthetic", "message"),
-    [("nofile.npy", "nofile.npy: "), ("{narrow}", "3 columns where"), ("{text}", "0 usable rows")],
+    [("nofile.npy", "nofile.npy: "), ("{narrow}", "3 columns where"), ("{text}", "not a number from 0 to 1")],
 )
 def test_evaluate_says_what_does_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], synthetic: str, message: str

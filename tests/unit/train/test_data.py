@@ -91,6 +91,14 @@ def test_bad_rows_are_named_and_skipped(tmp_path: Path) -> None:
         data.load(str(path), max_bad_rows=2)
 
 
+def test_too_few_usable_rows_say_why(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n" + "0,1\n" * 9 + "0\n" * 4)
+    why = "9 usable rows; at least 10 are needed; 4 were skipped: a.csv row 10: 1 columns .*; a.csv row 12: [^;]*$"
+    with pytest.raises(InputError, match=why):
+        data.load(str(path), max_bad_rows=4)
+
+
 def test_a_row_may_be_short_and_broken_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"id,review\n" + b"1,a good film\n" * 11 + b"x\xe9\xff\n" + b"7,caf\xe9\n" + b"8,fine\n")
