@@ -699,9 +699,10 @@ def _cell(value: object) -> str | None:
 
 
 def _read_parquet(content: bytes, file: str) -> Table:
-    table = pa.parquet.read_table(io.BytesIO(content))
-    if len(set(table.column_names)) < table.num_columns:
+    names = pa.parquet.read_schema(io.BytesIO(content)).names
+    if len(set(names)) < len(names):  # which read_table cannot read
         raise InputError(SAME_NAMES)
+    table = pa.parquet.read_table(io.BytesIO(content))
     columns = {name: _as_text(table[name]) for name in table.column_names}
     texts = {name: values for name, values in columns.items() if values is not None}
     if not texts:

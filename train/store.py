@@ -233,7 +233,10 @@ def _open_parquet(file: Path, bad: list[str]) -> Opened:
                 yield Batch(numbers=np.arange(done + 1, done + len(values) + 1), values=values)
                 done += len(values)
 
-    return tuple(pa.parquet.read_schema(file).names), batches
+    names = tuple(pa.parquet.read_schema(file).names)
+    if len(set(names)) < len(names):
+        raise ValueError(SAME_NAMES)
+    return names, batches
 
 
 def _open_npy(file: Path, bad: list[str]) -> Opened:

@@ -146,6 +146,13 @@ def test_a_file_without_a_line_of_names_is_refused(tmp_path: Path) -> None:
         data.load(str(tmp_path / "a.csv"), packed=True)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_columns_of_the_same_name_are_refused(tmp_path: Path, packed: bool) -> None:
+    pa.parquet.write_table(table(pa.uint8()).rename_columns(["a"] * 11), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet: two columns have the same name"):
+        data.load(str(tmp_path / "a.parquet"), packed=packed)
+
+
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**32 - 1))
 def test_packed_rows_are_the_rows(length: int, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
