@@ -27,7 +27,7 @@ from train.progress import Progress
 
 Bits = npt.NDArray[np.uint8]
 
-ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "False": 0, "True": 1}
+ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-0": 0, "-0.0": 0, "false": 0, "true": 1, "False": 0, "True": 1}
 BITS_SHARE = 0.9  # of what is looked at that must be 0 or 1 for a set to be one of bits; the rest are bad rows
 NEITHER = 2
 VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: not found among the texts

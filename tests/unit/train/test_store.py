@@ -44,9 +44,13 @@ def write_gzip(path: Path) -> None:
 WRITERS: dict[str, Callable[[Path], None]] = {
     "a.npy": lambda path: np.save(path, BITS),
     "b.npy": lambda path: np.save(path, BITS.astype(bool)),
+    "c.npy": lambda path: np.save(path, np.where(BITS == 1, 1.0, -0.0)),
     "a.parquet": lambda path: pa.parquet.write_table(table(pa.uint8()), path),
     "b.parquet": lambda path: pa.parquet.write_table(table(pa.bool_()), path),
     "c.parquet": lambda path: pa.parquet.write_table(table(pa.float64()), path),
+    "e.parquet": lambda path: pa.parquet.write_table(
+        pa.table(list(np.where(BITS == 1, 1.0, -0.0).T), names=table(pa.uint8()).column_names), path
+    ),
     "d.parquet": lambda path: pa.parquet.write_table(table(pa.string()), path),
     "a.csv": write_csv,
     "a.csv.gz": lambda path: write_gzip(path),
