@@ -551,6 +551,7 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
     # PyArrow cannot hand over a bad row that is not UTF-8, so broken bytes are marked first.
     damaged = not _is_utf8(content)
     content = content.decode(errors="replace").encode() if damaged else content
+    content = content.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
     # One thread, so that a bad row knows its number. Values are read as bytes: decoding is checked row by row.
     reading = pa.csv.ReadOptions(use_threads=False)
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
@@ -562,6 +563,7 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
             f"the columns seem to be separated by {found.pop()!r}; save them with commas, or as .tsv with tabs"
         )
     bad.clear()  # looking at the header may already have met bad rows
+    parsing.ignore_empty_lines = len(names) > 1  # of one column they are rows without a value
     converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
     table = pa.csv.read_csv(io.BytesIO(content), reading, parsing, converting)
     numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))

@@ -268,6 +268,7 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
         names = tuple(opened.schema.names)
     if len(set(names)) < len(names):
         raise ValueError(SAME_NAMES)
+    parsing.ignore_empty_lines = len(names) > 1  # of one column they are rows without a value
 
     def batches() -> Iterator[Batch]:
         short.clear()

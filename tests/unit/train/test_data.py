@@ -368,6 +368,12 @@ def test_the_column_that_was_read_is_named(tmp_path: Path) -> None:
     assert data.load(str(path)).extent == "20 rows"
 
 
+def test_blank_lines_before_the_names_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("\ufeff\r\n\nreview\n" + "a fine film\n" * 12 + "\n" + "a dull film")
+    assert data.load(str(path), max_bad_rows=1).skipped == ("a.csv row 13: empty",)
+
+
 def test_another_separator_is_told(tmp_path: Path) -> None:
     path = tmp_path / "reviews.csv"
     path.write_text("stars;review\n" + "5;a very good film, all in all\n" * 20)

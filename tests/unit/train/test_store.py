@@ -151,6 +151,14 @@ def test_a_file_without_a_line_of_names_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
+def test_blank_lines_of_one_column_are_bad_rows(tmp_path: Path, packed: bool) -> None:
+    (tmp_path / "a.csv").write_text("a\n" + "0\n1\n" * 60 + "\n1\n\n")
+    found = data.load(str(tmp_path / "a.csv"), packed=packed, max_bad_rows=2)
+    assert len(found) == 121
+    assert [line.split(":")[0] for line in found.skipped] == ["a.csv row 121", "a.csv row 123"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
 def test_columns_of_the_same_name_are_refused(tmp_path: Path, packed: bool) -> None:
     pa.parquet.write_table(table(pa.uint8()).rename_columns(["a"] * 11), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a\.parquet: two columns have the same name"):
