@@ -1,7 +1,7 @@
 """Data in: read a file, a folder of shards or a built-in set; name what cannot be used; split; fingerprint.
 
 Every format ends in the same `Dataset`: either texts or rows of 0/1. A row that cannot be used is skipped, counted
-and named ("reviews.csv row 7: empty"), and too many of them stop the job.
+and named ("reviews.csv row 7: no text"), and too many of them stop the job.
 """
 
 import codecs
@@ -435,7 +435,7 @@ def _text_dataset(column: str, label_column: str | None, table: Table, file: str
         if all(cells):
             usable.append(cells)
         else:
-            bad.append(f"{file} row {number}: {'empty' if not cells[0] else f'column {label_column} is empty'}")
+            bad.append(f"{file} row {number}: {'no text' if not cells[0] else f'column {label_column} is empty'}")
     texts = [cells[0] for cells in usable]
     classes = None if label_column is None else [cells[1] for cells in usable]
     named = column if len(table.columns) > 1 else None
@@ -697,7 +697,8 @@ def _is_unicode(record: dict[str, str | None]) -> bool:
 
 
 def _cell(value: object) -> str | None:
-    return None if value is None else str(value)
+    """A value as text; lists and objects are none."""
+    return None if value is None or isinstance(value, list | dict) else str(value)
 
 
 def _read_parquet(content: bytes, file: str) -> Table:

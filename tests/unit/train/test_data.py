@@ -85,7 +85,7 @@ def test_bad_rows_are_named_and_skipped(tmp_path: Path) -> None:
     assert found.skipped == (
         "a.csv row 11: 1 columns where the header names 2",
         "a.csv row 13: column review is not UTF-8",
-        "a.csv row 12: empty",
+        "a.csv row 12: no text",
     )
     with pytest.raises(InputError, match=r"3 unusable rows, more than --max-bad-rows 2: a\.csv row 11"):
         data.load(str(path), max_bad_rows=2)
@@ -142,6 +142,14 @@ def test_a_few_other_lines_do_not_make_lists_of_bits_a_text(tmp_path: Path) -> N
         *(f"b.jsonl row {row}: {why}" for row in (41, 42, 43)),
         "b.jsonl row 44: column x3 holds '2', not 0 or 1",
     )
+
+
+def test_json_lists_are_no_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a film", "tags": ["long", "dull", "old"]}\n' * 11 + '{"text": ["a", "film"]}\n')
+    found = data.load(str(path), max_bad_rows=1)
+    assert found.texts == ["a film"] * 11
+    assert found.skipped == ("a.jsonl row 12: no text",)
 
 
 def test_json_lines_may_be_broken(tmp_path: Path) -> None:
@@ -227,7 +235,7 @@ def test_bytes_that_are_no_text_make_bad_rows(tmp_path: Path) -> None:
     name = write_table(path, text=pa.array([b"a fine film"] * 10 + [None, b"caf\xe9"]))
     found = data.load(name, column="text", max_bad_rows=2)
     assert found.texts == ["a fine film"] * 10
-    assert found.skipped == ("a.parquet row 12: column text is not UTF-8", "a.parquet row 11: empty")
+    assert found.skipped == ("a.parquet row 12: column text is not UTF-8", "a.parquet row 11: no text")
 
 
 def test_a_label_column_gives_the_texts_classes(tmp_path: Path) -> None:
@@ -371,7 +379,7 @@ def test_the_column_that_was_read_is_named(tmp_path: Path) -> None:
 def test_blank_lines_before_the_names_are_none(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("\ufeff\r\n\nreview\n" + "a fine film\n" * 12 + "\n" + "a dull film")
-    assert data.load(str(path), max_bad_rows=1).skipped == ("a.csv row 13: empty",)
+    assert data.load(str(path), max_bad_rows=1).skipped == ("a.csv row 13: no text",)
 
 
 def test_another_separator_is_told(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_texts_need_no_more_words_than_they_have(reviews: Path) -> None:
 
 def test_skipped_rows_are_named_up_to_the_limit(reviews: Path) -> None:
     found = judged(reviews, reviews.with_name("samples.csv"), column="review")
-    assert "skipped: reviews.csv row 41: empty" in found.scores[SYNTHETIC]["warnings"]
+    assert "skipped: reviews.csv row 41: no text" in found.scores[SYNTHETIC]["warnings"]
     with pytest.raises(InputError, match=r"^.*reviews.csv: 1 unusable rows, more than --max-bad-rows 0"):
         judged(reviews, reviews, column="review", max_bad_rows=0)
 
