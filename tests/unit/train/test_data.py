@@ -91,6 +91,12 @@ def test_bad_rows_are_named_and_skipped(tmp_path: Path) -> None:
         data.load(str(path), max_bad_rows=2)
 
 
+def test_a_row_may_be_longer_than_megabytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,stars\n" + "a fine film,5\n" * 20 + f'"{"dull " * 1_000_000}",1\n' + "a fine film,5\n" * 20)
+    assert len(data.load(str(path), column="text")) == 41
+
+
 def test_too_few_usable_rows_say_why(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + "0,1\n" * 9 + "0\n" * 4)
