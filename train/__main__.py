@@ -223,7 +223,7 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
 
 @cli.command()
 @click.argument("run", type=FILE)
-@option("--n", type=click.IntRange(1), default=1000, help="How many sequences.")
+@option("--n", type=click.IntRange(1, 10**12), default=1000, help="How many sequences.")
 @option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="The same seed gives the same sequences.")
 @click.option("--out", type=FILE, required=True, help="FILE.csv, .jsonl, .parquet or .npy; or a FOLDER of shards")
 @click.option(
@@ -252,7 +252,7 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, **options: 
     if into_shards:
         _sample_shards(loaded, out, n=n, seed=seed, shard_rows=shard_rows, options=chosen)
     else:
-        data.write(out, loaded.draw(n, seed), loaded.codec)
+        _sample_file(loaded, out, n, seed)
     click.echo(f"{out}: {n:,} sequences of {len(loaded.codec.columns)} values, seed {seed}")
 
 
@@ -362,6 +362,21 @@ def _load_artifact(run: Path) -> Any:
         return artifact.load(directory)
     except artifact.ArtifactError as problem:
         raise InputError(f"RUN {problem}") from problem
+
+
+def _sample_file(loaded: Any, out: Path, n: int, seed: int) -> None:
+    from train import data
+
+    try:
+        data.write(out, loaded.draw(n, seed), loaded.codec)
+    except (MemoryError, RuntimeError) as problem:
+        from train.fit import OUT_OF_MEMORY  # slow to import, and needed here alone
+
+        if not isinstance(problem, MemoryError) and not OUT_OF_MEMORY.search(str(problem)):
+            raise
+        raise JobError(
+            f"--out {out}: out of memory; a folder (a name without an ending) may hold more rows than memory does"
+        ) from problem
 
 
 def _sample_shards(loaded: Any, out: Path, **plan: Any) -> None:

@@ -8,6 +8,9 @@ import click
 import pytest
 
 from train import __main__ as commands
+from train import artifact
+from train.codec import BitsCodec
+from train.nade import NadeGenerator
 
 
 class Met:
@@ -69,3 +72,22 @@ def test_a_dry_run_reads_the_gate(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_file_of_options_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["fit", "--config", "nowhere.yaml"]) == 2
     assert "'--config': nowhere.yaml: No such file" in capsys.readouterr().err
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    generator = NadeGenerator(length=6, hidden=3, nets=2, classes=2)
+    artifact.save(tmp_path / "artifact", generator, BitsCodec("abcdef"), {})
+    return tmp_path
+
+
+@pytest.mark.parametrize("problem", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_sample_that_memory_cannot_hold_is_better_a_folder(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: Exception
+) -> None:
+    def draw(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(artifact.Artifact, "draw", draw)
+    assert commands.main(["sample", str(run), "--out", str(run / "rows.csv")]) == 1
+    assert capsys.readouterr().err.startswith(f"Error: --out {run}/rows.csv: out of memory; a folder")
