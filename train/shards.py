@@ -65,7 +65,7 @@ def write(
         options: those with which the artifact's generator was chosen, for the manifest.
 
     Raises:
-        InputError: the folder holds another sample.
+        InputError: the folder holds another sample, or is a file.
     """
     weights = artifact.card["weights_sha256"]
     plan = Plan(weights_sha256=weights, seed=seed, n=n, shard_rows=shard_rows, options=options or {})
@@ -84,6 +84,8 @@ def write(
 
 def _claim(folder: Path, plan: Plan) -> None:
     """Write the manifest, or compare it with the one that is there."""
+    if folder.is_file():
+        raise InputError(f"--out {folder}: a file that is there already; name a folder, or a file with an ending")
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / MANIFEST
     with FileLock(folder / ".lock"):

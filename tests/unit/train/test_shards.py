@@ -115,6 +115,12 @@ def test_another_sample_is_refused(tmp_path: Path, loaded: Artifact, change: dic
         shards.write(tmp_path, loaded, **{**wanted, **change})
 
 
+def test_a_file_is_no_folder(tmp_path: Path, loaded: Artifact) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match=r"--out .*out: a file that is there already; name a folder, or a file with"):
+        shards.write(tmp_path / "out", loaded, n=10, seed=0, shard_rows=10)
+
+
 def test_a_folder_of_other_data_is_refused(tmp_path: Path, loaded: Artifact) -> None:
     (tmp_path / "real.parquet").write_bytes(b"precious")
     with pytest.raises(InputError, match="no _manifest"):
