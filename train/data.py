@@ -190,7 +190,7 @@ def _check_rows(data: str, usable: int, skipped: Sequence[str], max_bad_rows: in
             f"--data {data}: {len(skipped)} unusable rows, more than --max-bad-rows {max_bad_rows}: {named}"
         )
     if usable < MIN_ROWS:
-        why = f"; {len(skipped)} were skipped: {named}" if skipped else ""
+        why = f"; {len(skipped)} skipped: {named}" if skipped else ""
         raise InputError(f"--data {data}: {usable} usable rows; at least {MIN_ROWS} are needed{why}")
 
 

@@ -100,7 +100,7 @@ def test_a_row_may_be_longer_than_megabytes(tmp_path: Path) -> None:
 def test_too_few_usable_rows_say_why(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + "0,1\n" * 9 + "0\n" * 4)
-    why = "9 usable rows; at least 10 are needed; 4 were skipped: a.csv row 10: 1 columns .*; a.csv row 12: [^;]*$"
+    why = "9 usable rows; at least 10 are needed; 4 skipped: a.csv row 10: 1 columns .*; a.csv row 12: [^;]*$"
     with pytest.raises(InputError, match=why):
         data.load(str(path), max_bad_rows=4)
 
