@@ -168,7 +168,8 @@ def load(
     dataset = _load_builtin(data, column, label_column)
     if dataset is None and packed and column is None and codec in ("auto", "bits"):
         dataset = _load_packed(Path(data), codec, max_bad_rows)
-    dataset = dataset or _load_files(Path(data), column, label_column, codec)
+    if dataset is None:
+        dataset = _load_files(Path(data), column, label_column, codec)
     if label_column is not None and dataset.bits is not None:
         if label_column not in dataset.columns:
             raise InputError(f"--label-column {label_column}: the columns are {', '.join(dataset.columns)}")

@@ -150,6 +150,13 @@ def test_a_file_without_a_line_of_names_is_refused(tmp_path: Path) -> None:
         data.load(str(tmp_path / "a.csv"), packed=True)
 
 
+def test_a_set_without_a_usable_row_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", np.full_like(BITS, 7))
+    monkeypatch.setattr(data, "_load_files", pytest.fail)
+    with pytest.raises(InputError, match=r"0 usable rows; at least 10 are needed; 100 skipped: a.npy row 1: column x1"):
+        data.load(str(tmp_path / "a.npy"), codec="bits", packed=True, max_bad_rows=100)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_blank_lines_of_one_column_are_bad_rows(tmp_path: Path, packed: bool) -> None:
     (tmp_path / "a.csv").write_text("a\n" + "0\n1\n" * 60 + "\n1\n\n")
