@@ -192,7 +192,7 @@ def _loaded(
     ask = partial(load.run, address, path)
     ask(_bodies(1), connections=max(CONNECTIONS), seconds=WARM_UP_LINES * seconds, accept=CONTENT_TYPES["json"])
     for n in sizes:
-        for form in ("json", "npy") if n == max(sizes) else ("json",):
+        for form in ("json", "npy") if n == max(sizes) > 1 else ("json",):
             for connections in CONNECTIONS:
                 measured = ask(_bodies(n), connections=connections, seconds=seconds, accept=CONTENT_TYPES[form])
                 yield Line(what=what, n=n, format=form, connections=connections, **asdict(measured))

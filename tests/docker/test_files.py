@@ -14,6 +14,7 @@ import yaml
 
 from serve import server
 from tests.docker.conftest import ROOT
+from train.artifact import LEAVES
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -161,6 +162,11 @@ def test_pods_are_locked_down(name: str, template: dict[str, Any]) -> None:
         assert not container["securityContext"]["allowPrivilegeEscalation"]
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes
         assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_the_serving_image_has_every_leaf_module() -> None:
+    copied = re.findall(r"train/\w+\.py", (DOCKER / "serve.Dockerfile").read_text())
+    assert copied == [f"train/{leaf}" for leaf in LEAVES]
 
 
 def test_pods_that_train_can_ask_for_the_runtime_of_gpus() -> None:
