@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import train
+
 HERE = Path(__file__).resolve().parent
 TRAIN = HERE.parent / "train"
 MODEL_NAME = "lookalike"
@@ -28,16 +30,7 @@ CARD = "card.json"
 ARTIFACT_FILES = ("generator.safetensors", CARD)
 LEAVES = {
     "serve": ("__init__.py", "bearer.py", "gate.py", "request.py", "watch.py"),
-    "train": (
-        "__init__.py",
-        "artifact.py",
-        "catalogue.py",
-        "codec.py",
-        "generator.py",
-        "nade.py",
-        "ngram.py",
-        "text_generator.py",
-    ),
+    "train": train.LEAVES,
 }
 CONFIG = "model-config.yaml"
 MANIFEST = "MAR-INF/MANIFEST.json"

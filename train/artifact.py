@@ -26,17 +26,6 @@ from train import generator as generators
 from train.codec import Codec
 from train.generator import Generator, Option, Sample
 
-# The code that an artifact needs to run; it travels with it.
-LEAVES = (
-    "__init__.py",
-    "artifact.py",
-    "catalogue.py",
-    "codec.py",
-    "generator.py",
-    "nade.py",
-    "ngram.py",
-    "text_generator.py",
-)
 WEIGHTS = "generator.safetensors"
 CARD = "card.json"
 FORMAT = 1

@@ -26,8 +26,8 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
-from train import evidence, rundir
-from train.artifact import CARD, LEAVES
+from train import LEAVES, evidence, rundir
+from train.artifact import CARD
 from train.config import InputError, from_json
 from train.rundir import RunDirectory
 

@@ -14,7 +14,7 @@ import yaml
 
 from serve import server
 from tests.docker.conftest import ROOT
-from train.artifact import LEAVES
+from train import LEAVES
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))

@@ -201,6 +201,15 @@ def test_a_drawn_seed_is_returned_and_gives_the_same_again(loaded: tuple[Lookali
     assert ask(loaded, json.dumps({"n": 2, "seed": seed}).encode()) == [first]
 
 
+def test_the_watch_sees_what_was_served(loaded: tuple[LookalikeHandler, Context]) -> None:
+    served: list[int] = []
+    watch: Any = SimpleNamespace(served=lambda form, codes, usual: served.append(len(codes)))
+    loaded[0].watch = watch
+    for _ in range(30):
+        ask(loaded, b'{"n": 5}')
+    assert served == [5] * 30
+
+
 WORDS = ["▁a", "▁film", "film", "plot", "é", "▁é", '"', '▁"', ".", "▁.", "▁...", "▁don't", "▁"]
 
 

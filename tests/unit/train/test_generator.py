@@ -138,10 +138,10 @@ def test_all_ways_of_drawing_agree_with_the_plain_one(sizes: dict[str, int], row
     assert torch.equal(made(noise).round(), expected)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 20])
+@pytest.mark.parametrize("rows", range(1, 22))
 def test_a_row_is_the_same_in_a_batch_of_any_size(rows: int) -> None:
     made = lively_nade(LONG)
-    noise = generator.draw_noise(made, 20, seed=5)
+    noise = generator.draw_noise(made, 21, seed=5)
     alone = torch.cat([generator.generate(made, row) for row in noise.split(1)])
     assert torch.equal(generator.generate(made, noise[:rows]), alone[:rows])
 
