@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
+from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 TWO_DEVICES = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
@@ -204,6 +206,11 @@ class PretendedGpu(TorchFunctionMode):
             for weight, part in zip(weights, parts, strict=True):
                 weight.data = part.view_as(weight)
 
+    def group(self, lists: list[list[Tensor]]) -> dict[tuple[torch.device, torch.dtype | None], Any]:
+        """Tensors by device and type, as the clipping of gradients wants them: C++ would say where they truly are."""
+        found = _group_tensors_by_device_and_dtype(lists)  # type: ignore[arg-type]
+        return {(self.device_of(parts[0][0]), dtype): (parts, places) for (_, dtype), (parts, places) in found.items()}
+
 
 def remember(memory: dict[int, StorageWeakRef], tensor: Tensor) -> None:
     """Add a tensor's memory; what was freed is forgotten now and then."""
@@ -241,6 +248,7 @@ def pretended_gpu() -> Iterator[None]:
     with (
         mock.patch.multiple(torch.cuda, **states, **answers),
         mock.patch.object(nn.RNNBase, "flatten_parameters", lambda module: gpu.flatten(module)),
+        mock.patch.object(clip_grad, "_group_tensors_by_device_and_dtype", gpu.group),
         gpu,
     ):
         yield

@@ -100,10 +100,12 @@ class LanguageModel(nn.Module):
         judged = (codes != PADDING) & (codes != UNKNOWN)
         if self.rare is None:
             judged &= codes < self.head
-        at = judged.nonzero(as_tuple=True)  # found once: a GPU must be waited for to learn how many there are
-        theirs = None if labels is None else labels[at[0]]
-        chosen = -F.cross_entropy(self._logits(features[at], theirs, at[1]), self.common(codes[at]), reduction="none")
-        net = torch.zeros_like(known).masked_scatter(judged, chosen)
+        # Of padding, too, which is not much: to look for the rest a GPU would have to be waited for.
+        rows, width = codes.shape
+        theirs = None if labels is None else labels.repeat_interleave(width)
+        logits = self._logits(features.flatten(0, 1), theirs, self.ending_shift[:width].repeat(rows))
+        chosen = F.cross_entropy(logits, self.common(codes).flatten(), reduction="none")
+        net = torch.where(judged, -chosen.view_as(known), 0.0)
         if self.ngrams is None:
             return net, net
         gate = self.gate(torch.cat([state, confidence], 2)).squeeze(2)
@@ -155,9 +157,9 @@ class LanguageModel(nn.Module):
         temperature: float,
         position: int,
     ) -> Tensor:
-        places = torch.full_like(token, position)
+        shift = self.ending_shift[position].expand(len(token))
         if self.ngrams is None:
-            return pick(self._logits(self.project(state), labels, places) / temperature, uniform[:, 0])
+            return pick(self._logits(self.project(state), labels, shift) / temperature, uniform[:, 0])
         confidence = self.ngrams.confidence(before, token).to(state)
         gate = self.gate(torch.cat([state, confidence], 1)).squeeze(1).sigmoid()
         left = left_by_ngrams(confidence)
@@ -169,7 +171,7 @@ class LanguageModel(nn.Module):
         drawn[by_ngrams] = self.ngrams.draw(before[by_ngrams], token[by_ngrams], rest, temperature)
         by_net = drawn == PADDING
         theirs = None if labels is None else labels[by_net]
-        logits = self._logits(self.project(state[by_net]), theirs, places[by_net])
+        logits = self._logits(self.project(state[by_net]), theirs, shift[by_net])
         drawn[by_net] = pick(logits / temperature, torch.where(by_ngrams, uniform[:, 1], first / share)[by_net])
         return drawn
 
@@ -177,21 +179,20 @@ class LanguageModel(nn.Module):
         embedded = self.embedding(self.common(read))
         return embedded if self.label is None else embedded + self.label(labels)[:, None]
 
-    def _logits(self, features: Tensor, labels: Tensor | None, places: Tensor) -> Tensor:
+    def _logits(self, features: Tensor, labels: Tensor | None, shift: Tensor) -> Tensor:
+        """The net's logits (rows, head) from features (rows, embedding), where `ending_shift` is `shift` (rows,)."""
         if self.label_output is not None:
             features = features + self.label_output(labels)
         logits = F.linear(features, self.embedding.weight, self._bias())
         if self.ngrams is None:  # without them nothing is shifted
             return logits
-        return logits.addr_(self.ending_shift[places], self.ending.to(logits))
+        return logits.addr_(shift, self.ending.to(logits))
 
     def _bias(self) -> Tensor:
         """The output bias, with PADDING ruled out, and UNKNOWN where there are no rare tokens."""
-        ruled_out = self.bias.new_zeros(self.head)
-        ruled_out[PADDING] = -1000.0
-        if self.rare is None:
-            ruled_out[UNKNOWN] = -1000.0
-        return self.bias + ruled_out
+        token = torch.arange(self.head, device=self.bias.device)
+        ruled_out = token == PADDING if self.rare is not None else (token == PADDING) | (token == UNKNOWN)
+        return self.bias.masked_fill(ruled_out, -1000.0)
 
 
 class Scorer(nn.Module):

@@ -86,14 +86,12 @@ class Rows:
         self.confidence, self.left = self.confidence.to(device), self.left.to(device)
         self.labels = None if self.labels is None else self.labels.to(device)
 
-    def batch(self, rows: Tensor) -> dict[str, Any]:
-        """The arguments of `LanguageModel.forward` for some rows, without the columns that are padding in all.
+    def width(self, rows: Tensor) -> int:
+        """How many columns are not padding in all of some rows, whose numbers are on the CPU."""
+        return int(self.lengths[rows].max())
 
-        Args:
-            rows: their numbers, on the CPU.
-        """
-        width = int(self.lengths[rows].max())
-        rows = rows.to(self.codes.device)
+    def batch(self, rows: Tensor, width: int) -> dict[str, Any]:
+        """The arguments of `LanguageModel.forward` for some rows, whose numbers are where the rows are."""
         labels = None if self.labels is None else self.labels[rows]
         values = {"codes": self.codes, "known": self.known, "confidence": self.confidence, "left": self.left}
         return {**{name: value[rows, :width] for name, value in values.items()}, "labels": labels}
@@ -150,7 +148,7 @@ class TextWarmStart:
         self.tokens_a_batch = batch * float(train.lengths.float().mean())
         self.batches = -(-len(train.lengths) // batch)
         self.check_steps = min(self.batches, CHECK_STEPS)
-        self._ordered_epoch, self._order = -1, list[Tensor]()
+        self._ordered_epoch, self._order = -1, list[tuple[Tensor, int]]()
         self.step, self.seconds, self.failures, self.best, self.calibrated = 0, 0.0, 0, math.inf, 0
         self.best_weights = copy.deepcopy(self.average.state_dict())
 
@@ -171,7 +169,7 @@ class TextWarmStart:
         while self.failures < self.patience and self.seconds < seconds:
             if interrupted():
                 return False
-            self._step(self._next_rows())
+            self._step(*self._next_rows())
             self.step += 1
             if self.step % self.check_steps == 0:
                 self._check()
@@ -204,16 +202,21 @@ class TextWarmStart:
             setattr(self, name, state[name])
         restore_streams(state["streams"])
 
-    def _next_rows(self) -> Tensor:
-        """The batch of the present step; each epoch has an order of its own."""
+    def _next_rows(self) -> tuple[Tensor, int]:
+        """The numbers of the present step's rows, and their width; each epoch has an order of its own.
+
+        A whole epoch's are moved to the device at once, so that a step need not wait for it.
+        """
         epoch, position = divmod(self.step, self.batches)
         if epoch != self._ordered_epoch:
             self._ordered_epoch = epoch
-            self._order = batches_by_length(self.train.lengths, self.batch, self.seed + epoch)
+            parts = batches_by_length(self.train.lengths, self.batch, self.seed + epoch)
+            moved = torch.cat(parts).to(self.train.codes.device).split([len(part) for part in parts])
+            self._order = list(zip(moved, map(self.train.width, parts), strict=True))
         return self._order[position]
 
-    def _step(self, rows: Tensor) -> None:
-        batch = self.train.batch(rows)
+    def _step(self, rows: Tensor, width: int) -> None:
+        batch = self.train.batch(rows, width)
         self.optimizer.zero_grad()
         both, net = self.model(**batch, word_dropout=self.word_dropout, dropout=self.dropout)
         # Not a batch's own number of tokens: rows of a batch are equally long, so short rows would weigh more.
@@ -368,5 +371,6 @@ def _ends(model: LanguageModel, rows: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def mean_loss(model: LanguageModel, rows: Rows) -> float:
     """Nats a row; unknown tokens are not counted."""
-    parts = torch.arange(len(rows.codes)).split(64)
-    return -sum(torch.stack([model(**rows.batch(part))[0].sum() for part in parts]).tolist()) / len(rows.codes)
+    parts, device = torch.arange(len(rows.codes)).split(64), rows.codes.device
+    found = [model(**rows.batch(part.to(device), rows.width(part)))[0].sum() for part in parts]
+    return -sum(torch.stack(found).tolist()) / len(rows.codes)

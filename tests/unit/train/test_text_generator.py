@@ -332,6 +332,24 @@ def test_an_interrupted_warm_start_goes_on_bit_for_bit() -> None:
         assert torch.equal(weight, second.model.state_dict()[name]), name
 
 
+@pytest.mark.usefixtures("_gpu")
+@pytest.mark.parametrize("classes", [False, True])
+def test_between_two_checks_nobody_waits_for_the_gpu(classes: bool) -> None:
+    rows = grammar(320)  # ten batches, and a check after them
+    labels = rows[:, 0] - 3 if classes else None
+    fit = warm_start(rows, labels=labels, device="cuda")
+    asked = after(9)
+
+    def interrupted() -> bool:
+        going = not asked()
+        # Before the first step the whole epoch's order is moved.
+        torch.cuda.set_sync_debug_mode("error" if going and fit.step else "default")
+        return not going
+
+    assert not fit.run(600, interrupted)
+    assert fit.step == 9
+
+
 def test_an_interrupted_calibration_goes_on_bit_for_bit() -> None:
     whole, first, second = (warm_start(learning_rate=0.0) for _ in range(3))
     assert whole.run(math.inf, lambda: False)
