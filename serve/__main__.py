@@ -102,7 +102,7 @@ def status(runs: Path, as_json: bool) -> None:
     elif found:
         click.echo(_status_text(found))
     if found is None:
-        raise ServeError("no server runs here; start one with: python -m serve start")
+        raise ServeError(server.NOT_RUNNING)
 
 
 @cli.command()
@@ -137,7 +137,7 @@ def use(runs: Path, version: str) -> None:
 @runs_option()
 def token(runs: Path) -> None:
     """Print the token for predictions, for curl: -H "Authorization: Bearer $(python -m serve token)"."""
-    state = states.read(runs)
+    state = states.running(runs)
     found = server.inference_token(state) if state else None
     if found is None:
         raise ServeError("no server with tokens runs here")
@@ -211,9 +211,9 @@ def _client(runs: Path, address: str | None, token: str | None) -> Client:
     """A client for the address given, else for the server started here."""
     if address:
         return Client(address=address.rstrip("/"), token=token)
-    state = states.read(runs)
+    state = states.running(runs)
     if state is None:
-        raise ServeError("no server runs here; start one with: python -m serve start")
+        raise ServeError(server.NOT_RUNNING)
     return Client(address=state.address, token=server.inference_token(state))
 
 

@@ -24,7 +24,6 @@ from typing import Any
 import train
 
 HERE = Path(__file__).resolve().parent
-TRAIN = HERE.parent / "train"
 MODEL_NAME = "lookalike"
 CARD = "card.json"
 ARTIFACT_FILES = ("generator.safetensors", CARD)

@@ -105,12 +105,7 @@ class LookalikeHandler:
             context.set_response_header(index, "X-Lookalike-Seed", str(request.seed))
             context.set_response_header(index, "X-Lookalike-Version", self.model["version"])
             context.set_response_header(index, "X-Lookalike-Run-Id", self.model["run_id"] or "")
-            file = io.BytesIO()
-            np.save(file, sample.codes.numpy())
-            return file.getvalue()
-        rows = {"sequences": sample.codes.numpy(), **self.artifact.readings(sample)}
-        answer = {**rows, "seed": request.seed, "model": self.model}
-        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        return encoded(self.artifact, sample, request.format, request.seed, self.model)
 
     def _refuse(self, error: RequestError, index: int, context: Any) -> bytes:
         if self.watch:
@@ -137,6 +132,16 @@ def _passes(accepted: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int,
             together = groups[request.options] = []
         together.append((index, request))
     yield from groups.values()
+
+
+def encoded(artifact: Artifact, sample: Sample, form: str, seed: int, model: Mapping[str, Any]) -> bytes:
+    """The body of an answer; "npy" has no room for more than the codes."""
+    if form == "npy":
+        file = io.BytesIO()
+        np.save(file, sample.codes.numpy())
+        return file.getvalue()
+    rows = {"sequences": sample.codes.numpy(), **artifact.readings(sample)}
+    return orjson.dumps({**rows, "seed": seed, "model": model}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def offered(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:

@@ -44,6 +44,7 @@ FLUSH_SECONDS = 0.3  # without unsent answers; the server that passes a worker's
 REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of which a closed gate makes ever more
 TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 LOG_LINES = 12
+NOT_RUNNING = "no server runs here; start one with: python -m serve start"
 
 
 class ServeError(RuntimeError):
@@ -94,7 +95,7 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
     Raises:
         ServeError: nothing was started, or what was started has been stopped again.
     """
-    if states.read(settings.runs) is None:
+    if states.running(settings.runs) is None:
         _check(settings)  # before anything is written: wrong usage leaves nothing behind
     with _locked(settings.runs):
         state = states.last(settings.runs)
@@ -207,7 +208,7 @@ def status(runs: Path) -> dict[str, Any] | None:
     Raises:
         ServeError: the process is there, but does not answer.
     """
-    state = states.read(runs)
+    state = states.running(runs)
     if state is None:
         return None
     described = _manage(state, "GET", f"/models/{MODEL_NAME}/all")
@@ -265,9 +266,9 @@ def use(runs: Path, wanted: str) -> str:
         ServeError: no server runs, or there is no such version, or it does not prove itself; then the one that answered
             before still does.
     """
-    state = states.read(runs)
+    state = states.running(runs)
     if state is None:
-        raise ServeError("no server runs here; start one with: python -m serve start")
+        raise ServeError(NOT_RUNNING)
     with _locked(runs):
         loaded = {version["modelVersion"] for version in _manage(state, "GET", f"/models/{MODEL_NAME}/all")}
         card = _proved_card(runs, wanted, loaded)

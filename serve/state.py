@@ -66,7 +66,7 @@ def last(runs: Path) -> State | None:
         return None
 
 
-def read(runs: Path) -> State | None:
+def running(runs: Path) -> State | None:
     """The server started for these runs, or None when none was, or its process is no longer there."""
     state = last(runs)
     return state if state and process(state) else None

@@ -4,17 +4,15 @@ python -m serve.twin serve ARTIFACT PORT
 python -m serve.twin loop ARTIFACT SECONDS N...
 """
 
-import io
 import json
 import statistics
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import orjson
 import torch
 
+from serve import handler
 from serve import request as requests
 from serve.request import Offer
 from train import artifact as artifacts
@@ -25,14 +23,8 @@ OFFER = Offer(max_rows={"json": 100_000, "npy": 100_000})
 
 def answer(artifact: Artifact, n: int, seed: int, form: str) -> bytes:
     """Generate and encode, as the handler does it for one request."""
-    sample = artifact.draw(n, seed)
-    if form == "npy":
-        file = io.BytesIO()
-        np.save(file, sample.codes.numpy())
-        return file.getvalue()
-    rows = {"sequences": sample.codes.numpy(), **artifact.readings(sample)}
-    model = {"name": "lookalike", "version": artifact.card["version"], "run_id": None}
-    return orjson.dumps({**rows, "seed": seed, "model": model}, option=orjson.OPT_SERIALIZE_NUMPY)
+    model = {"name": handler.MODEL_NAME, "version": artifact.card["version"], "run_id": None}
+    return handler.encoded(artifact, artifact.draw(n, seed), form, seed, model)
 
 
 def serve(artifact: Artifact, port: int) -> None:

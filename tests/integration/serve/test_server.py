@@ -266,7 +266,7 @@ def test_a_version_whose_workers_do_not_start_never_answers(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run(tmp_path, 7)
-    for package in (archive.HERE, archive.TRAIN):
+    for package in (archive.HERE, archive.HERE.parent / "train"):
         shutil.copytree(package, tmp_path / package.name)
     (tmp_path / "serve" / "handler.py").write_text("raise RuntimeError('broken')\n")
     monkeypatch.setattr(archive, "HERE", tmp_path / "serve")
@@ -375,7 +375,7 @@ def test_a_damaged_archive_is_refused_before_a_port_opens(fresh: Settings, comma
     assert str(mar) in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not list((fresh.runs / "serve" / "model-store").iterdir())
-    assert states.read(fresh.runs) is None
+    assert states.running(fresh.runs) is None
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", fresh.port), timeout=1)
 
@@ -461,7 +461,7 @@ def test_stop_under_load_loses_no_accepted_request_and_tokens_guard(fresh: Setti
     assert set(counts) <= {"200", "503", "gone"}, counts
     assert counts["200"] > 8
     assert {outcome.split()[0] for moment, outcome in seen if moment < began} == {"200"}
-    assert states.read(fresh.runs) is None
+    assert states.running(fresh.runs) is None
     assert not Path(state.scratch).exists()
     assert not psutil.pid_exists(state.pid) or psutil.Process(state.pid).status() == psutil.STATUS_ZOMBIE
     assert not server.stop(fresh.runs)
@@ -481,7 +481,7 @@ def test_in_the_foreground_a_signal_stops_it(fresh: Settings) -> None:
         assert process.stdout
         while "try " not in process.stdout.readline():
             assert process.poll() is None
-        state = states.read(fresh.runs)
+        state = states.running(fresh.runs)
         process.terminate()
         assert process.wait(60) == 0
     assert state
@@ -546,7 +546,7 @@ def test_a_pid_of_another_process_is_not_touched(tmp_path: Path) -> None:
         }
         (tmp_path / "serve").mkdir()
         (tmp_path / "serve" / "state.json").write_text(json.dumps(facts | {"pid": other.pid}))
-        assert states.read(tmp_path) is None
+        assert states.running(tmp_path) is None
         assert not server.stop(tmp_path)
         assert other.poll() is None
         other.kill()

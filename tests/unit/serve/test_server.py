@@ -187,7 +187,7 @@ def test_a_folder_of_another_name_is_not_removed(running: State, tmp_path: Path)
 
 def test_a_server_that_was_started_since_is_not_forgotten(running: State, tmp_path: Path) -> None:
     server._kill(tmp_path, tmp_path / f"{server.SCRATCH}earlier")
-    assert states.read(tmp_path) == running
+    assert states.running(tmp_path) == running
 
 
 def test_starts_and_switches_keep_out_of_each_others_way(
