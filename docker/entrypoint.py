@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from serve import server
+from serve import models
 from serve.__main__ import main
 
 MODELS = Path("/models")
@@ -18,9 +18,9 @@ MODELS = Path("/models")
 def model() -> Path:
     """The one model at /models, or the newest of many."""
     try:
-        return server.find_model(MODELS, MODELS)
-    except server.UsageError:
-        return server.find_model(MODELS, None)
+        return models.find(MODELS, MODELS)
+    except models.UsageError:
+        return models.find(MODELS, None)
 
 
 def command(given: Sequence[str]) -> list[str]:
@@ -32,6 +32,6 @@ def command(given: Sequence[str]) -> list[str]:
 if __name__ == "__main__":
     try:
         arguments = command(sys.argv[1:])
-    except server.UsageError:
+    except models.UsageError:
         sys.exit(f"Error: there is no model at {MODELS}; mount the folder of your runs there, or bake one in")
     sys.exit(main(arguments))

@@ -12,11 +12,12 @@ from typing import Any
 import click
 
 from serve import client as clients
-from serve import server
+from serve import models, server
 from serve import state as states
 from serve.archive import MODEL_NAME
 from serve.client import Client, ClientError
-from serve.server import ServeError, Settings, UsageError
+from serve.models import ServeError, UsageError
+from serve.server import Settings
 
 WORK_FAILED, WRONG_USAGE = 1, 2
 PORT = click.IntRange(1, 65535)
@@ -130,7 +131,7 @@ def use(runs: Path, version: str) -> None:
     """Switch to VERSION: one that is loaded, was served before or was trained here, or a model as for --model."""
     used = server.use(runs, version)
     click.echo(f"version {used} answers now")
-    _warn(used, server.missed_limits(runs, used))
+    _warn(used, models.missed_limits(runs, used))
 
 
 @cli.command()
@@ -157,7 +158,10 @@ def bench(seconds: float, as_json: bool, **given: Any) -> None:
     from serve import bench as benches
 
     click.echo(benches.HEADING, err=as_json)
-    lines = benches.run(Settings(**given), seconds, lambda line: click.echo(benches.text(line), err=as_json))
+    lines = []
+    for line in benches.run(Settings(**given), seconds):
+        click.echo(benches.text(line), err=as_json)
+        lines.append(line)
     if as_json:
         click.echo(json.dumps([vars(line) for line in lines]))
 

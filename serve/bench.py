@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,10 +21,11 @@ from typing import Any
 
 import yaml
 
-from serve import archive, handler, load, management, request, server
+from serve import archive, handler, load, management, models, request, server
 from serve.archive import MODEL_NAME
+from serve.models import ServeError
 from serve.request import CONTENT_TYPES
-from serve.server import ServeError, Settings
+from serve.server import Settings
 from serve.state import State
 from train import artifact as artifacts
 
@@ -61,36 +62,28 @@ class Line:
         return self.n * self.per_second
 
 
-def run(settings: Settings, seconds: float, tell: Callable[[Line], None]) -> list[Line]:
-    """Measure everything, `seconds` for each line, and pass each line on as it is there.
+def run(settings: Settings, seconds: float) -> Iterator[Line]:
+    """Measure everything, `seconds` for each line.
 
     Raises:
-        ServeError: a server did not start.
+        ServeError: the model is damaged, or a server did not start.
     """
-    lines: list[Line] = []
-
-    def note(line: Line) -> None:
-        lines.append(line)
-        tell(line)
-
     with (
-        server.located(settings.runs, settings.model) as source,
+        models.located(settings.runs, settings.model) as source,
         tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder,
     ):
-        artifact = _artifact(source, Path(folder, "artifact"))
-        sizes = _sizes(artifact)
-        for line in _in_process(artifact, seconds, sizes):
-            note(line)
+        try:
+            artifact = _artifact(source, Path(folder, "artifact"))
+            sizes = _sizes(artifact)
+        except archive.UNREADABLE as problem:
+            raise ServeError(f"{source}: not a whole model of Lookalike ({problem})") from problem
+        yield from _in_process(artifact, seconds, sizes)
         with _twin(artifact) as port:
-            for line in _loaded("FastAPI twin", ("127.0.0.1", port), "/", seconds, sizes):
-                note(line)
+            yield from _loaded("FastAPI twin", ("127.0.0.1", port), "/", seconds, sizes)
         with _torchserve(replace(settings, runs=Path(folder), model=str(source))) as state:
             address = (state.host, state.port)
-            for line in _loaded("no-op handler", address, "/predictions/noop", seconds, (1,)):
-                note(line)
-            for line in _loaded("TorchServe", address, f"/predictions/{MODEL_NAME}", seconds, sizes):
-                note(line)
-    return lines
+            yield from _loaded("no-op handler", address, "/predictions/noop", seconds, (1,))
+            yield from _loaded("TorchServe", address, f"/predictions/{MODEL_NAME}", seconds, sizes)
 
 
 def text(line: Line) -> str:
@@ -167,7 +160,7 @@ def _torchserve(settings: Settings) -> Iterator[State]:
     """TorchServe with the model and, beside it, the handler that does nothing."""
     state = server.start(settings, lambda line: None)
     try:
-        store = settings.runs / "serve" / "model-store"
+        store = models.store(settings.runs)
         manifest: dict[str, Any] = {"runtime": "python", "model": {"modelName": "noop", "handler": "noop.py"}}
         manifest["model"] |= {"modelVersion": "1", "configFile": archive.CONFIG}
         with zipfile.ZipFile(store / "noop.mar", "w") as mar:

@@ -4,35 +4,32 @@
 reports ready only when the server has answered a real prediction with the sequences that the card promises.
 """
 
-import filecmp
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import psutil
 import requests
 from filelock import FileLock, Timeout
 
-from serve import archive, bearer, cpus, gate, management, registry
+from serve import bearer, cpus, gate, management, models
 from serve import state as states
-from serve.archive import MODEL_NAME, ArchiveError
+from serve.archive import MODEL_NAME
 from serve.management import ManagementError
-from serve.registry import RegistryError
+from serve.models import ServeError, UsageError
 from serve.state import State
 
 HERE = Path(__file__).resolve().parent
-RUN = re.compile(r"(\d{5})-.+")
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 LOOPBACK = ("127.0.0.1", "localhost")
 SCRATCH = "lookalike-serve-"  # how the name of a server's folder begins; short, because Unix sockets have short names
@@ -45,14 +42,6 @@ REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of
 TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 LOG_LINES = 12
 NOT_RUNNING = "no server runs here; start one with: python -m serve start"
-
-
-class ServeError(RuntimeError):
-    """The server cannot do what was asked; the message says why and what to do, in one line."""
-
-
-class UsageError(ServeError):
-    """An option does not fit this machine or these runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +110,11 @@ def _locked(runs: Path) -> Iterator[None]:
 
 def _start(settings: Settings, tell: Callable[[str], None]) -> State:
     home = states.directory(settings.runs)
-    with located(settings.runs, settings.model) as source:
-        for folder in ("logs", "model-store"):
-            (home / folder).mkdir(exist_ok=True)
+    with models.located(settings.runs, settings.model) as source:
+        for folder in (home / "logs", models.store(settings.runs)):
+            folder.mkdir(exist_ok=True)
         tell("proving the model: checksums and golden samples")
-        mar, card = _store(source, home)
+        mar, card = models.put(source, settings.runs)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
     started = time.monotonic()
     try:
@@ -217,8 +206,8 @@ def status(runs: Path) -> dict[str, Any] | None:
         {
             "version": version["modelVersion"],
             "default": version["modelVersion"] == default,
-            "run_id": _card(runs, version["modelVersion"]).get("run_id"),
-            "missed": missed_limits(runs, version["modelVersion"]),
+            "run_id": models.card(runs, version["modelVersion"]).get("run_id"),
+            "missed": models.missed_limits(runs, version["modelVersion"]),
             "workers": [{"pid": worker["pid"], "status": worker["status"]} for worker in version["workers"]],
             "queue": version["jobQueueStatus"],
         }
@@ -233,12 +222,6 @@ def status(runs: Path) -> dict[str, Any] | None:
         "logs": str(states.directory(runs) / "logs"),
         "versions": versions,
     }
-
-
-def missed_limits(runs: Path, version: str) -> list[str]:
-    """The limits of the quality gate that a version missed when it was trained, a sentence each."""
-    missed: list[str] = _card(runs, version).get("gate", {}).get("missed", [])
-    return missed
 
 
 def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> None:
@@ -271,7 +254,7 @@ def use(runs: Path, wanted: str) -> str:
         raise ServeError(NOT_RUNNING)
     with _locked(runs):
         loaded = {version["modelVersion"] for version in _manage(state, "GET", f"/models/{MODEL_NAME}/all")}
-        card = _proved_card(runs, wanted, loaded)
+        card = models.proved(runs, wanted, loaded)
         version = str(card["version"])
         if version in loaded:
             _await_golden(state, card, time.monotonic() + ANSWER_SECONDS)  # its workers may have ended since
@@ -281,25 +264,13 @@ def use(runs: Path, wanted: str) -> str:
     return version
 
 
-def _proved_card(runs: Path, wanted: str, loaded: Collection[str]) -> dict[str, Any]:
-    """The card of a version in the model store; a model that is not loaded is proved and put there first."""
-    home = states.directory(runs)
-    if wanted not in loaded:
-        with _find_version(runs, wanted) as source:
-            return _store(source, home, loaded)[1]
-    try:
-        return archive.read_card(home / "model-store" / _mar_name(wanted))
-    except ArchiveError as problem:
-        raise ServeError(str(problem)) from problem
-
-
 def _load(state: State, card: dict[str, Any]) -> None:
     """Have TorchServe load a version from the model store; one that does not answer is unloaded again.
 
     TorchServe itself keeps what it could not load, without workers.
     """
     version = str(card["version"])
-    query = f"url={_mar_name(version)}&model_name={MODEL_NAME}&initial_workers={state.workers}&synchronous=true"
+    query = f"url={models.mar_name(version)}&model_name={MODEL_NAME}&initial_workers={state.workers}&synchronous=true"
     try:
         _manage(state, "POST", f"/models?{query}")
         _await_golden(state, card, time.monotonic() + ANSWER_SECONDS)
@@ -307,46 +278,6 @@ def _load(state: State, card: dict[str, Any]) -> None:
         with suppress(ServeError):
             _manage(state, "DELETE", f"/models/{MODEL_NAME}/{version}")
         raise
-
-
-@contextmanager
-def located(runs: Path, model: str | None) -> Iterator[Path]:
-    """The archive or artifact that `Settings.model` means; one from the registry is there for as long as it is used.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if not _is_registered(model):
-        yield find_model(runs, model)
-        return
-    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        try:
-            source = registry.fetch(model, runs, Path(folder))
-        except RegistryError as problem:
-            raise UsageError(f"--model {problem}") from problem
-        yield source
-
-
-def _is_registered(model: str | None) -> TypeGuard[str]:
-    return model is not None and model.startswith(registry.SCHEME)
-
-
-def find_model(runs: Path, model: Path | str | None) -> Path:
-    """The archive or artifact to serve: `model` itself, what a run directory holds, or the newest run's archive.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if model is None:
-        archives = [path for path in runs.glob("*/lookalike.mar") if RUN.fullmatch(path.parent.name)]
-        if not archives:
-            raise UsageError(f"there is no trained model under {runs}; train one with: make train")
-        return max(archives, key=lambda path: path.parent.name)
-    path = Path(model)
-    for candidate in (path / "lookalike.mar", path / "artifact", path):
-        if candidate.is_file() or (candidate / archive.CARD).is_file():
-            return candidate
-    raise UsageError(f"--model {model}: neither an archive, nor a run directory with one, nor an artifact")
 
 
 def inference_token(state: State) -> str | None:
@@ -375,8 +306,8 @@ def _check(settings: Settings) -> None:
     _check_port("--port", settings.host, settings.port)
     _check_port("--metrics-port", settings.host, settings.metrics_port)
     _check_port("--grpc-port", LOOPBACK[0], settings.grpc_port)
-    if not _is_registered(settings.model):
-        find_model(settings.runs, settings.model)
+    if not models.is_registered(settings.model):
+        models.find(settings.runs, settings.model)
 
 
 def _check_port(option: str, host: str, port: int) -> None:
@@ -396,54 +327,12 @@ def _java() -> str:
     return str(Path(home, "bin", "java")) if home else "java"
 
 
-def _mar_name(version: str) -> str:
-    return f"{MODEL_NAME}-{version}.mar"
-
-
-def _find_version(runs: Path, wanted: str) -> AbstractContextManager[Path]:
-    """A model by the name of a version, of a run or else in the store, or else as in Settings.
-
-    A run goes first: it may have been exported again, or have taken the number of one that was deleted.
-    """
-    if archive.VERSION.fullmatch(wanted):
-        stored = states.directory(runs) / "model-store" / _mar_name(wanted)
-        run = next((path for path in runs.glob(f"{wanted:0>5}-*/lookalike.mar")), None)
-        known = run or (stored if stored.is_file() else None)
-        if known:
-            return nullcontext(known)
-        if not Path(wanted).exists():
-            raise UsageError(f"{wanted}: no version of that name was served here, and there is no such run or path")
-    return located(runs, wanted)
-
-
-def _store(source: Path, home: Path, loaded: Collection[str] = ()) -> tuple[Path, dict[str, Any]]:
-    """Prove an archive and put it into the model store: what is served is the very copy that was proved.
-
-    A version in `loaded` must not change under a running server.
-    """
-    store = home / "model-store"
-    with tempfile.TemporaryDirectory(dir=home, prefix="proving-") as folder:
-        copy = Path(folder, "lookalike.mar")
-        try:
-            if source.is_dir():
-                archive.build(source, copy)
-            else:
-                shutil.copyfile(source, copy)
-            card = archive.verify(copy)
-        except ArchiveError as problem:
-            raise ServeError(str(problem).replace(str(copy), str(source))) from problem
-        target = store / _mar_name(str(card["version"]))
-        if str(card["version"]) in loaded and not filecmp.cmp(copy, target, shallow=False):
-            raise ServeError(f"{source}: another model with version {card['version']} is being served; stop it first")
-        return copy.replace(target), card
-
-
 def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
     """Start Java through TorchServe's own launcher and return its process id."""
     logs = str(home / "logs")
     (scratch / "gate").touch()
     (scratch / "workflows").mkdir()
-    (scratch / "config.properties").write_text(_properties(settings, home, scratch))
+    (scratch / "config.properties").write_text(_properties(settings, scratch))
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ} | {
         "TMPDIR": str(scratch),
         "TEMP": str(scratch),  # the launcher's pid file; Java's files and the workers' sockets
@@ -492,7 +381,7 @@ def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
         raise ServeError(f"TorchServe's launcher failed (exit code {launcher.returncode}).") from problem
 
 
-def _properties(settings: Settings, home: Path, scratch: Path) -> str:
+def _properties(settings: Settings, scratch: Path) -> str:
     """config.properties as it is in this folder, and what only this start knows."""
     facts = {
         "inference_address": f"http://{settings.host}:{settings.port}",
@@ -500,7 +389,7 @@ def _properties(settings: Settings, home: Path, scratch: Path) -> str:
         "management_address": f"unix:{scratch / 'management.sock'}",
         "grpc_inference_port": settings.grpc_port,
         "grpc_management_port": 0,  # nobody is told where
-        "model_store": home / "model-store",
+        "model_store": models.store(settings.runs),
         "workflow_store": scratch / "workflows",
         "metrics_config": HERE / "metrics.yaml",
         "default_workers_per_model": settings.workers,
@@ -594,17 +483,6 @@ def _token(state: State, kind: str) -> str | None:
         return None
     key: str = json.loads(state.key_file.read_text())[kind]["key"]
     return key
-
-
-def _card(runs: Path, version: str) -> dict[str, Any]:
-    """The card of a version in the model store; empty where the archive is damaged or gone.
-
-    TorchServe needs that no longer, so what answers is well.
-    """
-    try:
-        return archive.read_card(states.directory(runs) / "model-store" / _mar_name(version))
-    except ArchiveError:
-        return {}
 
 
 def _last_messages(home: Path) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from serve import load, server
+from serve import load, models, server
 from serve.archive import MODEL_NAME
 from serve.load import Load
 from serve.request import CONTENT_TYPES
@@ -39,7 +39,7 @@ def run(settings: Settings, n: int, seconds: float, tell: Callable[[str], None])
         ConnectionError: the server closed a connection.
     """
     with (
-        server.located(settings.runs, settings.model) as source,
+        models.located(settings.runs, settings.model) as source,
         tempfile.TemporaryDirectory(prefix="lookalike-soak-") as folder,
     ):
         mine = replace(settings, runs=Path(folder), model=str(source))

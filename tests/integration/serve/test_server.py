@@ -24,9 +24,10 @@ import psutil
 import pytest
 import requests
 
-from serve import archive, server
+from serve import archive, models, server
 from serve import state as states
-from serve.server import ServeError, Settings, UsageError
+from serve.models import ServeError, UsageError
+from serve.server import Settings
 from tests.integration.serve.running import Served, conform, free_ports, make_rated_run, make_run, settings_for
 from tests.rated import CLASSES
 from train import artifact
@@ -49,8 +50,8 @@ print("version 4")
 FIND = """
 import json, sys
 from pathlib import Path
-from serve import archive, server
-with server.located(Path(sys.argv[1]), sys.argv[2]) as artifact:
+from serve import archive, models
+with models.located(Path(sys.argv[1]), sys.argv[2]) as artifact:
     print("version", json.loads((artifact / "card.json").read_text())["version"])
 """
 
@@ -290,7 +291,7 @@ def test_a_loaded_version_does_not_change_under_the_server(served: Served, tmp_p
 
 
 def test_a_model_comes_from_the_registry(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no registry"), server.located(tmp_path, "models:/lookalike@champion"):
+    with pytest.raises(UsageError, match="no registry"), models.located(tmp_path, "models:/lookalike@champion"):
         pass
     artifact_directory = make_run(tmp_path, 4) / "artifact"
     for code, arguments in (

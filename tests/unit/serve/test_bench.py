@@ -5,7 +5,11 @@ import socket
 import threading
 from pathlib import Path
 
+import pytest
+
 from serve import bench, load
+from serve.models import ServeError
+from serve.server import Settings
 from tests.rated import rated_artifact
 
 
@@ -33,3 +37,10 @@ def test_no_more_is_asked_for_than_the_model_gives(tmp_path: Path, artifact_dire
     assert bench._sizes(artifact_directory) == bench.SIZES
     rated_artifact(tmp_path / "artifact")
     assert max(bench._sizes(tmp_path / "artifact")) <= 4000, "candidates are limited, too"
+
+
+@pytest.mark.parametrize("name", ["card.json", "lookalike.mar"])
+def test_a_damaged_model_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ServeError, match="not a whole model"):
+        next(bench.run(Settings(runs=tmp_path, model=str(tmp_path)), 0.1))

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from serve import __main__ as commands
-from serve import gate, server
+from serve import gate, models, server
 from serve import state as states
-from serve.server import ServeError, Settings
+from serve.models import ServeError
+from serve.server import Settings
 from serve.state import State
 
 NO_DUAL_STACK = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no sockets for both versions of IP here")
@@ -218,7 +219,7 @@ def test_a_run_goes_before_an_older_copy_of_its_number(tmp_path: Path) -> None:
     for path, found in ((stored, stored), (archived, archived)):
         path.parent.mkdir(parents=True)
         path.touch()
-        with server._find_version(tmp_path, "2") as source:
+        with models._of_version(tmp_path, "2") as source:
             assert source == found
 
 
@@ -234,7 +235,7 @@ def test_a_version_that_does_not_answer_is_not_made_the_default(
 
     monkeypatch.setattr(server, "ANSWER_SECONDS", 0.0)
     monkeypatch.setattr(server, "_manage", manage)
-    monkeypatch.setattr(server, "_proved_card", lambda *arguments: {"version": "2", "golden": [{}]})
+    monkeypatch.setattr(models, "proved", lambda *arguments: {"version": "2", "golden": [{}]})
     with pytest.raises(ServeError, match="version 2 did not answer"):
         server.use(tmp_path, "2")
     new = ["POST /models", "DELETE /models/lookalike/2"]
