@@ -29,6 +29,7 @@ from train.config import (
     Config,
     InputError,
     JobError,
+    is_out_of_memory,
     resolve,
 )
 
@@ -212,7 +213,7 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
         gate.read(config.gate)
         click.echo(prepare.resolved(config, prepare.prepare(config)).to_json(), nl=False)
         return
-    outcome = job.fit(config) if run is None else job.resume(run, config)
+    outcome = job.fit(config, run)
     if outcome is None:
         return
     _archive(outcome.run.artifact, outcome.run.archive)
@@ -370,9 +371,7 @@ def _sample_file(loaded: Any, out: Path, n: int, seed: int) -> None:
     try:
         data.write(out, loaded.draw(n, seed), loaded.codec)
     except (MemoryError, RuntimeError) as problem:
-        from train.fit import OUT_OF_MEMORY  # slow to import, and needed here alone
-
-        if not isinstance(problem, MemoryError) and not OUT_OF_MEMORY.search(str(problem)):
+        if not is_out_of_memory(problem):
             raise
         raise JobError(
             f"--out {out}: out of memory; a folder (a name without an ending) may hold more rows than memory does"

@@ -32,8 +32,8 @@ def save(directory: Path, state: dict[str, Any]) -> Path:
     return path
 
 
-def load_newest(directory: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest good checkpoint and its content, or None.
+def load_newest(directory: Path) -> dict[str, Any] | None:
+    """The content of the newest good checkpoint, or None.
 
     Raises:
         InputError: another version of this program wrote it, in another format.
@@ -41,13 +41,13 @@ def load_newest(directory: Path) -> tuple[Path, dict[str, Any]] | None:
     path = newest(directory)
     if path is None:
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state.get("format") != FORMAT:
         raise InputError(
             f"--resume: another version of Lookalike wrote {path}, and this one cannot go on from it: resume with the "
             "version that started the run, or train anew without --resume"
         )
-    return path, state
+    return state
 
 
 def newest(directory: Path) -> Path | None:

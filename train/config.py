@@ -7,6 +7,7 @@ that depend on one another. All problems are reported at once.
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ TOKENIZERS = ("words", "bpe")
 GENERATORS = ("auto", "nade", "tokens", "textbook")
 DEVICES = ("auto", "cpu", "cuda")
 BASELINES = ("none", "fast", "all")
+OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 class InputError(ValueError):
@@ -24,6 +26,11 @@ class InputError(ValueError):
 
 class JobError(RuntimeError):
     """The work itself failed. Commands end with exit code 1."""
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether the memory of the machine or of a GPU was too small, which torch says in words only."""
+    return isinstance(problem, MemoryError) or OUT_OF_MEMORY.search(str(problem)) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import platform
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +36,7 @@ from train import (
     tracking,
 )
 from train.codec import Codec, TokensCodec
-from train.config import Config, InputError, JobError, from_json
+from train.config import Config, InputError, JobError, from_json, is_out_of_memory
 from train.gate import Verdict
 from train.generator import Generator
 from train.kinds import EVALUATION_SEED, State
@@ -55,7 +54,6 @@ SAMPLE_ROWS = 1000
 PRINTED_ROWS, PRINTED_VALUES = 5, 64
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "gate", "baselines")  # when a run is continued
 BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 TEXTBOOK_EPOCHS = 10  # the textbook prints its losses every so many epochs
 
 
@@ -71,11 +69,15 @@ class Saved(KeyboardInterrupt):
     """An interruption of training, once all of its state is saved."""
 
 
-def fit(config: Config) -> Outcome | None:
-    """Train anew. None: another process of the job, its first, keeps the outcome.
+def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
+    """Train anew, or go on with a run. None: another process of the job, its first, keeps the outcome.
+
+    Args:
+        run: goes on in its directory, as the same MLflow run, from the state of its last good checkpoint; `config` is
+            then what `continued` returned.
 
     Raises:
-        InputError: the data or the options cannot be used; nothing was created.
+        InputError: the data or the options cannot be used, or the data is not that of the run; nothing was created.
         JobError: training failed or was interrupted; the message says how to go on.
     """
     prepared = prepare(config)
@@ -85,8 +87,11 @@ def fit(config: Config) -> Outcome | None:
         if not distributed.is_first():
             _follow(config, prepared)
             return None
-        mention_unfinished(config)
-        run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}", config.to_json())
+        if run is None:
+            mention_unfinished(config)
+            run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}", config.to_json())
+        else:
+            _mention_older(run)
         return _run(run, config, prepared)
 
 
@@ -133,27 +138,6 @@ def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
     return dataclasses.replace(config, **{name: value for name, value in changes.items() if name in MAY_CHANGE})
 
 
-def resume(run: RunDirectory, config: Config) -> Outcome | None:
-    """Go on with a run: the same directory, the same MLflow run, the state of its last good checkpoint.
-
-    Args:
-        config: what `continued` returned.
-
-    Raises:
-        InputError: the data is not the data that the run started with.
-        JobError: as `fit` raises it.
-    """
-    prepared = prepare(config)
-    config = resolved(config, prepared)
-    gate.read(config.gate)  # a mistake in the file must not wait for the end
-    with distributed.session(config):
-        if not distributed.is_first():
-            _follow(config, prepared)
-            return None
-        _mention_older(run)
-        return _run(run, config, prepared)
-
-
 def _follow(config: Config, prepared: Prepared) -> None:
     """Play the game at the side of the first process, which alone says and keeps anything."""
     torch.set_num_threads(config.threads)
@@ -186,7 +170,7 @@ def _run(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
         what = f"{problem.filename or run.path}: {problem.strerror or problem}"
         raise JobError(f"{what}; {_last_good(run)}. When that is mended, {_go_on(run)}") from problem
     except (MemoryError, RuntimeError) as problem:
-        if not isinstance(problem, MemoryError) and not OUT_OF_MEMORY.search(str(problem)):
+        if not is_out_of_memory(problem):
             raise
         advice = "free some memory and go on, or start anew with smaller nets or a smaller --batch-size"
         raise JobError(f"out of memory; {_last_good(run)}. {advice}; to {_go_on(run)}") from problem
@@ -194,12 +178,10 @@ def _run(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
 
 def _saved(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, Any] | None:
     """The state of the last good checkpoint, if there is one."""
-    found = checkpoint.load_newest(run.checkpoints)
-    if found is None:
-        return None
-    if found[1]["fingerprint"] != prepared.dataset.fingerprint():
+    saved = checkpoint.load_newest(run.checkpoints)
+    if saved is not None and saved["fingerprint"] != prepared.dataset.fingerprint():
         raise InputError(f"--resume: {config.data} has changed since {run.path} was started")
-    return found[1]
+    return saved
 
 
 def _go_on(run: RunDirectory) -> str:
@@ -361,7 +343,7 @@ class _Job:
 
     def _work_on(self, title: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
         """Bring a phase to its end within so many seconds, saved from time to time."""
-        with tqdm(total=100.0, desc=title, bar_format=BAR, disable=None, leave=False) as bar:
+        with _bar(title) as bar:
 
             def pause() -> bool:
                 bar.update(100 * phase.progress - bar.n)
@@ -396,7 +378,7 @@ class _Job:
 
     def _play(self) -> None:
         """Play the game to its end."""
-        with self._progress() as self.bar:
+        with _bar("training") as self.bar:
             reason = self.kind.play(self.state, self._on_tick, self.interrupted)
         distributed.leave()  # as the others do now: where NCCL parts, it waits for all
         self._checkpoint(ended=None if reason == "interrupted" else self._budget())
@@ -537,13 +519,8 @@ class _Job:
         for title, lines in zip(titles, (real, generated), strict=True):
             log.info("\n%s:\n%s", title, "\n".join(f"  {line}" for line in lines))
 
-    @contextlib.contextmanager
-    def _progress(self) -> Iterator["tqdm[Any]"]:
-        """A bar over the share of the budget used; without a terminal, a line now and then instead."""
-        with tqdm(total=100.0, desc="training", bar_format=BAR, disable=None, leave=False) as bar:
-            yield bar
-
     def _show(self, tick: Tick, scores: dict[str, float]) -> None:
+        """Move the bar; without a terminal, say a line now and then instead."""
         config = self.config
         shares = []
         if config.epochs is not None:
@@ -578,6 +555,11 @@ class _Job:
                 "Epoch %d/%d:\t Generator loss: %s\t Discriminator loss: %s",
                 epoch, self.config.epochs, losses["generator_loss"], losses["discriminator_loss"],
             )  # fmt: skip
+
+
+def _bar(title: str) -> "tqdm[Any]":
+    """A bar of percents, where there is a terminal."""
+    return tqdm(total=100.0, desc=title, bar_format=BAR, disable=None, leave=False)
 
 
 @contextlib.contextmanager

@@ -32,12 +32,17 @@ class Verdict:
     """What the gate says.
 
     Attributes:
-        passed: whether all limits hold; None where none were set.
         reasons: a sentence for each limit.
+        missed: those of the limits that do not hold.
     """
 
-    passed: bool | None
     reasons: list[str]
+    missed: list[str]
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether all limits hold; None where none were set."""
+        return not self.missed if self.reasons else None
 
     @property
     def sentence(self) -> str:
@@ -46,10 +51,6 @@ class Verdict:
         if self.passed:
             return "The quality gate passed: the statistics of the originals are kept within all limits."
         return f"The quality gate failed: {'; '.join(self.missed)}."
-
-    @property
-    def missed(self) -> list[str]:
-        return [reason for reason in self.reasons if "missed" in reason or "not measured" in reason]
 
 
 def read(name: str, *, texts: bool = False) -> list[Limit]:
@@ -92,21 +93,22 @@ def check(limits: list[Limit], scores: Mapping[str, Any]) -> Verdict:
     A score with a 95 % interval misses a limit when even the better end of the interval does: fresh real rows, whose
     scores scatter too, must pass. A number that was not measured fails: it proves nothing.
     """
-    if not limits:
-        return Verdict(passed=None, reasons=[])
-    reasons, passed = [], True
-    for limit in limits:
-        asked = f"the gate asks for {limit.sign} {limit.bound:g}"
-        value = scores.get(limit.metric)
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            passed = False
-            reasons.append(f"{limit.metric} was not measured; {asked}")
-            continue
-        low, high = (scores.get(f"{limit.metric}_{end}") for end in ("low", "high"))
-        best = next(end for end in (low if limit.sign == "<=" else high, value) if end is not None)
-        holds = limit.holds(best)
-        passed = passed and holds
-        interval = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
-        gap = "" if holds else f", missed by {abs(best - limit.bound):.3g}"
-        reasons.append(f"{limit.metric} is {value:.3g}{interval}; {asked}{gap}")
-    return Verdict(passed=passed, reasons=reasons)
+    judged = [_judge(limit, scores) for limit in limits]
+    return Verdict(
+        reasons=[reason for _, reason in judged],
+        missed=[reason for holds, reason in judged if not holds],
+    )
+
+
+def _judge(limit: Limit, scores: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether a limit holds, and a sentence that says so."""
+    asked = f"the gate asks for {limit.sign} {limit.bound:g}"
+    value = scores.get(limit.metric)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return False, f"{limit.metric} was not measured; {asked}"
+    low, high = (scores.get(f"{limit.metric}_{end}") for end in ("low", "high"))
+    best = next(end for end in (low if limit.sign == "<=" else high, value) if end is not None)
+    holds = limit.holds(best)
+    interval = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
+    gap = "" if holds else f", missed by {abs(best - limit.bound):.3g}"
+    return holds, f"{limit.metric} is {value:.3g}{interval}; {asked}{gap}"

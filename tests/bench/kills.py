@@ -66,8 +66,8 @@ def place(out: Path) -> str:
     found = checkpoint.load_newest(runs[0].checkpoints) if runs else None
     if found is None:
         return "before the first checkpoint"
-    phase: str = found[1]["phase"]
-    return "after the game" if phase == "game" and found[1]["ended"] else phase
+    phase: str = found["phase"]
+    return "after the game" if phase == "game" and found["ended"] else phase
 
 
 def finished(out: Path) -> RunDirectory:

@@ -69,7 +69,7 @@ def phases(
     while code == 1 and len(found) < 50:
         saved = checkpoint.load_newest(rundir.newest(out).checkpoints)
         assert saved is not None
-        found.append(saved[1]["phase"])
+        found.append(saved["phase"])
         code = main(["fit", "--resume", "--device", device, "--out", str(out)])
     assert code == 0
     return found
@@ -89,7 +89,7 @@ def weights(run: rundir.RunDirectory) -> bytes:
 def _unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs end with the artifact; what comes after it takes longer than the training here."""
 
-    verdict = Verdict(passed=None, reasons=[])
+    verdict = Verdict(reasons=[], missed=[])
 
     def finish(job: fit._Job) -> Verdict:
         artifact.save(job.run.artifact, job._chosen(), job.prepared.codec, job._card({}, verdict))

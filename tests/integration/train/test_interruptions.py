@@ -62,7 +62,7 @@ def test_a_job_stopped_in_its_warm_start_ends_with_the_same_weights(
     job.join(60)
     found = checkpoint.load_newest(checkpoints)
     assert found is not None
-    assert found[1]["phase"] == "warm start"
+    assert found["phase"] == "warm start"
     if number == signal.SIGKILL:
         assert job.exitcode == -signal.SIGKILL
     else:
@@ -147,7 +147,7 @@ def test_a_gate_that_cannot_be_read_is_told_before_a_run_goes_on(tmp_path: Path)
     config = fit.Config(data="toy", device="cpu", gate=str(tmp_path / "absent.yaml"))
     run = rundir.create(tmp_path / "runs", "toy-bits", config.to_json())
     with pytest.raises(InputError, match=r"absent\.yaml"):
-        fit.resume(run, config)
+        fit.fit(config, run)
     assert not run.log.exists()
 
 
