@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.average import move_average
 from train.generator import AutoregressiveGenerator, GaussianGenerator, Generator, IndependentGenerator
 
 IMPOSSIBLE = 10.0  # a latent threshold that a standard normal passes once in 10^23 rows
@@ -30,7 +31,7 @@ PAIRS_PER_PASS = 1 << 16  # keeps the solver's intermediate results in the cache
 DROPOUTS = ((0.1, 0.5), (0.2, 0.5), (0.0, 0.2))  # of the bits seen, of the hidden units
 LEARNING_RATES = (2e-3, 7e-4, 2.5e-4)
 PATIENCE = 5
-BATCH = 100
+BATCH, AVERAGE = 100, 0.99
 
 
 def fit(
@@ -307,8 +308,7 @@ def _look(
         )
         (loss / BATCH).backward()
         optimiser.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), 0.01)
+        move_average(average, generator, AVERAGE)
 
 
 @torch.no_grad()

@@ -115,9 +115,9 @@ class Generator(nn.Module, ABC):
         """The number of each row's class, int64 (rows,), as `forward` reads it from the noise; None without classes."""
         return None
 
-    @abstractmethod
     def config(self) -> dict[str, Any]:
-        """The name and the constructor's arguments; `build` takes them back."""
+        """The name and the constructor's arguments, here the length alone; `catalogue.build` takes them back."""
+        return {"name": self.name, "length": self.length}
 
     @abstractmethod
     def forward(self, noise: Tensor) -> Tensor:
@@ -144,9 +144,6 @@ class TextbookGenerator(Generator):
         self.length = self.noise_size = length
         self.linear = nn.Linear(length, length)
 
-    def config(self) -> dict[str, Any]:
-        return {"name": self.name, "length": self.length}
-
     def forward(self, noise: Tensor) -> Tensor:
         return torch.sigmoid(self.linear(noise))
 
@@ -160,9 +157,6 @@ class IndependentGenerator(Generator):
         super().__init__()
         self.length = self.noise_size = length
         self.probability = nn.Parameter(torch.full((length,), 0.5))
-
-    def config(self) -> dict[str, Any]:
-        return {"name": self.name, "length": self.length}
 
     def forward(self, noise: Tensor) -> Tensor:
         return (noise < self.probability).to(noise)
@@ -181,9 +175,6 @@ class GaussianGenerator(Generator):
         super().__init__()
         self.length = self.noise_size = length
         self.linear = nn.Linear(length, length)
-
-    def config(self) -> dict[str, Any]:
-        return {"name": self.name, "length": self.length}
 
     def forward(self, noise: Tensor) -> Tensor:
         return (self.linear(normal_noise(noise)) > 0).to(noise)
@@ -213,7 +204,7 @@ class AutoregressiveGenerator(Generator):
         self.known = [int((degree <= i).sum()) for i in range(length)]  # hidden units that bit i may see
 
     def config(self) -> dict[str, Any]:
-        return {"name": self.name, "length": self.length, "width": self.width}
+        return {**super().config(), "width": self.width}
 
     def logits(self, bits: Tensor, input_dropout: float = 0.0, dropout: float = 0.0) -> Tensor:
         """The logit of P(bit i = 1 | the bits before it) for all bits at once: (rows, length)."""

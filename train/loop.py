@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from train import distributed, losses
+from train.average import move_average
 from train.config import Config
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
 from train.generator import Generator
@@ -255,14 +256,10 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-@torch.no_grad()
 def update_average(state: State, decay: float) -> None:
     """Move the averaged weights towards the current ones."""
-    if state.averaged is state.generator:
-        return
-    ours: list[Tensor] = list(state.averaged.parameters())
-    current: list[Tensor] = list(state.generator.parameters())
-    torch._foreach_lerp_(ours, current, 1 - decay)
+    if state.averaged is not state.generator:
+        move_average(state.averaged, state.generator, decay)
 
 
 def data_order(n: int, config: Config) -> Callable[[int], Tensor]:

@@ -60,8 +60,7 @@ class NadeGenerator(Generator):
         self.register_buffer("place", place, persistent=False)
 
     def config(self) -> dict[str, Any]:
-        sizes = {"hidden": self.hidden, "nets": self.nets, "classes": self.classes}
-        return {"name": self.name, "length": self.length, **sizes}
+        return {**super().config(), "hidden": self.hidden, "nets": self.nets, "classes": self.classes}
 
     def forward(self, noise: Tensor) -> Tensor:
         net = self._net(noise)

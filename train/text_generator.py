@@ -279,12 +279,12 @@ class TokenGenerator(Generator):
         length: int,
         vocabulary: int,
         head: int,
-        embedding: int = 128,
-        hidden: int = 256,
+        embedding: int,
+        hidden: int,
         labels: int = 0,
         grams: int = 0,
         rare_grams: int = 0,
-        candidates: int = 16,
+        candidates: int = 1,
     ) -> None:
         super().__init__()
         self.length, self.vocabulary, self.head = length, vocabulary, min(head, vocabulary)

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.average import move_average
 from train.codec import END, PADDING, UNKNOWN
+from train.config import Config
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import restore_streams, streams
 from train.text_game import draw
@@ -26,11 +28,13 @@ from train.text_generator import LanguageModel, TokenGenerator, left_by_ngrams
 
 log = logging.getLogger("lookalike")
 
-HEAD = 3000  # tokens that the net knows; the rest are left to the n-grams
 NGRAM_ROWS = 20_000  # more rows are not counted: the table ships with the generator
 FOLDS = 10
 NET_WEIGHT = 1.0  # of the net's own likelihood: in the mixture alone it would never get off the ground
-CHECK_STEPS = 500
+BATCH, LEARNING_RATE, WEIGHT_DECAY, AVERAGE = 32, 4e-3, 0.01, 0.995
+WORD_DROPOUT, DROPOUT = 0.1, 0.4  # see `LanguageModel.forward`
+CHECK_STEPS = 500  # or a pass, if that is sooner
+PATIENCE = 3  # checks without improvement that end the run
 CALIBRATION_ROUNDS, RECOUNT_ROUNDS = 4, 2
 CALIBRATION_ROWS = 4000
 CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to draw
@@ -103,9 +107,6 @@ class TextWarmStart:
     Args:
         generator: its n-grams, if it has any, must be filled.
         train, validation: token ids, (rows, length), with classes where the model knows any.
-        patience: how many checks without improvement end the run; there is one after every pass, or
-            `CHECK_STEPS` if that is sooner.
-        average: how much of the averaged weights each step keeps.
         rounds: how often the frequencies of tokens are calibrated.
         device: where to train; the generator and the rows are moved there.
     """
@@ -119,22 +120,13 @@ class TextWarmStart:
         train: Rows,
         validation: Rows,
         *,
-        batch: int = 32,
-        learning_rate: float = 4e-3,
-        weight_decay: float = 0.01,
-        word_dropout: float = 0.1,
-        dropout: float = 0.4,
-        average: float = 0.995,
-        patience: int = 3,
         rounds: int = CALIBRATION_ROUNDS,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        self.generator, self.rounds = generator, rounds
-        self.model, self.train, self.validation = generator.model, train, validation
-        model, self.limit = generator.model, math.inf
-        self.batch, self.word_dropout, self.dropout = batch, word_dropout, dropout
-        self.keep, self.patience, self.seed = average, patience, seed
+        self.generator, self.rounds, self.seed = generator, rounds, seed
+        self.train, self.validation, self.limit = train, validation, math.inf
+        model = self.model = generator.model
         if model.ngrams is not None:
             train.look_up_crosswise(model.ngrams, model.head, model.ending)
             validation.look_up(model.ngrams, model.head)
@@ -143,10 +135,10 @@ class TextWarmStart:
         self.average = copy.deepcopy(model)
         self.average.gru.flatten_parameters()  # cuDNN wants them side by side, and a copy has scattered them
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+            model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
         )
-        self.tokens_a_batch = batch * float(train.lengths.float().mean())
-        self.batches = -(-len(train.lengths) // batch)
+        self.tokens_a_batch = BATCH * float(train.lengths.float().mean())
+        self.batches = -(-len(train.lengths) // BATCH)
         self.check_steps = min(self.batches, CHECK_STEPS)
         self._ordered_epoch, self._order = -1, list[tuple[Tensor, int]]()
         self.step, self.seconds, self.failures, self.best, self.calibrated = 0, 0.0, 0, math.inf, 0
@@ -166,7 +158,7 @@ class TextWarmStart:
         if self.calibrated:
             return True
         started = time.monotonic() - self.seconds
-        while self.failures < self.patience and self.seconds < seconds:
+        while self.failures < PATIENCE and self.seconds < seconds:
             if interrupted():
                 return False
             self._step(*self._next_rows())
@@ -210,7 +202,7 @@ class TextWarmStart:
         epoch, position = divmod(self.step, self.batches)
         if epoch != self._ordered_epoch:
             self._ordered_epoch = epoch
-            parts = batches_by_length(self.train.lengths, self.batch, self.seed + epoch)
+            parts = batches_by_length(self.train.lengths, BATCH, self.seed + epoch)
             moved = torch.cat(parts).to(self.train.codes.device).split([len(part) for part in parts])
             self._order = list(zip(moved, map(self.train.width, parts), strict=True))
         return self._order[position]
@@ -218,15 +210,12 @@ class TextWarmStart:
     def _step(self, rows: Tensor, width: int) -> None:
         batch = self.train.batch(rows, width)
         self.optimizer.zero_grad()
-        both, net = self.model(**batch, word_dropout=self.word_dropout, dropout=self.dropout)
+        both, net = self.model(**batch, word_dropout=WORD_DROPOUT, dropout=DROPOUT)
         # Not a batch's own number of tokens: rows of a batch are equally long, so short rows would weigh more.
         (-(both + NET_WEIGHT * net).sum() / self.tokens_a_batch).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        keep = min(self.keep, (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            for ours, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                ours.lerp_(current, 1 - keep)
+        move_average(self.average, self.model, min(AVERAGE, (self.step + 1) / (self.step + 10)))
 
     def _choose_weights(self) -> None:
         if self.step % self.check_steps:
@@ -245,18 +234,19 @@ def new_generator(
     codes: Tensor,
     *,
     vocabulary: int,
-    head: int = HEAD,
+    head: int = Config.head,
     embedding: int = 128,
-    hidden: int = 256,
+    hidden: int = Config.text_hidden,
     labels: Tensor | None = None,
     classes: int = 0,
-    candidates: int = 16,
+    candidates: int = Config.candidates,
 ) -> TokenGenerator:
     """A generator with the n-grams of the training rows and an untrained net.
 
     Args:
         codes: token ids, (rows, length); the commoner a token, the lower its id.
         vocabulary: how many tokens there are.
+        head: how many of them the net knows; the rest are left to the n-grams.
         labels: the rows' classes, from 0 on (rows,); None where there are none.
         classes: how many there are.
     """

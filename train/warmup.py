@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.average import move_average
 from train.generator import draw_noise
 from train.nade import NadeGenerator
 from train.phase import restore_streams, streams
@@ -263,11 +264,6 @@ def set_schedule(optimizer: torch.optim.Optimizer, done: float) -> None:
 def _geometric(ends: tuple[float, float], done: float) -> float:
     start, end = ends
     return start * (end / start) ** done
-
-
-@torch.no_grad()
-def move_average(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list[Tensor](average.parameters()), list[Tensor](net.parameters()), 1 - decay)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train import catalogue
+from train import catalogue, text_warmup
 from train.codec import END, PADDING, UNKNOWN
 from train.generator import draw_noise, generate
 from train.ngram import fit_ngrams
@@ -171,9 +171,10 @@ def test_the_common_and_the_rare_ngrams_make_up_the_whole() -> None:
     assert common[common[:, 2] == UNKNOWN, 3].sum() == rare[:, 3].sum()
 
 
+@pytest.mark.usefixtures("_eager")
 def test_rare_tokens_come_where_the_net_says_and_as_often() -> None:
     rows = torch.tensor([[3, 8 + i % 4, 1, 0, 0, 0] for i in range(200)] + [[4, 5, 1, 0, 0, 0]] * 200)
-    fit = warm_start(rows, head=8, dropout=0.0, word_dropout=0.0, learning_rate=1e-2, patience=100)
+    fit = warm_start(rows, head=8)
     fit.run(600, after(300))
     fit.model.load_state_dict(fit.best_weights)
     drawn = generate(fit.generator, draw_noise(fit.generator, 1000, seed=1))
@@ -244,18 +245,21 @@ def test_config_and_weights_bring_it_back(generator: TokenGenerator) -> None:
     assert torch.equal(generate(generator, noise), generate(again, noise))
 
 
-def warm_start(
-    rows: Tensor | None = None, labels: Tensor | None = None, head: int = 3000, **options: Any
-) -> TextWarmStart:
+@pytest.fixture
+def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The net learns fast, from all that the rows say."""
+    for name, value in {"DROPOUT": 0.0, "WORD_DROPOUT": 0.0, "LEARNING_RATE": 1e-2, "PATIENCE": 100}.items():
+        monkeypatch.setattr(text_warmup, name, value)
+
+
+def warm_start(rows: Tensor | None = None, labels: Tensor | None = None, head: int = VOCABULARY) -> TextWarmStart:
     torch.manual_seed(0)
     rows = grammar(120) if rows is None else rows
     classes = 0 if labels is None else 3
     generator = new_generator(
         rows, vocabulary=VOCABULARY, head=head, embedding=8, hidden=16, labels=labels, classes=classes, candidates=1
     )
-    return TextWarmStart(
-        generator, Rows(rows, labels), Rows(rows[:30], None if labels is None else labels[:30]), **options
-    )
+    return TextWarmStart(generator, Rows(rows, labels), Rows(rows[:30], None if labels is None else labels[:30]))
 
 
 def after(steps: int) -> Any:
@@ -271,9 +275,10 @@ def pointed(rows: Tensor) -> Tensor:
     return longer
 
 
+@pytest.mark.usefixtures("_eager")
 def test_learns_what_the_ngrams_cannot() -> None:
     rows = pointed(grammar(300))
-    fit = warm_start(rows, dropout=0.0, word_dropout=0.0, learning_rate=1e-2, patience=100)
+    fit = warm_start(rows)
     before = fit.model.ngrams
     assert before is not None
     assert not fit.run(600, after(500))
@@ -284,9 +289,10 @@ def test_learns_what_the_ngrams_cannot() -> None:
     assert sum(tuple(row) in known for row in drawn.tolist()) > 180
 
 
+@pytest.mark.usefixtures("_eager")
 def test_labels_are_followed() -> None:
     rows = grammar(300)
-    fit = warm_start(rows, rows[:, 0] - 3, dropout=0.0, word_dropout=0.0, learning_rate=1e-2, patience=100)
+    fit = warm_start(rows, rows[:, 0] - 3)
     fit.run(600, after(400))
     fit.model.load_state_dict(fit.best_weights)
     generator = fit.generator
@@ -350,8 +356,9 @@ def test_between_two_checks_nobody_waits_for_the_gpu(classes: bool) -> None:
     assert fit.step == 9
 
 
-def test_an_interrupted_calibration_goes_on_bit_for_bit() -> None:
-    whole, first, second = (warm_start(learning_rate=0.0) for _ in range(3))
+def test_an_interrupted_calibration_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_warmup, "LEARNING_RATE", 0.0)
+    whole, first, second = (warm_start() for _ in range(3))
     assert whole.run(math.inf, lambda: False)
     assert not first.run(math.inf, after(whole.step + 2))
     assert first.calibrated == 2
