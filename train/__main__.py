@@ -243,11 +243,11 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, **options: 
     A folder of Parquet shards may hold more rows than memory does. The same command goes on with an unfinished one, and
     torchrun's processes share the work: torchrun --nproc-per-node 2 -m train sample RUN --n 100000000 --out FOLDER
     """
-    from train import data
+    from train import writers
 
     into_shards = not out.suffix or out.is_dir()
     if not into_shards:
-        data.check_writable(out)
+        writers.check_writable(out)
     chosen = {name: value for name, value in options.items() if value is not None}
     loaded = _choosing(_load_artifact(run), chosen)
     if into_shards:
@@ -275,12 +275,12 @@ def evaluate(
     *, real: Path, synthetic: Path, train: Path | None, gate: str, out: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Judge synthetic rows against real ones."""
-    from train import data, evidence, report, rundir
+    from train import evidence, report, rundir, writers
     from train import gate as gates
 
     gates.read(gate)  # judging takes long: what can be refused is refused before
     if out is not None:
-        data.check_folder(out)
+        writers.check_folder(out)
     found, kind = evidence.of_files(real, synthetic, train, **options)
     verdict = gates.check(gates.read(gate, texts=found.texts is not None), found.scores[found.shipped])
     if as_json:
@@ -366,10 +366,10 @@ def _load_artifact(run: Path) -> Any:
 
 
 def _sample_file(loaded: Any, out: Path, n: int, seed: int) -> None:
-    from train import data
+    from train import writers
 
     try:
-        data.write(out, loaded.draw(n, seed), loaded.codec)
+        writers.write(out, loaded.draw(n, seed), loaded.codec)
     except (MemoryError, RuntimeError) as problem:
         if not is_out_of_memory(problem):
             raise

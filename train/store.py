@@ -7,7 +7,7 @@ start reads nothing but its description. Delete the cache at any time; it is mad
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,17 +24,15 @@ from train.builtin import cache_directory
 from train.config import InputError
 from train.packed import PackedRows
 from train.progress import Progress
+from train.readers import BITS_SHARE, SAME_NAMES, ZERO_ONE, column_names, format_of
 
 Bits = npt.NDArray[np.uint8]
 
-ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-0": 0, "-0.0": 0, "false": 0, "true": 1, "False": 0, "True": 1}
-BITS_SHARE = 0.9  # of what is looked at that must be 0 or 1 for a set to be one of bits; the rest are bad rows
 NEITHER = 2
 VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: not found among the texts
 LARGE = 2**26  # values; smaller sets are read into memory
 BATCH_ROWS = 2**15  # read at once; a multiple of eight
 NAMED_BAD_ROWS = 3  # how many an error message names
-SAME_NAMES = "two columns have the same name (does the file lack a line of names?)"
 FORMAT = 1  # of the cache
 TEXT_BYTES = 2  # of a value in a CSV file
 GZIP_FACTOR = 8  # by which CSV files of bits shrink, roughly
@@ -69,11 +67,6 @@ def is_large(files: Sequence[Path]) -> bool:
         return all(_kind(file) in SOURCES for file in files) and sum(map(_size, files)) > LARGE
     except (OSError, ValueError, pa.ArrowException):
         return False  # the readers of small files say what is wrong
-
-
-def format_of(file: Path) -> str:
-    """The last ending of a file's name but .gz: .parquet of part-0.snappy.parquet, .csv of rows.2024.csv.gz."""
-    return Path(file.name.removesuffix(".gz")).suffix.lower()
 
 
 def _kind(file: Path) -> str:
@@ -168,8 +161,11 @@ def _pack(files: Sequence[Path], columns: tuple[str, ...], folder: Path, max_bad
                 if len(skipped) + len(source.bad) > max_bad_rows:
                     raise _too_many(file, [*skipped, *source.bad], max_bad_rows)
             skipped += source.bad
-    fingerprint = _fingerprint(_mapped(folder / "rows.bin", rows, len(columns)), columns)
-    stored = Stored(columns=columns, rows=rows, fingerprint=fingerprint, skipped=tuple(skipped))
+    mapped = _mapped(folder / "rows.bin", rows, len(columns))
+    starts = range(0, rows, BATCH_ROWS)
+    parts = (mapped[torch.arange(start, min(start + BATCH_ROWS, rows))].numpy() for start in starts)
+    digest = fingerprint(columns, (rows, len(columns)), parts)
+    stored = Stored(columns=columns, rows=rows, fingerprint=digest, skipped=tuple(skipped))
     (folder / "stored.json").write_text(json.dumps(asdict(stored)) + "\n")
 
 
@@ -184,12 +180,17 @@ def _named(file: Path, columns: tuple[str, ...], batch: Batch, usable: npt.NDArr
         yield f"{file.name} row {batch.numbers[row]}: column {column} holds neither 0 nor 1"
 
 
-def _fingerprint(rows: PackedRows, columns: tuple[str, ...]) -> str:
+def fingerprint(columns: Sequence[str], shape: tuple[int, ...], parts: Iterable[Bits]) -> str:
+    """SHA-256 of rows of 0/1 and of their columns' names.
+
+    Args:
+        shape: (rows, columns).
+        parts: the rows in their order; all parts but the last hold a multiple of eight rows.
+    """
     digest = hashlib.sha256("\0".join(columns).encode())
-    digest.update(repr((len(rows), rows.length)).encode())
-    for start in range(0, len(rows), BATCH_ROWS):
-        part = rows[torch.arange(start, min(start + BATCH_ROWS, len(rows)))]
-        digest.update(np.packbits(part.numpy()).tobytes())
+    digest.update(repr(shape).encode())
+    for part in parts:
+        digest.update(np.packbits(part).tobytes())
     return digest.hexdigest()
 
 
@@ -218,7 +219,7 @@ class _Source:
             raise self._refusal(problem) from problem
 
     def _refusal(self, problem: Exception) -> InputError:
-        return InputError(f"--data {self.file}: {' '.join(str(problem).split())}")
+        return InputError(f"--data {self.file}: {problem}")
 
 
 Opened = tuple[tuple[str, ...], Callable[[], Iterator[Batch]]]  # column names, and what reads the batches
@@ -249,7 +250,7 @@ def _open_npy(file: Path, bad: list[str]) -> Opened:
             values = _from_numbers(array[start : start + BATCH_ROWS])
             yield Batch(numbers=np.arange(start + 1, start + len(values) + 1), values=values)
 
-    return tuple(f"x{i + 1}" for i in range(array.shape[1])), batches
+    return column_names(array.shape[1]), batches
 
 
 def _open_csv(file: Path, bad: list[str]) -> Opened:

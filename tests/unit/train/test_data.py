@@ -3,20 +3,16 @@
 import gzip
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from train import builtin, data
-from train.codec import BitsCodec, TokensCodec
 from train.config import InputError
-from train.generator import Sample
 
 TEXTS = [f'film number {i}, "really"\nit says' for i in range(12)]
 BITS = np.random.default_rng(1).integers(0, 2, (12, 3)).astype(np.uint8)
@@ -320,49 +316,6 @@ def test_the_chain_has_the_documented_memory() -> None:
     before = 2 * bits[:, 5] + bits[:, 6]
     risen = [bits[before == k, 7].mean() for k in range(4)]
     np.testing.assert_allclose(risen, [0.15, 0.80, 0.45, 0.60], atol=0.015)
-
-
-def codec_of(texts: list[str], **classes: Any) -> TokensCodec:
-    return TokensCodec.fit(texts, kind="words", vocabulary=99, min_count=1, lowercase=True, **classes)
-
-
-@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet", ".npy"])
-def test_what_is_written_can_be_read(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"out{ending}"
-    data.check_writable(path)
-    data.write(path, Sample(codes=torch.from_numpy(BITS)), BitsCodec(["x1", "x2", "x3"]))
-    assert np.array_equal(data.load(str(path)).rows, BITS)
-
-
-@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet", ".npy"])
-def test_written_tokens_are_texts(tmp_path: Path, ending: str) -> None:
-    texts = [f'a "{word}" film, isn\'t it?' for word in ("dull", "fine", "long", "new", "old")] * 2
-    codec = codec_of(texts)
-    data.write(tmp_path / f"out{ending}", Sample(codes=codec.encode(texts)), codec)
-    assert data.load(str(tmp_path / f"out{ending}")).texts == texts
-
-
-@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
-@pytest.mark.parametrize(("named", "written"), [("stars", "stars"), ("text", "label")])
-def test_written_classes_have_the_name_of_their_column(tmp_path: Path, ending: str, named: str, written: str) -> None:
-    texts, labels = ["a dull film", "a fine film"] * 5, torch.arange(10) % 2
-    codec = codec_of(texts, labels=["1 star", "5 stars"], label_column=named)
-    path = tmp_path / f"out{ending}"
-    data.write(path, Sample(codes=codec.encode(texts), labels=labels), codec)
-    found = data.load(str(path), column="text", label_column=written)
-    assert (found.texts, found.classes) == (texts, ["1 star", "5 stars"] * 5)
-
-
-def test_an_array_of_texts_holds_no_classes(tmp_path: Path) -> None:
-    codec = codec_of(["a film"], labels=["dull", "fine"])
-    data.write(tmp_path / "out.npy", Sample(codes=codec.encode(["a film"]), labels=torch.ones(1).int()), codec)
-    assert np.load(tmp_path / "out.npy").tolist() == ["a film"]
-
-
-@pytest.mark.parametrize(("name", "message"), [("a.xls", "must end in .csv"), ("no/a.csv", "there is no folder")])
-def test_what_cannot_be_written_is_refused_first(tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        data.check_writable(tmp_path / name)
 
 
 @pytest.mark.parametrize("codec", ["auto", "tokens"])

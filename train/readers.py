@@ -1,0 +1,298 @@
+"""Readers: one for each format of files, from bytes to a `Table` of texts.
+
+What cannot be read as text is left out and named here; what the columns mean is for data.py to say.
+"""
+
+import codecs
+import dataclasses
+import functools
+import gzip
+import io
+import itertools
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from train.config import InputError
+
+Shape = TypeVar("Shape", bound=Hashable)
+
+TEXT_COLUMN = "text"  # of texts whose column has no name of its own
+ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-0": 0, "-0.0": 0, "false": 0, "true": 1, "False": 0, "True": 1}
+BITS_SHARE = 0.9  # of what is looked at that must be 0 or 1 for a set to be one of bits; the rest are bad rows
+PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
+TEXT_SHARE = 0.9  # of a column's first values that must be text
+CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row that is longer than two of them
+MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
+SAME_NAMES = "two columns have the same name (does the file lack a line of names?)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One file as columns of text, with the row number in the file of each row and what had to be left out.
+
+    Attributes:
+        bad: one line for each row that was left out.
+        left_out: the columns that are missing, because they hold lists, pictures or the like.
+    """
+
+    columns: dict[str, pa.ChunkedArray]
+    numbers: npt.NDArray[np.int64]
+    bad: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def read(path: Path) -> Table:
+    """What a file holds.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    reader = READERS.get(format_of(path))
+    if reader is None:
+        raise InputError(f"--data {path}: the name must end in {', '.join(READERS)} (or these and .gz)")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if not content.strip():
+            raise InputError("the file is empty")
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise InputError("the text is UTF-16; save it as UTF-8")
+        table = reader(content, path.name)
+        if len(table.numbers) == 0:
+            raise InputError(f"no row can be used: {table.bad[0] if table.bad else 'there are only column names'}")
+    except (InputError, pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as problem:
+        raise InputError(f"--data {path}: {getattr(problem, 'strerror', None) or problem}") from problem
+    return table
+
+
+def format_of(file: Path) -> str:
+    """The last ending of a file's name but .gz: .parquet of part-0.snappy.parquet, .csv of rows.2024.csv.gz."""
+    return Path(file.name.removesuffix(".gz")).suffix.lower()
+
+
+@functools.lru_cache  # of lists of one length it is asked row by row
+def column_names(length: int) -> tuple[str, ...]:
+    """What columns are called that have no names of their own."""
+    return tuple(f"x{i + 1}" for i in range(length))
+
+
+def shown(value: str | None) -> str:
+    """A value as messages name it."""
+    return "nothing" if not value else repr(value if len(value) <= 20 else value[:20] + "…")
+
+
+def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
+    bad: dict[int, str] = {}
+
+    def skip(row: pa.csv.InvalidRow) -> str:
+        bad[row.number - 1] = f"{row.actual_columns} columns where the header names {row.expected_columns}"
+        return "skip"
+
+    # PyArrow cannot hand over a bad row that is not UTF-8, so broken bytes are marked first.
+    damaged = not _is_utf8(content)
+    content = content.decode(errors="replace").encode() if damaged else content
+    content = content.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
+    # One thread, so that a bad row knows its number. Values are read as bytes: decoding is checked row by row.
+    reading = pa.csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK)
+    parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
+    names = pa.csv.open_csv(io.BytesIO(content), read_options=reading, parse_options=parsing).schema.names
+    if len(set(names)) < len(names):
+        raise InputError(SAME_NAMES)
+    if len(names) == 1 and (found := set(names[0]) & set(";\t|")):
+        raise InputError(
+            f"the columns seem to be separated by {found.pop()!r}; save them with commas, or as .tsv with tabs"
+        )
+    bad.clear()  # looking at the header may already have met bad rows
+    parsing.ignore_empty_lines = len(names) > 1  # of one column they are rows without a value
+    converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
+    table = pa.csv.read_csv(io.BytesIO(content), reading, parsing, converting)
+    numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))
+    return _decoded({name: table[name] for name in names}, numbers, bad, file, damaged)
+
+
+def _decoded(
+    columns: dict[str, pa.ChunkedArray],
+    numbers: npt.NDArray[np.int64],
+    bad: dict[int, str],
+    file: str,
+    damaged: bool = False,
+) -> Table:
+    """Columns of bytes as text; rows that are not UTF-8, or are marked in a damaged file, join the bad ones."""
+    good = np.ones(len(numbers), bool)
+    for name, values in columns.items():
+        for row, value in enumerate(values.to_pylist()) if damaged or not _is_text(values) else ():
+            if value is not None and (not _is_utf8(value) or (damaged and MARK in value)):
+                good[row] = False
+                bad[int(numbers[row])] = f"column {name} is not UTF-8"
+    mask = pa.array(good)
+    return Table(
+        columns={name: values.filter(mask).cast(pa.string()) for name, values in columns.items()},
+        numbers=numbers[good],
+        bad=tuple(f"{file} row {number}: {why}" for number, why in sorted(bad.items())),
+    )
+
+
+def _is_text(values: pa.ChunkedArray) -> bool:
+    try:
+        values.cast(pa.string())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _read_tsv(content: bytes, file: str) -> Table:
+    return _read_csv(content, file, delimiter="\t")
+
+
+def _read_txt(content: bytes, file: str) -> Table:
+    """A text a line; or, where nearly every line is made of as many 0s and 1s, a row of bits a line."""
+    lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
+    numbers = np.arange(1, len(lines) + 1)
+    table = _decoded({TEXT_COLUMN: pa.chunked_array([pa.array(lines, pa.binary())])}, numbers, {}, file)
+    texts = table.columns[TEXT_COLUMN].to_pylist()
+    rows = ["".join(text.replace(",", " ").split()) for text in texts]
+    widths = np.array([len(row) if set(row) <= {"0", "1"} else -1 for row in rows])
+    width = _commonest(widths[widths != 0].tolist())
+    if width is None or width < 0:
+        return table
+    good = widths == width
+    kept = list(itertools.compress(rows, good))
+    columns = [pa.chunked_array([pa.array([row[i] for row in kept])]) for i in range(width)]
+    bad = [
+        f"{file} row {table.numbers[row]}: holds {widths[row] if widths[row] > 0 else shown(texts[row])}, "
+        f"not {width} values of 0 or 1"
+        for row in np.flatnonzero(~good)
+    ]
+    named = dict(zip(column_names(width), columns, strict=True))
+    return Table(columns=named, numbers=table.numbers[good], bad=(*table.bad, *bad))
+
+
+def _commonest(shapes: Iterable[Shape]) -> Shape | None:
+    """The shape that nearly all rows have, or None; a few others do not make 0/1 data something else."""
+    counts = Counter(shapes)
+    return next((shape for shape, count in counts.most_common(1) if count >= BITS_SHARE * counts.total()), None)
+
+
+def _read_jsonl(content: bytes, file: str) -> Table:
+    """An object, a text or a list of 0/1 a line."""
+    records: dict[int, dict[str, str | None]] = {}
+    bad: dict[int, str] = {}
+    for number, record in _json_records(content, bad):
+        if _is_unicode(record):
+            records[number] = record
+        else:
+            bad[number] = "holds half of a surrogate pair"
+    shape = _commonest(map(tuple, records.values()))
+    if shape is not None and shape == column_names(len(shape)):  # lists
+        expected = set(shape)
+        others = [number for number, record in records.items() if record.keys() != expected]
+        bad |= dict.fromkeys(others, f"not a list of {len(shape)} values")
+        records = {number: record for number, record in records.items() if number not in bad}
+    rows = records.values()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: pa.chunked_array([pa.array([row.get(name) for row in rows], pa.string())]) for name in names}
+    if not columns:
+        raise InputError("no line holds a JSON object, text or list")
+    return Table(
+        columns=columns,
+        numbers=np.array(list(records)),
+        bad=tuple(f"{file} row {number}: {why}" for number, why in sorted(bad.items())),
+    )
+
+
+def _json_records(content: bytes, bad: dict[int, str]) -> Iterator[tuple[int, dict[str, str | None]]]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            bad[number] = "not JSON"
+            continue
+        match value:
+            case dict():
+                yield number, {name: _cell(cell) for name, cell in value.items()}
+            case str():
+                yield number, {TEXT_COLUMN: value}
+            case list():
+                names = column_names(len(value))
+                yield number, {name: _cell(cell) for name, cell in zip(names, value, strict=True)}
+            case _:
+                bad[number] = "neither an object, a text nor a list"
+
+
+def _is_unicode(record: dict[str, str | None]) -> bool:
+    """JSON can escape what no text can hold: half of a surrogate pair."""
+    try:
+        "".join([*record, *filter(None, record.values())]).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _cell(value: object) -> str | None:
+    """A value as text; lists and objects are none."""
+    return None if value is None or isinstance(value, list | dict) else str(value)
+
+
+def _read_parquet(content: bytes, file: str) -> Table:
+    names = pa.parquet.read_schema(io.BytesIO(content)).names
+    if len(set(names)) < len(names):  # which read_table cannot read
+        raise InputError(SAME_NAMES)
+    table = pa.parquet.read_table(io.BytesIO(content))
+    columns = {name: _as_text(table[name]) for name in table.column_names}
+    texts = {name: values for name, values in columns.items() if values is not None}
+    if not texts:
+        raise InputError("no column holds text")
+    found = _decoded(texts, np.arange(1, table.num_rows + 1), {}, file)
+    return dataclasses.replace(found, left_out=tuple(name for name in columns if name not in texts))
+
+
+def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """A column as text, or as bytes where some of them are no UTF-8; None where it holds something else."""
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowException:
+        first: list[Any] = values.slice(0, PROBE_ROWS).to_pylist()
+        known = [value is None or (isinstance(value, bytes) and _is_utf8(value)) for value in first]
+        return values if sum(known) >= TEXT_SHARE * len(known) else None
+
+
+def _read_npy(content: bytes, file: str) -> Table:
+    if not content.startswith(np.lib.format.MAGIC_PREFIX):
+        raise InputError("not what numpy's save writes (of an .npz archive, save one array)")
+    array = np.load(io.BytesIO(content), allow_pickle=False)
+    if array.ndim == 1 and array.dtype.kind == "U":
+        columns = {TEXT_COLUMN: pa.chunked_array([pa.array(array.tolist())])}
+    elif array.ndim == 2 and array.shape[1] and array.dtype.kind in "buif":
+        named = zip(column_names(array.shape[1]), array.T, strict=True)
+        columns = {name: pa.chunked_array([pa.array(values).cast(pa.string())]) for name, values in named}
+    else:
+        raise InputError(f"an array of shape {array.shape} and type {array.dtype}; rows of 0/1 or texts are needed")
+    return Table(columns=columns, numbers=np.arange(1, len(array) + 1))
+
+
+READERS: dict[str, Callable[[bytes, str], Table]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+    ".txt": _read_txt,
+    ".npy": _read_npy,
+}

@@ -1,0 +1,89 @@
+"""Writers: generated rows as users know them, in one file."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from train import rundir
+from train.codec import LABEL_COLUMN, Codec, TokensCodec, class_names
+from train.config import InputError
+from train.generator import Sample
+from train.readers import TEXT_COLUMN
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that `write` could not write, before any work is done.
+
+    Raises:
+        InputError: the format is unknown, or the folder does not exist.
+    """
+    if path.suffix not in WRITERS:
+        raise InputError(f"--out {path}: the name must end in {', '.join(WRITERS)}, or have no ending: a folder")
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file that is a folder, or whose folder does not exist, before any work is done.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    if path.is_dir():
+        raise InputError(f"--out {path}: a folder; name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--out {path}: there is no folder {path.parent}")
+
+
+def write(path: Path, sample: Sample, codec: Codec) -> None:
+    """Write rows as users know them (see `arrow`); the file appears whole or not at all. NPY holds no classes."""
+    with rundir.replacing(path) as partial, partial.open("wb") as file:
+        WRITERS[path.suffix](file, arrow(sample, codec))
+
+
+def arrow(sample: Sample, codec: Codec) -> pa.Table:
+    """Rows as an Arrow table.
+
+    Where codes are token ids: a column of texts and, where they have classes, one of those, under the name that it has
+    in the training data. Else a column of 0/1 for each code.
+    """
+    if not isinstance(codec, TokensCodec):
+        return pa.table(list(sample.codes.numpy().T), names=codec.columns)
+    columns = codec.decode(sample.codes), class_names(codec, sample.labels)
+    return pa.table([column for column in columns if column is not None], schema=schema(codec))
+
+
+def schema(codec: Codec) -> pa.Schema:
+    """What `arrow` makes for a codec."""
+    if not isinstance(codec, TokensCodec):
+        return pa.schema([(name, pa.uint8()) for name in codec.columns])
+    classes = LABEL_COLUMN if codec.label_column == TEXT_COLUMN else codec.label_column
+    return pa.schema([(name, pa.string()) for name in (TEXT_COLUMN, *([classes] if codec.labels else ()))])
+
+
+def _write_jsonl(file: BinaryIO, rows: pa.Table) -> None:
+    for row in rows.to_pylist():
+        file.write(json.dumps(row).encode() + b"\n")
+
+
+def _write_npy(file: BinaryIO, rows: pa.Table) -> None:
+    buffer = io.BytesIO()  # numpy itself does not say why it could not write to a file
+    if pa.string() in rows.schema.types:
+        np.save(buffer, np.array(rows[0].to_pylist(), dtype=np.str_))
+    else:
+        np.save(buffer, np.stack([column.to_numpy() for column in rows.columns], axis=1))
+    file.write(buffer.getbuffer())
+
+
+WRITERS: dict[str, Callable[[BinaryIO, pa.Table], None]] = {
+    ".csv": lambda file, rows: pa.csv.write_csv(rows, file),
+    ".jsonl": _write_jsonl,
+    ".parquet": lambda file, rows: pa.parquet.write_table(rows, file),
+    ".npy": _write_npy,
+}
