@@ -8,7 +8,6 @@ report included.
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,14 +22,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tests.bench import tables
 from tests.bench.quality import SETS
-from tests.bench.tables import README, machine
 from tests.memory import peak_mebibytes
 from train import metrics, prepare, rundir
 from train.config import resolve
 from train.prepare import Prepared
 
-START, END = "<!-- peers: start -->", "<!-- peers: end -->"
 OURS = "lookalike"
 PACKAGES = {"mostlyai": "mostlyai-engine==2.7.3", "ctgan": "ctgan==0.12.1"}
 SHOWN = {"c2st_auc": 3, "correlation_ratio": 2, "triple_ratio": 2, "marginal_ratio": 2, "copy_excess": 3}
@@ -63,13 +61,12 @@ def main(sets: Sequence[str], peers: Sequence[str], seeds: int, minutes: float, 
         for peer in peers:
             for name in sets:
                 found = [_measure(peer, name, seed, minutes, out.absolute()) for seed in range(seeds)]
-                kept = {"caption": f"{machine()}; seeds: {seeds}, each with its own split", "scores": found}
+                kept = {"caption": f"{tables.machine()}; seeds: {seeds}, each with its own split", "scores": found}
                 _kept(out, name, peer).write_text(json.dumps(kept, indent=1) + "\n")
-    tables = [_table(out, name) for name in SETS if any(_kept(out, name, peer).exists() for peer in (OURS, *PACKAGES))]
-    print("\n\n".join(tables))
+    made = [_table(out, name) for name in SETS if any(_kept(out, name, peer).exists() for peer in (OURS, *PACKAGES))]
+    print("\n\n".join(made))
     if write:
-        before, rest = README.read_text().split(START)
-        README.write_text(before + START + "\n" + "\n\n".join(tables) + "\n" + END + rest.split(END)[1])
+        tables.put("peers", made)
 
 
 def _kept(out: Path, name: str, peer: str) -> Path:
@@ -161,16 +158,11 @@ def _table(out: Path, name: str) -> str:
         kept = json.loads(_kept(out, name, peer).read_text())
         captions.add(kept["caption"])
         columns = {**SHOWN, "seconds": 0, "memory": 0}
-        cells = [_cell([each[metric] for each in kept["scores"] if metric in each], n) for metric, n in columns.items()]
+        cells = [
+            tables.cell([each[metric] for each in kept["scores"] if metric in each], n) for metric, n in columns.items()
+        ]
         lines.append(f"| {PACKAGES.get(peer, OURS)} | {' | '.join(cells)} |")
     return "\n".join([*sorted(captions), "", *lines])
-
-
-def _cell(values: list[float], decimals: int) -> str:
-    if not values:
-        return "-"
-    spread = f" ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{decimals}f}{spread}"
 
 
 if __name__ == "__main__":

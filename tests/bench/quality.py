@@ -4,10 +4,7 @@ Every cell comes from whole training jobs as `python -m train fit` runs them, wi
 of the rows judge. Prints the table and, with --write, puts it into the README between its markers.
 """
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -30,26 +27,13 @@ def main(sets: tuple[str, ...], seeds: int, minutes: float, baselines: str, out:
         tables.write("quality", [_kept(out, name) for name in ALL_SETS])
         return
     for name in sets:
-        splits = f"seeds: {seeds}, each with its own split"
-        caption = f"{tables.machine()}; {splits}; at most {minutes:g} minutes of training"
-        scores = tables.gather(_jobs(name, seeds, minutes, baselines, out))
-        tables.keep(_kept(out, name), name, caption, scores)
-        print(f"{caption}\n\n{tables.table(name, scores)}\n", flush=True)
+        codec = {"codec": "presence"} if name == "movie-reviews" else {}  # runs say what "auto" was decided to be
+        given = {"data": name, "baselines": baselines, **codec}
+        tables.measure(_kept(out, name), name, given, seeds=seeds, minutes=minutes)
 
 
 def _kept(out: Path, name: str) -> Path:
     return out / f"quality-{name}.json"
-
-
-def _jobs(name: str, seeds: int, minutes: float, baselines: str, out: Path) -> Iterator[dict[str, Any]]:
-    for seed in range(seeds):
-        given = {
-            "data": name, "codec": "presence" if name == "movie-reviews" else "auto", "seed": seed, "split_seed": seed,
-            "holdout": 0.5, "max_minutes": minutes, "baselines": baselines, "out": str(out), "gate": "none",
-        }  # fmt: skip
-        found = tables.job(given)["scores"]
-        print(f"{name}, seed {seed}: AUC {found['GAN']['c2st_auc']:.3f}", file=sys.stderr, flush=True)
-        yield found
 
 
 if __name__ == "__main__":

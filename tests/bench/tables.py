@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,12 +54,13 @@ def table(name: str, scores: Scores) -> str:
     shown = [metric for metric in SHOWN if any(metric in values for values in scores.values())]
     lines = [f"| {name} | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
     for contender, values in scores.items():
-        cells = [_cell(values.get(metric, []), SHOWN[metric][1]) for metric in shown]
+        cells = [cell(values.get(metric, []), SHOWN[metric][1]) for metric in shown]
         lines.append(f"| {contender} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(values: list[float], decimals: int) -> str:
+def cell(values: list[float], decimals: int) -> str:
+    """Mean and spread of what the seeds gave."""
     if not values:
         return "-"
     mean = f"{statistics.mean(values):.{decimals}f}"
@@ -72,19 +74,38 @@ def machine() -> str:
     return f"Measured on {day}: {device} ({platform.machine()}), torch {torch.__version__}"
 
 
-def keep(path: Path, name: str, caption: str, scores: Scores) -> None:
-    """Save what was measured of a set, for `write`."""
+def measure(path: Path, name: str, given: Mapping[str, Any], *, seeds: int, minutes: float, note: str = "") -> None:
+    """Run jobs on a set, a seed and a split each, half of the rows judging; print the table and save it for `write`.
+
+    Args:
+        given: options that the jobs share.
+        note: what else the caption says of them.
+    """
+    caption = f"{machine()}; seeds: {seeds}, each with its own split; at most {minutes:g} minutes of training{note}"
+    shared = {"holdout": 0.5, "max_minutes": minutes, "out": str(path.parent), "gate": "none", **given}
+    jobs = []
+    for seed in range(seeds):
+        jobs.append(job({**shared, "seed": seed, "split_seed": seed})["scores"])
+        judged = {contender: f"{scores['c2st_auc']:.3f}" for contender, scores in jobs[-1].items()}
+        print(f"{name}, seed {seed}, AUC: {judged}", file=sys.stderr, flush=True)
+    scores = gather(jobs)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"set": name, "caption": caption, "scores": scores}, indent=1) + "\n")
+    print(f"{caption}\n\n{table(name, scores)}\n", flush=True)
 
 
 def write(mark: str, kept: Iterable[Path]) -> None:
-    """Put tables into the README between the marks; sets measured under the same conditions share a caption."""
+    """Put tables into the README; sets measured under the same conditions share a caption."""
     parts: list[str] = []
     for each in (json.loads(path.read_text()) for path in kept if path.exists()):
         if each["caption"] not in parts:
             parts.append(each["caption"])
         parts.append(table(each["set"], each["scores"]))
+    put(mark, parts)
+
+
+def put(mark: str, parts: Iterable[str]) -> None:
+    """Put paragraphs into the README, between the marks of that name."""
     start, end = f"<!-- {mark}: start -->", f"<!-- {mark}: end -->"
     before, rest = README.read_text().split(start)
     README.write_text(before + start + "\n" + "\n\n".join(parts) + "\n" + end + rest.split(end)[1])

