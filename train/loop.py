@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from train.config import Config
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
 from train.generator import Generator
 from train.packed import PackedRows
-from train.phase import restore_streams, streams
+from train.phase import Stateful
 
 PENALTY_EVERY = 16  # turns; weighed so many times more: "lazy regularisation" (Karras et al. 2020, "StyleGAN2")
 
@@ -32,7 +31,7 @@ class NonFiniteError(RuntimeError):
 
 
 @dataclass(kw_only=True)
-class State:
+class State(Stateful):
     """Everything that training changes.
 
     Attributes:
@@ -42,6 +41,9 @@ class State:
         seconds: training time so far, over all sessions.
         best: the averaged weights with the best validation score so far; `best_score` is that score, `best_seen` when.
     """
+
+    MODULES = ("generator", "discriminator", "averaged", "generator_optimizer", "discriminator_optimizer")
+    VALUES = ("seen", "seconds", "best_score", "best_seen", "best")
 
     generator: Generator
     discriminator: nn.Module
@@ -72,29 +74,6 @@ class State:
                 discriminator.parameters(), lr=config.discriminator_rate, betas=betas, fused=True
             ),
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it as tensors, numbers and dicts, random streams included."""
-        return {
-            **{name: getattr(self, name).state_dict() for name in self._parts()},
-            "seen": self.seen,
-            "seconds": self.seconds,
-            "best_score": self.best_score,
-            "best_seen": self.best_seen,
-            "best": self.best,
-            "streams": streams(),
-        }
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        for name in self._parts():
-            getattr(self, name).load_state_dict(saved[name])
-        self.seen, self.seconds = saved["seen"], saved["seconds"]
-        self.best_score, self.best_seen, self.best = saved["best_score"], saved["best_seen"], saved["best"]
-        restore_streams(saved["streams"])
-
-    @staticmethod
-    def _parts() -> tuple[str, ...]:
-        return "generator", "discriminator", "averaged", "generator_optimizer", "discriminator_optimizer"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,9 +47,33 @@ class Phase(Protocol):
         """Put everything back, torch's streams included."""
 
 
-class ColdStart:
+class Stateful:
+    """What is saved and put back part by part, with torch's streams.
+
+    Attributes:
+        MODULES: the names of the parts that have a `state_dict` of their own.
+        VALUES: the names of the others, plain values or tensors.
+    """
+
+    MODULES: tuple[str, ...]
+    VALUES: tuple[str, ...]
+
+    def state_dict(self) -> dict[str, Any]:
+        modules = {name: getattr(self, name).state_dict() for name in self.MODULES}
+        return {**modules, **{name: getattr(self, name) for name in self.VALUES}, "streams": streams()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        for name in self.MODULES:
+            getattr(self, name).load_state_dict(saved[name])
+        for name in self.VALUES:
+            setattr(self, name, saved[name])
+        restore_streams(saved["streams"])
+
+
+class ColdStart(Stateful):
     """The phase of a generator that is not warmed up: finished from the start."""
 
+    MODULES, VALUES = ("generator",), ()
     seconds = 0.0
     progress = 1.0
 
@@ -58,13 +82,6 @@ class ColdStart:
 
     def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
         return True
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.state_dict(), "streams": streams()}
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        self.generator.load_state_dict(saved["generator"])
-        restore_streams(saved["streams"])
 
 
 def streams() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from train.codec import PADDING, UNKNOWN
 from train.config import Config
 from train.generator import Sample, draw_noise, generate_labelled
 from train.loop import NonFiniteError, Tick
-from train.phase import restore_streams, streams
+from train.phase import Stateful
 from train.text_generator import Scorer, TokenGenerator
 
 PASS_ROWS = 5000  # real rows in a pass, and as many draws
@@ -34,34 +34,21 @@ SCORED_ROWS = 256  # at once
 SCALES = torch.linspace(0, 1.5, 61)
 
 
-class TextState:
+class TextState(Stateful):
     """Everything that the game changes, with the attributes of `loop.State` that jobs use."""
 
-    def __init__(self, generator: TokenGenerator, seconds: float = 0.0) -> None:
+    MODULES = ("generator", "optimizer")
+    VALUES = ("passes", "seen", "seconds", "best_score", "best_seen", "best")
+
+    def __init__(self, generator: TokenGenerator) -> None:
         self.generator = self.averaged = generator
         net = [weights for name, weights in generator.scorer.named_parameters() if name != "weights"]
         linear = {"params": [generator.scorer.weights], "lr": LINEAR_RATE, "weight_decay": LINEAR_DECAY}
         groups: list[dict[str, Any]] = [{"params": net}, linear]
         self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-        self.passes, self.seen, self.seconds = 0, 0, seconds
+        self.passes, self.seen, self.seconds = 0, 0, 0.0
         self.best_score, self.best_seen = math.inf, 0
         self.best: dict[str, Tensor] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        numbers = {name: getattr(self, name) for name in self._numbers()}
-        modules = {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return {**modules, **numbers, "streams": streams()}
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        self.generator.load_state_dict(saved["generator"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        for name in self._numbers():
-            setattr(self, name, saved[name])
-        restore_streams(saved["streams"])
-
-    @staticmethod
-    def _numbers() -> tuple[str, ...]:
-        return "passes", "seen", "seconds", "best_score", "best_seen", "best"
 
 
 def play(

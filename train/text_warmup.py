@@ -22,7 +22,7 @@ from train.average import move_average
 from train.codec import END, PADDING, UNKNOWN
 from train.config import Config
 from train.ngram import NgramModel, fit_ngrams, windows
-from train.phase import restore_streams, streams
+from train.phase import Stateful
 from train.text_game import draw
 from train.text_generator import LanguageModel, TokenGenerator, left_by_ngrams
 
@@ -101,7 +101,7 @@ class Rows:
         return {**{name: value[rows, :width] for name, value in values.items()}, "labels": labels}
 
 
-class TextWarmStart:
+class TextWarmStart(Stateful):
     """Fits the generator's language model to the training rows by likelihood; see `phase.Phase`.
 
     Args:
@@ -181,18 +181,6 @@ class TextWarmStart:
             self.seconds = time.monotonic() - started
         log.debug("warm start: calibrated %d times", self.calibrated)
         return True
-
-    def state_dict(self) -> dict[str, Any]:
-        modules = {name: getattr(self, name).state_dict() for name in self.MODULES}
-        values = {name: getattr(self, name) for name in self.VALUES}
-        return {**modules, **values, "streams": streams()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in self.MODULES:
-            getattr(self, name).load_state_dict(state[name])
-        for name in self.VALUES:
-            setattr(self, name, state[name])
-        restore_streams(state["streams"])
 
     def _next_rows(self) -> tuple[Tensor, int]:
         """The numbers of the present step's rows, and their width; each epoch has an order of its own.

@@ -119,6 +119,9 @@ class NetFit:
         seconds: spent in steps so far.
     """
 
+    MODULES = ("net", "average", "optimizer")
+    VALUES = ("kinds", "entropy", "best", "best_step", "best_weights", "steps", "seconds")
+
     def __init__(self, seen: Tensor, unseen: Tensor, classes: Classes, hidden: int) -> None:
         self.seen, self.unseen, self.classes = seen, unseen, classes
         self.net = new_net(seen.shape[1], classes, hidden)
@@ -177,9 +180,6 @@ class NetFit:
         for name in self.VALUES:
             setattr(self, name, saved[name])
         self.kinds = self.kinds.to(self.seen.device)
-
-    MODULES = ("net", "average", "optimizer")
-    VALUES = ("kinds", "entropy", "best", "best_step", "best_weights", "steps", "seconds")
 
 
 def draw_classes(belongs: Tensor) -> Tensor:
