@@ -346,21 +346,10 @@ def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
     if settings.token_file:
         environment[bearer.VARIABLE] = str(settings.token_file.resolve())
     command = [
-        sys.executable,
-        "-I",
-        "-m",
-        "ts.model_server",
-        "--start",
-        "--ncs",
-        "--models",
-        f"{MODEL_NAME}={mar.name}",
-        "--model-store",
-        str(mar.parent),
-        "--ts-config",
-        str(scratch / "config.properties"),
-        "--log-config",
-        str(HERE / "log4j2.xml"),
-    ]
+        sys.executable, "-I", "-m", "ts.model_server", "--start", "--ncs",
+        "--models", f"{MODEL_NAME}={mar.name}", "--model-store", str(mar.parent),
+        "--ts-config", str(scratch / "config.properties"), "--log-config", str(HERE / "log4j2.xml"),
+    ]  # fmt: skip
     try:
         with (home / "logs" / "console.log").open("w") as console:
             launcher = subprocess.run(

@@ -70,7 +70,7 @@ def _lines_of(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
     except OSError as problem:
         raise click.BadParameter(f"{path}: {problem.strerror}") from problem
     except yaml.YAMLError as problem:  # it names the file
-        raise click.BadParameter(" ".join(str(problem).split())) from problem
+        raise click.BadParameter(str(problem)) from problem
     if node is not None and not isinstance(node, yaml.MappingNode):
         raise click.BadParameter(f"{path}: must hold `option: value` lines")
     return [] if node is None else node.value

@@ -43,13 +43,13 @@ from train.kinds import EVALUATION_SEED, State
 from train.loop import Tick
 from train.phase import Phase
 from train.prepare import Prepared, prepare, resolved
+from train.progress import LOG_SECONDS
 from train.rundir import RunDirectory
 from train.tracking import Tracker
 
 log = logging.getLogger("lookalike")
 
 CHECKPOINT_SECONDS = 20
-LOG_SECONDS = 15  # between progress lines where there is no terminal
 SAMPLE_ROWS = 1000
 PRINTED_ROWS, PRINTED_VALUES = 5, 64
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "gate", "baselines")  # when a run is continued

@@ -102,22 +102,34 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
     damaged = not _is_utf8(content)
     content = content.decode(errors="replace").encode() if damaged else content
     content = content.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
-    # One thread, so that a bad row knows its number. Values are read as bytes: decoding is checked row by row.
-    reading = pa.csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK)
-    parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
-    names = pa.csv.open_csv(io.BytesIO(content), read_options=reading, parse_options=parsing).schema.names
-    if len(set(names)) < len(names):
-        raise InputError(SAME_NAMES)
+    names, options = csv_options(io.BytesIO(content), delimiter, skip, CSV_BLOCK)
     if len(names) == 1 and (found := set(names[0]) & set(";\t|")):
         raise InputError(
             f"the columns seem to be separated by {found.pop()!r}; save them with commas, or as .tsv with tabs"
         )
     bad.clear()  # looking at the header may already have met bad rows
-    parsing.ignore_empty_lines = len(names) > 1  # of one column they are rows without a value
-    converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
-    table = pa.csv.read_csv(io.BytesIO(content), reading, parsing, converting)
+    table = pa.csv.read_csv(io.BytesIO(content), **options)
     numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))
     return _decoded({name: table[name] for name in names}, numbers, bad, file, damaged)
+
+
+def csv_options(
+    source: Any, delimiter: str, skip: Callable[[pa.csv.InvalidRow], str], block: int
+) -> tuple[list[str], dict[str, Any]]:
+    """The columns' names, and how PyArrow shall read the rows: values as bytes, `block` bytes at once.
+
+    Raises:
+        InputError: two columns have the same name.
+    """
+    reading = pa.csv.ReadOptions(use_threads=False, block_size=block)  # one thread: a bad row then knows its number
+    parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
+    with pa.csv.open_csv(source, reading, parsing) as opened:
+        names = opened.schema.names
+    if len(set(names)) < len(names):
+        raise InputError(SAME_NAMES)
+    parsing.ignore_empty_lines = len(names) > 1  # of one column they are rows without a value
+    converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
+    return names, {"read_options": reading, "parse_options": parsing, "convert_options": converting}
 
 
 def _decoded(

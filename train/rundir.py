@@ -17,69 +17,32 @@ from train.config import InputError
 NAME = re.compile(r"(\d{5})-.+")
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunDirectory:
     """The places inside one run directory, such as runs/00007-movie-reviews-presence."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        self.config = self.path / "config.json"
+        self.log = self.path / "log.txt"
+        self.stats = self.path / "stats.jsonl"
+        self.system = self.path / "system.jsonl"
+        self.tracking = self.path / "mlflow.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.artifact = self.path / "artifact"
+        self.samples = self.path / "samples.csv"
+        self.metrics = self.path / "metrics.json"
+        self.summary = self.path / "summary.md"
+        self.report = self.path / "report.html"
+        self.plots = self.path / "plots"
+        self.archive = self.path / "lookalike.mar"
 
     @property
     def number(self) -> int:
         match = NAME.fullmatch(self.path.name)
         assert match, self.path
         return int(match[1])
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def stats(self) -> Path:
-        return self.path / "stats.jsonl"
-
-    @property
-    def system(self) -> Path:
-        return self.path / "system.jsonl"
-
-    @property
-    def tracking(self) -> Path:
-        return self.path / "mlflow.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def artifact(self) -> Path:
-        return self.path / "artifact"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples.csv"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.json"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.md"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def plots(self) -> Path:
-        return self.path / "plots"
-
-    @property
-    def archive(self) -> Path:
-        return self.path / "lookalike.mar"
 
 
 def create(out: Path, name: str, config: str) -> RunDirectory:

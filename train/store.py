@@ -24,7 +24,7 @@ from train.builtin import cache_directory
 from train.config import InputError
 from train.packed import PackedRows
 from train.progress import Progress
-from train.readers import BITS_SHARE, SAME_NAMES, ZERO_ONE, column_names, format_of
+from train.readers import BITS_SHARE, SAME_NAMES, ZERO_ONE, column_names, csv_options, format_of
 
 Bits = npt.NDArray[np.uint8]
 
@@ -32,6 +32,7 @@ NEITHER = 2
 VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: not found among the texts
 LARGE = 2**26  # values; smaller sets are read into memory
 BATCH_ROWS = 2**15  # read at once; a multiple of eight
+CSV_BLOCK = 2**22  # bytes read at once
 NAMED_BAD_ROWS = 3  # how many an error message names
 FORMAT = 1  # of the cache
 TEXT_BYTES = 2  # of a value in a CSV file
@@ -261,28 +262,19 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
         bad.append(f"{file.name} row {row.number - 1}: {row.actual_columns} columns, not {row.expected_columns}")
         return "skip"
 
-    parsing = pa.csv.ParseOptions(
-        delimiter="\t" if format_of(file) == ".tsv" else ",", newlines_in_values=True, invalid_row_handler=skip
-    )
-    reading = pa.csv.ReadOptions(use_threads=False, block_size=2**22)  # one thread: a bad row then knows its number
-    with pa.csv.open_csv(file, read_options=reading, parse_options=parsing) as opened:
-        names = tuple(opened.schema.names)
-    if len(set(names)) < len(names):
-        raise ValueError(SAME_NAMES)
-    parsing.ignore_empty_lines = len(names) > 1  # of one column they are rows without a value
+    names, options = csv_options(file, "\t" if format_of(file) == ".tsv" else ",", skip, CSV_BLOCK)
 
     def batches() -> Iterator[Batch]:
         short.clear()
         bad.clear()
         done = 0
-        converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
-        with pa.csv.open_csv(file, reading, parsing, converting) as opened:
+        with pa.csv.open_csv(file, **options) as opened:
             for batch in opened:
                 numbers = np.setdiff1d(np.arange(done + 1, done + len(batch) + len(short) + 1), short)[: len(batch)]
                 yield Batch(numbers=numbers, values=np.stack([_values(column) for column in batch.columns], axis=1))
                 done = int(numbers[-1]) if len(numbers) else done
 
-    return names, batches
+    return tuple(names), batches
 
 
 def _values(column: pa.Array) -> Bits:
