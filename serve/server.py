@@ -329,22 +329,9 @@ def _java() -> str:
 
 def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
     """Start Java through TorchServe's own launcher and return its process id."""
-    logs = str(home / "logs")
     (scratch / "gate").touch()
     (scratch / "workflows").mkdir()
     (scratch / "config.properties").write_text(_properties(settings, scratch))
-    environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ} | {
-        "TMPDIR": str(scratch),
-        "TEMP": str(scratch),  # the launcher's pid file; Java's files and the workers' sockets
-        "LOG_LOCATION": logs,
-        "METRICS_LOCATION": logs,
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        gate.VARIABLE: str(scratch / "gate"),
-    }
-    if settings.token_file:
-        environment[bearer.VARIABLE] = str(settings.token_file.resolve())
     command = [
         sys.executable, "-I", "-m", "ts.model_server", "--start", "--ncs",
         "--models", f"{MODEL_NAME}={mar.name}", "--model-store", str(mar.parent),
@@ -355,7 +342,7 @@ def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
             launcher = subprocess.run(
                 command,
                 cwd=scratch,
-                env=environment,
+                env=_environment(settings, home / "logs", scratch),
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -368,6 +355,24 @@ def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
         return int((scratch / ".model_server.pid").read_text())
     except (OSError, ValueError) as problem:
         raise ServeError(f"TorchServe's launcher failed (exit code {launcher.returncode}).") from problem
+
+
+def _environment(settings: Settings, logs: Path, scratch: Path) -> dict[str, str]:
+    """All that TorchServe and its workers see of the environment."""
+    facts = {
+        "TMPDIR": scratch,
+        "TEMP": scratch,  # the launcher's pid file; Java's files and the workers' sockets
+        "LOG_LOCATION": logs,
+        "METRICS_LOCATION": logs,
+        "OMP_NUM_THREADS": 1,
+        "MKL_NUM_THREADS": 1,
+        "CUDA_VISIBLE_DEVICES": "",
+        gate.VARIABLE: scratch / "gate",
+    }
+    if settings.token_file:
+        facts[bearer.VARIABLE] = settings.token_file.resolve()
+    kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+    return kept | {name: str(value) for name, value in facts.items()}
 
 
 def _properties(settings: Settings, scratch: Path) -> str:

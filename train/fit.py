@@ -37,6 +37,7 @@ from train import (
 )
 from train.codec import Codec, TokensCodec
 from train.config import Config, InputError, JobError, from_json, is_out_of_memory
+from train.evidence import Evidence
 from train.gate import Verdict
 from train.generator import Generator
 from train.kinds import EVALUATION_SEED, State
@@ -446,18 +447,7 @@ class _Job:
         rundir.write(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
         notes = "".join(f"\nNote: {warning}\n" for warning in scores["warnings"])
         rundir.write(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n{notes}")
-        history = [json.loads(line) for line in run.stats.read_text().splitlines()]
-        page = report.Page(
-            title=f"{self.prepared.dataset.name}: how real are the lookalikes?",
-            verdict=verdict,
-            history=history,
-            decode=codec.decode,
-            provenance=self._provenance(),
-            generator=self.config.generator,
-        )
-        pictures = report.figures(found, history)
-        rundir.write(run.report, report.render(found, page, pictures))
-        report.save_figures(pictures, run.plots)
+        self._report(found, verdict)
 
         self._print_rows(shipped)
         log.info("\n%s\n", evidence.table(found))
@@ -466,6 +456,21 @@ class _Job:
         log.info("%s", verdict.sentence)
         log.info("report: %s", run.report)
         return verdict
+
+    def _report(self, found: Evidence, verdict: Verdict) -> None:
+        """Write the HTML page, and its pictures as files."""
+        history = [json.loads(line) for line in self.run.stats.read_text().splitlines()]
+        page = report.Page(
+            title=f"{self.prepared.dataset.name}: how real are the lookalikes?",
+            verdict=verdict,
+            history=history,
+            decode=self.prepared.codec.decode,
+            provenance=self._provenance(),
+            generator=self.config.generator,
+        )
+        pictures = report.figures(found, history)
+        rundir.write(self.run.report, report.render(found, page, pictures))
+        report.save_figures(pictures, self.run.plots)
 
     def _chosen(self) -> Generator:
         """The averaged weights with the best validation score, or their start; without validation, the last ones."""

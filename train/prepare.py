@@ -154,15 +154,7 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
     if not len(train) or not len(validation):
         which = "training" if len(validation) else "validation"
         raise InputError(f"--validation {config.validation:g}, --length {codec.length}: that leaves no {which} text")
-    labels = None
-    if dataset.classes is not None:
-        labels = torch.tensor([names.index(name) for name in dataset.classes])
-        learned = set(labels[train].tolist())
-        if lacking := [name for number, name in enumerate(names) if number not in learned]:
-            raise InputError(
-                f"--label-column {config.label_column}: no training text is of class {lacking[0]}, so it could not be "
-                f"asked for; leave its rows out, or set fewer aside by --holdout and --validation"
-            )
+    labels = None if dataset.classes is None else _labels(config, dataset.classes, names, train)
     return Prepared(
         dataset=dataset,
         codec=codec,
@@ -174,3 +166,20 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
         train_labels=None if labels is None else labels[train],
         validation_labels=None if labels is None else labels[validation],
     )
+
+
+def _labels(config: Config, classes: list[str], names: list[str], train: Tensor) -> Tensor:
+    """The number of each row's class, int64 (rows,); classes that training rows lack are refused.
+
+    Args:
+        names: the classes in the order of their numbers.
+        train: the numbers of the training rows.
+    """
+    labels = torch.tensor([names.index(name) for name in classes])
+    learned = set(labels[train].tolist())
+    if lacking := [name for number, name in enumerate(names) if number not in learned]:
+        raise InputError(
+            f"--label-column {config.label_column}: no training text is of class {lacking[0]}, so it could not be "
+            f"asked for; leave its rows out, or set fewer aside by --holdout and --validation"
+        )
+    return labels

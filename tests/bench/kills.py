@@ -4,7 +4,6 @@ Every run that was killed must end in the same weights as one that was left alon
 once. The moments are drawn from one seed and count from a session's first words.
 """
 
-import argparse
 import collections
 import json
 import os
@@ -15,6 +14,7 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import click
 import mlflow
 
 from tests.integration.train import driver
@@ -98,14 +98,14 @@ def check(run: RunDirectory, undisturbed: RunDirectory) -> None:
     assert len(client.search_model_versions("name = 'lookalike'")) == 1, "the model was registered more than once"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="how many SIGKILLs")
-    parser.add_argument("--terms", type=int, default=20, help="how many SIGTERMs")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    stream = random.Random(options.seed)
-    signals = [signal.SIGKILL] * options.kills + [signal.SIGTERM] * options.terms
+@click.command()
+@click.option("--kills", type=click.IntRange(0), default=20, show_default=True, help="How many SIGKILLs.")
+@click.option("--terms", type=click.IntRange(0), default=20, show_default=True, help="How many SIGTERMs.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the moments.")
+def main(kills: int, terms: int, seed: int) -> None:
+    """Kill and check."""
+    stream = random.Random(seed)
+    signals = [signal.SIGKILL] * kills + [signal.SIGTERM] * terms
     stream.shuffle(signals)
     moments = [(stream.uniform(0, SPAN), number) for number in signals]
 
@@ -120,9 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
                 places[place(out)] += 1
             check(finished(out), undisturbed)
             runs += 1
-    print(
-        f"{options.kills} SIGKILLs and {options.terms} SIGTERMs over {runs} runs: the same weights and the same ticks"
-    )
+    print(f"{kills} SIGKILLs and {terms} SIGTERMs over {runs} runs: the same weights and the same ticks")
     for name, count in places.most_common():
         print(f"  {count:3} {name}")
 

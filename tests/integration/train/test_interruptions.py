@@ -170,4 +170,4 @@ def test_a_job_killed_while_mlflows_store_is_made_leaves_no_half_of_it(tmp_path:
 
 
 def test_kills_and_interruptions_lose_nothing() -> None:
-    kills.main(["--kills", "2", "--terms", "2"])
+    kills.main(["--kills", "2", "--terms", "2"], standalone_mode=False)
