@@ -252,14 +252,17 @@ def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(text_warmup, name, value)
 
 
-def warm_start(rows: Tensor | None = None, labels: Tensor | None = None, head: int = VOCABULARY) -> TextWarmStart:
+def warm_start(
+    rows: Tensor | None = None, labels: Tensor | None = None, head: int = VOCABULARY, device: str = "cpu"
+) -> TextWarmStart:
     torch.manual_seed(0)
     rows = grammar(120) if rows is None else rows
     classes = 0 if labels is None else 3
     generator = new_generator(
         rows, vocabulary=VOCABULARY, head=head, embedding=8, hidden=16, labels=labels, classes=classes, candidates=1
     )
-    return TextWarmStart(generator, Rows(rows, labels), Rows(rows[:30], None if labels is None else labels[:30]))
+    validation = Rows(rows[:30], None if labels is None else labels[:30])
+    return TextWarmStart(generator, Rows(rows, labels), validation, device=device)
 
 
 def after(steps: int) -> Any:
