@@ -239,6 +239,18 @@ def test_near_copies_are_caught_although_no_row_is_a_copy(chain: Sets) -> None:
     assert scores["near_copy_share_low"] > 0.7
 
 
+def test_the_error_of_near_copies_is_how_they_scatter() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(4, 8))
+
+    def fresh() -> Bits:
+        return (rng.random((100, 8)) < 1 / (1 + np.exp(-rng.normal(size=(100, 4)) @ weights))).astype(np.uint8)
+
+    shares, errors = np.transpose([metrics.near_copy_share(fresh(), fresh(), fresh()) for _ in range(150)])
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
+    assert 0.95 < np.mean(errors) / np.std(shares) < 1.4, "rows near the same real row are not independent"
+
+
 @pytest.mark.usefixtures("_no_judge")
 def test_constant_columns_are_counted(chain: Sets) -> None:
     synthetic, heldout, train = (rows.copy() for rows in chain)
