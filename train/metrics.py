@@ -40,7 +40,7 @@ REPLICATES = 200
 WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
 NORMAL_95 = 1.959964
 COMMON = 0.05  # of the held-out rows: from here on, being found among the training rows is worth a word
-RARE = 8  # a value seen this often in real rows is missing elsewhere by chance once in 3,000 times
+RARE = 8  # how often a single column's value is in real rows for its lack to say something: 2^-8 is the chance
 # A score whose 95 % interval reaches further than this to either side cannot tell good from bad.
 RESOLUTION = {
     "c2st_auc": 0.05,
@@ -563,9 +563,10 @@ def _judge_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
 def collapse_scores(s: Bits, h: Bits) -> Scores:
     share, floor = distinct_share(s), distinct_share(h)
     (flat, real_flat) = ((rows.min(axis=0) == rows.max(axis=0)) for rows in (s, h))
-    # A column with k values of the rarer kind among n real rows has none in n others with probability e^-k.
+    # That all of k or more equal values fall among n real rows, and none among n others, has at most a chance of 2^-k.
+    # Any of so many columns may be the one.
     ones = h.sum(axis=0, dtype=np.int64)
-    lively = np.minimum(ones, len(h) - ones) >= RARE
+    lively = np.minimum(ones, len(h) - ones) >= RARE + math.log2(max(1, h.shape[1]))
     return {
         "distinct_share": share,
         "distinct_floor": floor,

@@ -263,6 +263,17 @@ def test_constant_columns_are_counted(chain: Sets) -> None:
     assert np.isfinite(scores["correlation_ratio"])
 
 
+def test_rare_values_that_fresh_rows_lack_by_chance_are_no_constant_columns() -> None:
+    rng = np.random.default_rng(0)
+    rows = (rng.random((40, 1000, 1024)) < 4.5 / 1000).astype(np.uint8)  # 4 or 5 ones a column
+    counts = [metrics.collapse_scores(s, h)["constant_columns"] for s, h in zip(rows[::2], rows[1::2], strict=True)]
+    assert counts == [0] * 20
+    assert metrics.collapse_scores(np.zeros((1000, 1), np.uint8), rows[0, :, :1])["constant_columns"] == 0
+    lively = np.zeros((1000, 1024), np.uint8)
+    lively[:18, 7] = 1
+    assert metrics.collapse_scores(np.zeros_like(lively), lively)["constant_columns"] == 1
+
+
 def test_mode_collapse_is_caught_by_distinct_rows(chain: Sets) -> None:
     synthetic, heldout, train = chain
     scores = metrics.compare(np.tile(synthetic[:5], (80, 1)), heldout, train)
