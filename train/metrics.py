@@ -284,12 +284,12 @@ def _trees(x: Array, y: Array, test_x: Array, seed: int) -> Array:
 def utility(synthetic: Bits, heldout: Bits, label: int, seed: int) -> float:
     """Train on synthetic, test on real (Esteban et al. 2017): ROC AUC of predicting column `label` from the others.
 
-    0.5 where the training rows' label is constant, NaN where the held-out one is.
+    0.5 where the training rows' label is constant or there is no other column, NaN where the held-out one is.
     """
     (x, y), (test_x, test_y) = ((np.delete(bits, label, axis=1), bits[:, label]) for bits in (synthetic, heldout))
     if len(np.unique(test_y)) < 2:
         return math.nan
-    if len(np.unique(y)) < 2:
+    if len(np.unique(y)) < 2 or x.shape[1] == 0:
         return 0.5
     return float(roc_auc_score(test_y, _trees(x, y, test_x, seed)))
 

@@ -129,10 +129,15 @@ def presence(texts: Texts, tokens: Sequence[str]) -> Bits:
 
 
 def ngram_js(a: Texts, b: Texts, k: int) -> float:
-    """Jensen-Shannon divergence of the k-gram distributions, in bits: 0 is equal, 1 is nothing in common."""
+    """Jensen-Shannon divergence of the k-gram distributions, in bits: 0 is equal, 1 is nothing in common.
+
+    Texts that are all too short for a k-gram have nothing in common with others.
+    """
     p, q = (Counter(gram for text in texts for gram in _ngrams(text, k)) for texts in (a, b))
+    if not p or not q:
+        return float(bool(p or q))
     grams = list(p | q)
-    shares = [np.array([counts[gram] for gram in grams]) / max(1, counts.total()) for counts in (p, q)]
+    shares = [np.array([counts[gram] for gram in grams]) / counts.total() for counts in (p, q)]
     middle = (shares[0] + shares[1]) / 2
     return float(sum(0.5 * (x[x > 0] * np.log2(x[x > 0] / middle[x > 0])).sum() for x in shares))
 
@@ -229,8 +234,10 @@ def frechet(a: Array, b: Array) -> float:
     """Frechet distance of two sets of embeddings (rows, dimensions), as of normal distributions (Heusel et al. 2017).
 
     |mean_a - mean_b|^2 + trace(A + B - 2 (A B)^(1/2)); the trace of the root is that of the symmetric
-    (A^(1/2) B A^(1/2))^(1/2).
+    (A^(1/2) B A^(1/2))^(1/2). NaN where one row has no covariance.
     """
+    if min(len(a), len(b)) < 2:
+        return math.nan
     cov_a, cov_b = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (a, b))
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T

@@ -312,6 +312,7 @@ def test_utility_is_lost_when_the_label_is_shuffled(chain: Sets) -> None:
     shuffled[:, 8] = 1
     assert metrics.utility(shuffled, heldout, 8, 0) == 0.5
     assert math.isnan(metrics.utility(synthetic, shuffled, 8, 0))
+    assert metrics.utility(synthetic[:, :1], heldout[:, :1], 0, 0) == 0.5, "there is no other column"
 
 
 def test_few_rows_are_said_to_be_few(chain: Sets) -> None:

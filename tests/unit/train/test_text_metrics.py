@@ -62,6 +62,8 @@ def test_ngram_divergence_equals_its_definition(k: int) -> None:
     assert text_metrics.ngram_js(a, b, k) == pytest.approx(total, abs=1e-9)
     assert text_metrics.ngram_js(a, a, k) == 0
     assert text_metrics.ngram_js(a, [["z"] * 5], k) == pytest.approx(1)
+    assert text_metrics.ngram_js(a, [[], ["a"] * (k - 1)], k) == 1, "too short for any"
+    assert text_metrics.ngram_js([[]], [["a"] * (k - 1)], k) == 0
 
 
 def test_frechet_distance_of_known_normals() -> None:
@@ -71,6 +73,7 @@ def test_frechet_distance_of_known_normals() -> None:
     assert text_metrics.frechet(a, a + np.array([3, 0, 4])) == pytest.approx(25, abs=1e-9)
     # Of N(0, C) and N(0, 4 C): trace(C + 4 C - 2 * 2 C) = trace(C)
     centred = a - a.mean(axis=0)
+    assert math.isnan(text_metrics.frechet(a, a[:1]))
     assert text_metrics.frechet(centred, 2 * centred) == pytest.approx(np.trace(np.cov(a.T)), abs=1e-9)
 
 
