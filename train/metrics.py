@@ -13,6 +13,7 @@ fraction of a second. Bits are NumPy arrays uint8 (n, length). Texts have number
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ Scores = dict[str, Any]
 TRIPLES = 3000
 TRIPLES_SEED = 0
 FOLDS = 5
+FEWEST_JUDGED = 25  # rows of a kind: of fewer, a fold has not the 40 that the trees need to grow at all
 JUDGED_VALUES = 1 << 21  # values of a kind that the classifier sees: of rows of 1,024 bits it gets 2,048
 SAMPLES, SAMPLED_ROWS = 10, 10_000  # of few rows several samples are judged: so many, and about so many rows in all
 BLOCKS = 50  # the bootstrap draws blocks of rows: with sums kept for each block, a replicate costs next to nothing
@@ -245,12 +247,12 @@ def c2st(synthetic: Array, heldout: Array, seed: int) -> tuple[float, float]:
 
     A classifier two-sample test (Lopez-Paz and Oquab 2017). Gradient-boosted trees (scikit-learn's defaults), trained
     and judged on different folds; the mean over folds. 0.5 is cannot tell, 1 is always right. NaN with fewer rows of
-    a kind than folds. Rows beyond JUDGED_VALUES are left out.
+    a kind than FEWEST_JUDGED. Rows beyond JUDGED_VALUES are left out.
     """
     heldout, synthetic = (kind[: JUDGED_VALUES // max(1, kind.shape[1])] for kind in (heldout, synthetic))
     rows = np.concatenate([heldout, synthetic])
     made = np.arange(len(rows)) >= len(heldout)
-    if min(len(heldout), len(synthetic)) < FOLDS:
+    if min(len(heldout), len(synthetic)) < FEWEST_JUDGED:
         return math.nan, math.nan
     aucs, variances = [], []
     for fit, judge in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, made):
@@ -258,7 +260,17 @@ def c2st(synthetic: Array, heldout: Array, seed: int) -> tuple[float, float]:
         auc, variance = auc_with_variance(scores[made[judge]], scores[~made[judge]])
         aucs.append(auc)
         variances.append(variance)
-    return float(np.mean(aucs)), math.sqrt(np.mean(variances) / FOLDS)
+    return mean_over_folds(aucs, variances)
+
+
+def mean_over_folds(aucs: Sequence[float], variances: Sequence[float]) -> tuple[float, float]:
+    """Mean AUC and its standard error.
+
+    Folds are not independent, since each is judged by what the others have taught: besides 1 / folds there is the
+    share of a fold's rows over those that it learned from (Nadeau and Bengio 2003).
+    """
+    folds = len(aucs)
+    return float(np.mean(aucs)), math.sqrt(np.mean(variances) * (1 / folds + 1 / (folds - 1)))
 
 
 def auc_with_variance(positive: Array, negative: Array) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from train.metrics import (
+    FEWEST_JUDGED,
     FOLDS,
     NORMAL_95,
     Scores,
@@ -27,6 +28,7 @@ from train.metrics import (
     collapse_scores,
     excess_interval,
     finite,
+    mean_over_folds,
     ratio_scores,
     warnings_of,
 )
@@ -255,7 +257,7 @@ def text_c2st(synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge, fol
     """
     texts = [*heldout, *synthetic]
     made = np.arange(len(texts)) >= len(heldout)
-    if min(len(heldout), len(synthetic)) < folds:
+    if min(len(heldout), len(synthetic)) < FEWEST_JUDGED:
         return math.nan, math.nan
     aucs, variances = [], []
     for fit, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(made, made):
@@ -263,7 +265,7 @@ def text_c2st(synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge, fol
         auc, variance = auc_with_variance(scores[made[test]], scores[~made[test]])
         aucs.append(auc)
         variances.append(variance)
-    return float(np.mean(aucs)), math.sqrt(np.mean(variances) / folds)
+    return mean_over_folds(aucs, variances)
 
 
 def ngram_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array:

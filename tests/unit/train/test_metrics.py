@@ -322,11 +322,29 @@ def test_few_rows_are_said_to_be_few(chain: Sets) -> None:
     assert any("copy_excess" in w for w in warnings)
 
 
-def test_the_judge_needs_as_many_rows_as_folds(chain: Sets) -> None:
-    scores = metrics.compare(*(rows[:4] for rows in chain))
+@pytest.mark.parametrize("n", [4, metrics.FEWEST_JUDGED - 1])
+def test_the_judge_needs_some_rows(chain: Sets, n: int) -> None:
+    scores = metrics.compare(*(rows[:n] for rows in chain))
     assert scores["c2st_auc"] is None
-    assert "c2st_auc does not exist for these 4 rows" in scores["warnings"]
+    assert f"c2st_auc does not exist for these {n} rows" in scores["warnings"]
     json.dumps(scores, allow_nan=False)
+
+
+def test_the_judge_tells_ones_from_zeros_with_the_fewest_rows() -> None:
+    ones = np.ones((metrics.FEWEST_JUDGED, 6), np.uint8)
+    assert metrics.c2st(ones, 0 * ones, 0)[0] == 1
+
+
+def test_the_error_of_the_judges_auc_is_how_it_scatters(chain: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nearest_mean(x: Bits, y: Any, test_x: Bits, seed: int) -> Any:
+        return test_x @ (x[y].mean(axis=0) - x[~y].mean(axis=0))
+
+    monkeypatch.setattr(metrics, "_trees", nearest_mean)
+    pool, rng = np.concatenate(chain), np.random.default_rng(0)
+    found = [metrics.c2st(*(pool[rng.integers(0, 1200, 100)] for _ in range(2)), seed) for seed in range(200)]
+    aucs, errors = np.transpose(found)
+    assert np.mean(aucs) == pytest.approx(0.5, abs=0.02)
+    assert 0.9 < np.mean(errors) / np.std(aucs) < 1.2, "folds that teach one another are not independent"
 
 
 @pytest.mark.usefixtures("_no_judge")

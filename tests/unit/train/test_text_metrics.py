@@ -106,6 +106,11 @@ def test_the_convolutional_judge_sees_word_order() -> None:
     assert text_metrics.text_c2st(shuffled, b, 0, text_metrics.conv_judge, 3) == (auc, error)
 
 
+def test_judges_of_texts_need_some_texts() -> None:
+    texts = random_texts(24, 1)
+    assert math.isnan(text_metrics.text_c2st(texts, texts, 0, text_metrics.ngram_judge, 5)[0])
+
+
 def test_texts_without_a_word_can_be_judged() -> None:
     wordless: list[list[str]] = [[]] * (2 * text_metrics.CONV_BATCH)  # whole batches of them
     scores = text_metrics.conv_judge([*random_texts(20, 1), *wordless], np.arange(148) % 2, [[], ["a", "film"]], 0)
