@@ -107,7 +107,7 @@ def _theirs(peer: str, prepared: Prepared, out: Path) -> tuple[dict[str, Any], C
         rows = str(len(heldout))
         cost = _run([str(python), str(WORKER), peer, str(source), str(target), rows, str(workspace)])
         synthetic = _read(target)
-    return metrics.compare(synthetic, heldout, train), cost
+    return metrics.compare(synthetic, heldout, train, validation=prepared.validation.numpy()), cost
 
 
 def _read(file: Path) -> npt.NDArray[np.uint8]:
