@@ -575,18 +575,37 @@ def _judge_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
 
 
 def collapse_scores(s: Bits, h: Bits) -> Scores:
-    share, floor = distinct_share(s), distinct_share(h)
     (flat, real_flat) = ((rows.min(axis=0) == rows.max(axis=0)) for rows in (s, h))
     # That all of k or more equal values fall among n real rows, and none among n others, has at most a chance of 2^-k.
     # Any of so many columns may be the one.
     ones = h.sum(axis=0, dtype=np.int64)
     lively = np.minimum(ones, len(h) - ones) >= RARE + math.log2(max(1, h.shape[1]))
     return {
-        "distinct_share": share,
-        "distinct_floor": floor,
-        "distinct_ratio": share / floor,
+        **distinct_scores(*(np.unique(_keys(rows), return_counts=True)[1] for rows in (s, h))),
         "constant_columns": int((flat & lively).sum()),
         "heldout_constant_columns": int(real_flat.sum()),
+    }
+
+
+def distinct_scores(made: Array, real: Array) -> Scores:
+    """How many different rows there are, from how often each of them is there.
+
+    The interval has the jackknife's standard error, which is on average not too small (Efron and Stein 1981): without
+    one of its n rows a set lacks a different row where that row is there once.
+    """
+    shares, errors = [], []
+    for counts in (made, real):
+        n, once = counts.sum(), (counts == 1).sum() / counts.sum()
+        shares.append(len(counts) / n)
+        errors.append(math.sqrt(once * (1 - once) / n) / shares[-1])
+    ratio = shares[0] / shares[1]
+    low, high = around(ratio, math.hypot(*errors))
+    return {
+        "distinct_share": shares[0],
+        "distinct_floor": shares[1],
+        "distinct_ratio": ratio,
+        "distinct_ratio_low": low,
+        "distinct_ratio_high": high,
     }
 
 

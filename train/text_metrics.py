@@ -26,6 +26,7 @@ from train.metrics import (
     Scores,
     auc_with_variance,
     collapse_scores,
+    distinct_scores,
     excess_interval,
     finite,
     mean_over_folds,
@@ -367,14 +368,11 @@ def _text_copy_scores(s: Texts, h: Texts, learned: Texts) -> Scores:
     known = set(seen)
     rate, floor = (sum(text in known for text in texts) / len(texts) for texts in (made, real))
     low, high = excess_interval(rate, floor, len(s))
-    distinct, distinct_floor = len(set(made)) / len(made), len(set(real)) / len(real)
     return {
         "copy_rate": rate,
         "copy_floor": floor,
         "copy_excess": rate - floor,
         "copy_excess_low": low,
         "copy_excess_high": high,
-        "distinct_share": distinct,
-        "distinct_floor": distinct_floor,
-        "distinct_ratio": distinct / distinct_floor,
+        **distinct_scores(*(np.array(list(Counter(texts).values())) for texts in (made, real))),
     }

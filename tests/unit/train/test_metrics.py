@@ -274,11 +274,21 @@ def test_rare_values_that_fresh_rows_lack_by_chance_are_no_constant_columns() ->
     assert metrics.collapse_scores(np.zeros_like(lively), lively)["constant_columns"] == 1
 
 
+def test_the_interval_of_distinct_rows_holds_1_for_fresh_rows() -> None:
+    found = []
+    for seed in range(200):
+        rows = np.random.default_rng(seed).permutation(builtin.toy())
+        found.append(metrics.collapse_scores(rows[:200], rows[200:400]))
+    low, high = ([scores[f"distinct_ratio_{end}"] for scores in found] for end in ("low", "high"))
+    assert 0.93 < np.mean((np.array(low) <= 1) & (np.array(high) >= 1)) < 1
+
+
 def test_mode_collapse_is_caught_by_distinct_rows(chain: Sets) -> None:
     synthetic, heldout, train = chain
     scores = metrics.compare(np.tile(synthetic[:5], (80, 1)), heldout, train)
     assert scores["distinct_share"] == 5 / 400
     assert scores["distinct_ratio"] < 0.05
+    assert scores["distinct_ratio_high"] < 0.05
     assert scores["c2st_auc_low"] > 0.9
 
 
