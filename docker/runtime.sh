@@ -79,6 +79,12 @@ choose() {
   fi
 }
 
+# Ends here where there is no engine, for what needs one whatever RUNTIME says.
+need_engine() {
+  examine
+  [ "$engine" = yes ] || fail 1 "this needs containers, and $engine; make train, make serve and make mlflow work without"
+}
+
 # Runs a module in the local environment, made first where it is missing.
 local_python() { # MODULE ARGUMENT...
   make --silent --no-print-directory setup
@@ -287,7 +293,7 @@ ask() { # COMMAND ARGUMENT...
   if [ "${RUNTIME:-auto}" = local ] || ! is_serving; then
     local_python serve "$@"
   elif [ "$1" = stop ]; then
-    "$docker" stop --time 40 "$container" >/dev/null
+    "$docker" stop --time 55 "$container" >/dev/null
     "$docker" rm "$container" >/dev/null
     echo "stopped"
   else
@@ -358,6 +364,7 @@ down() {
 main() {
   command=${1-}
   [ $# = 0 ] || shift
+  case $command in images | up | down | compose) need_engine ;; esac
   case $command in
   train)
     choose training

@@ -217,7 +217,7 @@ def test_a_serving_container_answers_request_status_and_stop(box: Machine) -> No
     assert asked[2:] == ["lookalike-serve", "python", "-m", "serve", "request", "-n", "5"]
     assert box.make("status", **settings).call("docker", "exec")[-1] == "status"
     stopped = box.make("stop", **settings)
-    assert after(stopped.call("docker", "stop"), "--time") == ["40"]
+    assert after(stopped.call("docker", "stop"), "--time") == ["55"]  # as --stop-timeout
     assert "local:" not in stopped.output
     assert "local: -m serve request -n 5" in box.make("request", runtimes=PLAIN).output
     assert "local: -m serve stop" in box.make("stop", runtimes=PLAIN, SERVING="true", RUNTIME="local").output
@@ -233,6 +233,14 @@ def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Pa
     (started,) = (call for call in alone.calls if "up" in call and call[0] == "docker-compose")
     assert after(started, "--profile") == ["tracking"]
     assert "MLflow starts alone" in alone.output
+
+
+@pytest.mark.parametrize("target", ["up", "down", "build-images"])
+def test_services_and_images_need_an_engine(box: Machine, target: str) -> None:
+    done = box.make(target)
+    assert done.code == 2
+    assert "Error: this needs containers, and no Docker engine answers; make train" in done.errors
+    assert not any("compose" in call[0] for call in done.calls)
 
 
 @pytest.mark.parametrize(

@@ -212,9 +212,9 @@ def test_whoever_stops_a_server_waits_for_as_long_as_it_may_need() -> None:
     commands = [
         seconds
         for path in (DOCKER / "runtime.sh", DOCKER / "README.md")
-        for seconds in re.findall(r"--stop-timeout (\d+)", path.read_text())
+        for seconds in re.findall(r"--(?:stop-timeout|time) (\d+)", path.read_text())
     ]
-    assert len(commands) == 3
+    assert len(commands) == 4
     assert len(pods) == 1
     assert min(map(int, [compose.removesuffix("s"), *pods, *commands])) >= server.GRACE_SECONDS + server.KILL_SECONDS
 
