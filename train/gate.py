@@ -70,7 +70,8 @@ def read(name: str, *, texts: bool = False) -> list[Limit]:
     except OSError as problem:
         raise InputError(f"--gate {path}: {problem.strerror}") from problem
     except (UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise InputError(f"--gate {path}: {problem}") from problem
+        advice = 'a limit from below needs quotes: ">= 0.9"'  # to YAML a bare > begins a block of text
+        raise InputError(f"--gate {path}: {problem} ({advice})") from problem
     if not isinstance(lines, dict) or not lines:
         raise InputError(f"--gate {path}: must hold lines such as `c2st_auc: <= 0.7`")
     return [_limit(path, str(metric), str(rule)) for metric, rule in lines.items()]

@@ -59,6 +59,11 @@ def test_a_bad_gate_file_is_refused(tmp_path: Path, text: str) -> None:
         limits(tmp_path, text)
 
 
+def test_a_limit_from_below_without_quotes_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r'needs quotes: ">= 0.9"'):
+        limits(tmp_path, "distinct_ratio: >= 0.8")
+
+
 def test_a_missing_gate_file_is_refused() -> None:
     with pytest.raises(InputError, match=r"--gate nowhere\.yaml"):
         gate.read("nowhere.yaml")
