@@ -389,7 +389,9 @@ def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
     }
     longest, *others = sorted(lengths, key=lambda name: -lengths[name])
     if others and lengths[longest] < 2 * lengths[others[0]]:
-        raise InputError(f"which column holds the text? Name it with --column: {', '.join(columns)}")
+        raise InputError(
+            f"which column holds the text? Name it with --column: {', '.join(columns)}{_why_no_bits(columns)}"
+        )
     first = columns[longest].slice(0, PROBE_ROWS)
     if pc.mean(pc.match_substring_regex(first, NUMBER)).as_py() == 1:  # the numbers of the rows, say
         example = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())
@@ -398,3 +400,13 @@ def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
             f"leave it out, or name the column of the texts with --column"
         )
     return longest
+
+
+def _why_no_bits(columns: dict[str, pa.ChunkedArray]) -> str:
+    """For who meant rows of 0/1: the first column that is none of bits, and what it holds; empty where all are."""
+    for name, values in columns.items():
+        first = values.slice(0, PROBE_ROWS)
+        bits = _is_bit(first)
+        if bits.mean() < BITS_SHARE:
+            return f" (no rows of 0 and 1: column {name} holds {shown(first[int(bits.argmin())].as_py())})"
+    return ""

@@ -222,7 +222,8 @@ def _read_jsonl(content: bytes, file: str) -> Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: pa.chunked_array([pa.array([row.get(name) for row in rows], pa.string())]) for name in names}
     if not columns:
-        raise InputError("no line holds a JSON object, text or list")
+        why = next((f" (row {number}: {why})" for number, why in bad.items()), "")
+        raise InputError(f"no line holds a JSON object, text or list{why}")
     return Table(
         columns=columns,
         numbers=np.array(list(records)),
@@ -242,6 +243,8 @@ def _json_records(content: bytes, bad: dict[int, str]) -> Iterator[tuple[int, di
                 yield number, {name: _cell(cell) for name, cell in value.items()}
             case str():
                 yield number, {TEXT_COLUMN: value}
+            case list() if any(isinstance(cell, dict) for cell in value):
+                bad[number] = "a list of objects, which must stand on a line each"
             case list():
                 names = column_names(len(value))
                 yield number, {name: _cell(cell) for name, cell in zip(names, value, strict=True)}
