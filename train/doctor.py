@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 JAVA_VERSION = 17
-SERVING_PORTS = (8080, 8082)  # predictions, metrics
+SERVING_PORTS = (8080, 8082)  # predictions and metrics
 FREE_GIB = 2
 SECONDS = 20  # for one program to answer
 

@@ -615,4 +615,5 @@ def _libraries() -> dict[str, str]:
 def _device_name(config: Config) -> str:
     if config.device == "cuda":
         return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()} CPU, {config.threads} threads"
+    threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
+    return f"{platform.processor() or platform.machine()} CPU, {threads}"
