@@ -1,6 +1,8 @@
 """The commands: options in, one call each. `python -m serve --help` lists them."""
 
 import json
+import os
+import shlex
 import signal
 import sys
 import threading
@@ -20,6 +22,7 @@ from serve.models import ServeError, UsageError
 from serve.server import Settings
 
 WORK_FAILED, WRONG_USAGE = 1, 2
+RUNS = Path("runs")
 PORT = click.IntRange(1, 65535)
 MAX_SEED = 2**32 - 1  # train.generator.MAX_SEED, whose module would bring torch into every command
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -34,7 +37,7 @@ def option(name: str, **settings: Any) -> Decorator:
 
 def runs_option() -> Decorator:
     folder = click.Path(path_type=Path)
-    return option("--runs", type=folder, default=Path("runs"), help="Where runs are kept, and the server's own files.")
+    return option("--runs", type=folder, default=RUNS, help="Where runs are kept, and the server's own files.")
 
 
 def json_option(what: str) -> Decorator:
@@ -108,7 +111,7 @@ def status(runs: Path, as_json: bool) -> None:
 
 @cli.command()
 @runs_option()
-@click.option("-n", type=click.IntRange(1), default=5, show_default=True, help="How many sequences.")
+@click.option("-n", "--n", type=click.IntRange(1), default=5, show_default=True, help="How many sequences.")
 @option("--seed", type=click.IntRange(0, MAX_SEED), help="The same seed gives the same sequences.  [default: drawn]")
 @option("--temperature", type=click.FloatRange(0.1, 2), help="Below 1: likelier sequences, less variety.")
 @option("--candidates", type=click.IntRange(1, 64), help="Draw so many for each sequence; one is kept.")
@@ -121,7 +124,8 @@ def request(
 ) -> None:
     """Ask for sequences. Not every model has --temperature, --candidates and --label; one that does not says so."""
     body = _client(runs, address, token).request(n, seed, **options)
-    click.echo(body if as_json else clients.show(body))
+    shown = clients.show(body)
+    click.echo(body if as_json else shown)
 
 
 @cli.command()
@@ -212,9 +216,9 @@ def _interruptions() -> Callable[[], bool]:
 
 
 def _client(runs: Path, address: str | None, token: str | None) -> Client:
-    """A client for the address given, else for the server started here."""
+    """A client for the address given, which may have the path that `start` prints, else for the server started here."""
     if address:
-        return Client(address=address.rstrip("/"), token=token)
+        return Client(address=address.rstrip("/").removesuffix(f"/predictions/{MODEL_NAME}"), token=token)
     state = states.running(runs)
     if state is None:
         raise ServeError(server.NOT_RUNNING)
@@ -232,7 +236,7 @@ def _introduce(settings: Settings, state: states.State) -> None:
     click.echo(f"address  {found['address']}/predictions/{found['model']}")
     click.echo(f"metrics  {found['metrics']}")
     click.echo(f"logs     {found['logs']}")
-    click.echo(f"try      {_curl(state)}")
+    click.echo(f"try      {_curl(settings.runs, state)}")
 
 
 def _warn(version: str, missed: list[str]) -> None:
@@ -241,8 +245,9 @@ def _warn(version: str, missed: list[str]) -> None:
         _tell(f"Warning: version {version} failed its quality gate: {'; '.join(missed)}")
 
 
-def _curl(state: states.State) -> str:
-    bearer = ' -H "Authorization: Bearer $(python -m serve token)"' if server.inference_token(state) else ""
+def _curl(runs: Path, state: states.State) -> str:
+    token = "python -m serve token" + (f" --runs {shlex.quote(str(runs))}" if runs != RUNS else "")
+    bearer = f' -H "Authorization: Bearer $({token})"' if server.inference_token(state) else ""
     asked = """-d '{"n": 5, "seed": 1}' -H 'Content-Type: application/json'"""
     return f"curl -X POST {state.address}/predictions/{MODEL_NAME} {asked}{bearer}"
 
@@ -273,10 +278,17 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(problem.format_message(), WRONG_USAGE)
     except UsageError as problem:
         return _fail(str(problem), WRONG_USAGE)
-    except (ServeError, ClientError, OSError) as problem:
+    except OSError as problem:
+        return _fail(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem), WORK_FAILED)
+    except (ServeError, ClientError) as problem:
         return _fail(str(problem), WORK_FAILED)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", WORK_FAILED)
+    except Exception as problem:
+        if os.environ.get("LOOKALIKE_DEBUG"):
+            raise
+        message = f"{type(problem).__name__}: {problem}"
+        return _fail(f"unexpected, please report it: {message} (LOOKALIKE_DEBUG=1 shows where)", WORK_FAILED)
 
 
 def _fail(message: str, code: int) -> int:

@@ -60,6 +60,8 @@ class Client:
                 return session.post(url, json=fields, headers=headers, timeout=timeout)
             except requests.ReadTimeout as problem:
                 raise ClientError(f"{self.address} gave no answer within {ANSWER_SECONDS} seconds") from problem
+            except requests.exceptions.SSLError as problem:
+                raise ClientError(f"{self.address}: {_tls_reason(problem)}") from problem
             except requests.ConnectionError as problem:
                 advice = "start a server with: python -m serve start"
                 raise ClientError(f"nothing answers at {self.address}; {advice}") from problem
@@ -67,6 +69,11 @@ class Client:
                 raise ClientError(f"{self.address}: must start with http:// or https://") from problem
             except requests.RequestException as problem:
                 raise ClientError(f"{self.address}: {type(problem).__name__}") from problem
+
+
+def _tls_reason(problem: requests.exceptions.SSLError) -> str:
+    """Why there is no TLS, as OpenSSL says it, without the layers around that."""
+    return f"no TLS connection ({getattr(problem.args[0], 'reason', problem)})"
 
 
 def explain(body: bytes) -> str:
@@ -84,8 +91,17 @@ def show(body: bytes) -> str:
     """The answer for people: a line for each sequence, and where it came from.
 
     A line has the class, the bits and the text, as far as there are any; token ids mean nothing to people.
+
+    Raises:
+        ClientError: it is the answer of something else.
     """
-    answer = json.loads(body)
+    try:
+        return _shown(json.loads(body))
+    except (ValueError, KeyError, TypeError) as problem:
+        raise ClientError("what answers there is no server of Lookalike") from problem
+
+
+def _shown(answer: dict[str, Any]) -> str:
     bits = all(code in (0, 1) for sequence in answer["sequences"] for code in sequence)
     rows = ["".join(map(str, sequence)) if bits else "" for sequence in answer["sequences"]]
     labels, texts = (answer.get(name, [""] * len(rows)) for name in ("labels", "text"))

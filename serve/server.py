@@ -4,6 +4,7 @@
 reports ready only when the server has answered a real prediction with the sequences that the card promises.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -89,7 +90,10 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
     with _locked(settings.runs):
         state = states.last(settings.runs)
         if state and states.process(state):
-            tell(f"TorchServe already runs at {state.address} (process {state.pid}); switch its model with: serve use")
+            tell(
+                f"TorchServe already runs at {state.address} (process {state.pid}); "
+                "switch its model with: python -m serve use VERSION"
+            )
             return state
         if state:
             _kill(settings.runs, Path(state.scratch))  # it died by itself and left its folder
@@ -137,7 +141,8 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
         if isinstance(problem, ServeError):
             for line in _last_messages(home):
                 tell(f"  {line}")
-            raise ServeError(f"{problem} Its logs are in {home / 'logs'}.") from problem
+            limit = f"--wait-seconds was {settings.wait_seconds:g}"
+            raise ServeError(f"{problem} Its logs are in {home / 'logs'}; {limit}.") from problem
         raise
     tell(f"ready after {time.monotonic() - started:.1f} s")
     return state
@@ -316,6 +321,8 @@ def _check_port(option: str, host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as problem:
+            if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise UsageError(f"--host {host}: {problem.strerror}") from problem
             raise UsageError(
                 f"{option} {port} on {host} cannot be used ({problem.strerror}); "
                 f"choose another port or stop what listens there"

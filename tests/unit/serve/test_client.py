@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from serve import __main__ as commands
 from serve import client as clients
 from serve.client import Client, ClientError
 
@@ -31,6 +32,7 @@ class Server:
     address: str = ""
     answers: list[tuple[int, bytes]] = field(default_factory=list)
     asked: list[tuple[str | None, bytes]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -40,6 +42,7 @@ def server() -> Iterator[Server]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            facts.paths.append(self.path)
             facts.asked.append((self.headers["Authorization"], body))
             status, answer = facts.answers.pop(0)
             self.send_response(status)
@@ -146,4 +149,27 @@ def test_people_see_a_line_for_each_sequence() -> None:
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:8080", "localhost:8080", "ftp://127.0.0.1"])
 def test_an_address_without_its_scheme_is_told(address: str) -> None:
     with pytest.raises(ClientError, match=f"^{address}: must start with http:// or https://$"):
+        Client(address=address).request(1)
+
+
+@pytest.mark.parametrize("body", [b"<html>hi</html>", b"[]", b'{"any": "thing"}'])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_the_answer_of_something_else_is_told(
+    server: Server, capsys: pytest.CaptureFixture[str], body: bytes, form: list[str]
+) -> None:
+    server.answers = [(200, body)]
+    assert commands.main(["request", "--address", server.address, *form]) == 1
+    assert capsys.readouterr() == ("", "Error: what answers there is no server of Lookalike\n")
+
+
+@pytest.mark.parametrize("path", ["", "/", "/predictions/lookalike", "/predictions/lookalike/"])
+def test_an_address_may_be_the_one_that_start_prints(server: Server, path: str) -> None:
+    server.answers = [(200, json.dumps(ANSWER).encode())]
+    assert commands.main(["request", "--address", server.address + path, "--n", "2"]) == 0
+    assert server.paths == ["/predictions/lookalike"]
+
+
+def test_a_server_without_tls_is_told_as_such(server: Server) -> None:
+    address = server.address.replace("http:", "https:")
+    with pytest.raises(ClientError, match=f"^{address}: no TLS connection "):
         Client(address=address).request(1)

@@ -240,3 +240,54 @@ def test_a_version_that_does_not_answer_is_not_made_the_default(
         server.use(tmp_path, "2")
     new = ["POST /models", "DELETE /models/lookalike/2"]
     assert asked == ["GET /models/lookalike/all", *([] if loaded else new)]
+
+
+def test_a_host_that_is_not_here_is_no_matter_of_the_port() -> None:
+    with pytest.raises(models.UsageError, match=r"^--host 192\.0\.2\.1: "):  # of the addresses for documentation
+        server._check_port("--port", "192.0.2.1", 8080)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(models.UsageError, match=f"^--port {port} on 127.0.0.1 cannot be used"):
+            server._check_port("--port", "127.0.0.1", port)
+
+
+@pytest.mark.parametrize(("runs", "token"), [("runs", "serve token)"), ("my runs", "serve token --runs 'my runs')")])
+def test_the_command_to_try_finds_the_token_of_these_runs(
+    running: State, monkeypatch: pytest.MonkeyPatch, runs: str, token: str
+) -> None:
+    monkeypatch.setattr(server, "inference_token", lambda state: "secret")
+    assert commands._curl(Path(runs), running).endswith(f'"Authorization: Bearer $(python -m {token}"')
+
+
+def test_a_registry_that_is_away_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in models.MANNERS:
+        monkeypatch.setenv(variable, "")  # so that it is as before afterwards
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr("mlflow.set_tracking_uri", lambda uri: None)  # for good; the variable says the same
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{gone.getsockname()[1]}")
+    began = time.monotonic()
+    with (
+        pytest.raises(models.UsageError, match=r"^--model models:/lookalike/1: "),
+        models.located(tmp_path, "models:/lookalike/1"),
+    ):
+        pass
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize(
+    ("problem", "line"),
+    [
+        (PermissionError(13, "Permission denied", "runs/serve"), "runs/serve: Permission denied"),
+        (KeyError("x"), "unexpected, please report it: KeyError: 'x' (LOOKALIKE_DEBUG=1 shows where)"),
+    ],
+)
+def test_every_problem_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: Exception, line: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(server, "status", fail)
+    assert commands.main(["status"]) == 1
+    assert capsys.readouterr().err == f"Error: {line}\n"
