@@ -39,12 +39,12 @@ NULL = "tag:yaml.org,2002:null"
 FILE = click.Path(path_type=Path)
 
 
-def option(name: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def option(name: str, *others: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A click option that also listens to LOOKALIKE_NAME and shows its default; fields of `Config` supply theirs."""
     field = name.split("/")[0].removeprefix("--").replace("-", "_")
     settings.setdefault("default", getattr(Config, field, None))
     variable = f"LOOKALIKE_{field.upper()}"
-    return click.option(name, field, envvar=variable, show_envvar=True, show_default=True, **settings)
+    return click.option(name, *others, field, envvar=variable, show_envvar=True, show_default=True, **settings)
 
 
 def read_config_file(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
@@ -224,7 +224,7 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
 
 @cli.command()
 @click.argument("run", type=FILE)
-@option("--n", type=click.IntRange(1, 10**12), default=1000, help="How many sequences.")
+@option("--n", "-n", type=click.IntRange(1, 10**12), default=1000, help="How many sequences.")
 @option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="The same seed gives the same sequences.")
 @click.option("--out", type=FILE, required=True, help="FILE.csv, .jsonl, .parquet or .npy; or a FOLDER of shards")
 @click.option(
@@ -459,7 +459,9 @@ def _run(arguments: list[str] | None) -> int:
         return _fail(problem.format_message(), WRONG_USAGE)
     except InputError as problem:
         return _fail(str(problem), WRONG_USAGE)
-    except (JobError, OSError) as problem:
+    except OSError as problem:
+        return _fail(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem), WORK_FAILED)
+    except JobError as problem:
         return _fail(str(problem), WORK_FAILED)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", WORK_FAILED)

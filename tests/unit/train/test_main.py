@@ -91,3 +91,14 @@ def test_a_sample_that_memory_cannot_hold_is_better_a_folder(
     monkeypatch.setattr(artifact.Artifact, "draw", draw)
     assert commands.main(["sample", str(run), "--out", str(run / "rows.csv")]) == 1
     assert capsys.readouterr().err.startswith(f"Error: --out {run}/rows.csv: out of memory; a folder")
+
+
+def test_a_file_that_cannot_be_written_is_named(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("train.data.write", write)
+    assert commands.main(["sample", str(run), "-n", "3", "--out", str(run / "rows.csv")]) == 1
+    assert capsys.readouterr().err == f"Error: {run}/rows.csv: Permission denied\n"
