@@ -65,7 +65,10 @@ build-images: ## Build the container images; MODEL=runs/…/lookalike.mar bakes 
 mlflow: $(READY) ## Open MLflow on the runs: http://127.0.0.1:5000
 	@test -n "$$MLFLOW_TRACKING_URI" -o -e runs/mlflow.db || \
 	  { echo "Error: there is no runs/mlflow.db yet; train first: make train" >&2; exit 1; }
-	@$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}" $(ARGS)
+	@case "$$MLFLOW_TRACKING_URI" in \
+	  http*) echo "MLFLOW_TRACKING_URI names a server, which runs already: open $$MLFLOW_TRACKING_URI" ;; \
+	  *) exec $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}" $(ARGS) ;; \
+	esac
 
 doctor: $(READY) ## Check this machine and say what it lacks
 	@$(BIN)/python -m train doctor $(ARGS)

@@ -298,6 +298,12 @@ def test_without_a_python_that_makes_environments_setup_says_what_to_install(bar
     assert not (bare.folder / "venv" / ".ready").exists()
 
 
+def test_a_server_of_mlflow_is_not_started_again(box: Machine) -> None:
+    done = box.make("mlflow", MLFLOW_TRACKING_URI="http://mlflow.example:5000")
+    assert done.code == 0, done.errors
+    assert "which runs already: open http://mlflow.example:5000" in done.output
+
+
 def test_make_prints_what_it_would_run(box: Machine) -> None:
     done = box.make("-n", "train", "GPUS=0,1", "RUNTIME=docker", "ARGS=--data digits")
     assert "RUNTIME=docker GPUS=0,1" in done.output
