@@ -175,7 +175,11 @@ def cli() -> None:
     type=click.IntRange(1),
     help="Stop after so many passes over the training rows; of texts, over 5,000 random ones each.",
 )
-@option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Stop training after so long.")
+@option(
+    "--max-minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="Stop training after so long; --epochs alone means no limit.",
+)
 @option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of all that is random in training.")
 @option("--device", type=click.Choice(DEVICES), help="auto: the GPU where torch sees one.")
 @option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Nets of the default size gain nothing from more.")
