@@ -33,6 +33,7 @@ class Server:
     answers: list[tuple[int, bytes]] = field(default_factory=list)
     asked: list[tuple[str | None, bytes]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    retry_after: str | None = None
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def server() -> Iterator[Server]:
             status, answer = facts.answers.pop(0)
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
-            if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-                self.send_header("Retry-After", "0")
+            if status == http.HTTPStatus.SERVICE_UNAVAILABLE and facts.retry_after is not None:
+                self.send_header("Retry-After", facts.retry_after)
             self.end_headers()
             self.wfile.write(answer)
 
@@ -76,13 +77,31 @@ def test_without_a_seed_none_is_sent(server: Server) -> None:
     assert server.asked == [("Bearer t", b'{"n": 2}')]
 
 
+def test_neither_a_proxy_nor_a_netrc_of_the_user_is_used(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # nothing listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server.answers = [(200, b"{}")]
+    assert Client(address=server.address).request(1) == b"{}"
+    assert server.asked == [(None, b'{"n": 1}')]
+
+
 def test_options_that_were_chosen_are_sent(server: Server) -> None:
     server.answers = [(200, b"{}")]
     Client(address=server.address).request(1, temperature=0.5, label=None)
     assert server.asked == [(None, b'{"n": 1, "temperature": 0.5}')]
 
 
-def test_a_busy_server_is_asked_again(server: Server) -> None:
+@pytest.mark.parametrize("retry_after", [None, "0"])  # TorchServe names no time, a worker of a stopping server does
+def test_a_busy_server_is_asked_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch, retry_after: str | None
+) -> None:
+    monkeypatch.setattr(clients, "RETRY", clients.RETRY.new(backoff_factor=0))
+    server.retry_after = retry_after
     server.answers = [(503, b""), (503, b""), (200, b"{}")]
     assert Client(address=server.address).request(1) == b"{}"
 

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
@@ -278,6 +280,23 @@ def test_a_stopping_server_turns_requests_away(
     assert json.loads(ask(loaded, b"")[0])["error"]["field"] == "server"
     assert context.statuses[0][0] == 503
     assert context.headers[0]["Retry-After"] == "1"
+
+
+def test_a_closing_gate_lets_no_batch_in_and_waits_for_those_inside(tmp_path: Path) -> None:
+    path = tmp_path / "gate"
+    path.touch()
+    inside, late = gate.Gate(str(path)), gate.Gate(str(path))
+    with ThreadPoolExecutor(1) as pool:
+        with inside.entered():
+            closing = pool.submit(gate.close, path, 60)
+            deadline = time.monotonic() + 10
+            while path.stat().st_size == 0:
+                assert time.monotonic() < deadline, "it says that it closes while it waits"
+                time.sleep(0.001)
+            with late.entered() as is_open:
+                assert not is_open
+            assert not closing.done()
+        assert closing.result()
 
 
 def test_of_the_metrics_only_the_line_for_each_batch_is_dropped(

@@ -142,7 +142,9 @@ def test_single_candidates_are_work_too() -> None:
 
 
 def test_unknown_fields_are_named_in_ascii_and_shortened() -> None:
-    assert refusal({"temprature": 1}, RICH).field == "temprature"
+    error = refusal({"temprature": 1}, RICH)
+    assert (error.field, error.status) == ("temprature", HTTPStatus.BAD_REQUEST)
+    assert error.message == "is not a field; there are n, seed, format, temperature, candidates, label"
     assert refusal({"\ud800é" + "x" * 100: 1}).field.isascii()
     assert len(refusal({"x" * 1000: 1}).field) == 40
 
@@ -157,8 +159,8 @@ def test_several_parts_are_refused() -> None:
         requests.parse({"n": b"1", "seed": b"2"}, {}, OFFER)
 
 
-def test_header_names_have_any_case_and_other_entries_are_ignored() -> None:
-    kind = {"CONTENT-TYPE": "application/json; charset=utf-8"}
+def test_headers_have_any_case_and_other_entries_are_ignored() -> None:
+    kind = {"CONTENT-TYPE": "Application/JSON; charset=utf-8"}
     headers = kind | {"accept": "application/x-npy", "body": {"content-type": "x"}}
     assert requests.parse({"body": b""}, headers, OFFER).format == "npy"
 
