@@ -97,8 +97,9 @@ def test_metrics_yaml_describes_what_the_worker_tells() -> None:
     metrics = FakeMetrics()
     described = {name: metric.dimensions for kind in Kind for name, metric in metrics.cache[kind].items()}
     Watch(metrics, "m", REFERENCE)
-    for name, (_, *labels) in watch.METRICS.items():
+    for name, (kind, *labels) in watch.METRICS.items():
         assert described[f"lookalike_{name}"] == ["ModelName", *labels]
+        assert [known.value for known in Kind if f"lookalike_{name}" in metrics.cache[known]] == [kind]
 
 
 def test_a_server_that_knows_none_of_the_metrics_is_no_hindrance() -> None:
