@@ -53,7 +53,7 @@ def test_what_was_not_measured_does_not_pass(tmp_path: Path, metric: str) -> Non
     assert "was not measured" in verdict.missed[0]
 
 
-@pytest.mark.parametrize("text", ["", "- 1", "a: b: c", "x: < 3", "x: <= high", "x: <= nan", "x: 3"])
+@pytest.mark.parametrize("text", ["", "{}", "- 1", "a: b: c", "x: < 3", "x: <= high", "x: <= nan", "x: 3"])
 def test_a_bad_gate_file_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"--gate .*gate\.yaml"):
         limits(tmp_path, text)
