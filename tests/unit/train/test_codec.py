@@ -80,9 +80,9 @@ def test_words_side_by_side_stay_apart() -> None:
 def test_tokens_end_and_are_padded_or_cut() -> None:
     fitted = fit_tokens(["a b c", "a b"], length=3)
     a, b, c = (fitted.pieces.index(f"\u2581{word}") for word in "abc")
-    assert fitted.encode(["a", "b a", "a b c", ""]).tolist() == [
-        [a, END, PADDING], [b, a, END], [a, b, c], [END, PADDING, PADDING],
-    ]  # fmt: skip
+    codes = fitted.encode(["a", "b a", "a b c", ""])
+    assert codes.tolist() == [[a, END, PADDING], [b, a, END], [a, b, c], [END, PADDING, PADDING]]
+    assert codes.dtype == torch.int32, "large sets of texts take half the memory"
 
 
 def test_rare_words_are_unknown_and_never_shown() -> None:

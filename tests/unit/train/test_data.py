@@ -194,6 +194,12 @@ def test_what_cannot_be_read_is_said_in_one_line(
     assert str(tmp_path / name) in str(caught.value)
 
 
+def test_a_few_texts_may_be_without_a_word(tmp_path: Path) -> None:
+    texts = ["a fine film", "!!!", ":)"] * 4
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    assert data.load(str(tmp_path / "a.txt")).texts == texts
+
+
 def test_rows_of_no_values_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((12, 0), np.uint8))
     with pytest.raises(InputError, match=r"an array of shape \(12, 0\)"):
