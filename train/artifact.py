@@ -168,7 +168,7 @@ def for_serving(generator: Generator) -> Generator:
 
 def _kept(tensor: Tensor) -> Tensor:
     """As it is stored: numbers in float32, counts as they are."""
-    tensor = tensor.detach().cpu().contiguous()
+    tensor = tensor.cpu().contiguous()
     return tensor.float() if tensor.is_floating_point() else tensor
 
 

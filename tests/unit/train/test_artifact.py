@@ -144,3 +144,11 @@ def test_saving_again_replaces_the_artifact(saved: Path) -> None:
     other = catalogue.build({"name": "textbook", "length": 6})
     artifact.save(saved, other, BitsCodec("abcdef"), {"version": "8"})
     assert artifact.load(saved).card["version"] == "8"
+
+
+def test_a_failed_save_leaves_the_older_artifact(saved: Path) -> None:
+    other = catalogue.build({"name": "textbook", "length": 6})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        artifact.save(saved, other, BitsCodec("abcdef"), {"version": "8", "score": float("nan")})
+    assert artifact.load(saved).card["version"] == "7"
+    assert list(saved.parent.iterdir()) == [saved]
