@@ -1,6 +1,7 @@
 """The handler: what it answers, alone and in batches."""
 
 import dataclasses
+import enum
 import io
 import json
 import logging
@@ -210,6 +211,29 @@ def test_the_watch_sees_what_was_served(loaded: tuple[LookalikeHandler, Context]
     for _ in range(30):
         ask(loaded, b'{"n": 5}')
     assert served == [5] * 30
+
+
+def test_the_watch_names_only_fields_that_there_are(loaded: tuple[LookalikeHandler, Context]) -> None:
+    """Prometheus keeps a series for each name for ever, so no client may choose one."""
+    refused: list[tuple[str, int]] = []
+    watch: Any = SimpleNamespace(refused=lambda field, status: refused.append((field, status)))
+    loaded[0].watch = watch
+    ask(loaded, b'{"n": 0}', b'{"label": "wild"}', b'{"made up": 1}', b"{", b'{"n": 1000000000}')
+    assert refused == [("n", 400), ("label", 400), ("unknown", 400), ("body", 400), ("n", 413)]
+
+
+def test_where_the_server_collects_metrics_the_watch_starts(
+    artifact_directory: Path, make_context: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[handler.Watch] = []
+    monkeypatch.setattr(handler.Watch, "start", lambda watch: started.append(watch))
+    kinds = enum.Enum("kinds", {"COUNTER": "counter", "GAUGE": "gauge"})
+    made, context = LookalikeHandler(), make_context(artifact_directory)
+    made.initialize(context)
+    assert (made.watch, started) == (None, [])
+    context.metrics = SimpleNamespace(cache={kind: {} for kind in kinds}, add_metric_to_cache=lambda *facts: facts)
+    made.initialize(context)
+    assert started == [made.watch]
 
 
 WORDS = ["▁a", "▁film", "film", "plot", "é", "▁é", '"', '▁"', ".", "▁.", "▁...", "▁don't", "▁"]
