@@ -97,9 +97,7 @@ def test_options_that_were_chosen_are_sent(server: Server) -> None:
 
 
 @pytest.mark.parametrize("retry_after", [None, "0"])  # TorchServe names no time, a worker of a stopping server does
-def test_a_busy_server_is_asked_again(
-    server: Server, monkeypatch: pytest.MonkeyPatch, retry_after: str | None
-) -> None:
+def test_a_busy_server_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch, retry_after: str | None) -> None:
     monkeypatch.setattr(clients, "RETRY", clients.RETRY.new(backoff_factor=0))
     server.retry_after = retry_after
     server.answers = [(503, b""), (503, b""), (200, b"{}")]

@@ -357,6 +357,12 @@ def test_the_error_of_the_judges_auc_is_how_it_scatters(chain: Sets, monkeypatch
     assert 0.9 < np.mean(errors) / np.std(aucs) < 1.2, "folds that teach one another are not independent"
 
 
+def test_the_judge_sees_a_bounded_number_of_values(chain: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "JUDGED_VALUES", 60 * 16 + 15)
+    synthetic, heldout, _ = chain
+    assert metrics.c2st(synthetic, heldout, 0) == metrics.c2st(synthetic[:60], heldout[:60], 0)
+
+
 @pytest.mark.usefixtures("_no_judge")
 def test_several_samples_are_judged_by_their_mean_ratio(chain: Sets) -> None:
     synthetic, heldout, train = (rows[:60] for rows in chain)

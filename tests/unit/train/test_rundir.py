@@ -49,12 +49,17 @@ def test_where_nothing_can_be_written_nothing_is_started(tmp_path: Path) -> None
 @pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "full"), OSError("of zip"), KeyboardInterrupt()])
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, problem: BaseException) -> None:
     path = tmp_path / "a.json"
+
+    def interrupted() -> None:
+        with rundir.replacing(path) as partial:
+            partial.write_text("half")
+            raise problem
+
     for text in ("old", "new"):
         rundir.write(path, text)
         assert path.read_text() == text
-    with pytest.raises(type(problem)) as caught, rundir.replacing(path) as partial:
-        partial.write_text("half")
-        raise problem
+    with pytest.raises(type(problem)) as caught:
+        interrupted()
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
     if isinstance(caught.value, OSError):
