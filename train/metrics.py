@@ -144,7 +144,7 @@ def lag_correlations(moments: Moments) -> Array:
     """Autocorrelation along the sequence: the mean correlation of columns k apart, (..., lags), k = 1 .. length / 2."""
     length = moments.ones.shape[-1]
     sizes = np.arange(length - 1, 0, -1)  # pairs come ordered by lag
-    kept = max(1, length // 2) if length > 1 else 0
+    kept = max(1, length // 2)
     sums = np.add.reduceat(correlations(moments), np.cumsum(sizes) - sizes, axis=-1) if length > 1 else np.empty(0)
     return sums[..., :kept] / sizes[:kept]
 

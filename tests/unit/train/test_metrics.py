@@ -159,6 +159,7 @@ def test_the_judges_auc_equals_its_definition() -> None:
     of_rows = np.var([plain_auc([p], negative) for p in positive], ddof=1) / 40
     of_columns = np.var([plain_auc(positive, [n]) for n in negative], ddof=1) / 30
     assert variance == pytest.approx(of_rows + of_columns, abs=1e-9)
+    assert metrics.auc_with_variance(np.array([1.0]), np.array([0.5])) == (1, 0), "one score does not vary"
 
 
 @given(st.integers(0, 100), st.integers(0, 100))
@@ -330,6 +331,7 @@ def test_few_rows_are_said_to_be_few(chain: Sets) -> None:
     warnings = metrics.compare(synthetic, heldout, train)["warnings"]
     assert any(w.startswith("100 rows are too few to tell c2st_auc within 0.05") for w in warnings)
     assert any("copy_excess" in w for w in warnings)
+    assert any(w.startswith("100 rows of 16 columns are too few to tell triple_ratio within 0.5") for w in warnings)
 
 
 @pytest.mark.parametrize("n", [4, metrics.FEWEST_JUDGED - 1])
@@ -357,6 +359,17 @@ def test_the_error_of_the_judges_auc_is_how_it_scatters(chain: Sets, monkeypatch
     assert 0.9 < np.mean(errors) / np.std(aucs) < 1.2, "folds that teach one another are not independent"
 
 
+@pytest.mark.parametrize(
+    ("auc", "low", "high"), [(0.99, 0.99 - 0.0392, 1), (0.01, 0, 0.01 + 0.0392), (0.5, 0.4608, 0.5392)]
+)
+def test_the_judges_interval_is_one_of_aucs(
+    chain: Sets, monkeypatch: pytest.MonkeyPatch, auc: float, low: float, high: float
+) -> None:
+    monkeypatch.setattr(metrics, "c2st", lambda *_: (auc, 0.02))
+    scores = metrics.compare(*(rows[:30] for rows in chain))
+    assert (scores["c2st_auc_low"], scores["c2st_auc_high"]) == pytest.approx((low, high), abs=1e-4)
+
+
 def test_the_judge_sees_a_bounded_number_of_values(chain: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "JUDGED_VALUES", 60 * 16 + 15)
     synthetic, heldout, _ = chain
@@ -375,6 +388,18 @@ def test_several_samples_are_judged_by_their_mean_ratio(chain: Sets) -> None:
     assert metrics.rows_to_judge(5) == 50
     assert metrics.rows_to_judge(4000) == 8000
     assert metrics.rows_to_judge(20_000) == 20_000
+
+
+@pytest.mark.usefixtures("_no_judge")
+@pytest.mark.parametrize(("rows", "judged"), [(30, 20), (50, 40), (400, 20 * metrics.SAMPLES)])
+def test_samples_are_whole_and_not_too_many(
+    chain: Sets, monkeypatch: pytest.MonkeyPatch, rows: int, judged: int
+) -> None:
+    sizes: list[int] = []
+    ratio_scores = metrics.ratio_scores
+    monkeypatch.setattr(metrics, "ratio_scores", lambda s, *rest: sizes.append(len(s)) or ratio_scores(s, *rest))
+    metrics.compare(chain[0][:rows], chain[1][:20], chain[2])
+    assert sizes == [judged]
 
 
 def test_sizes_are_made_equal_and_the_seed_decides(chain: Sets) -> None:
