@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -116,6 +117,32 @@ def test_after_what_the_ngrams_never_saw_the_net_speaks_alone(generator: TokenGe
     both, net = generator.model(rows.codes, rows.known.double(), rows.confidence.double(), rows.left.double())
     torch.testing.assert_close(both[0, 1], net[0, 1])
     assert both[1, 1] > net[1, 1] + 1
+
+
+def plain_kneser_ney(counts: Counter[tuple[int, ...]], context: tuple[int, ...], token: int) -> float:
+    """Straight from Chen and Goodman (1999): modified smoothing, but for unigrams, which keep all that they have."""
+    shorter: Counter[tuple[int, ...]] = Counter(gram[1:] for gram in counts)  # each distinct continuation once
+    n, taken = Counter(counts.values()), [0.0] * 4
+    if context:
+        share = n[1] / (n[1] + 2 * n[2])
+        taken[1:] = [c - (c + 1) * share * n[c + 1] / n[c] for c in (1, 2, 3)]
+    own = {gram[-1]: count for gram, count in counts.items() if gram[:-1] == context}
+    total, freed = sum(own.values()), sum(taken[min(count, 3)] for count in own.values())
+    kept = own[token] - taken[min(own[token], 3)] if token in own else 0.0
+    rest = plain_kneser_ney(shorter, context[1:], token) if context else 0.0
+    return kept / total + freed / total * rest if own else rest
+
+
+def test_ngrams_equal_their_definition() -> None:
+    shares = 1 / torch.arange(1, VOCABULARY - 2).double()
+    codes = 3 + shares.multinomial(80 * LENGTH, True, generator=torch.Generator().manual_seed(0)).view(80, LENGTH)
+    rows = [[END, END, *row] for row in codes.tolist()]
+    counts = Counter(tuple(row[at : at + 3]) for row in rows for at in range(LENGTH))
+    model, tokens = fit_ngrams(codes, VOCABULARY), torch.arange(3, VOCABULARY)
+    for first, second in ((END, END), (END, 3), (3, 3), (3, 4), (11, 11), (11, 6)):
+        before = torch.full_like(tokens, first), torch.full_like(tokens, second)
+        expected = [plain_kneser_ney(counts, (first, second), token) for token in tokens.tolist()]
+        assert model.probability(*before, tokens).tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_ngrams_own_share_is_what_single_tokens_leave() -> None:
