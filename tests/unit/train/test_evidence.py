@@ -112,6 +112,9 @@ def test_the_text_column_may_have_another_name_among_the_samples(reviews: Path) 
     assert found.texts is not None
     assert len(found.texts.contenders[SYNTHETIC]) == 40
     assert len(judged(reviews, reviews, column="review").scores) == 2
+    whole = judged(reviews, samples, reviews, column="review")
+    assert whole.texts is not None
+    assert whole.texts.train == whole.texts.heldout == found.texts.contenders[SYNTHETIC][::-1]
 
 
 def test_texts_need_no_more_words_than_they_have(reviews: Path) -> None:
@@ -143,6 +146,45 @@ def test_synthetic_numbers_may_have_bad_rows_too(tmp_path: Path) -> None:
     ]
     with pytest.raises(InputError, match=r"--synthetic .*made.csv: 4 unusable rows, more than --max-bad-rows 3: made"):
         judged(real, made, max_bad_rows=3)
+
+
+def test_the_floor_and_the_table_hold_what_there_is() -> None:
+    scores = {"n": 30, "soft_share": 0.0, "correlation_ratio": 2.345, "distinct_ratio": 0.5, "c2st_auc": 0.75}
+    floor = evidence._floor(scores | {"distinct_floor": 0.9, "c2st_floor": 0.5, "correlation_floor": 0.01})
+    assert floor == {"n": 30, "correlation_ratio": 1.0, "c2st_auc": 0.5}
+    rows = np.zeros((1, 1), np.uint8)
+    found = Evidence(
+        contenders={"GAN": rows}, heldout=rows, train=rows, columns=["a"], scores={"GAN": scores, FLOOR: floor}
+    )
+    names, *lines = evidence.table(found).splitlines()
+    assert names.split() == ["GAN", "floor"]
+    assert [line.split()[:3] for line in lines] == [
+        ["correlation_ratio", "2.35", "1.00"],
+        ["c2st_auc", "0.750", "0.500"],
+    ]
+
+
+def test_copies_of_validation_texts_are_copies_too() -> None:
+    heldout, train, validation = ([f"{kind} film number {i}" for i in range(40)] for kind in ("real", "known", "spare"))
+    for beside, share in (([], 0.5), (validation, 1)):
+        found = evidence.judge_texts({"GAN": train[:20] + validation[:20]}, heldout, train, validation=beside)
+        assert found.scores["GAN"]["copy_rate"] == share
+
+
+def test_curves_are_of_equally_many_texts_everywhere() -> None:
+    asked: list[tuple[float, int]] = []
+
+    def draw(temperature: float, n: int) -> list[str]:
+        asked.append((temperature, n))
+        return ["a film", "a plot"] * n if temperature < 1 else [f"a film {i}" for i in range(n)]
+
+    heldout, train = ["a film", "a plot"] * 20, ["a film"] * 30
+    found = evidence.curves({"GAN": draw}, heldout, train)
+    assert asked == [(temperature, 30) for temperature in evidence.TEMPERATURES]
+    assert [point.temperature for point in found["GAN"]] == list(evidence.TEMPERATURES)
+    assert [point.temperature for point in found[FLOOR]] == [None]
+    assert found["GAN"][0].self_bleu > found["GAN"][-1].self_bleu
+    assert found["GAN"][0].bleu > found["GAN"][-1].bleu
 
 
 def test_sentence_embeddings_are_compared_where_there_are_any(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,29 @@ def test_collapsed_and_copied_texts_are_caught() -> None:
     assert text_metrics.compare_text(c, b, a, validation=c)["copy_excess_low"] > 0.5
 
 
+@pytest.mark.usefixtures("_no_text_judge")
+def test_every_number_stands_under_its_name() -> None:
+    a, b, c = (random_texts(12, seed) for seed in (1, 2, 3))
+    scores = text_metrics.compare_text(a, b, c)
+    for end, made in (("", a), ("_floor", c)):
+        for k in range(2, 6):
+            likeness = [plain_bleu(text, b, k) for text in made]
+            among = [plain_bleu(text, made[:i] + made[i + 1 :], k) for i, text in enumerate(made)]
+            assert scores[f"bleu_{k}{end}"] == pytest.approx(np.mean(likeness))
+            assert scores[f"self_bleu_{k}{end}"] == pytest.approx(np.mean(among))
+        for k in range(1, 5):
+            assert scores[f"ngram_js_{k}{end}"] == pytest.approx(text_metrics.ngram_js(made, b, k))
+    for judge in ("c2st_auc", "c2st_conv_auc"):
+        found = [scores[f"{judge}{end}"] for end in ("_low", "", "_high")]
+        assert found == pytest.approx([0.4804, 0.5, 0.5196], abs=1e-4)
+
+
+def test_the_judge_of_ngrams_reads_up_to_three_words_with_both_ends() -> None:
+    words = ["", "a", "film", ""]
+    expected = [tuple(words[i : i + k]) for k in (1, 2, 3) for i in range(5 - k)]
+    assert text_metrics._up_to_trigrams(["a", "film"]) == expected
+
+
 @pytest.fixture
 def _no_text_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_metrics, "text_c2st", lambda *_: (0.5, 0.01))
