@@ -55,7 +55,7 @@ def read_manifest(mar: Path) -> dict[str, Any]:
 
 
 def test_the_same_artifact_gives_the_same_bytes(mar: Path, artifact_directory: Path, tmp_path: Path) -> None:
-    again = archive.build(artifact_directory, tmp_path / "new" / "lookalike.mar")
+    again = archive.build(artifact_directory, tmp_path / "new" / "folder" / "lookalike.mar")
     assert again.read_bytes() == mar.read_bytes()
     assert [path.name for path in again.parent.iterdir()] == ["lookalike.mar"]
 
@@ -119,6 +119,12 @@ def test_a_flipped_bit_in_the_directory_is_refused(mar: Path, tmp_path: Path, pl
     broken.write_bytes(content)
     with pytest.raises(ArchiveError, match=r"broken\.mar"):
         archive.verify(broken)
+
+
+def test_an_archive_that_would_fill_the_disk_is_refused(mar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_UNPACKED_BYTES", 1000)
+    with pytest.raises(ArchiveError, match=r"lookalike\.mar: refused, it unpacks to more than 1,000 bytes$"):
+        archive.verify(mar)
 
 
 def test_a_proof_that_takes_too_long_says_so(mar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
