@@ -121,6 +121,14 @@ def test_a_flipped_bit_in_the_directory_is_refused(mar: Path, tmp_path: Path, pl
         archive.verify(broken)
 
 
+def test_temporary_files_may_lie_behind_a_link(mar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "link"))
+    with archive._unpacked(mar) as folder:
+        assert (folder / "card.json").is_file()
+
+
 def test_an_archive_that_would_fill_the_disk_is_refused(mar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MAX_UNPACKED_BYTES", 1000)
     with pytest.raises(ArchiveError, match=r"lookalike\.mar: refused, it unpacks to more than 1,000 bytes$"):
