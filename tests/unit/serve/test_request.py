@@ -65,11 +65,13 @@ def test_optional_fields_may_be_null() -> None:
 def test_n_must_be_a_whole_number(n: Any) -> None:
     error = refusal({"n": n})
     assert (error.field, error.status) == ("n", HTTPStatus.BAD_REQUEST)
+    assert error.message == "must be a whole number, at least 1"
 
 
 @pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 10**400, False, 0.5, "1"])
 def test_seed_must_be_in_range(seed: Any) -> None:
-    assert refusal({"seed": seed}).field == "seed"
+    error = refusal({"seed": seed})
+    assert (error.field, error.message) == ("seed", f"must be a whole number, from 0 to {MAX_SEED}")
 
 
 @pytest.mark.parametrize(("form", "limit"), [("json", 100), ("npy", 1000)])

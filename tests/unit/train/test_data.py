@@ -136,13 +136,14 @@ def test_a_few_other_lines_do_not_make_bits_a_text(tmp_path: Path) -> None:
 
 def test_a_few_other_lines_do_not_make_lists_of_bits_a_text(tmp_path: Path) -> None:
     path = tmp_path / "b.jsonl"
-    path.write_text("[0, 1, 0]\n" * 40 + '[0, 1, 0, 1]\n[0, 1]\n"a note"\n[0, 1, 2]\n')
-    found = data.load(str(path), max_bad_rows=4)
+    path.write_text("[0, 1, 0]\n" * 40 + '[0, 1, 0, 1]\n[0, 1]\n"a note"\n[0, 1,\n[0, 1, 2]\n')
+    found = data.load(str(path), max_bad_rows=5)
     assert np.array_equal(found.rows, [[0, 1, 0]] * 40)
     why = "not a list of 3 values"
     assert found.skipped == (
         *(f"b.jsonl row {row}: {why}" for row in (41, 42, 43)),
-        "b.jsonl row 44: column x3 holds '2', not 0 or 1",
+        "b.jsonl row 44: not JSON",
+        "b.jsonl row 45: column x3 holds '2', not 0 or 1",
     )
 
 

@@ -111,6 +111,12 @@ def test_judges_of_texts_need_some_texts() -> None:
     assert math.isnan(text_metrics.text_c2st(texts, texts, 0, text_metrics.ngram_judge, 5)[0])
 
 
+def test_the_convolutional_judge_says_the_same_of_the_same_text() -> None:
+    text = ["a", "film", "with", "no", "heart"]
+    first, second = text_metrics.conv_judge(random_texts(20, 1), np.arange(20) % 2, [text, text], 0)
+    assert first == pytest.approx(second)
+
+
 def test_texts_without_a_word_can_be_judged() -> None:
     wordless: list[list[str]] = [[]] * (2 * text_metrics.CONV_BATCH)  # whole batches of them
     scores = text_metrics.conv_judge([*random_texts(20, 1), *wordless], np.arange(148) % 2, [[], ["a", "film"]], 0)
