@@ -99,6 +99,6 @@ def test_a_file_that_cannot_be_written_is_named(
     def write(path: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("train.data.write", write)
+    monkeypatch.setattr("train.writers.write", write)
     assert commands.main(["sample", str(run), "-n", "3", "--out", str(run / "rows.csv")]) == 1
     assert capsys.readouterr().err == f"Error: {run}/rows.csv: Permission denied\n"
