@@ -329,10 +329,13 @@ def sync(run: Path | None, out: str) -> None:
 
     directory = rundir.newest(Path(out)) if run is None else rundir.RunDirectory(run)
     click.echo(f"{directory.path}: MLflow has all of it, as run {tracking.sync(directory)}")
-    if directory.archive.exists() and archive.read_card(directory.archive)["run_id"] is None:
-        click.echo(
-            f"{directory.archive} does not name it yet; make it anew with: python -m train export {directory.path}"
-        )
+    again = f"make it anew with: python -m train export {directory.path}"
+    try:
+        unnamed = directory.archive.exists() and archive.read_card(directory.archive)["run_id"] is None
+    except archive.ArchiveError as problem:
+        raise JobError(f"{problem}; {again}") from problem
+    if unnamed:
+        click.echo(f"{directory.archive} does not name it yet; {again}")
 
 
 @cli.command()

@@ -102,3 +102,14 @@ def test_a_file_that_cannot_be_written_is_named(
     monkeypatch.setattr("train.writers.write", write)
     assert commands.main(["sample", str(run), "-n", "3", "--out", str(run / "rows.csv")]) == 1
     assert capsys.readouterr().err == f"Error: {run}/rows.csv: Permission denied\n"
+
+
+def test_sync_says_how_a_damaged_archive_is_made_anew(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("train.tracking.sync", lambda directory: "4f0c")
+    (run / "lookalike.mar").write_bytes(b"PK, and then nothing")
+    assert commands.main(["sync", str(run)]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"{run}: MLflow has all of it, as run 4f0c\n"
+    assert said.err.endswith(f"make it anew with: python -m train export {run}\n")
