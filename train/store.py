@@ -32,7 +32,7 @@ NEITHER = 2
 VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: not found among the texts
 LARGE = 2**26  # values; smaller sets are read into memory
 BATCH_ROWS = 2**15  # read at once; a multiple of eight
-CSV_BLOCK = 2**22  # bytes read at once
+CSV_BATCH = 2**22  # bytes of CSV read at once
 NAMED_BAD_ROWS = 3  # how many an error message names
 FORMAT = 1  # of the cache
 TEXT_BYTES = 2  # of a value in a CSV file
@@ -262,7 +262,7 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
         bad.append(f"{file.name} row {row.number - 1}: {row.actual_columns} columns, not {row.expected_columns}")
         return "skip"
 
-    names, options = csv_options(file, "\t" if format_of(file) == ".tsv" else ",", skip, CSV_BLOCK)
+    names, options = csv_options(file, "\t" if format_of(file) == ".tsv" else ",", skip, CSV_BATCH)
 
     def batches() -> Iterator[Batch]:
         short.clear()
