@@ -120,7 +120,8 @@ class NadeGenerator(Generator):
         noisy = logistic.clone()
         weights: tuple[Tensor, ...] = (self.input, self.hidden_bias, self.output, self.direct, self.local)
         weights += self.bias, self.class_hidden, self.class_bias
-        _draw_rows(net.numpy(), kind.numpy(), noisy.numpy(), *(weight.detach().numpy() for weight in weights))
+        order = np.argsort(net.numpy())  # the weights of a net for long rows fill the cache, those of all do not
+        _draw_rows(order, net.numpy(), kind.numpy(), noisy.numpy(), *(weight.detach().numpy() for weight in weights))
         return noisy
 
     def _draw_columns(self, net: Tensor, kind: Tensor, logistic: Tensor, column: Tensor, width: int) -> Tensor:
@@ -227,6 +228,7 @@ def _rounded(noisy_logits: Tensor) -> Tensor:
 # Sums may be taken in another order ("reassoc"): a row then takes less than half the time.
 @njit(nogil=True, fastmath={"reassoc"})
 def _draw_rows(
+    order: Ints,
     net: Ints,
     kind: Ints,
     noisy: Floats,
@@ -242,16 +244,16 @@ def _draw_rows(
     """Draw bits one after the other, row by row, in compiled code: each bit must wait for the one before it.
 
     Args:
+        order: the rows' numbers, int64 (rows,): which is drawn first, which next.
         net, kind: each row's net and class, int64 (rows,).
         noisy: logistic noise, (rows, length); every bit's logit is added to it.
         input, ...: the generator's parameters, in their order.
     """
-    rows, length = noisy.shape
-    units, recently = hidden_bias.shape[1], local.shape[1]
+    length, units, recently = noisy.shape[1], hidden_bias.shape[1], local.shape[1]
     half, zero = noisy.dtype.type(0.5), noisy.dtype.type(0)
     bits = np.empty(length, noisy.dtype)  # less 1/2
     hidden = np.empty(units, noisy.dtype)
-    for row in range(rows):
+    for row in order:
         own, group, recent = net[row], kind[row], 0
         for unit in range(units):
             hidden[unit] = hidden_bias[own, unit] + class_hidden[own, group, unit]
