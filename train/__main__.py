@@ -285,6 +285,8 @@ def evaluate(
     gates.read(gate)  # judging takes long: what can be refused is refused before
     if out is not None:
         writers.check_folder(out)
+        if out.suffix != ".html":
+            raise InputError(f"--out {out}: the report is a web page; its name must end in .html")
     found, kind = evidence.of_files(real, synthetic, train, **options)
     verdict = gates.check(gates.read(gate, texts=found.texts is not None), found.scores[found.shipped])
     if as_json:

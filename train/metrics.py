@@ -622,7 +622,6 @@ def _copy_scores(s: Bits, h: Bits, t: Bits, known: Bits) -> Scores:
         "near_copy_share": near,
         "near_copy_share_low": near - NORMAL_95 * error,
         "near_copy_share_high": near + NORMAL_95 * error,
-        "near_copy_floor": 0.5,
     }
 
 

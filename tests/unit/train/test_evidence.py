@@ -252,6 +252,7 @@ def test_files_that_lack_the_classes_are_named(rated: Path) -> None:
         ("--gate {}/no.yaml", "--gate {}/no.yaml: No such file"),
         ("--out {}/none/there", "--out {}/none/there: there is no folder"),
         ("--out {}", "--out {}: a folder"),
+        ("--out {}/report.pdf", "--out {}/report.pdf: the report is a web page"),
     ],
 )
 def test_evaluate_refuses_what_it_can_before_it_judges(
