@@ -256,7 +256,7 @@ def table(evidence: Evidence) -> str:
 
 def _cell(scores: Mapping[str, Any], metric: str, decimals: int) -> str:
     value = scores.get(metric)
-    return "-" if value is None else f"{value:.{decimals}f}"
+    return "-" if value is None else f"{value:z.{decimals}f}"
 
 
 def of_files(

@@ -295,8 +295,8 @@ def _cell(measured: dict[str, dict[str, Any]], name: str, row: Row) -> dict[str,
     distance = abs(off) if row.side == 0 else row.side * off
     grade = "good" if distance <= 0.25 else "fair" if distance <= 0.75 else "poor"
     low, high = scores.get(f"{row.key}_low"), scores.get(f"{row.key}_high")
-    interval = "" if low is None else f"{low:.{row.decimals}f} to {high:.{row.decimals}f}"
-    return {"text": f"{value:.{row.decimals}f}", "grade": grade, "interval": interval}
+    interval = "" if low is None else f"{low:z.{row.decimals}f} to {high:z.{row.decimals}f}"
+    return {"text": f"{value:z.{row.decimals}f}", "grade": grade, "interval": interval}
 
 
 # --- pictures --------------------------------------------------------------------------------------------------

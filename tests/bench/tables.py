@@ -63,7 +63,7 @@ def cell(values: list[float], decimals: int) -> str:
     """Mean and spread of what the seeds gave."""
     if not values:
         return "-"
-    mean = f"{statistics.mean(values):.{decimals}f}"
+    mean = f"{statistics.mean(values):z.{decimals}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{decimals}f}"
 
 

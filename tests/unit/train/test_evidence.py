@@ -150,6 +150,7 @@ def test_synthetic_numbers_may_have_bad_rows_too(tmp_path: Path) -> None:
 
 def test_the_floor_and_the_table_hold_what_there_is() -> None:
     scores = {"n": 30, "soft_share": 0.0, "correlation_ratio": 2.345, "distinct_ratio": 0.5, "c2st_auc": 0.75}
+    scores["copy_excess"] = -0.0001
     floor = evidence._floor(scores | {"distinct_floor": 0.9, "c2st_floor": 0.5, "correlation_floor": 0.01})
     assert floor == {"n": 30, "correlation_ratio": 1.0, "c2st_auc": 0.5}
     rows = np.zeros((1, 1), np.uint8)
@@ -161,6 +162,7 @@ def test_the_floor_and_the_table_hold_what_there_is() -> None:
     assert [line.split()[:3] for line in lines] == [
         ["correlation_ratio", "2.35", "1.00"],
         ["c2st_auc", "0.750", "0.500"],
+        ["copy_excess", "0.000", "-"],
     ]
 
 
