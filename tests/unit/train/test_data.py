@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train import builtin, data
+from train import builtin, data, readers
 from train.config import InputError
 
 TEXTS = [f'film number {i}, "really"\nit says' for i in range(12)]
@@ -91,6 +91,12 @@ def test_a_row_may_be_longer_than_megabytes(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,stars\n" + "a fine film,5\n" * 20 + f'"{"dull " * 1_000_000}",1\n' + "a fine film,5\n" * 20)
     assert len(data.load(str(path), column="text")) == 41
+
+
+def test_a_text_may_have_lines_where_the_reader_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "CSV_BLOCK", 64)  # about one row, so that blocks end within texts, too
+    (path,) = (path for path in text_files(tmp_path) if path.name == "a.csv")
+    assert data.load(str(path)).texts == TEXTS
 
 
 def test_too_few_usable_rows_say_why(tmp_path: Path) -> None:
@@ -245,9 +251,10 @@ def test_columns_that_hold_no_text_are_left_out(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_text_make_bad_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    name = write_table(path, text=pa.array([b"a fine film"] * 10 + [None, b"caf\xe9"]))
+    marked = "a caf\ufffd"  # as somebody else may have decoded it: text all the same
+    name = write_table(path, text=pa.array([b"a fine film"] * 9 + [marked.encode(), None, b"caf\xe9"]))
     found = data.load(name, column="text", max_bad_rows=2)
-    assert found.texts == ["a fine film"] * 10
+    assert found.texts == ["a fine film"] * 9 + [marked]
     assert found.skipped == ("a.parquet row 12: column text is not UTF-8", "a.parquet row 11: no text")
 
 
@@ -301,6 +308,17 @@ def test_any_content_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory
         assert len(data.load(str(path), max_bad_rows=1000)) >= data.MIN_ROWS
     except InputError as problem:
         assert "\n" not in str(problem)  # noqa: PT017
+
+
+def test_a_part_has_the_chosen_rows_and_a_fingerprint_of_its_own() -> None:
+    bits, classes = data.Dataset(name="a", source="a", bits=BITS), [str(row) for row in range(12)]
+    texts = data.Dataset(name="a", source="a", texts=TEXTS, classes=classes)
+    chosen = np.array([7, 2])
+    assert np.array_equal(bits.part(chosen).rows, BITS[chosen])
+    assert texts.part(chosen).texts == [TEXTS[7], TEXTS[2]]
+    assert texts.part(chosen).classes == ["7", "2"]
+    known = data.Dataset(name="a", source="a", bits=BITS, known_fingerprint="of all rows")
+    assert known.part(chosen).fingerprint() == bits.part(chosen).fingerprint() != bits.fingerprint()
 
 
 @given(st.integers(10, 500), st.floats(0.01, 0.9), st.floats(0, 0.5), st.integers(0, 9))

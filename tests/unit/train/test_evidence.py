@@ -166,6 +166,11 @@ def test_the_floor_and_the_table_hold_what_there_is() -> None:
     ]
 
 
+def test_numbers_for_trackers_are_the_finite_ones() -> None:
+    scores = {"n": 30, "c2st_auc": 0.75, "utility": None, "lag_ratio": float("inf"), "warnings": ["few rows"]}
+    assert evidence.numbers(scores) == {"n": 30.0, "c2st_auc": 0.75}
+
+
 def test_copies_of_validation_texts_are_copies_too() -> None:
     heldout, train, validation = ([f"{kind} film number {i}" for i in range(40)] for kind in ("real", "known", "spare"))
     for beside, share in (([], 0.5), (validation, 1)):

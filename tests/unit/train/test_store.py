@@ -137,6 +137,12 @@ def test_texts_and_small_files_are_not_packed(tmp_path: Path, monkeypatch: pytes
     assert isinstance(data.load(str(tmp_path / "a.npy"), packed=True).bits, np.ndarray)
 
 
+def test_a_named_column_is_read_as_text_however_large_the_file_is(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv")
+    found = data.load(str(tmp_path / "a.csv"), column="x3", packed=True)
+    assert found.texts == [str(bit) for bit in BITS[:, 2]]
+
+
 def test_lists_beside_the_texts_are_no_bits(tmp_path: Path) -> None:
     columns = {"text": ["a good film"] * 100, "tags": [[1]] * 100}
     pa.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
