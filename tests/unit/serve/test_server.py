@@ -118,7 +118,7 @@ def test_a_stop_says_when_requests_were_cut(
     assert is_forgotten(tmp_path, running)
 
 
-@pytest.mark.parametrize(("unsent", "flushed"), [(700, True), (70_000, False)])
+@pytest.mark.parametrize(("unsent", "flushed"), [(server.REFUSAL_BYTES, True), (server.REFUSAL_BYTES + 1, False)])
 def test_only_answers_are_waited_for_not_the_refusals_that_never_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsent: int, flushed: bool
 ) -> None:
@@ -223,6 +223,23 @@ def test_a_run_goes_before_an_older_copy_of_its_number(tmp_path: Path) -> None:
             assert source == found
 
 
+def test_the_newest_run_is_the_model_and_no_other_folder(tmp_path: Path) -> None:
+    with pytest.raises(models.UsageError, match=f"no trained model under {tmp_path}; train one with: make train"):
+        models.find(tmp_path, None)
+    for name in ("00009-toy", "00010-digits", "kept-from-last-year"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lookalike.mar").touch()
+    (tmp_path / "00011-unfinished").mkdir()
+    assert models.find(tmp_path, None) == tmp_path / "00010-digits" / "lookalike.mar"
+    with pytest.raises(models.UsageError, match=r"--model .*00011-unfinished: neither an archive, nor a run directory"):
+        models.find(tmp_path, tmp_path / "00011-unfinished")
+
+
+def test_a_loaded_version_whose_archive_is_gone_is_no_version_to_use(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match=r"lookalike-1\.mar"):
+        models.proved(tmp_path, "1", ["1"])
+
+
 @pytest.mark.parametrize("loaded", [[], ["2"]])
 def test_a_version_that_does_not_answer_is_not_made_the_default(
     running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[str]
@@ -249,6 +266,15 @@ def test_a_host_that_is_not_here_is_no_matter_of_the_port() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(models.UsageError, match=f"^--port {port} on 127.0.0.1 cannot be used"):
             server._check_port("--port", "127.0.0.1", port)
+
+
+def test_a_port_can_be_used_as_soon_as_its_last_server_has_ended() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            listening.accept()[0].close()  # who ends a connection first keeps its address for a minute
+            assert client.recv(1) == b""
+    server._check_port("--port", "127.0.0.1", port)
 
 
 @pytest.mark.parametrize(("runs", "token"), [("runs", "serve token)"), ("my runs", "serve token --runs 'my runs')")])

@@ -68,6 +68,9 @@ def test_drift_of_other_codes_is_in_which_of_the_commonest_occur() -> None:
     drift.add(codes)
     same = drift.measure()
     assert (same["marginal"], same["correlation"]) == (0, 0)
+    drift.add(codes.roll(1, dims=1))
+    turned = drift.measure()
+    assert (turned["marginal"], turned["correlation"]) == (0, 0), "where in a row they stand is no matter"
     drift.add(torch.full((2000, 8), 7).to(torch.uint16))
     assert drift.measure()["marginal"] > 0.01
 
@@ -176,3 +179,9 @@ def test_correlations_are_those_of_pearson() -> None:
     moments = watch._Moments(3)
     moments.add(rows)
     torch.testing.assert_close(moments.correlations(), torch.corrcoef(rows.T.double()))
+
+
+def test_a_constant_column_correlates_with_none() -> None:
+    moments = watch._Moments(2)
+    moments.add(torch.tensor([[0, 1], [1, 1]], dtype=torch.uint8))
+    assert torch.equal(moments.correlations(), torch.eye(2, dtype=torch.float64))
