@@ -190,6 +190,9 @@ def test_fresh_real_rows_pass(chain: Sets) -> None:
     assert scores["distinct_ratio"] > 0.95
     assert scores["soft_share"] == 0
     assert scores["constant_columns"] == 0
+    repeated, *uncertain = scores["warnings"]
+    assert repeated == metrics.repeated_rows(scores["copy_floor"])
+    assert all(warning.startswith("400 rows") for warning in uncertain), "and nothing but that these are few"
 
 
 def test_shuffled_columns_are_caught_by_correlations_and_the_judge(chain: Sets) -> None:
@@ -238,6 +241,15 @@ def test_near_copies_are_caught_although_no_row_is_a_copy(chain: Sets) -> None:
     scores = metrics.compare(near, heldout, train)
     assert scores["copy_rate"] < 0.1
     assert scores["near_copy_share_low"] > 0.7
+
+
+def test_the_error_of_near_copies_counts_those_of_a_real_row_as_one() -> None:
+    train, heldout = np.zeros((1, 8), np.uint8), np.ones((2, 8), np.uint8)
+    heldout[1, :4] = 0
+    synthetic = np.repeat(np.concatenate([train, heldout]), [3, 2, 1], axis=0)
+    share, error = metrics.near_copy_share(synthetic, heldout, train)
+    assert share == 3 / 6
+    assert error == pytest.approx(math.sqrt((3 * 0.5) ** 2 + (2 * 0.5) ** 2 + 0.5**2) / 6)
 
 
 def test_the_error_of_near_copies_is_how_they_scatter() -> None:
@@ -478,3 +490,4 @@ def test_triples_are_different_columns(length: int) -> None:
 def test_many_columns_get_three_thousand_triples() -> None:
     triples = metrics.draw_triples(64)
     assert len({tuple(sorted(t)) for t in triples.tolist()}) == len(triples) == 3000
+    assert all(len(set(t)) == 3 for t in triples.tolist())

@@ -43,6 +43,8 @@ def test_bleu_equals_its_definition() -> None:
     texts, references = [*random_texts(20, 1), ["unheard"], ["of"], ["film"] * 9], random_texts(30, 2)
     expected = [[plain_bleu(text, references, k) for k in range(2, 6)] for text in texts]
     np.testing.assert_allclose(text_metrics.bleu(texts, references), expected, atol=1e-9)
+    alone = text_metrics.bleu([["a", "film"]], [["a", "film"], ["a", "film", "with", "no"]])
+    assert alone[0, 0] == pytest.approx(1), "one reference of the same length is enough"
 
 
 def test_self_bleu_leaves_a_text_out_of_its_own_references() -> None:
