@@ -119,6 +119,16 @@ def test_after_what_the_ngrams_never_saw_the_net_speaks_alone(generator: TokenGe
     assert both[1, 1] > net[1, 1] + 1
 
 
+def test_words_that_are_dropped_are_not_read(generator: TokenGenerator) -> None:
+    rows = Rows(torch.tensor([[3, 6], [4, 6]]))
+    assert generator.model.ngrams is not None
+    rows.look_up(generator.model.ngrams, VOCABULARY)
+    found = rows.codes, rows.known.double(), rows.confidence.double(), rows.left.double()
+    for share, alike in ((0, False), (1, True)):
+        _, net = generator.model(*found, word_dropout=share)
+        assert torch.allclose(net[0, 1], net[1, 1]) == alike
+
+
 def plain_kneser_ney(counts: Counter[tuple[int, ...]], context: tuple[int, ...], token: int) -> float:
     """Straight from Chen and Goodman (1999): modified smoothing, but for unigrams, which keep all that they have."""
     shorter: Counter[tuple[int, ...]] = Counter(gram[1:] for gram in counts)  # each distinct continuation once
@@ -317,6 +327,23 @@ def test_learns_what_the_ngrams_cannot() -> None:
     drawn = generate(fit.generator, draw_noise(fit.generator, 200, seed=1))
     known = {tuple(row) for row in rows.tolist()}
     assert sum(tuple(row) in known for row in drawn.tolist()) > 180
+
+
+@pytest.mark.parametrize("name", ["DROPOUT", "WORD_DROPOUT"])
+def test_a_warm_start_learns_from_less_than_all_that_the_rows_say(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    disturbed = warm_start()
+    disturbed.run(600, after(1))
+    monkeypatch.setattr(text_warmup, name, 0.0)
+    plain = warm_start()
+    plain.run(600, after(1))
+    assert not torch.equal(disturbed.model.gru.weight_hh_l0, plain.model.gru.weight_hh_l0)
+
+
+def test_without_time_a_warm_start_ends_as_it_began() -> None:
+    fit = warm_start()
+    began = copy.deepcopy(fit.model.state_dict())
+    assert fit.run(0, lambda: False)
+    assert all(torch.equal(values, began[name]) for name, values in fit.model.state_dict().items())
 
 
 @pytest.mark.usefixtures("_eager")

@@ -74,6 +74,15 @@ def test_expectation_maximisation_beats_one_class_where_there_are_two() -> None:
     assert likelihoods[1] > likelihoods[0] + 1
 
 
+def test_a_net_starts_as_the_mixture_itself() -> None:
+    torch.manual_seed(0)
+    rows = two_kinds(1000)
+    classes = warmup.fit_classes(rows, Choice(classes=2))
+    net, kind = warmup.new_net(12, classes, hidden=8), torch.arange(1000) % 2
+    torch.testing.assert_close(net.logits(rows.float(), 0, kind).sigmoid(), classes.means[kind])
+    assert torch.equal(net.prior, classes.prior[None])
+
+
 def test_the_bound_of_a_net_approaches_the_entropy_of_the_chain() -> None:
     torch.manual_seed(0)
     fit = fitted(torch.tensor(builtin.chain(6000, length=10)), 16)
