@@ -294,6 +294,8 @@ def test_a_model_comes_from_the_registry(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no registry"), models.located(tmp_path, "models:/lookalike@champion"):
         pass
     artifact_directory = make_run(tmp_path, 4) / "artifact"
+    elsewhere = tmp_path / "elsewhere"  # beside the runs MLflow would find their registry by itself
+    elsewhere.mkdir()
     for code, arguments in (
         (REGISTER, [f"sqlite:///{tmp_path}/mlflow.db", artifact_directory]),
         (FIND, [tmp_path, "models:/lookalike@champion"]),
@@ -301,7 +303,7 @@ def test_a_model_comes_from_the_registry(tmp_path: Path) -> None:
     ):
         call = [sys.executable, "-c", code, *map(str, arguments)]
         environment = os.environ | {"PYTHONPATH": str(Path(server.__file__).parents[1])}
-        done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(call, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         assert done.stdout.endswith("version 4\n")
 

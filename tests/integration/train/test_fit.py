@@ -75,6 +75,8 @@ def test_a_job_leaves_everything_that_was_promised(tmp_path: Path) -> None:
     version = client.get_model_version("lookalike", "1")
     assert version.run_id == tracked.info.run_id
     card = artifact.load(run.artifact).card
+    assert card["run_id"] == tracked.info.run_id
+    assert tracked.info.run_id in run.report.read_text()
     assert version.tags == {
         "weights": card["weights_sha256"], "run": "00001-toy-bits", "data": "toy",
         "fingerprint": card["data"]["fingerprint"], "codec": "bits", "gate": "none",
