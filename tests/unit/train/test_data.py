@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,9 @@ def test_too_few_usable_rows_say_why(tmp_path: Path) -> None:
     why = "9 usable rows; at least 10 are needed; 4 skipped: a.csv row 10: 1 columns .*; a.csv row 12: [^;]*$"
     with pytest.raises(InputError, match=why):
         data.load(str(path), max_bad_rows=4)
+    path.write_text("a,b\n" + "0,1\n" * 9)
+    with pytest.raises(InputError, match=r"9 usable rows; at least 10 are needed$"):
+        data.load(str(path))
 
 
 def test_a_row_may_be_short_and_broken_at_once(tmp_path: Path) -> None:
@@ -207,9 +211,10 @@ def test_a_few_texts_may_be_without_a_word(tmp_path: Path) -> None:
     assert data.load(str(tmp_path / "a.txt")).texts == texts
 
 
-def test_rows_of_no_values_are_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.zeros((12, 0), np.uint8))
-    with pytest.raises(InputError, match=r"an array of shape \(12, 0\)"):
+@pytest.mark.parametrize("shape", [(12, 0), (12,), (12, 2, 2)])
+def test_arrays_that_are_no_rows_of_values_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(InputError, match=re.escape(f"an array of shape {shape} and type uint8; rows of 0/1 or texts")):
         data.load(str(tmp_path / "a.npy"))
 
 
@@ -266,6 +271,12 @@ def test_a_label_column_gives_the_texts_classes(tmp_path: Path) -> None:
     assert found.classes == ["1", "5"] * 10
     assert found.skipped == ("rated.csv row 21: column stars is empty",)
     assert found.fingerprint() != data.load(str(path), column="review", max_bad_rows=1).fingerprint()
+
+
+def test_the_built_in_reviews_have_classes_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtin, "movie_reviews", lambda: (TEXTS, ["good", "bad"] * 6))
+    assert data.load("movie-reviews").classes is None
+    assert data.load("movie-reviews", label_column=builtin.REVIEWS_LABEL).classes == ["good", "bad"] * 6
 
 
 def test_classes_must_be_few(tmp_path: Path) -> None:
