@@ -1,0 +1,88 @@
+"""What a job says and allows when it begins, goes on or is interrupted; whole jobs are in tests/integration/train."""
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from train import checkpoint, fit, rundir
+from train.config import InputError, JobError
+
+
+def test_the_same_command_again_says_that_a_run_was_interrupted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = fit.Config(data="toy", out=str(tmp_path / "runs"))
+    run = rundir.create(tmp_path / "runs", "toy-bits", config.to_json())
+    with caplog.at_level("INFO", logger="lookalike"):
+        fit.mention_unfinished(config)
+        go_on = f"go on with: python -m train fit --resume --out {tmp_path / 'runs'}"
+        assert caplog.messages == [f"{run.path} was interrupted; {go_on}"]
+        caplog.clear()
+        fit.mention_unfinished(dataclasses.replace(config, seed=1))
+        with FileLock(run.path / ".lock"):
+            fit.mention_unfinished(config)
+        run.metrics.touch()
+        fit.mention_unfinished(config)
+    assert caplog.messages == []
+
+
+def test_a_run_that_is_older_than_a_finished_one_is_named_and_can_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "runs"
+    older, newer = (rundir.create(out, "toy-bits", fit.Config(data="toy").to_json()) for _ in range(2))
+    go_on = f"go on with: python -m train fit --resume --out {older.path}"
+    with caplog.at_level("INFO", logger="lookalike"):
+        fit._mention_older(newer)
+        assert caplog.messages == []
+        newer.metrics.touch()
+        fit._mention_older(newer)
+        fit._mention_older(older)
+    assert caplog.messages == [f"{newer.path} is finished already; {older.path} is not: {go_on}"]
+    assert rundir.newest(older.path) == older
+    assert rundir.newest(out) == newer
+
+
+@pytest.mark.parametrize(
+    ("interruption", "state"),
+    [(fit.Saved, "everything is saved"), (KeyboardInterrupt, "saved is the state of 4[0-9] s ago")],
+)
+def test_what_an_interruption_leaves_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException], state: str
+) -> None:
+    def work(run: rundir.RunDirectory, *_: object) -> None:
+        path = checkpoint.save(run.checkpoints, {})
+        os.utime(path, (time.time() - 40,) * 2)
+        raise interruption
+
+    monkeypatch.setattr(fit, "_work", work)
+    config = fit.Config(data="toy", device="cpu", out=str(tmp_path))
+    with pytest.raises(JobError, match=f"^interrupted; {state}; go on with: .* --out {tmp_path}$"):
+        fit.fit(config)
+
+
+def test_epochs_for_a_run_that_had_minutes_lift_their_limit(tmp_path: Path) -> None:
+    run = rundir.create(tmp_path / "runs", "toy-bits", fit.Config(data="toy").to_json())
+    assert fit.continued(run, {}).max_minutes == 2
+    assert fit.continued(run, {"epochs": 5}).max_minutes is None
+    assert fit.continued(run, {"epochs": 5, "max_minutes": 3.0}).max_minutes == 3
+
+
+def test_the_command_that_started_a_run_goes_on_with_it(tmp_path: Path) -> None:
+    begun = fit.Config(data="toy", codec="bits", generator="nade")  # what "auto" became
+    run = rundir.create(tmp_path / "runs", "toy-bits", begun.to_json())
+    assert fit.continued(run, {"codec": "auto", "generator": "auto", "data": "toy"}) == begun
+    with pytest.raises(InputError, match=r"--codec tokens: .* was started with bits"):
+        fit.continued(run, {"codec": "tokens"})
+
+
+def test_a_gate_that_cannot_be_read_is_told_before_a_run_goes_on(tmp_path: Path) -> None:
+    config = fit.Config(data="toy", device="cpu", gate=str(tmp_path / "absent.yaml"))
+    run = rundir.create(tmp_path / "runs", "toy-bits", config.to_json())
+    with pytest.raises(InputError, match=r"absent\.yaml"):
+        fit.fit(config, run)
+    assert not run.log.exists()
