@@ -10,6 +10,7 @@ import gzip
 import io
 import itertools
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -102,7 +103,7 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
     damaged = not _is_utf8(content)
     content = content.decode(errors="replace").encode() if damaged else content
     content = content.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
-    names, options = csv_options(io.BytesIO(content), delimiter, skip, CSV_BLOCK)
+    names, options = csv_options(content, delimiter, skip, CSV_BLOCK)
     if len(names) == 1 and (found := set(names[0]) & set(";\t|")):
         raise InputError(
             f"the columns seem to be separated by {found.pop()!r}; save them with commas, or as .tsv with tabs"
@@ -114,22 +115,36 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
 
 
 def csv_options(
-    source: Any, delimiter: str, skip: Callable[[pa.csv.InvalidRow], str], block: int
+    content: bytes, delimiter: str, skip: Callable[[pa.csv.InvalidRow], str], block: int
 ) -> tuple[list[str], dict[str, Any]]:
     """The columns' names, and how PyArrow shall read the rows: values as bytes, `block` bytes at once.
+
+    Args:
+        content: the file, or as much of its beginning as holds the line of names.
 
     Raises:
         InputError: two columns have the same name.
     """
     reading = pa.csv.ReadOptions(use_threads=False, block_size=block)  # one thread: a bad row then knows its number
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
-    with pa.csv.open_csv(source, reading, parsing) as opened:
-        names = opened.schema.names
+    # Not open_csv: it would read on in the background, and Python aborts where that outlives it, after a mistake.
+    names = pa.csv.read_csv(io.BytesIO(_first_line(content)), reading, parsing).column_names
     if len(set(names)) < len(names):
         raise InputError(SAME_NAMES)
     parsing.ignore_empty_lines = len(names) > 1  # of one column they are rows without a value
     converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
     return names, {"read_options": reading, "parse_options": parsing, "convert_options": converting}
+
+
+def _first_line(content: bytes) -> bytes:
+    """The first line of CSV, which ends at the first line break that is not between quotation marks."""
+    marks = 0
+    for found in re.finditer(rb'"|[\r\n]', content):
+        if found[0] == b'"':
+            marks += 1
+        elif marks % 2 == 0:
+            return content[: found.end()]
+    return content
 
 
 def _decoded(

@@ -4,6 +4,7 @@ The file lies in the cache directory under a name made of the shards' paths, siz
 start reads nothing but its description. Delete the cache at any time; it is made again.
 """
 
+import codecs
 import hashlib
 import json
 import shutil
@@ -262,7 +263,9 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
         bad.append(f"{file.name} row {row.number - 1}: {row.actual_columns} columns, not {row.expected_columns}")
         return "skip"
 
-    names, options = csv_options(file, "\t" if format_of(file) == ".tsv" else ",", skip, CSV_BATCH)
+    with pa.input_stream(file) as start:  # it unpacks .gz
+        content = start.read(CSV_BATCH).removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
+    names, options = csv_options(content, "\t" if format_of(file) == ".tsv" else ",", skip, CSV_BATCH)
 
     def batches() -> Iterator[Batch]:
         short.clear()

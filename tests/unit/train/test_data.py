@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from hypothesis import given
@@ -373,6 +374,25 @@ def test_the_column_that_was_read_is_named(tmp_path: Path) -> None:
     assert data.load(str(path)).extent == "20 rows of column review"
     path.write_text("review\n" + "a very good film\n" * 20)
     assert data.load(str(path)).extent == "20 rows"
+
+
+@pytest.mark.parametrize("content", ["a;b\n" + "1;0\n" * 300, "1,0,0\n" * 300])
+def test_csv_is_not_read_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    """Where that outlived the refusal of a file, Python aborted, most times: exit code 134 instead of 2."""
+    (tmp_path / "a.csv").write_text(content)
+    monkeypatch.setattr(pa.csv, "open_csv", lambda *some: pytest.fail("reads on in a thread of its own"))
+    with pytest.raises(InputError, match=r"a\.csv: (two columns|the columns seem)"):
+        data.load(str(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [('"a\n1",b\n', ("a\n1", "b")), ('"""a""\r",b\r', ('"a"\r', "b")), ('a,5"\r\n', ("a", '5"'))],
+)
+def test_names_of_columns_may_hold_quotes_and_line_breaks(tmp_path: Path, line: str, names: tuple[str, ...]) -> None:
+    (tmp_path / "a.csv").write_bytes((line + "0,1\n1,0\n" * 10).encode())
+    found = data.load(str(tmp_path / "a.csv"))
+    assert (found.columns, len(found)) == (names, 20)
 
 
 def test_blank_lines_before_the_names_are_none(tmp_path: Path) -> None:
