@@ -423,6 +423,7 @@ class _BesideTheBar(logging.Handler):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; every foreseen problem is one line on standard error."""
+    _open_streams()
     log = logging.getLogger("lookalike")
     log.setLevel(logging.DEBUG)  # the run's log file takes everything
     console = _BesideTheBar(logging.INFO)
@@ -432,6 +433,17 @@ def main(arguments: list[str] | None = None) -> int:
             return _run(arguments)
     finally:
         log.removeHandler(console)
+
+
+def _open_streams() -> None:
+    """Give a process that was started without standard output or error (2>&-) ones that swallow all.
+
+    Else the next files to be opened would take their descriptors, and get what libraries print there; and tqdm's lock
+    would be held for ever.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - it stays open
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """The commands' frame."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -113,3 +115,11 @@ def test_sync_says_how_a_damaged_archive_is_made_anew(
     said = capsys.readouterr()
     assert said.out == f"{run}: MLflow has all of it, as run 4f0c\n"
     assert said.err.endswith(f"make it anew with: python -m train export {run}\n")
+
+
+@pytest.mark.parametrize(("closed", "stream"), [("1", "stdout"), ("2", "stderr")])
+def test_a_closed_standard_stream_is_replaced(closed: str, stream: str) -> None:
+    """Training without standard error never ended."""
+    code = f"import sys; from train.__main__ import main; main(['--help']); sys.exit(sys.{stream}.fileno() != {closed})"
+    done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}>&-', sys.executable, code], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
