@@ -70,11 +70,11 @@ def cli() -> None:
 def start(*, foreground: bool, **given: Any) -> None:
     """Start TorchServe with a model and wait until it answers."""
     settings = Settings(**given)
-    interrupted = _interruptions() if foreground else None
+    interrupted = _interruptions()  # SIGTERM, too, must leave no server behind that nobody knows of
     state = server.start(settings, _tell)
     try:
         _introduce(settings, state)
-        if interrupted is None:
+        if not foreground:
             return
         server.attend(settings.runs, state, interrupted)
     except KeyboardInterrupt:
@@ -133,7 +133,7 @@ def request(
 @click.argument("version")
 def use(runs: Path, version: str) -> None:
     """Switch to VERSION: one that is loaded, was served before or was trained here, or a model as for --model."""
-    used = server.use(runs, version)
+    used = server.use(runs, version, _tell)
     click.echo(f"version {used} answers now")
     _warn(used, models.missed_limits(runs, used))
 
@@ -218,6 +218,8 @@ def _interruptions() -> Callable[[], bool]:
 def _client(runs: Path, address: str | None, token: str | None) -> Client:
     """A client for the address given, which may have the path that `start` prints, else for the server started here."""
     if address:
+        if not address.startswith(("http://", "https://")):
+            raise UsageError(f"--address {address}: must start with http:// or https://")
         return Client(address=address.rstrip("/").removesuffix(f"/predictions/{MODEL_NAME}"), token=token)
     state = states.running(runs)
     if state is None:

@@ -65,8 +65,6 @@ class Client:
             except requests.ConnectionError as problem:
                 advice = "start a server with: python -m serve start"
                 raise ClientError(f"nothing answers at {self.address}; {advice}") from problem
-            except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema) as problem:
-                raise ClientError(f"{self.address}: must start with http:// or https://") from problem
             except requests.RequestException as problem:
                 raise ClientError(f"{self.address}: {type(problem).__name__}") from problem
 

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -108,19 +108,20 @@ def mar_name(version: str) -> str:
     return f"{MODEL_NAME}-{version}.mar"
 
 
-def proved(runs: Path, wanted: str, loaded: Collection[str]) -> dict[str, Any]:
+def proved(runs: Path, wanted: str, loaded: Collection[str], tell: Callable[[str], None]) -> dict[str, Any]:
     """The card of a version in the store; a model that is not loaded is proved and put there first.
 
     Args:
         wanted: the name of a version, or a model as in `Settings.model`.
         loaded: the versions that the server has; these must not change under it.
+        tell: is given a line for people before what takes a while.
 
     Raises:
         ServeError: there is no such version, or it does not prove itself.
     """
     if wanted not in loaded:
         with _of_version(runs, wanted) as source:
-            return put(source, runs, loaded)[1]
+            return put(source, runs, loaded, tell)[1]
     try:
         return archive.read_card(store(runs) / mar_name(wanted))
     except ArchiveError as problem:
@@ -138,17 +139,21 @@ def _of_version(runs: Path, wanted: str) -> AbstractContextManager[Path]:
         known = run or (stored if stored.is_file() else None)
         if known:
             return nullcontext(known)
-        if not Path(wanted).exists():
-            raise UsageError(f"{wanted}: no version of that name was served here, and there is no such run or path")
+    if not is_registered(wanted) and not Path(wanted).exists():
+        hint = f"; a registered model is named {REGISTERED}NAME@ALIAS" if "@" in wanted else ""
+        raise UsageError(f"{wanted}: no version of that name was served here, and there is no such run or path{hint}")
     return located(runs, wanted)
 
 
-def put(source: Path, runs: Path, loaded: Collection[str] = ()) -> tuple[Path, dict[str, Any]]:
+def put(
+    source: Path, runs: Path, loaded: Collection[str] = (), tell: Callable[[str], None] = lambda line: None
+) -> tuple[Path, dict[str, Any]]:
     """Prove an archive or artifact and put it into the store: the archive there, and its card.
 
     Raises:
         ServeError: it does not prove itself, or would replace a version in `loaded` by something else.
     """
+    tell("proving the model: checksums and golden samples")
     with tempfile.TemporaryDirectory(dir=states.directory(runs), prefix="proving-") as folder:
         copy = Path(folder, "lookalike.mar")
         try:

@@ -117,8 +117,7 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
     with models.located(settings.runs, settings.model) as source:
         for folder in (home / "logs", models.store(settings.runs)):
             folder.mkdir(exist_ok=True)
-        tell("proving the model: checksums and golden samples")
-        mar, card = models.put(source, settings.runs)
+        mar, card = models.put(source, settings.runs, tell=tell)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
     started = time.monotonic()
     try:
@@ -242,13 +241,14 @@ def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def use(runs: Path, wanted: str) -> str:
+def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None) -> str:
     """Make a version the one that answers, loading it first where needed, and return its name.
 
     Other versions stay loaded, at /predictions/lookalike/VERSION, so switching back takes no time.
 
     Args:
         wanted: a version that is loaded, in the model store or among the runs, or a model as in Settings.
+        tell: is given a line for people at each step that takes a while.
 
     Raises:
         ServeError: no server runs, or there is no such version, or it does not prove itself; then the one that answered
@@ -259,11 +259,12 @@ def use(runs: Path, wanted: str) -> str:
         raise ServeError(NOT_RUNNING)
     with _locked(runs):
         loaded = {version["modelVersion"] for version in _manage(state, "GET", f"/models/{MODEL_NAME}/all")}
-        card = models.proved(runs, wanted, loaded)
+        card = models.proved(runs, wanted, loaded, tell)
         version = str(card["version"])
         if version in loaded:
             _await_golden(state, card, time.monotonic() + ANSWER_SECONDS)  # its workers may have ended since
         else:
+            tell(f"loading version {version}")
             _load(state, card)
         _manage(state, "PUT", f"/models/{MODEL_NAME}/{version}/set-default")
     return version

@@ -164,9 +164,9 @@ def test_people_see_a_line_for_each_sequence() -> None:
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:8080", "localhost:8080", "ftp://127.0.0.1"])
-def test_an_address_without_its_scheme_is_told(address: str) -> None:
-    with pytest.raises(ClientError, match=f"^{address}: must start with http:// or https://$"):
-        Client(address=address).request(1)
+def test_an_address_without_its_scheme_is_told(capsys: pytest.CaptureFixture[str], address: str) -> None:
+    assert commands.main(["request", "--address", address]) == 2
+    assert capsys.readouterr().err == f"Error: --address {address}: must start with http:// or https://\n"
 
 
 @pytest.mark.parametrize("body", [b"<html>hi</html>", b"[]", b'{"any": "thing"}'])

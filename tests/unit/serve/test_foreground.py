@@ -48,6 +48,15 @@ def test_either_signal_interrupts(number: signal.Signals) -> None:
     assert interrupted()
 
 
+def test_a_start_that_does_not_stay_is_interrupted_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It then takes away the server that nobody knows of yet."""
+    monkeypatch.setattr(server, "start", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert commands.main(["start", "--runs", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.endswith("Error: interrupted\n")
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interrupted = commands._interruptions()

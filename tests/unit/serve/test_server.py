@@ -235,9 +235,17 @@ def test_the_newest_run_is_the_model_and_no_other_folder(tmp_path: Path) -> None
         models.find(tmp_path, tmp_path / "00011-unfinished")
 
 
+@pytest.mark.parametrize(
+    ("wanted", "hint"), [("elsewhere", ""), ("lookalike@champion", "; a registered model is named models:/NAME@ALIAS")]
+)
+def test_what_is_no_version_is_told(tmp_path: Path, wanted: str, hint: str) -> None:
+    with pytest.raises(models.UsageError, match=rf"^{wanted}: no version of that name .* no such run or path{hint}$"):
+        models._of_version(tmp_path, wanted)
+
+
 def test_a_loaded_version_whose_archive_is_gone_is_no_version_to_use(tmp_path: Path) -> None:
     with pytest.raises(ServeError, match=r"lookalike-1\.mar"):
-        models.proved(tmp_path, "1", ["1"])
+        models.proved(tmp_path, "1", ["1"], print)
 
 
 @pytest.mark.parametrize("loaded", [[], ["2"]])
