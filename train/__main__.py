@@ -52,12 +52,15 @@ def read_config_file(context: click.Context, parameter: click.Parameter, path: P
     if path is None:
         return
     options = {each.name: each for each in context.command.params if each is not parameter}
-    context.default_map = {}
+    context.default_map, seen = {}, set()
     for key, value in _lines_of(path):
         where = f"{path} line {key.start_mark.line + 1}"
         option = options.get(str(key.value).replace("-", "_"))
         if option is None:
             raise click.BadParameter(f"{where}: there is no option {key.value}{_nearest(key.value, options)}")
+        if option in seen:
+            raise click.BadParameter(f"{where}: {key.value} is there twice")
+        seen.add(option)
         if value.tag != NULL:  # nothing behind the colon: as if the line were not there
             context.default_map[option.name] = _typed(context, option, value.value, f"{where}: {key.value}")
 
@@ -250,6 +253,8 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, **options: 
     from train import writers
 
     into_shards = not out.suffix or out.is_dir()
+    if str(out) == "-":
+        raise InputError("--out -: nothing is written to standard output; name a file or a folder")
     if not into_shards:
         writers.check_writable(out)
     chosen = {name: value for name, value in options.items() if value is not None}
@@ -285,7 +290,7 @@ def evaluate(
     gates.read(gate)  # judging takes long: what can be refused is refused before
     if out is not None:
         writers.check_folder(out)
-        if out.suffix != ".html":
+        if out.suffix.lower() != ".html":
             raise InputError(f"--out {out}: the report is a web page; its name must end in .html")
     found, kind = evidence.of_files(real, synthetic, train, **options)
     verdict = gates.check(gates.read(gate, texts=found.texts is not None), found.scores[found.shipped])

@@ -29,6 +29,7 @@ Bits = npt.NDArray[np.uint8]
 
 MIN_ROWS = 10
 MAX_CLASSES = 100
+OTHER_COLUMNS = "--data {path}: {file} does not have the columns of the first shard"
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 
 
@@ -237,7 +238,7 @@ def _load_files(path: Path, column: str | None, label_column: str | None, codec:
     bits = [part.bits for part in parts if isinstance(part.bits, np.ndarray)]
     for file, part in zip(files, parts, strict=True):
         if (part.columns, part.text_column) != (first.columns, first.text_column):
-            raise InputError(f"--data {path}: {file.name} does not have the columns of the first shard")
+            raise InputError(OTHER_COLUMNS.format(path=path, file=file.name))
     return Dataset(
         name=_name(path),
         source=str(path),
@@ -277,19 +278,27 @@ def columns_of(path: Path) -> tuple[str, ...]:
 
 
 def load_numbers(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.NDArray[np.float64], tuple[str, ...]]:
-    """A file's rows as numbers from 0 to 1, also those of a generator that does not round.
+    """The rows of a file or folder as numbers from 0 to 1, also those of a generator that does not round.
 
     Returns:
         The names of the columns; the numbers, (rows, columns); and one line for each row that could not be used.
 
     Raises:
-        InputError: the file cannot be read, or too many rows cannot be used.
+        InputError: a file cannot be read or has other columns than the first, or too many rows cannot be used.
     """
-    table = readers.read(path)
-    numbers = np.stack([_numbers(values) for values in table.columns.values()], axis=1)
-    usable, bad = _usable(table, path.name, ~np.isnan(numbers).T, "a number from 0 to 1")
-    _check_rows(str(path), int(usable.sum()), bad, max_bad_rows)
-    return tuple(table.columns), numbers[usable], bad
+    names: tuple[str, ...] = ()
+    parts: list[npt.NDArray[np.float64]] = []
+    bad: list[str] = []
+    for file in _shards(path):
+        table = readers.read(file)
+        if tuple(table.columns) != (names := names or tuple(table.columns)):
+            raise InputError(OTHER_COLUMNS.format(path=path, file=file.name))
+        numbers = np.stack([_numbers(values) for values in table.columns.values()], axis=1)
+        usable, unusable = _usable(table, file.name, ~np.isnan(numbers).T, "a number from 0 to 1")
+        parts.append(numbers[usable])
+        bad += unusable
+    _check_rows(str(path), sum(map(len, parts)), tuple(bad), max_bad_rows)
+    return names, np.concatenate(parts), tuple(bad)
 
 
 def _numbers(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:

@@ -307,7 +307,10 @@ def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
 def _read_npy(content: bytes, file: str) -> Table:
     if not content.startswith(np.lib.format.MAGIC_PREFIX):
         raise InputError("not what numpy's save writes (of an .npz archive, save one array)")
-    array = np.load(io.BytesIO(content), allow_pickle=False)
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except ValueError as problem:
+        raise InputError(f"{problem}; save it as an array of numbers or of texts") from problem
     if array.ndim == 1 and array.dtype.kind == "U":
         columns = {TEXT_COLUMN: pa.chunked_array([pa.array(array.tolist())])}
     elif array.ndim == 2 and array.shape[1] and array.dtype.kind in "buif":

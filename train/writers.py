@@ -24,7 +24,7 @@ def check_writable(path: Path) -> None:
     Raises:
         InputError: the format is unknown, or the folder does not exist.
     """
-    if path.suffix not in WRITERS:
+    if path.suffix.lower() not in WRITERS:
         raise InputError(f"--out {path}: the name must end in {', '.join(WRITERS)}, or have no ending: a folder")
     check_folder(path)
 
@@ -44,7 +44,7 @@ def check_folder(path: Path) -> None:
 def write(path: Path, sample: Sample, codec: Codec) -> None:
     """Write rows as users know them (see `arrow`); the file appears whole or not at all. NPY holds no classes."""
     with rundir.replacing(path) as partial, partial.open("wb") as file:
-        WRITERS[path.suffix](file, arrow(sample, codec))
+        WRITERS[path.suffix.lower()](file, arrow(sample, codec))
 
 
 def arrow(sample: Sample, codec: Codec) -> pa.Table:

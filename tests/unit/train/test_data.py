@@ -219,12 +219,30 @@ def test_arrays_that_are_no_rows_of_values_are_refused(tmp_path: Path, shape: tu
         data.load(str(tmp_path / "a.npy"))
 
 
+def test_an_array_of_python_objects_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", BITS.astype(object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"a\.npy: Object arrays .*; save it as an array of numbers or of texts$"):
+        data.load(str(tmp_path / "a.npy"))
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_archive_of_arrays_is_refused(tmp_path: Path, packed: bool) -> None:
     with (tmp_path / "a.npy").open("wb") as file:
         np.savez(file, BITS)
     with pytest.raises(InputError, match=r"a\.npy: not what numpy's save writes \(of an \.npz archive"):
         data.load(str(tmp_path / "a.npy"), packed=packed)
+
+
+def test_numbers_may_be_in_a_folder_of_shards(tmp_path: Path) -> None:
+    for name, value in (("a", "0.25"), ("b", "1"), ("c", "2")):
+        (tmp_path / f"{name}.csv").write_text("x,y\n" + f"0,{value}\n" * 10)
+    names, numbers, bad = data.load_numbers(tmp_path, 10)
+    assert names == ("x", "y")
+    assert numbers.tolist() == [[0, 0.25]] * 10 + [[0, 1]] * 10
+    assert bad[0] == "c.csv row 1: column y holds '2', not a number from 0 to 1"
+    (tmp_path / "b.csv").write_text("y,x\n" + "0,1\n" * 10)
+    with pytest.raises(InputError, match=r"b\.csv does not have the columns of the first shard"):
+        data.load_numbers(tmp_path, 10)
 
 
 def test_json_texts_that_are_no_unicode_make_bad_rows(tmp_path: Path) -> None:

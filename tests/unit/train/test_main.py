@@ -42,6 +42,7 @@ def test_an_interruption_in_a_finalizer_is_not_lost(
     [
         ("data: toy\nepochs: many\n", "{file} line 2: epochs: 'many' is not a valid integer"),
         ("data: toy\nmax_minute: 3\n", "{file} line 2: there is no option max_minute; did you mean max-minutes?"),
+        ("max-minutes: 3\nmax_minutes: 4\n", "{file} line 2: max_minutes is there twice"),
         ("colour: blue\n", "{file} line 1: there is no option colour"),
         ("seed: [1, 2]\n", "{file} line 1: seed: a single value is needed"),
         ("a: b: c\n", 'mapping values are not allowed here in "{file}", line 1'),
@@ -115,6 +116,11 @@ def test_sync_says_how_a_damaged_archive_is_made_anew(
     said = capsys.readouterr()
     assert said.out == f"{run}: MLflow has all of it, as run 4f0c\n"
     assert said.err.endswith(f"make it anew with: python -m train export {run}\n")
+
+
+def test_samples_are_not_written_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["sample", "runs/absent", "--out", "-"]) == 2
+    assert capsys.readouterr().err.startswith("Error: --out -: nothing is written to standard output")
 
 
 @pytest.mark.parametrize(("closed", "stream"), [("1", "stdout"), ("2", "stderr")])

@@ -19,7 +19,7 @@ def codec_of(texts: list[str], **classes: Any) -> TokensCodec:
     return TokensCodec.fit(texts, kind="words", vocabulary=99, min_count=1, lowercase=True, **classes)
 
 
-@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet", ".npy"])
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet", ".npy", ".CSV"])
 def test_what_is_written_can_be_read(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"out{ending}"
     writers.check_writable(path)
