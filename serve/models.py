@@ -129,7 +129,7 @@ def proved(runs: Path, wanted: str, loaded: Collection[str], tell: Callable[[str
 
 
 def _of_version(runs: Path, wanted: str) -> AbstractContextManager[Path]:
-    """A model by the name of a version, of a run or else in the store, or else as in `Settings.model`.
+    """A model by the name of a version, of a run or else in the store, or of a run's folder, or as in `Settings.model`.
 
     A run goes first: it may have been exported again, or have taken the number of one that was deleted.
     """
@@ -139,6 +139,8 @@ def _of_version(runs: Path, wanted: str) -> AbstractContextManager[Path]:
         known = run or (stored if stored.is_file() else None)
         if known:
             return nullcontext(known)
+    if not Path(wanted).exists() and (runs / wanted).is_dir():
+        wanted = str(runs / wanted)
     if not is_registered(wanted) and not Path(wanted).exists():
         hint = f"; a registered model is named {REGISTERED}NAME@ALIAS" if "@" in wanted else ""
         raise UsageError(f"{wanted}: no version of that name was served here, and there is no such run or path{hint}")

@@ -109,7 +109,12 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
             f"the columns seem to be separated by {found.pop()!r}; save them with commas, or as .tsv with tabs"
         )
     bad.clear()  # looking at the header may already have met bad rows
-    table = pa.csv.read_csv(io.BytesIO(content), **options)
+    try:
+        table = pa.csv.read_csv(io.BytesIO(content), **options)
+    except pa.ArrowInvalid as problem:
+        if "straddling" not in str(problem):
+            raise
+        raise InputError(f"a row is longer than {2 * CSV_BLOCK:,} bytes") from problem
     numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))
     return _decoded({name: table[name] for name in names}, numbers, bad, file, damaged)
 

@@ -221,6 +221,8 @@ def test_a_run_goes_before_an_older_copy_of_its_number(tmp_path: Path) -> None:
         path.touch()
         with models._of_version(tmp_path, "2") as source:
             assert source == found
+    with models._of_version(tmp_path, "00002-reviews") as source:
+        assert source == archived
 
 
 def test_the_newest_run_is_the_model_and_no_other_folder(tmp_path: Path) -> None:

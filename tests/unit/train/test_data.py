@@ -413,6 +413,13 @@ def test_names_of_columns_may_hold_quotes_and_line_breaks(tmp_path: Path, line: 
     assert (found.columns, len(found)) == (names, 20)
 
 
+def test_a_row_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "CSV_BLOCK", 64)
+    (tmp_path / "a.csv").write_text("text\n" + "a film\n" * 20 + "long " * 100 + "\n" + "a film\n" * 20)
+    with pytest.raises(InputError, match=r"a\.csv: a row is longer than 128 bytes$"):
+        data.load(str(tmp_path / "a.csv"))
+
+
 def test_blank_lines_before_the_names_are_none(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("\ufeff\r\n\nreview\n" + "a fine film\n" * 12 + "\n" + "a dull film")
