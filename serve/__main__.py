@@ -132,7 +132,7 @@ def request(
 @runs_option()
 @click.argument("version")
 def use(runs: Path, version: str) -> None:
-    """Switch to VERSION: one that is loaded, was served before or was trained here (7 or 00007-reviews), or as --model."""
+    """Switch to VERSION: one that is loaded, was served before or was trained here (7 or 00007-toy), or as --model."""
     used = server.use(runs, version, _tell)
     click.echo(f"version {used} answers now")
     _warn(used, models.missed_limits(runs, used))
