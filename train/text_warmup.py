@@ -45,7 +45,7 @@ CALIBRATION_ROUNDS, RECOUNT_ROUNDS = 12, 2
 CALIBRATION_ROWS = 4000
 CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to draw
 CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use the numbers from 0 on
-CALIBRATION_SHARE = 0.1  # of the seconds
+CALIBRATION_SHARE = 0.2  # of the seconds, at most
 PSEUDOCOUNT = 10.0  # of draws: tokens drawn less often differ from what is wanted mostly by chance
 ENDING_PSEUDOCOUNT = 30.0  # the same for the rows that end at a position
 ENDING_COUNT = 10  # a token that comes less often is not known to end rows
@@ -177,11 +177,13 @@ class TextWarmStart(Stateful):
         return True
 
     def _calibrate(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
-        """Whether all rounds are over that there is time for."""
+        """Whether all rounds are over that there is time for. A net that is not calibrated is not sharpened, either."""
         started = time.monotonic() - self.seconds
         while self.calibrated < self.rounds and self.seconds < seconds:
             if interrupted():
                 return False
+            if not self.calibrated:
+                sharpen(self.model)
             calibrate(self.generator, self.train.codes, CALIBRATION_SEED + self.calibrated)
             self.calibrated += 1
             self.seconds = time.monotonic() - started
@@ -215,8 +217,6 @@ class TextWarmStart(Stateful):
         if self.step % self.check_steps:
             self._check()
         self.model.load_state_dict(self.best_weights)
-        if self.rounds:
-            sharpen(self.model)
 
     def _check(self) -> None:
         loss = mean_loss(self.average, self.validation)

@@ -24,6 +24,7 @@ from train.text_warmup import (
     ending_tokens,
     new_generator,
     recount,
+    sharpen,
 )
 
 VOCABULARY, LENGTH = 12, 6
@@ -425,6 +426,42 @@ def test_an_interrupted_calibration_goes_on_bit_for_bit(monkeypatch: pytest.Monk
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, second.model.state_dict()[name]), name
     assert not torch.equal(whole.model.bias, first.model.bias)
+
+
+def test_a_sharpened_net_draws_as_at_a_lower_temperature() -> None:
+    torch.manual_seed(0)
+    generator = TokenGenerator(LENGTH, VOCABULARY, VOCABULARY, 8, 16, labels=2, candidates=1).double().eval()
+    for parameter in generator.model.parameters():
+        torch.nn.init.normal_(parameter)
+    noise = draw_noise(generator, 400, seed=1)
+    plain = generate(generator, noise)
+    colder = generate(generator.having(temperature=text_warmup.TEMPERATURE), noise)
+    sharpen(generator.model)
+    assert torch.equal(generate(generator, noise), colder)
+    assert not torch.equal(colder, plain)
+
+
+def test_a_warm_start_sharpens_the_net_once_and_leaves_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_warmup, "LEARNING_RATE", 0.0)  # so that it ends with the weights with which it began
+    fit = warm_start()
+    began = {name: value.clone() for name, value in fit.model.named_parameters()}
+    assert fit.run(math.inf, lambda: False)
+    assert fit.calibrated == text_warmup.CALIBRATION_ROUNDS > 1
+    for name, value in fit.model.named_parameters():
+        if name.startswith("project."):
+            torch.testing.assert_close(value, began[name] / text_warmup.TEMPERATURE)
+        elif name != "bias":  # which is calibrated
+            assert torch.equal(value, began[name]), name
+
+
+def test_a_net_that_is_not_calibrated_is_not_sharpened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_warmup, "LEARNING_RATE", 0.0)
+    fit = warm_start()
+    fit.rounds = 0
+    began = copy.deepcopy(fit.model.state_dict())
+    assert fit.run(math.inf, lambda: False)
+    assert fit.step > 0
+    assert all(torch.equal(values, began[name]) for name, values in fit.model.state_dict().items())
 
 
 def test_calibrated_draws_have_each_token_as_often_as_the_rows() -> None:
