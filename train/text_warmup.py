@@ -45,7 +45,7 @@ CALIBRATION_ROUNDS, RECOUNT_ROUNDS = 12, 2
 CALIBRATION_ROWS = 4000
 CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to draw
 CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use the numbers from 0 on
-CALIBRATION_SHARE = 0.2  # of the seconds, at most
+CALIBRATION_SHARE, CALIBRATION_SECONDS = 0.2, 30.0  # the share of the seconds left to it, and how many at most
 PSEUDOCOUNT = 10.0  # of draws: tokens drawn less often differ from what is wanted mostly by chance
 ENDING_PSEUDOCOUNT = 30.0  # the same for the rows that end at a position
 ENDING_COUNT = 10  # a token that comes less often is not known to end rows
@@ -156,8 +156,8 @@ class TextWarmStart(Stateful):
 
     def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
         self.limit = seconds
-        learning = (1 - CALIBRATION_SHARE) * seconds if self.rounds else seconds
-        return self._learn(learning, interrupted) and self._calibrate(seconds, interrupted)
+        calibrating = min(CALIBRATION_SHARE * seconds, CALIBRATION_SECONDS) if self.rounds else 0.0
+        return self._learn(seconds - calibrating, interrupted) and self._calibrate(seconds, interrupted)
 
     def _learn(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
         """Whether the net has learned; the best weights are then in place."""
