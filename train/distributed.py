@@ -15,6 +15,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Its functions hold on to the process group that is there when they are imported, and the optimizers import them late:
+# Gloo's threads would go on after `leave`, and one that wants Python while that ends aborts the process.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from train.config import Config, InputError, JobError

@@ -18,13 +18,27 @@ JOB = [
     "--baselines", "none", "--gate", "none", "--device", "cpu", "--batch-size", "96", "--turns", "2", "--tick", "20000",
 ]  # fmt: skip
 RUN = Path("runs") / "00001-toy-bits"
+LEAVING = """
+import psutil
+from train import distributed
+from train.config import Config
+
+alone = psutil.Process().num_threads()
+with distributed.session(Config(device="cpu", codec="bits")):
+    import torch._dynamo  # as optimizers do at their first step
+
+    distributed.highest(1.0)
+    assert psutil.Process().num_threads() > alone
+assert psutil.Process().num_threads() == alone
+"""
+
+
+def launcher(processes: int) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
 
 
 def command(processes: int, *options: str) -> list[str]:
-    if processes == 1:
-        return [sys.executable, *JOB, *options]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *launcher, *JOB, *options]
+    return [*([sys.executable] if processes == 1 else launcher(processes)), *JOB, *options]
 
 
 def start(folder: Path, processes: int, *options: str) -> subprocess.Popen[str]:
@@ -82,6 +96,13 @@ def test_processes_agree_on_when_the_minutes_are_over(tmp_path: Path) -> None:
     # Small steps and one long tick, so that the processes' clocks pass the limit in different steps.
     options = ("--batch-size", "8", "--turns", "1", "--tick", "10000000", "--warmup", "0.3", "--max-minutes", "0.05")
     assert "training ended (minutes)" in finish(tmp_path, 2, *options)
+
+
+def test_a_process_that_leaves_keeps_none_of_the_threads_that_processes_talk_by(tmp_path: Path) -> None:
+    # One that wants Python when that has ended would abort its process, and with it the job.
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launcher(2), "leaving.py"], cwd=tmp_path, env=environment, check=True, timeout=120)
 
 
 def test_a_lost_process_ends_the_job_and_the_checkpoint_goes_on_with_another_number(tmp_path: Path) -> None:
