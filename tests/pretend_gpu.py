@@ -247,6 +247,8 @@ def pretended_gpu() -> Iterator[None]:
     answers = {name: mock.Mock(return_value=fact) for name, fact in facts.items()}
     with (
         mock.patch.multiple(torch.cuda, **states, **answers),
+        # A build of torch for CUDA would ask the driver about the accelerator's streams. For the CPU's there is none.
+        mock.patch.object(torch.accelerator, "current_accelerator", return_value=None),
         mock.patch.object(nn.RNNBase, "flatten_parameters", lambda module: gpu.flatten(module)),
         mock.patch.object(clip_grad, "_group_tensors_by_device_and_dtype", gpu.group),
         gpu,
