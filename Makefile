@@ -4,6 +4,8 @@
 PYTHON ?=
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 TORCH ?= 2.13.0
+# The pip index of torch's CPU build, for boxes without an NVIDIA driver; empty: wherever pip looks.
+TORCH_INDEX ?=
 VENV ?= .venv
 ARGS ?=
 TEST_PROCESSES ?= 2
@@ -12,6 +14,7 @@ GPUS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+FROM_INDEX = $(if $(TORCH_INDEX),$(shell nvidia-smi --list-gpus >/dev/null 2>&1 || echo --extra-index-url $(TORCH_INDEX)))
 HAS_PIP := $(BIN)/python -c 'import pip' 2>/dev/null
 RUN := RUNTIME=$(RUNTIME) GPUS=$(GPUS) BIN=$(BIN) TORCH=$(TORCH) docker/runtime.sh
 
@@ -33,8 +36,8 @@ $(READY): pyproject.toml constraints.txt
 	  echo "Setting up $(VENV) with $$python (a few minutes, once)" && $$python -m venv $(VENV) && exit; \
 	  done; $(HAS_PIP) || { echo "Error: Lookalike needs Python 3.11 or 3.12 with its venv module (Debian: apt install python3-venv)," \
 	  "and none of these is: $(PYTHONS). Name yours: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet torch==$(TORCH)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==$(TORCH) --editable ".[serve,dev]"
+	@$(BIN)/python -m pip install --quiet $(FROM_INDEX) torch==$(TORCH)
+	@$(BIN)/python -m pip install --quiet $(FROM_INDEX) --constraint constraints.txt torch==$(TORCH) --editable ".[serve,dev]"
 	@touch $@
 
 # Where these run (RUNTIME=auto|local|docker, GPUS=all|none|0,1) is decided, and said, by docker/runtime.sh.

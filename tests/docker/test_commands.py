@@ -298,6 +298,16 @@ def test_without_a_python_that_makes_environments_setup_says_what_to_install(bar
     assert not (bare.folder / "venv" / ".ready").exists()
 
 
+@pytest.mark.parametrize(("driver", "taken"), [("exit 1", 2), ("echo GPU 0", 0)])
+def test_a_box_without_a_driver_takes_the_small_torch_where_it_is_told(bare: Machine, driver: str, taken: int) -> None:
+    program = bare.folder / "bin" / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{driver}\n")
+    program.chmod(0o755)
+    told = bare.make("-n", "setup", "TORCH_INDEX=https://index.example/cpu")
+    assert told.output.count("install --quiet --extra-index-url https://index.example/cpu") == taken
+    assert "extra-index-url" not in bare.make("-n", "setup").output
+
+
 def test_a_server_of_mlflow_is_not_started_again(box: Machine) -> None:
     done = box.make("mlflow", MLFLOW_TRACKING_URI="http://mlflow.example:5000")
     assert done.code == 0, done.errors
