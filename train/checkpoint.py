@@ -14,7 +14,7 @@ import torch
 from train import rundir
 from train.config import InputError
 
-FORMAT = 6  # changes with what a state holds, or with how training goes on from it
+FORMAT = 7  # changes with what a state holds, or with how training goes on from it
 KEEP = 2  # the newest may turn out to be damaged; the one before is the spare
 
 

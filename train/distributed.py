@@ -1,8 +1,9 @@
 """Training by several processes under torchrun: the same global batch, the same curve.
 
-Every process draws the same random numbers for the whole batch and computes on its share of it; gradients are averaged
-over the processes, so the weights stay the same everywhere. The first process alone writes files and talks to MLflow.
-Everything here does nothing in a job of one process.
+In the game every process draws the same random numbers for the whole batch and computes on its share of it; gradients
+are averaged over the processes, so the weights stay the same everywhere. In the warm start and the refit each fits
+other nets. The first process alone writes files and talks to MLflow. Everything here does nothing in a job of one
+process.
 """
 
 import contextlib
@@ -26,7 +27,9 @@ from train.config import Config, InputError, JobError
 log = logging.getLogger("lookalike")
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)  # the others wait while the first one warms up; a process that dies is noticed at once
+PATIENCE = timedelta(
+    days=7
+)  # the others wait while the first one validates and saves; one that dies is noticed at once
 
 
 @contextlib.contextmanager
@@ -62,18 +65,22 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def is_first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return rank() == 0
 
 
 def share(batch: Tensor) -> Tensor:
     """This process's rows of a batch. A last batch that cannot be shared equally is everybody's, to the same effect."""
-    return batch.chunk(processes())[dist.get_rank()] if _is_shared(len(batch)) else batch
+    return batch.chunk(processes())[rank()] if _is_shared(len(batch)) else batch
 
 
 def before(rows: int) -> int:
     """How many rows of a batch of so many come before this process's share."""
-    return dist.get_rank() * rows // processes() if _is_shared(rows) else 0
+    return rank() * rows // processes() if _is_shared(rows) else 0
 
 
 def _is_shared(rows: int) -> bool:
@@ -114,13 +121,24 @@ def highest(*values: float) -> tuple[float, ...]:
 
 def from_first(value: T) -> T:
     """What the first process gives, with its tensors on the CPU, for all of them; what the others give is dropped."""
+    return _from(0, value)
+
+
+def gathered(value: T | None) -> list[T]:
+    """What the processes give, in their order and with tensors on the CPU, for all of them; None is left out."""
+    given = [_from(each, value) for each in range(processes())]
+    return [each for each in given if each is not None]
+
+
+def _from(process: int, value: T) -> T:
     if not dist.is_initialized():
         return value
     buffer = io.BytesIO()
-    torch.save(value, buffer)  # rather than by pickle, which would put tensors of the first GPU there again
+    if process == rank():
+        torch.save(value, buffer)  # rather than by pickle, which would put tensors of the first GPU there again
     holder: list[Any] = [buffer.getvalue()]
     with _naming_losses():
-        dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(holder, src=process, device=torch.device("cpu"))
     given: T = torch.load(io.BytesIO(holder[0]), map_location="cpu", weights_only=True)
     return given
 

@@ -140,20 +140,30 @@ def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
 
 
 def _follow(config: Config, prepared: Prepared) -> None:
-    """Play the game at the side of the first process, which alone says and keeps anything."""
+    """Take part in whatever the first process begins, which alone says and keeps anything."""
     torch.set_num_threads(config.threads)
-    begun: Any = distributed.from_first(None)
-    if begun is None:  # the game was over already
-        return
     kind = kinds.of(config, prepared)
-    state = kind.new_state(catalogue.build(begun[0]))
-    state.load_state_dict(begun[1])
+    phases = {"warm start": kind.warm_start, "refit": kind.refit}
     with _interruptible() as interrupted:
-        try:
-            kind.play(state, lambda tick: False, interrupted)
-            distributed.leave()
-        except loop.NonFiniteError as problem:
-            raise JobError(str(problem)) from problem
+        task: Any
+        while (task := distributed.from_first(None)) is not None:
+            if task["title"] == "training":
+                state = kind.new_state(catalogue.build(task["generator"]))
+                state.load_state_dict(task["state"])
+                try:
+                    stop = kind.play(state, lambda tick: False, interrupted) == "interrupted"
+                except loop.NonFiniteError as problem:
+                    raise JobError(str(problem)) from problem
+            else:
+                phase = phases[task["title"]]()
+                assert phase is not None, "the first process has begun this"
+                phase.load_state_dict(task["state"])
+                stop = False
+                while not stop and not phase.run(task["seconds"], interrupted):
+                    phase.state_dict()  # which the first process saves
+                    (stop,) = distributed.highest(interrupted())
+            if stop:
+                return
 
 
 def _run(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
@@ -297,12 +307,12 @@ class _Job:
             else:
                 self._load_game()
             over = self._budget() == self.saved.get("ended")
-            distributed.from_first(None if over else (self.state.generator.config(), self.state.state_dict()))
             if not over:
                 self._play()
-            distributed.leave()
             if self._is_unimproved():
                 self._refit(going_on=over)
+            distributed.from_first(None)
+            distributed.leave()
         return self._finish()
 
     def _warm_up(self) -> None:
@@ -344,6 +354,7 @@ class _Job:
 
     def _work_on(self, title: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
         """Bring a phase to its end within so many seconds, saved from time to time."""
+        distributed.from_first({"title": title, "state": phase.state_dict(), "seconds": seconds})
         with _bar(title) as bar:
 
             def pause() -> bool:
@@ -352,7 +363,9 @@ class _Job:
 
             while not phase.run(seconds, pause):
                 save()
-                if self.interrupted():
+                (stop,) = distributed.highest(self.interrupted())
+                if stop:
+                    distributed.leave()
                     raise Saved
         if phase.seconds:
             log.info("%s: %.0f s", title, phase.seconds)
@@ -379,13 +392,18 @@ class _Job:
 
     def _play(self) -> None:
         """Play the game to its end."""
+        state = self.state
+        distributed.from_first(
+            {"title": "training", "generator": state.generator.config(), "state": state.state_dict()}
+        )
         with _bar("training") as self.bar:
-            reason = self.kind.play(self.state, self._on_tick, self.interrupted)
-        distributed.leave()  # as the others do now: where NCCL parts, it waits for all
-        self._checkpoint(ended=None if reason == "interrupted" else self._budget())
+            reason = self.kind.play(state, self._on_tick, self.interrupted)
         if reason == "interrupted":
+            distributed.leave()  # as the others do now: where NCCL parts, it waits for all
+            self._checkpoint()
             raise Saved
-        log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{self.state.seen:,}", self.state.seconds)
+        self._checkpoint(ended=self._budget())
+        log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{state.seen:,}", state.seconds)
 
     def _on_tick(self, tick: Tick) -> bool:
         scores = self._validate()

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train import distributed
 from train.average import move_average
 from train.generator import draw_noise
 from train.nade import NadeGenerator
@@ -25,6 +26,7 @@ from train.phase import restore_streams, streams
 
 log = logging.getLogger("lookalike")
 
+FIRST_NETS = 2  # of the first fold: one class, or many; see `WarmStart`
 CLASSES = (8, 16, 32, 64)
 PSEUDO_ROWS = (1.0, 5.0)  # how strongly a class is drawn towards the column means
 ROWS_A_CLASS = 10  # fewer training rows a class than this are not tried
@@ -171,6 +173,7 @@ class NetFit:
             **{name: getattr(self, name) for name in self.VALUES},
             "prior": self.classes.prior,
             "means": self.classes.means,
+            "streams": streams(),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -180,6 +183,7 @@ class NetFit:
         for name in self.VALUES:
             setattr(self, name, saved[name])
         self.kinds = self.kinds.to(self.seen.device)
+        restore_streams(saved["streams"])
 
 
 def draw_classes(belongs: Tensor) -> Tensor:
@@ -228,7 +232,7 @@ def soft_threshold(optimizer: torch.optim.Optimizer) -> None:
 
 
 def affordable_nets(rows: Tensor, hidden: int, folds: int, seconds: float) -> int:
-    """How many nets can make FEWEST_STEPS each, one of them twice because of its classes: at least one."""
+    """How many folds can have a net of FEWEST_STEPS: at least one."""
     net = new_net(rows.shape[1], fit_classes(rows, Choice()), hidden)
     batch, optimizer = rows[:BATCH], new_optimizer(net)
     set_schedule(optimizer, 0.0)
@@ -237,7 +241,14 @@ def affordable_nets(rows: Tensor, hidden: int, folds: int, seconds: float) -> in
         started = time.monotonic()
         descend(net, optimizer, batch, kind)
         net.bias.sum().item()  # waits for a GPU, which would otherwise only have been told what to do
-    return int(max(1, min(folds, seconds / (FEWEST_STEPS * (time.monotonic() - started)) - 1)))
+    affordable = seconds / (FEWEST_STEPS * (time.monotonic() - started))
+    return max((nets for nets in range(1, folds + 1) if rounds(nets + 1) <= affordable), default=1)
+
+
+def rounds(nets: int, done: int = 0) -> int:
+    """In how many rounds so many nets are fitted, some of which are done: the first two must come before the others."""
+    first, others = max(0, FIRST_NETS - done), nets - max(FIRST_NETS, done)
+    return -(-first // distributed.processes()) + -(-others // distributed.processes())
 
 
 def new_optimizer(net: NadeGenerator) -> torch.optim.Optimizer:
@@ -319,14 +330,18 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
 
 
 class WarmStart:
-    """The warm start as a `train.phase.Phase`: fold after fold, net after net, step by step.
+    """The warm start as a `train.phase.Phase`: net after net, step by step.
+
+    The first fold has two nets, of one class and of many; those of the other folds have the classes of the better one.
+    Under torchrun each process fits another net, as many at a time as there are processes. The random numbers of a net
+    are its own, so without a limit of seconds the generator is the same for any number of processes.
 
     Attributes:
-        nets: the chosen nets of the folds that are done.
-        choices: what is tried for the classes of the current fold. The first fold decides between one class and many,
-            so it fits two nets; the others follow it.
-        fitted: the current fold's nets that are done, each with its score.
-        fit: the net in work.
+        choices: what the first fold tries for its classes.
+        fitted: the nets that are done, each with its score.
+        round: the numbers of the nets in work, one for each process; empty between two rounds.
+        fit: the one of them that is this process's.
+        begun: nets on which an earlier session had begun to work, as their states; they come next.
     """
 
     def __init__(self, rows: Tensor, *, hidden: int, folds: int) -> None:
@@ -335,17 +350,19 @@ class WarmStart:
         Args:
             rows: training codes, uint8 (rows, length), on the device that trains.
             hidden: hidden units of each net, at most `HIDDEN_VALUES` over the length of the rows.
-            folds: how many parts the rows are cut into, and how many nets there are at most.
+            folds: how many parts the rows are cut into, and how many nets the generator has at most.
         """
         self.rows = rows.float()
         self.hidden, self.folds = min(hidden, math.ceil(HIDDEN_VALUES / rows.shape[1])), min(folds, len(rows))
         self.count: int | None = None
         self.part = torch.randperm(len(rows)) % self.folds
+        self.seed = int(torch.randint(1 << 62, ()))
         self.seconds = 0.0
-        self.nets: list[NadeGenerator] = []
         self.choices: list[Choice] = []
         self.fitted: list[tuple[float, NadeGenerator]] = []
+        self.round = range(0)
         self.fit: NetFit | None = None
+        self.begun: list[dict[str, Any]] = []
         self.joined: NadeGenerator | None = None
 
     @property
@@ -355,98 +372,108 @@ class WarmStart:
 
     @property
     def progress(self) -> float:
-        current = 0.0 if self.fit is None else self.fit.steps / STEPS
-        return 1 - (self._nets_to_fit() - min(1.0, current)) / (self._nets_in_all() + 1)
+        current = 0.0 if self.fit is None else min(1.0, self.fit.steps / STEPS)
+        return (len(self.fitted) + current * len(self.round)) / self._nets_in_all()
 
     def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
         while self.joined is None:
             started = time.monotonic()
             if self.count is None and math.isfinite(seconds):
-                self.count = affordable_nets(self.rows, self.hidden, self.folds, seconds)
-            self._advance(seconds)
+                count = affordable_nets(self.rows, self.hidden, self.folds, seconds)
+                self.count = distributed.from_first(count)
+            if not self.round:
+                self._begin_round()
+            stop, going_on = distributed.highest(interrupted(), self._step(seconds))
+            if not going_on:
+                self._end_round()
             self.seconds += time.monotonic() - started
-            if interrupted():
+            if stop:
                 break
         return self.joined is not None
 
-    def _advance(self, seconds: float) -> None:
-        """One step of whatever is next."""
-        if len(self.nets) == self._nets_in_all():
-            self.joined = join(self.nets)
-            calibrate(self.joined, likely_means(self.rows), len(self.rows))
-        elif self.fit is None:
-            self._begin_net()
-        elif (done := self.fit.done(self._limit(self.fit, seconds))) < 1:
+    def _step(self, seconds: float) -> bool:
+        """One step of this process's net; False where it has none, or has done with it."""
+        if self.fit is None:
+            return False
+        done = self.fit.done(self._limit(self.fit, seconds))
+        if done < 1:
             self.fit.step(done)
-        else:
-            self._end_net(self.fit)
+        return done < 1
 
     def _limit(self, fit: NetFit, seconds: float) -> float:
-        """The seconds that this net may take: what the nets before it left, shared with those to come."""
-        return (seconds - (self.seconds - fit.seconds)) / self._nets_to_fit()
-
-    def _nets_to_fit(self) -> int:
-        """Nets that are not done yet; the first fold has two."""
-        if not self.nets:
-            return self._nets_in_all() + 1 - len(self.fitted)
-        return self._nets_in_all() - len(self.nets)
+        """The seconds that this net may take: what the rounds before it left, shared with those to come."""
+        return (seconds - (self.seconds - fit.seconds)) / rounds(self._nets_in_all(), len(self.fitted))
 
     def _nets_in_all(self) -> int:
-        """How many nets there will be: one for each fold, or fewer where time is short."""
-        return self.folds if self.count is None else self.count
+        """How many nets are fitted: one for each fold, or fewer where time is short, and one more for the first."""
+        return 1 + (self.folds if self.count is None else self.count)
 
-    def _begin_net(self) -> None:
-        seen, unseen = self._fold()
+    def _begin_round(self) -> None:
         if not self.choices:
-            self.choices = [Choice(), choose_classes(seen, unseen)]
-        classes = fit_classes(seen, self.choices[len(self.fitted)])
-        self.fit = NetFit(seen, unseen, classes, self.hidden)
+            torch.manual_seed(self.seed)
+            choice = dataclasses.asdict(choose_classes(*self._fold(0)))
+            self.choices = [Choice(), Choice(**distributed.from_first(choice))]
+        first = len(self.fitted)
+        end = FIRST_NETS if first < FIRST_NETS else self._nets_in_all()
+        self.round = range(first, min(end, first + distributed.processes()))
+        if (mine := distributed.rank()) < len(self.round):
+            self.fit = self._new_fit(first + mine, *self.begun[mine : mine + 1])
+        self.begun = self.begun[len(self.round) :]
 
-    def _end_net(self, fit: NetFit) -> None:
-        self.fitted.append((fit.best, fit.best_net()))
-        self.fit = None
-        if len(self.fitted) == len(self.choices):
-            best = max(range(len(self.fitted)), key=lambda i: self.fitted[i][0])
-            score, net = self.fitted[best]
-            log.debug(
-                "warm start: fold %d, %d classes, %.3f nats a row", len(self.nets), self.choices[best].classes, -score
-            )
-            self.nets.append(net)
-            self.choices, self.fitted = [self.choices[best]], []
+    def _new_fit(self, number: int, saved: dict[str, Any] | None = None) -> NetFit:
+        seen, unseen = self._fold(max(0, number + 1 - FIRST_NETS))
+        if saved is not None:
+            classes = Classes(prior=saved["prior"].to(seen), means=saved["means"].to(seen))
+            fit = NetFit(seen, unseen, classes, self.hidden)
+            fit.load_state_dict(saved)
+            return fit
+        torch.manual_seed(self.seed + 1 + number)
+        choice = self.choices[number if number < FIRST_NETS else self._better_choice()]
+        return NetFit(seen, unseen, fit_classes(seen, choice), self.hidden)
 
-    def _fold(self) -> tuple[Tensor, Tensor]:
-        """The rows that the current fold's nets see, and those that stop them."""
-        unseen = (self.part == len(self.nets)).to(self.rows.device)
+    def _better_choice(self) -> int:
+        """The number of the choice, and of the first fold's net, under which its unseen rows are likelier."""
+        return max(range(FIRST_NETS), key=lambda number: self.fitted[number][0])
+
+    def _end_round(self) -> None:
+        mine = None if self.fit is None else (self.fit.best, self.fit.best_net().state_dict())
+        self.fitted += [(score, self._net(weights)) for score, weights in distributed.gathered(mine)]
+        for number in self.round:
+            log.debug("warm start: net %d, %.3f nats a row", number, -self.fitted[number][0])
+        self.round, self.fit = range(0), None
+        if len(self.fitted) == self._nets_in_all():
+            nets = [net for _, net in self.fitted]
+            self.joined = join([nets[self._better_choice()], *nets[FIRST_NETS:]])
+            calibrate(self.joined, likely_means(self.rows), len(self.rows))
+            torch.manual_seed(self.seed + 1 + len(nets))  # what follows is the same for any number of processes, too
+
+    def _fold(self, number: int) -> tuple[Tensor, Tensor]:
+        """The rows that a fold's nets see, and those that stop them."""
+        unseen = (self.part == number).to(self.rows.device)
         return self.rows[~unseen], self.rows[unseen][:CHECKED_ROWS]
 
     def state_dict(self) -> dict[str, Any]:
+        """The state; while a round is going on, all processes must ask for it."""
+        mine = None if self.fit is None else self.fit.state_dict()
         return {
             "part": self.part,
+            "seed": self.seed,
             "count": self.count,
             "seconds": self.seconds,
-            "nets": [net.state_dict() for net in self.nets],
             "choices": [dataclasses.asdict(choice) for choice in self.choices],
             "fitted": [(score, net.state_dict()) for score, net in self.fitted],
-            "fit": None if self.fit is None else self.fit.state_dict(),
+            "begun": [*(distributed.gathered(mine) if self.round else ()), *self.begun],
             "joined": None if self.joined is None else self.joined.state_dict(),
             "streams": streams(),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        self.part, self.count, self.seconds = saved["part"], saved["count"], saved["seconds"]
-        self.nets = [self._net(weights) for weights in saved["nets"]]
+        self.part, self.seed, self.count, self.seconds = (saved[name] for name in ("part", "seed", "count", "seconds"))
         self.choices = [Choice(**choice) for choice in saved["choices"]]
         self.fitted = [(score, self._net(weights)) for score, weights in saved["fitted"]]
-        self.fit = None if saved["fit"] is None else self._fit(saved["fit"])
+        self.round, self.fit, self.begun = range(0), None, saved["begun"]
         self.joined = None if saved["joined"] is None else self._net(saved["joined"])
         restore_streams(saved["streams"])
-
-    def _fit(self, saved: dict[str, Any]) -> NetFit:
-        device = self.rows.device
-        classes = Classes(prior=saved["prior"].to(device), means=saved["means"].to(device))
-        fit = NetFit(*self._fold(), classes, self.hidden)
-        fit.load_state_dict(saved)
-        return fit
 
     def _net(self, weights: dict[str, Tensor]) -> NadeGenerator:
         nets, classes = weights["prior"].shape

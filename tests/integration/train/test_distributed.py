@@ -6,17 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
+
+from tests.integration.train import driver
+from train import checkpoint
 
 ROOT = Path(__file__).parents[3]
 JOB = [
     "-m", "train", "fit", "--data", "toy", "--hidden", "8", "--folds", "2", "--width", "16", "--head-start", "0",
     "--baselines", "none", "--gate", "none", "--device", "cpu", "--batch-size", "96", "--turns", "2", "--tick", "20000",
 ]  # fmt: skip
+SAVING_EACH_STEP = [str(Path(driver.__file__)), *JOB[2:]]
 RUN = Path("runs") / "00001-toy-bits"
 LEAVING = """
 import psutil
@@ -37,20 +43,26 @@ def launcher(processes: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
 
 
-def command(processes: int, *options: str) -> list[str]:
-    return [*([sys.executable] if processes == 1 else launcher(processes)), *JOB, *options]
+def command(processes: int, *options: str, job: Sequence[str] = JOB) -> list[str]:
+    return [*([sys.executable] if processes == 1 else launcher(processes)), *job, *options]
 
 
-def start(folder: Path, processes: int, *options: str) -> subprocess.Popen[str]:
+def start(folder: Path, processes: int, *options: str, job: Sequence[str] = JOB) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (folder / "output.txt").open("a") as output:
-        return subprocess.Popen(command(processes, *options), cwd=folder, env=environment, stdout=output, stderr=output)
+        return subprocess.Popen(
+            command(processes, *options, job=job), cwd=folder, env=environment, stdout=output, stderr=output
+        )
 
 
-def finish(folder: Path, processes: int, *options: str) -> str:
-    process = start(folder, processes, *options)
+def newest(folder: Path) -> Path | None:
+    return checkpoint.newest(folder / RUN / "checkpoints")
+
+
+def finish(folder: Path, processes: int, *options: str, job: Sequence[str] = JOB) -> str:
+    process = start(folder, processes, *options, job=job)
     assert process.wait(timeout=300) == 0, (folder / "output.txt").read_text()
     return (folder / "output.txt").read_text()
 
@@ -90,6 +102,47 @@ def test_two_processes_have_the_losses_of_one_and_leave_one_run(tmp_path: Path) 
         assert [line[name] for line in two] == pytest.approx([line[name] for line in one], abs=1e-5)
     assert [path.name for path in (tmp_path / "two" / "runs").glob("0*")] == [RUN.name]
     assert output.count("archive: ") == 1
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short job by one process that nobody has disturbed."""
+    folder = tmp_path_factory.mktemp("alone")
+    finish(folder, 1, "--epochs", "2", job=SAVING_EACH_STEP)
+    return folder
+
+
+def test_a_warm_start_stopped_with_three_processes_and_with_two_ends_with_the_weights_of_one(
+    tmp_path: Path, alone: Path
+) -> None:
+    options = ("--epochs", "2")
+    for processes in (3, 2):
+        before = newest(tmp_path)
+        process = start(tmp_path, processes, *options, *(["--resume"] if before else []), job=SAVING_EACH_STEP)
+        while newest(tmp_path) == before:
+            assert process.poll() is None
+            time.sleep(0.01)
+        for worker in workers(process):
+            worker.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) != 0
+        assert "Error: interrupted; everything is saved" in (tmp_path / "output.txt").read_text()
+        saved = checkpoint.load_newest(tmp_path / RUN / "checkpoints")
+        assert saved is not None
+        assert saved["phase"] == "warm start"
+        assert len(saved["warm_start"]["begun"]) >= 2
+    finish(tmp_path, 1, *options, "--resume", job=SAVING_EACH_STEP)
+    one, other = ((each / RUN / "artifact" / "generator.safetensors").read_bytes() for each in (alone, tmp_path))
+    assert one == other
+
+
+def test_a_refit_by_two_processes_is_that_of_one(tmp_path: Path, alone: Path) -> None:
+    finish(tmp_path, 2, "--epochs", "2", job=SAVING_EACH_STEP)
+    one, two = (checkpoint.load_newest(each / RUN / "checkpoints") for each in (alone, tmp_path))
+    assert one is not None
+    assert two is not None
+    assert one["phase"] == two["phase"] == "refit"
+    for phase in (one["warm"], two["warm"]), (one["refit"]["joined"], two["refit"]["joined"]):
+        assert all(torch.equal(value, phase[1][name]) for name, value in phase[0].items())
 
 
 def test_processes_agree_on_when_the_minutes_are_over(tmp_path: Path) -> None:
