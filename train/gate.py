@@ -1,5 +1,6 @@
 """The quality gate: limits on the numbers, read from a YAML file such as gate.yaml (texts: gate_text.yaml)."""
 
+import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +14,18 @@ from train.config import InputError
 
 HERE = Path(__file__).parent
 RULE = re.compile(r"(<=|>=)\s*(\S+)")
+# What can be limited: the numbers that are measured of rows or of texts, but for the ends of their intervals.
+METRICS = (
+    "correlation_ratio", "correlation_distance", "correlation_floor", "triple_ratio", "triple_distance", "triple_floor",
+    "marginal_ratio", "marginal_distance", "marginal_floor", "lag_ratio", "lag_distance", "lag_floor", "row_sum_ratio",
+    "row_sum_distance", "row_sum_floor", "c2st_auc", "c2st_floor", "c2st_conv_auc", "c2st_conv_floor", "copy_excess",
+    "copy_rate", "copy_floor", "near_copy_share", "distinct_ratio", "distinct_share", "distinct_floor", "soft_share",
+    "constant_columns", "heldout_constant_columns", "utility", "utility_floor", "label_distance",
+    "label_distance_floor", "length_distance", "length_distance_floor", "frechet", "frechet_floor",
+    *(f"ngram_js_{k}{floor}" for k in (1, 2, 3, 4) for floor in ("", "_floor")),
+    *(f"{each}_{k}{floor}" for each in ("bleu", "self_bleu") for k in (2, 3, 4, 5) for floor in ("", "_floor")),
+    "n", "columns", "synthetic_rows", "heldout_rows", "train_rows",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +73,7 @@ def read(name: str, *, texts: bool = False) -> list[Limit]:
         texts: whether texts are judged as such, and not rows of 0/1.
 
     Raises:
-        InputError: naming the file and the line that is not `metric: <= number` or `metric: >= number`.
+        InputError: naming the file and what is not `metric: <= number` or `metric: >= number`, or no metric.
     """
     if name == "none":
         return []
@@ -85,6 +98,9 @@ def _limit(path: Path, metric: str, rule: str) -> Limit:
         bound = math.nan
     if match is None or not math.isfinite(bound):
         raise InputError(f"--gate {path}: {metric}: {rule!r} is not `<= number` or `>= number`")
+    if metric not in METRICS:
+        meant = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(metric, METRICS, 1))
+        raise InputError(f"--gate {path}: {metric} is no number that is measured{meant}")
     return Limit(metric=metric, sign=match[1], bound=bound)
 
 

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from train import gate
+from train import gate, metrics, text_metrics
 from train.config import InputError
 
-SCORES = {"correlation_ratio": 1.2, "c2st_auc": 0.74, "copies": None, "broken": float("nan")}
+SCORES = {"correlation_ratio": 1.2, "c2st_auc": 0.74, "frechet": None, "utility": float("nan")}
 
 
 def limits(tmp_path: Path, text: str) -> list[gate.Limit]:
@@ -46,14 +47,14 @@ def test_only_what_misses_with_its_whole_interval_is_missed(tmp_path: Path) -> N
     assert gate.check(limits(tmp_path, "c2st_auc: '>= 0.78'"), scores).passed is True
 
 
-@pytest.mark.parametrize("metric", ["copies", "broken", "unknown"])
+@pytest.mark.parametrize("metric", ["frechet", "utility", "bleu_3"])
 def test_what_was_not_measured_does_not_pass(tmp_path: Path, metric: str) -> None:
     verdict = gate.check(limits(tmp_path, f"{metric}: <= 1"), SCORES)
     assert verdict.passed is False
     assert "was not measured" in verdict.missed[0]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "- 1", "a: b: c", "x: < 3", "x: <= high", "x: <= nan", "x: 3"])
+@pytest.mark.parametrize("text", ["", "{}", "- 1", "a: b: c", "n: < 3", "n: <= high", "n: <= nan", "n: 3"])
 def test_a_bad_gate_file_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"--gate .*gate\.yaml"):
         limits(tmp_path, text)
@@ -67,3 +68,24 @@ def test_a_limit_from_below_without_quotes_is_told(tmp_path: Path) -> None:
 def test_a_missing_gate_file_is_refused() -> None:
     with pytest.raises(InputError, match=r"--gate nowhere\.yaml"):
         gate.read("nowhere.yaml")
+
+
+def test_a_metric_that_does_not_exist_is_refused_before_anything_is_judged(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gate\.yaml: c2st is no number that is measured; did you mean c2st_auc\?"):
+        limits(tmp_path, "c2st: <= 0.7")
+
+
+def test_every_number_that_is_measured_can_be_limited() -> None:
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (3, 60, 5), dtype=np.uint8)
+    texts = [[[*map(str, words)] for words in rng.integers(0, 9, (60, 6))] for _ in range(3)]
+    labelled = [(each, ["a", "b"] * 30) for each in texts]
+    classes = text_metrics.label_scores(labelled[0], labelled[1], 60)
+    measured = {
+        *metrics.compare(*bits, label=0),
+        *text_metrics.compare_text(*texts, embed=lambda some: rng.normal(size=(len(some), 4))),
+        *classes,
+        *(f"{name}_floor" for name in classes),
+    }
+    ends = {name for name in measured if name.endswith(("_low", "_high"))}
+    assert set(gate.METRICS) == measured - ends - {"warnings"}
