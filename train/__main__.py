@@ -52,17 +52,22 @@ def read_config_file(context: click.Context, parameter: click.Parameter, path: P
     if path is None:
         return
     options = {each.name: each for each in context.command.params if each is not parameter}
-    context.default_map, seen = {}, set()
+    context.default_map, seen, mistakes = {}, set(), []
     for key, value in _lines_of(path):
-        where = f"{path} line {key.start_mark.line + 1}"
+        where = f"line {key.start_mark.line + 1}"
         option = options.get(str(key.value).replace("-", "_"))
         if option is None:
-            raise click.BadParameter(f"{where}: there is no option {key.value}{_nearest(key.value, options)}")
-        if option in seen:
-            raise click.BadParameter(f"{where}: {key.value} is there twice")
+            mistakes.append(f"{where}: there is no option {key.value}{_nearest(key.value, options)}")
+        elif option in seen:
+            mistakes.append(f"{where}: {key.value} is there twice")
+        elif value.tag != NULL:  # nothing behind the colon: as if the line were not there
+            try:
+                context.default_map[option.name] = _typed(context, option, value.value)
+            except click.BadParameter as problem:
+                mistakes.append(f"{where}: {key.value}: {problem.message.rstrip('.')}")
         seen.add(option)
-        if value.tag != NULL:  # nothing behind the colon: as if the line were not there
-            context.default_map[option.name] = _typed(context, option, value.value, f"{where}: {key.value}")
+    if mistakes:
+        raise click.BadParameter(f"{path} {'; '.join(mistakes)}")
 
 
 def _lines_of(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
@@ -85,14 +90,11 @@ def _nearest(key: object, options: Iterable[str | None]) -> str:
     return "".join(f"; did you mean {name.replace('_', '-')}?" for name in close)
 
 
-def _typed(context: click.Context, option: click.Parameter, value: Any, where: str) -> Any:
-    """A value as the option's type takes it; one that it refuses is the file's mistake, not the flag's."""
-    try:
-        if not isinstance(value, str):
-            raise click.BadParameter("a single value is needed")
-        return option.type_cast_value(context, value)
-    except click.BadParameter as problem:
-        raise click.BadParameter(f"{where}: {problem.message}") from problem
+def _typed(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """A value as the option's type takes it."""
+    if not isinstance(value, str):
+        raise click.BadParameter("a single value is needed")
+    return option.type_cast_value(context, value)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

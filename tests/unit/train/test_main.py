@@ -47,6 +47,11 @@ def test_an_interruption_in_a_finalizer_is_not_lost(
         ("seed: [1, 2]\n", "{file} line 1: seed: a single value is needed"),
         ("a: b: c\n", 'mapping values are not allowed here in "{file}", line 1'),
         ("- data\n", "{file}: must hold `option: value` lines"),
+        (
+            "colour: blue\nepochs: many\nseed: 1\nseed: 2\n",
+            "{file} line 1: there is no option colour; did you mean column?; "
+            "line 2: epochs: 'many' is not a valid integer range; line 4: seed is there twice",
+        ),
     ],
 )
 def test_a_mistake_in_a_file_of_options_is_found_there(
