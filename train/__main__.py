@@ -188,6 +188,7 @@ def cli() -> None:
 @option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of all that is random in training.")
 @option("--device", type=click.Choice(DEVICES), help="auto: the GPU where torch sees one.")
 @option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Nets of the default size gain nothing from more.")
+@option("--processes", type=click.IntRange(1, 1024), help="Processes that train together: one GPU each, or the CPU.")
 @option(
     "--tick", type=click.IntRange(1), help="Of 0/1 rows: sequences between two looks at losses and validation scores."
 )
@@ -222,7 +223,7 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
         gate.read(config.gate)
         click.echo(prepare.resolved(config, prepare.prepare(config)).to_json(), nl=False)
         return
-    outcome = job.fit(config, run)
+    outcome = job.fit(config, run, command=context.obj)
     if outcome is None:
         return
     _archive(outcome.run.artifact, outcome.run.archive)
@@ -478,7 +479,8 @@ def _interruptions_kept() -> Iterator[None]:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        code = cli.main(arguments, prog_name="python -m train", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        code = cli.main(given, prog_name="python -m train", standalone_mode=False, obj=given)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as problem:
         click.echo(problem.format_message())

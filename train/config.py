@@ -79,6 +79,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     threads: int = 1
+    processes: int = 1
 
     # evidence and output
     tick: int | None = 200_000

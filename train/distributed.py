@@ -1,4 +1,4 @@
-"""Training by several processes under torchrun: the same global batch, the same curve.
+"""Training by several processes, of --processes or of torchrun: the same global batch, the same curve.
 
 In the game every process draws the same random numbers for the whole batch and computes on its share of it; gradients
 are averaged over the processes, so the weights stay the same everywhere. In the warm start and the refit each fits
@@ -10,9 +10,13 @@ import contextlib
 import io
 import logging
 import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,32 +31,89 @@ from train.config import Config, InputError, JobError
 log = logging.getLogger("lookalike")
 
 T = TypeVar("T")
+STORE = "LOOKALIKE_STORE"  # where a process that was started here finds the port at which all meet
+POLL_SECONDS = 0.05
 PATIENCE = timedelta(
     days=7
 )  # the others wait while the first one validates and saves; one that dies is noticed at once
 
 
 @contextlib.contextmanager
-def session(config: Config) -> Iterator[None]:
-    """Join the processes that torchrun started: one GPU each, or the CPU.
+def session(config: Config, command: Sequence[str]) -> Iterator[None]:
+    """Train together with the processes that torchrun started, or that are started here: one GPU each, or the CPU.
+
+    Their number is torchrun's, or what the options ask for.
+
+    Args:
+        command: the arguments of `python -m train` that led here; the others are started with the same ones.
 
     Raises:
-        InputError: a batch cannot be shared equally among them, or texts are to be learned.
+        InputError: a batch of 0/1 rows cannot be shared equally among them.
+        JobError: one of them could not be started.
     """
-    expected = int(os.environ.get("WORLD_SIZE", 1))
-    if expected == 1:
+    if (number := int(os.environ.get("WORLD_SIZE", config.processes))) == 1:
         yield
         return
-    if config.codec == "tokens":
-        raise InputError("--codec tokens: texts are trained by one process; start it without torchrun")
-    if config.batch_size % expected:
-        raise InputError(f"--batch-size {config.batch_size}: torchrun's {expected} processes cannot share it equally")
+    if config.codec != "tokens" and config.batch_size % number:
+        raise InputError(f"--batch-size {config.batch_size}: {number} processes cannot share it equally")
     if config.device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # Gloo carries what the processes agree on, so that agreeing does not wait for the GPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo", timeout=PATIENCE)
-    yield
-    leave()  # not after a failure: NCCL would wait here for processes that wait for this one
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    with _met(number, command) as place:
+        # Gloo carries what the processes agree on, so that agreeing does not wait for the GPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo", timeout=PATIENCE, **place)
+        yield
+        leave()  # not after a failure: NCCL would wait here for processes that wait for this one
+
+
+@contextlib.contextmanager
+def _met(number: int, command: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Where the processes meet, as `init_process_group` takes it; torchrun says that by itself."""
+    if STORE in os.environ:
+        store = dist.TCPStore("127.0.0.1", int(os.environ[STORE]), is_master=False)
+        store.set(os.environ["RANK"], "started")
+        yield {"store": store, "rank": int(os.environ["RANK"]), "world_size": number}
+    elif "WORLD_SIZE" in os.environ:
+        yield {}
+    else:
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        with _started(number, store, command):
+            yield {"store": store, "rank": 0, "world_size": number}
+
+
+@contextlib.contextmanager
+def _started(number: int, store: dist.TCPStore, command: Sequence[str]) -> Iterator[None]:
+    """All processes but this one, which take part in what this one begins and are over at the end."""
+    with contextlib.ExitStack() as stack:
+        others = {}
+        for each in range(1, number):
+            said = stack.enter_context(tempfile.TemporaryFile("w+"))
+            others[each] = _start(each, number, store.port, command, said), said
+            stack.callback(_end, others[each][0])
+        while not store.check([str(each) for each in others]):
+            for each, (process, said) in others.items():
+                if process.poll() is not None:
+                    said.seek(0)
+                    reason = (said.read().strip().splitlines() or ["it was lost"])[-1]
+                    raise JobError(f"--processes {number}: process {each} could not start: {reason}")
+            time.sleep(POLL_SECONDS)
+        yield
+
+
+def _start(each: int, number: int, port: int, command: Sequence[str], said: IO[str]) -> "subprocess.Popen[bytes]":
+    places = {"RANK": each, "LOCAL_RANK": each, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, STORE: port}
+    return subprocess.Popen(
+        [sys.executable, "-m", "train", *command],
+        env=os.environ | {name: str(value) for name, value in places.items()},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=said,
+        start_new_session=True,  # Ctrl-C is for the first one, which tells the others
+    )
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()  # nothing is lost: the first process alone keeps anything
+    process.wait()
 
 
 def leave() -> None:
@@ -87,6 +148,20 @@ def _is_shared(rows: int) -> bool:
     return dist.is_initialized() and rows % processes() == 0
 
 
+def portion(rows: int) -> slice:
+    """Which of so many rows are this process's; none, where there are more processes than rows."""
+    return slice(rank() * rows // processes(), (rank() + 1) * rows // processes())
+
+
+def weighted_portion(rows: int) -> tuple[slice, float]:
+    """This process's rows of a batch whose losses are added up, and how often they count in a mean over the processes.
+
+    A process that has none takes one that does not count.
+    """
+    mine = portion(rows)
+    return (slice(1), 0.0) if mine.start == mine.stop else (mine, float(processes()))
+
+
 def average_gradients(optimizer: torch.optim.Optimizer) -> None:
     """Replace the gradients of what the optimizer trains by their means over the processes."""
     if not dist.is_initialized():
@@ -119,6 +194,11 @@ def highest(*values: float) -> tuple[float, ...]:
     return tuple(shared.tolist())
 
 
+def total(value: float) -> float:
+    """The sum of what the processes give, the same for all of them."""
+    return sum(gathered(value))
+
+
 def from_first(value: T) -> T:
     """What the first process gives, with its tensors on the CPU, for all of them; what the others give is dropped."""
     return _from(0, value)
@@ -148,6 +228,6 @@ def _naming_losses() -> Iterator[None]:
     try:
         yield
     except RuntimeError as problem:
-        reason = str(problem).strip().splitlines()[0]
-        log.error("another process of this job was lost (%s)", reason)  # torchrun may end this one before its last line
+        log.debug("%s", problem)
+        log.error("another process of this job was lost")  # torchrun may end this one before its last line
         raise JobError("another process was lost; go on from the last checkpoint with --resume") from problem

@@ -9,7 +9,7 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,7 +53,7 @@ log = logging.getLogger("lookalike")
 CHECKPOINT_SECONDS = 20
 SAMPLE_ROWS = 1000
 PRINTED_ROWS, PRINTED_VALUES = 5, 64
-MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "gate", "baselines")  # when a run is continued
+MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "processes", "gate", "baselines")  # when a run is continued
 BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
 TEXTBOOK_EPOCHS = 10  # the textbook prints its losses every so many epochs
 
@@ -70,12 +70,13 @@ class Saved(KeyboardInterrupt):
     """An interruption of training, once all of its state is saved."""
 
 
-def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
+def fit(config: Config, run: RunDirectory | None = None, *, command: Sequence[str] = ()) -> Outcome | None:
     """Train anew, or go on with a run. None: another process of the job, its first, keeps the outcome.
 
     Args:
         run: goes on in its directory, as the same MLflow run, from the state of its last good checkpoint; `config` is
             then what `continued` returned.
+        command: the arguments of `python -m train` that led here, with which other processes are started.
 
     Raises:
         InputError: the data or the options cannot be used, or the data is not that of the run; nothing was created.
@@ -84,7 +85,7 @@ def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
     prepared = prepare(config)
     config = resolved(config, prepared)
     gate.read(config.gate)  # a mistake in the file must not wait for the end
-    with distributed.session(config):
+    with distributed.session(config, command):
         if not distributed.is_first():
             _follow(config, prepared)
             return None
@@ -265,7 +266,7 @@ def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict
     log.info("run %s on %s", run.path, _device_name(config))
     if config.device == "cuda" and torch.cuda.device_count() > distributed.processes():
         used = f"{distributed.processes()} of {torch.cuda.device_count()} GPUs"
-        log.info("%s are used; torchrun trains on 0/1 rows with more of them (README.md)", used)
+        log.info("%s are used; --processes trains with more of them", used)
     if saved is not None:
         where = f"after {saved['state']['seen']:,} sequences" if "state" in saved else "in the warm start"
         log.info("going on %s", where)

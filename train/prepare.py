@@ -90,7 +90,7 @@ def resolved(config: Config, prepared: Prepared) -> Config:
         InputError: a GPU is asked for that cannot be used.
     """
     codec, generator, device = prepared.codec.name, config.generator, config.device
-    problem = None if device == "cpu" else gpu_problem()
+    problem = None if device == "cpu" else gpu_problem(config.processes)
     if device == "auto":
         device = "cpu" if problem else "cuda"
         if problem and torch.cuda.is_available():
@@ -102,13 +102,16 @@ def resolved(config: Config, prepared: Prepared) -> Config:
     return dataclasses.replace(config, device=device, codec=codec, generator=generator)
 
 
-def gpu_problem() -> str | None:
-    """Why training cannot use a GPU here, or None. It is tried, because torch also sees GPUs that it cannot use."""
+def gpu_problem(processes: int = 1) -> str | None:
+    """Why so many processes cannot train on GPUs here, or None; torchrun's own number goes before.
+
+    It is tried, because torch also sees GPUs that it cannot use.
+    """
     if not torch.cuda.is_available():
         return "torch sees no GPU here"
-    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     if gpus < processes:
-        return f"torchrun has started {processes} processes here, but torch sees {gpus} GPUs"
+        return f"there are {processes} processes here, but torch sees {gpus} GPUs"
     try:
         torch.ones(1, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}").add_(1).item()
     except RuntimeError as problem:  # too old for this torch, or somebody else's alone

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train import distributed
 from train.codec import PADDING, UNKNOWN
 from train.config import Config
 from train.generator import Sample, draw_noise, generate_labelled
@@ -81,7 +82,8 @@ def play(
             return "interrupted"
         if not all(map(math.isfinite, losses.values())):
             raise NonFiniteError(f"the losses are {losses} after {state.seen:,} sequences")
-        elapsed, shown = time.monotonic() - started, min(len(rows.codes), PASS_ROWS)
+        (elapsed,) = distributed.highest(time.monotonic() - started)
+        shown = min(len(rows.codes), PASS_ROWS)
         state.passes, state.seen, state.seconds = state.passes + 1, state.seen + shown, state.seconds + elapsed
         tick = Tick(
             seen=state.seen,
@@ -91,34 +93,56 @@ def play(
             losses=losses,
             last_losses=losses,
         )
-        if on_tick(tick):
+        (enough,) = distributed.highest(on_tick(tick))
+        if enough:
             return "stopped"
     return "epochs" if state.passes >= total else "minutes"
 
 
 def one_pass(state: TextState, rows: Sample, seed: int, interrupted: Callable[[], bool]) -> dict[str, float] | None:
-    """Show the discriminator training rows and as many fresh draws; None if interrupted."""
+    """Show the discriminator training rows and as many fresh draws; None if interrupted.
+
+    Of several processes each draws a part of the rows, and computes on its part of each batch.
+    """
     scorer = state.generator.scorer
     device = scorer.weights.device
     chosen = torch.randperm(len(rows.codes))[:PASS_ROWS]
-    both = joined(rows.take(chosen), draw(state.generator, len(chosen), seed)).to(device)
+    both = joined(rows.take(chosen), draw_together(state.generator, len(chosen), seed)).to(device)
     real = (torch.arange(len(both.codes), device=device) < len(chosen)).float()
     losses: list[tuple[Tensor, Tensor]] = []
     for batch in torch.randperm(len(both.codes)).to(device).split(BATCH):
-        if interrupted():
+        (stop,) = distributed.highest(interrupted())
+        if stop:
             return None
-        seen, wanted = both.take(batch), real[batch]
-        hidden = (torch.rand(seen.codes.shape, device=device) < WORD_DROPOUT) & (seen.codes != PADDING)
-        scores = scorer(seen.codes.masked_fill(hidden, UNKNOWN), seen.labels, DROPOUT)
-        loss = F.binary_cross_entropy_with_logits(scores, wanted)
-        state.optimizer.zero_grad()
-        loss.backward()
-        state.optimizer.step()
-        drawn = 1 - wanted
-        losses.append((loss.detach(), (F.softplus(-scores.detach()) * drawn).sum() / drawn.sum()))
+        losses.append(update(state, both.take(batch), real[batch]))
     discriminator, generator = map(torch.stack, zip(*losses, strict=True))
+    distributed.average([discriminator, generator])
     # A batch without draws has no loss of the generator: it is 0 / 0.
     return {"generator_loss": generator.nanmean().item(), "discriminator_loss": discriminator.mean().item()}
+
+
+def update(state: TextState, rows: Sample, real: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of the discriminator's optimizer.
+
+    Args:
+        real: whether each row is one, as 0 or 1, (rows,).
+
+    Returns:
+        The losses of discriminator and generator. Of several processes, their means over these are meant.
+    """
+    scorer = state.generator.scorer
+    hidden = (torch.rand(rows.codes.shape, device=real.device) < WORD_DROPOUT) & (rows.codes != PADDING)
+    kept = F.dropout(real.new_ones(len(real), scorer.features), DROPOUT)
+    mine, weight = distributed.weighted_portion(len(real))
+    labels = None if rows.labels is None else rows.labels[mine]
+    scores = scorer(rows.codes.masked_fill(hidden, UNKNOWN)[mine], labels, kept[mine])
+    loss = weight * len(scores) / len(real) * F.binary_cross_entropy_with_logits(scores, real[mine])
+    state.optimizer.zero_grad()
+    loss.backward()
+    distributed.average_gradients(state.optimizer)
+    state.optimizer.step()
+    fooled = weight * (F.softplus(-scores.detach()) * (1 - real[mine])).sum() / (1 - real).sum()
+    return loss.detach(), fooled
 
 
 def draw(generator: TokenGenerator, rows: int, seed: int) -> Sample:
@@ -126,6 +150,14 @@ def draw(generator: TokenGenerator, rows: int, seed: int) -> Sample:
     alone = generator.having(candidates=1)
     made = generate_labelled(alone, draw_noise(alone, rows, seed))
     return Sample(codes=made.codes.long(), labels=made.labels)
+
+
+def draw_together(generator: TokenGenerator, rows: int, seed: int) -> Sample:
+    """The same, of which each process draws a part: all of them must ask for it."""
+    alone = generator.having(candidates=1)
+    mine = generate_labelled(alone, draw_noise(alone, rows, seed)[distributed.portion(rows)])
+    codes, labels = zip(*distributed.gathered((mine.codes, mine.labels)), strict=True)
+    return Sample(codes=torch.cat(codes).long(), labels=None if mine.labels is None else torch.cat(labels))
 
 
 def joined(first: Sample, second: Sample) -> Sample:

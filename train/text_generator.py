@@ -5,7 +5,7 @@ is a LEAF: it imports the standard library and torch only, so that it runs uncha
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,27 @@ from train.ngram import NgramModel
 
 ROWS_PER_PASS = 2048  # candidates; a pass stays within the cache
 BLOCK = 64  # tokens whose probabilities are added up first, to find a token in two short searches
+
+
+class Dropped(NamedTuple):
+    """What a language model does not see of some rows while it learns.
+
+    Features are dropped by factors, the same ones at all positions of a row (Gal and Ghahramani 2016).
+
+    Attributes:
+        words: the tokens that are read as UNKNOWN, bool (rows, length).
+        read, state, features: factors of the embeddings read, of the net's state and of what tokens are drawn from,
+            (rows, 1, embedding), (rows, 1, hidden), (rows, 1, embedding).
+    """
+
+    words: Tensor
+    read: Tensor
+    state: Tensor
+    features: Tensor
+
+    def of(self, rows: slice) -> "Dropped":
+        """The same for some of the rows."""
+        return Dropped(*(each[rows] for each in self))
 
 
 class LanguageModel(nn.Module):
@@ -76,8 +97,7 @@ class LanguageModel(nn.Module):
         confidence: Tensor,
         left: Tensor,
         labels: Tensor | None = None,
-        word_dropout: float = 0,
-        dropout: float = 0,
+        dropped: Dropped | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The log-probability of every token of given rows; of a rare one, that there is some rare one: (rows, length).
 
@@ -88,15 +108,17 @@ class LanguageModel(nn.Module):
             known, confidence: what the n-gram model gives as its `own` for each token, and its `confidence` there.
             left: the share that it does not give.
             labels: classes (rows,), where the model knows any.
-            word_dropout: share of the tokens read that are read as UNKNOWN.
-            dropout: share of the features set to 0, the same ones at every position (Gal and Ghahramani 2016).
+            dropped: what it shall not see of them.
         """
         read = F.pad(codes[:, :-1], (1, 0), value=END)
-        if word_dropout:
-            read = read.masked_fill(torch.rand(read.shape, device=read.device) < word_dropout, UNKNOWN)
-        state, _ = self.gru(drop_features(self._embed(read, labels), dropout))
-        state = drop_features(state, dropout)
-        features = drop_features(self.project(state), dropout)
+        if dropped is None:
+            state, _ = self.gru(self._embed(read, labels))
+            features = self.project(state)
+        else:
+            read = read.masked_fill(dropped.words, UNKNOWN)
+            state, _ = self.gru(self._embed(read, labels) * dropped.read)
+            state = state * dropped.state
+            features = self.project(state) * dropped.features
         judged = (codes != PADDING) & (codes != UNKNOWN)
         if self.rare is None:
             judged &= codes < self.head
@@ -216,23 +238,27 @@ class Scorer(nn.Module):
         self.embedding = nn.Embedding(vocabulary, embedding, padding_idx=PADDING)
         nn.init.normal_(self.embedding.weight, std=0.3)
         self.convolutions = nn.ModuleList(nn.Conv1d(embedding, channels, width) for width in self.WIDTHS)
-        self.output = nn.Linear(channels * len(self.WIDTHS), 1)
+        self.features = channels * len(self.WIDTHS)
+        self.output = nn.Linear(self.features, 1)
         self.weights = nn.Parameter(torch.zeros(self.BUCKETS))
-        self.label = nn.Embedding(labels, channels * len(self.WIDTHS)) if labels else None
+        self.label = nn.Embedding(labels, self.features) if labels else None
         if self.label is not None:
             nn.init.zeros_(self.label.weight)
 
-    def forward(self, codes: Tensor, labels: Tensor | None = None, dropout: float = 0) -> Tensor:
+    def forward(self, codes: Tensor, labels: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
         """The logits of token ids (rows, length): (rows,).
 
         Args:
             labels: classes (rows,), where the model knows any.
+            kept: factors by which features are dropped, (rows, `features`).
         """
         codes = codes.masked_fill(codes >= self.embedding.num_embeddings, UNKNOWN)
         padded = F.pad(codes, (1, 4))  # a mark before the first token, and room for the widest window
         embedded = self.embedding(padded).transpose(1, 2)
         found = [convolution(embedded).relu().amax(2) for convolution in self.convolutions]
-        features = F.dropout(torch.cat(found, 1), dropout)
+        features = torch.cat(found, 1)
+        if kept is not None:
+            features = features * kept
         score = self.output(features).squeeze(1) + self._linear(codes)
         if self.label is None:
             return score
@@ -372,10 +398,3 @@ def pick(logits: Tensor, uniform: Tensor) -> Tensor:
     left = left - F.pad(blocks, (1, 0))[rows, block]
     within = share[rows, block].double().cumsum(1)
     return BLOCK * block + (left[:, None] >= within).sum(1).clamp(max=BLOCK - 1)
-
-
-def drop_features(values: Tensor, share: float) -> Tensor:
-    """Drop features of (rows, length, features), the same ones at all positions of a row."""
-    if not share:
-        return values
-    return values * F.dropout(values.new_ones(len(values), 1, values.shape[2]), share)

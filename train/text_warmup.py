@@ -23,13 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train import distributed
 from train.average import move_average
 from train.codec import END, PADDING, UNKNOWN
 from train.config import Config
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import Stateful
-from train.text_game import draw
-from train.text_generator import LanguageModel, TokenGenerator, left_by_ngrams
+from train.text_game import draw_together
+from train.text_generator import Dropped, LanguageModel, TokenGenerator, left_by_ngrams
 
 log = logging.getLogger("lookalike")
 
@@ -37,7 +38,7 @@ NGRAM_ROWS = 20_000  # more rows are not counted: the table ships with the gener
 FOLDS = 10
 NET_WEIGHT = 1.0  # of the net's own likelihood: in the mixture alone it would never get off the ground
 BATCH, LEARNING_RATE, WEIGHT_DECAY, AVERAGE = 32, 4e-3, 0.01, 0.995
-WORD_DROPOUT, DROPOUT = 0.1, 0.4  # see `LanguageModel.forward`
+WORD_DROPOUT, DROPOUT = 0.1, 0.4  # shares of the tokens read and of the features, see `text_generator.Dropped`
 CHECK_STEPS = 500  # or a pass, if that is sooner
 PATIENCE = 3  # checks without improvement that end the run
 TEMPERATURE = 0.8  # by which the net's logits are divided when it has learned
@@ -165,28 +166,30 @@ class TextWarmStart(Stateful):
             return True
         started = time.monotonic() - self.seconds
         while self.failures < PATIENCE and self.seconds < seconds:
-            if interrupted():
+            (stop,) = distributed.highest(interrupted())
+            if stop:
                 return False
             self._step(*self._next_rows())
             self.step += 1
             if self.step % self.check_steps == 0:
                 self._check()
-            self.seconds = time.monotonic() - started
+            (self.seconds,) = distributed.highest(time.monotonic() - started)
         self._choose_weights()
-        self.seconds = time.monotonic() - started
+        (self.seconds,) = distributed.highest(time.monotonic() - started)
         return True
 
     def _calibrate(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
         """Whether all rounds are over that there is time for. A net that is not calibrated is not sharpened, either."""
         started = time.monotonic() - self.seconds
         while self.calibrated < self.rounds and self.seconds < seconds:
-            if interrupted():
+            (stop,) = distributed.highest(interrupted())
+            if stop:
                 return False
             if not self.calibrated:
                 sharpen(self.model)
             calibrate(self.generator, self.train.codes, CALIBRATION_SEED + self.calibrated)
             self.calibrated += 1
-            self.seconds = time.monotonic() - started
+            (self.seconds,) = distributed.highest(time.monotonic() - started)
         log.debug("warm start: calibrated %d times", self.calibrated)
         return True
 
@@ -204,11 +207,14 @@ class TextWarmStart(Stateful):
         return self._order[position]
 
     def _step(self, rows: Tensor, width: int) -> None:
-        batch = self.train.batch(rows, width)
+        """One update; of several processes each computes on its part of the rows."""
+        dropped = draw_dropped(self.model, len(rows), width)
+        mine, weight = distributed.weighted_portion(len(rows))
         self.optimizer.zero_grad()
-        both, net = self.model(**batch, word_dropout=WORD_DROPOUT, dropout=DROPOUT)
+        both, net = self.model(**self.train.batch(rows[mine], width), dropped=dropped.of(mine))
         # Not a batch's own number of tokens: rows of a batch are equally long, so short rows would weigh more.
-        (-(both + NET_WEIGHT * net).sum() / self.tokens_a_batch).backward()
+        (-weight * (both + NET_WEIGHT * net).sum() / self.tokens_a_batch).backward()
+        distributed.average_gradients(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         move_average(self.average, self.model, min(AVERAGE, (self.step + 1) / (self.step + 10)))
@@ -303,6 +309,14 @@ def recount(generator: TokenGenerator, codes: Tensor) -> None:
         calibrate(generator, codes, CALIBRATION_SEED + CALIBRATION_ROUNDS + each)
 
 
+def draw_dropped(model: LanguageModel, rows: int, width: int) -> Dropped:
+    """What the model does not see of a batch of `rows` rows of `width` tokens."""
+    weight = model.embedding.weight
+    words = torch.rand(rows, width, device=weight.device) < WORD_DROPOUT
+    sizes = model.gru.input_size, model.gru.hidden_size, model.project.out_features
+    return Dropped(words, *(F.dropout(weight.new_ones(rows, 1, size), DROPOUT) for size in sizes))
+
+
 def batches_by_length(lengths: Tensor, size: int, seed: int) -> list[Tensor]:
     """All rows in batches of about equal lengths, in random order."""
     stream = torch.Generator().manual_seed(seed)
@@ -332,7 +346,7 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int) -> None:
         seed: of the draws.
     """
     model = generator.model
-    drawn = draw(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length)), seed)
+    drawn = draw_together(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length)), seed)
     made = drawn.codes.to(codes.device)
     wanted, found = _counts(model, codes), _counts(model, made)
     wanted *= found.sum() / wanted.sum()
@@ -364,7 +378,7 @@ def _ends(model: LanguageModel, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def mean_loss(model: LanguageModel, rows: Rows) -> float:
-    """Nats a row; unknown tokens are not counted."""
-    parts, device = torch.arange(len(rows.codes)).split(64), rows.codes.device
-    found = [model(**rows.batch(part.to(device), rows.width(part)))[0].sum() for part in parts]
-    return -sum(torch.stack(found).tolist()) / len(rows.codes)
+    """Nats a row; unknown tokens are not counted. Of several processes each looks at its part of the rows."""
+    parts, device = torch.arange(len(rows.codes))[distributed.portion(len(rows.codes))].split(64), rows.codes.device
+    found = [model(**rows.batch(part.to(device), rows.width(part)))[0].sum() for part in parts if len(part)]
+    return -distributed.total(sum(torch.stack(found).tolist()) if found else 0.0) / len(rows.codes)

@@ -42,6 +42,7 @@ CLASS_BIAS_DECAY = 0.1
 # bits: all positions of a row teach it.
 LOCAL_PACE, LOCAL_LENGTH = 5.0, 100
 CHECK_STEPS = 25
+STEPS_ALONE = 10  # after so many, processes tell each other whether they go on
 FEWEST_STEPS = 300  # where there is no time for so many for each net, there are fewer nets
 PATIENCE = (1.7, 300)  # stop after 1.7 times the best step and 300 more
 CHECKED_ROWS = 2000
@@ -383,13 +384,18 @@ class WarmStart:
                 self.count = distributed.from_first(count)
             if not self.round:
                 self._begin_round()
-            stop, going_on = distributed.highest(interrupted(), self._step(seconds))
-            if not going_on:
+            going = self._advance(seconds)
+            stop, someone_going = distributed.highest(interrupted(), going)
+            if not someone_going:
                 self._end_round()
             self.seconds += time.monotonic() - started
             if stop:
                 break
         return self.joined is not None
+
+    def _advance(self, seconds: float) -> bool:
+        """A step of this process's net, or, where processes wait for each other, some; False as for `_step`."""
+        return all(self._step(seconds) for _ in range(1 if distributed.processes() == 1 else STEPS_ALONE))
 
     def _step(self, seconds: float) -> bool:
         """One step of this process's net; False where it has none, or has done with it."""

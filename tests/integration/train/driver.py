@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> int:
     """The command, with everything small."""
     fit.CHECKPOINT_SECONDS = float(os.environ.get("LOOKALIKE_TEST_CHECKPOINT_SECONDS", "0"))  # type: ignore[assignment]
     tracking.SECONDS = 0.2  # type: ignore[assignment]
-    warmup.STEPS, warmup.CALIBRATION_ROWS, warmup.EM_STEPS = 30, 500, 5
+    warmup.STEPS, warmup.STEPS_ALONE, warmup.CALIBRATION_ROWS, warmup.EM_STEPS = 30, 1, 500, 5
     fit._Job._on_tick = hold  # type: ignore[method-assign]
     return main(arguments)
 

@@ -30,12 +30,44 @@ from train import distributed
 from train.config import Config
 
 alone = psutil.Process().num_threads()
-with distributed.session(Config(device="cpu", codec="bits")):
+with distributed.session(Config(device="cpu", codec="bits"), []):
     import torch._dynamo  # as optimizers do at their first step
 
     distributed.highest(1.0)
     assert psutil.Process().num_threads() > alone
 assert psutil.Process().num_threads() == alone
+"""
+
+TEXTS = """
+import json, torch
+from train import distributed, text_game, text_warmup
+from train.config import Config
+from train.generator import Sample
+
+torch.set_num_threads(1)
+with distributed.session(Config(device="cpu", codec="tokens"), []):
+    torch.manual_seed(0)
+    rows = torch.randint(3, 60, (333, 12))  # so that the last batch of a pass cannot be shared equally
+    rows[:, 11], labels = 1, rows[:, 0] % 2
+    generator = text_warmup.new_generator(
+        rows, vocabulary=60, head=40, embedding=8, hidden=16, labels=labels, classes=2
+    )
+    warm, validation = text_warmup.Rows(rows, labels), text_warmup.Rows(rows[:50], labels[:50])
+    start, losses, steps = text_warmup.TextWarmStart(generator, warm, validation), [], 0
+    while steps < 50:
+        steps += 1
+        asked = iter([False])
+        start.run(600, lambda: next(asked, True))
+        losses.append(text_warmup.mean_loss(start.model, validation))
+    assert start.step == 50
+    text_warmup.calibrate(generator, rows, seed=1)
+    losses += generator.model.bias.tolist() + generator.model.ending_shift.tolist()
+    game = text_game.TextState(generator)
+    for seed in range(2):
+        found = text_game.one_pass(game, Sample(codes=rows, labels=labels), seed, lambda: False)
+        losses += found.values()
+    if distributed.is_first():
+        print(json.dumps(losses))
 """
 
 
@@ -94,7 +126,7 @@ def test_two_processes_have_the_losses_of_one_and_leave_one_run(tmp_path: Path) 
     # A tick each step; without validation rows nothing but the losses decides.
     options = ("--batch-size", "46", "--tick", "92", "--validation", "0", "--epochs", "9")
     finish(tmp_path / "one", 1, *options)
-    output = finish(tmp_path / "two", 2, *options)
+    output = finish(tmp_path / "two", 1, "--processes", "2", *options)
     one, two = stats(tmp_path / "one"), stats(tmp_path / "two")
     assert len(one) >= 50
     assert [line["seen"] for line in one] == [line["seen"] for line in two]
@@ -129,7 +161,6 @@ def test_a_warm_start_stopped_with_three_processes_and_with_two_ends_with_the_we
         saved = checkpoint.load_newest(tmp_path / RUN / "checkpoints")
         assert saved is not None
         assert saved["phase"] == "warm start"
-        assert len(saved["warm_start"]["begun"]) >= 2
     finish(tmp_path, 1, *options, "--resume", job=SAVING_EACH_STEP)
     one, other = ((each / RUN / "artifact" / "generator.safetensors").read_bytes() for each in (alone, tmp_path))
     assert one == other
@@ -143,6 +174,18 @@ def test_a_refit_by_two_processes_is_that_of_one(tmp_path: Path, alone: Path) ->
     assert one["phase"] == two["phase"] == "refit"
     for phase in (one["warm"], two["warm"]), (one["refit"]["joined"], two["refit"]["joined"]):
         assert all(torch.equal(value, phase[1][name]) for name, value in phase[0].items())
+
+
+def test_texts_have_the_losses_of_one_process(tmp_path: Path) -> None:
+    (tmp_path / "texts.py").write_text(TEXTS)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    one, three = (
+        json.loads(subprocess.check_output([*program, "texts.py"], cwd=tmp_path, env=environment, timeout=120))
+        for program in ([sys.executable], launcher(3))
+    )
+    assert len(one) == 50 + 40 + 12 + 4
+    assert one[49] < one[0] - 1
+    assert three == pytest.approx(one, abs=1e-5)
 
 
 def test_processes_agree_on_when_the_minutes_are_over(tmp_path: Path) -> None:
@@ -179,8 +222,21 @@ def test_a_lost_process_ends_the_job_and_the_checkpoint_goes_on_with_another_num
     assert ticks == sorted(set(ticks))
 
 
+def test_the_first_process_ends_those_that_it_has_started(tmp_path: Path) -> None:
+    process = start(tmp_path, 1, "--epochs", "100000", "--processes", "3")
+    wait_for_tick(process, tmp_path, 0)
+    others = psutil.Process(process.pid).children()
+    assert len(others) == 2
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 1
+    lines = (tmp_path / "output.txt").read_text().splitlines()
+    assert [line for line in lines if "Error" in line or "lost" in line] == lines[-1:]
+    assert lines[-1].startswith("Error: interrupted; everything is saved")
+    assert not any(other.is_running() for other in others)
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     process = start(tmp_path, 2, "--batch-size", "33", "--epochs", "1")
     assert process.wait(timeout=120) != 0
-    assert "--batch-size 33: torchrun's 2 processes cannot share it equally" in (tmp_path / "output.txt").read_text()
+    assert "--batch-size 33: 2 processes cannot share it equally" in (tmp_path / "output.txt").read_text()
     assert not (tmp_path / "runs").exists()

@@ -13,10 +13,10 @@ def test_a_process_that_fails_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(distributed.dist, "init_process_group", lambda *args, **kwargs: None)
     monkeypatch.setattr(distributed, "leave", lambda: left.append(True))
     config = resolve({"codec": "bits", "device": "cpu"})
-    with pytest.raises(JobError), distributed.session(config):
+    with pytest.raises(JobError), distributed.session(config, []):
         raise JobError("a full disk, say")
     assert not left
-    with distributed.session(config):
+    with distributed.session(config, []):
         pass
     assert left
 
@@ -28,3 +28,24 @@ def test_a_share_begins_where_it_says(rows: int, begins: list[int], monkeypatch:
     for rank, begin in enumerate(begins):
         monkeypatch.setattr(distributed.dist, "get_rank", lambda rank=rank: rank)
         assert distributed.before(rows) == distributed.share(torch.arange(rows))[0] == begin
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 7, 64])
+def test_what_processes_add_up_for_their_rows_is_in_the_mean_what_one_adds_up(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, sums = torch.arange(rows) + 10.0, []
+    monkeypatch.setattr(distributed, "processes", lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        mine, weight = distributed.weighted_portion(rows)
+        assert len(values[mine]) > 0 or rows == 0
+        sums.append(weight * float(values[mine].sum()))
+    assert sum(sums) / 3 == pytest.approx(float(values.sum()))
+
+
+def test_a_process_that_cannot_be_started_is_not_waited_for() -> None:
+    config = resolve({"codec": "tokens", "device": "cpu", "processes": 2})
+    reason = "--processes 2: process 1 could not start: Error: No such command 'fly'"
+    with pytest.raises(JobError, match=reason), distributed.session(config, ["fly"]):
+        pass

@@ -75,8 +75,11 @@ def test_a_gpu_that_fails_is_left_alone_and_told(
 @pytest.mark.usefixtures("_gpu")
 def test_each_process_wants_a_gpu_of_its_own(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     too_many = torch.cuda.device_count() + 1
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(too_many))
-    with pytest.raises(InputError, match=f"started {too_many} processes here, but torch sees {too_many - 1} GPUs"):
+    refused = f"there are {too_many} processes here, but torch sees {too_many - 1} GPUs"
+    with pytest.raises(InputError, match=refused):
+        prepared(reviews, device="cuda", processes=too_many)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(too_many))  # torchrun's
+    with pytest.raises(InputError, match=refused):
         prepared(reviews, device="cuda")
 
 

@@ -21,6 +21,7 @@ from train.text_warmup import (
     TextWarmStart,
     calibrate,
     count,
+    draw_dropped,
     ending_tokens,
     new_generator,
     recount,
@@ -120,13 +121,15 @@ def test_after_what_the_ngrams_never_saw_the_net_speaks_alone(generator: TokenGe
     assert both[1, 1] > net[1, 1] + 1
 
 
-def test_words_that_are_dropped_are_not_read(generator: TokenGenerator) -> None:
+def test_words_that_are_dropped_are_not_read(generator: TokenGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_warmup, "DROPOUT", 0.0)
     rows = Rows(torch.tensor([[3, 6], [4, 6]]))
     assert generator.model.ngrams is not None
     rows.look_up(generator.model.ngrams, VOCABULARY)
     found = rows.codes, rows.known.double(), rows.confidence.double(), rows.left.double()
     for share, alike in ((0, False), (1, True)):
-        _, net = generator.model(*found, word_dropout=share)
+        monkeypatch.setattr(text_warmup, "WORD_DROPOUT", share)
+        _, net = generator.model(*found, dropped=draw_dropped(generator.model, 2, 2))
         assert torch.allclose(net[0, 1], net[1, 1]) == alike
 
 
