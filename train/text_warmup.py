@@ -166,14 +166,13 @@ class TextWarmStart(Stateful):
             return True
         started = time.monotonic() - self.seconds
         while self.failures < PATIENCE and self.seconds < seconds:
-            (stop,) = distributed.highest(interrupted())
-            if stop:
-                return False
             self._step(*self._next_rows())
             self.step += 1
             if self.step % self.check_steps == 0:
                 self._check()
-            (self.seconds,) = distributed.highest(time.monotonic() - started)
+            stop, self.seconds = distributed.highest(interrupted(), time.monotonic() - started)
+            if stop:
+                return False
         self._choose_weights()
         (self.seconds,) = distributed.highest(time.monotonic() - started)
         return True
@@ -182,14 +181,13 @@ class TextWarmStart(Stateful):
         """Whether all rounds are over that there is time for. A net that is not calibrated is not sharpened, either."""
         started = time.monotonic() - self.seconds
         while self.calibrated < self.rounds and self.seconds < seconds:
-            (stop,) = distributed.highest(interrupted())
-            if stop:
-                return False
             if not self.calibrated:
                 sharpen(self.model)
             calibrate(self.generator, self.train.codes, CALIBRATION_SEED + self.calibrated)
             self.calibrated += 1
-            (self.seconds,) = distributed.highest(time.monotonic() - started)
+            stop, self.seconds = distributed.highest(interrupted(), time.monotonic() - started)
+            if stop:
+                return False
         log.debug("warm start: calibrated %d times", self.calibrated)
         return True
 

@@ -56,8 +56,7 @@ with distributed.session(Config(device="cpu", codec="tokens"), []):
     start, losses, steps = text_warmup.TextWarmStart(generator, warm, validation), [], 0
     while steps < 50:
         steps += 1
-        asked = iter([False])
-        start.run(600, lambda: next(asked, True))
+        start.run(600, lambda: True)
         losses.append(text_warmup.mean_loss(start.model, validation))
     assert start.step == 50
     text_warmup.calibrate(generator, rows, seed=1)
@@ -186,6 +185,27 @@ def test_texts_have_the_losses_of_one_process(tmp_path: Path) -> None:
     assert len(one) == 50 + 40 + 12 + 4
     assert one[49] < one[0] - 1
     assert three == pytest.approx(one, abs=1e-5)
+
+
+def test_a_job_on_texts_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    subjects, ends = ("the film", "a story", "this plot"), ("dull", "fine", "long", "odd")
+    sentences = [f"{subject} is {end} and {other}." for subject in subjects for end in ends for other in ends]
+    (tmp_path / "reviews.txt").write_text("\n".join(sentences * 5) + "\n")
+    options = ["--data", "reviews.txt", "--text-hidden", "16", "--epochs", "2", "--baselines", "none", "--gate", "none"]
+    job = [SAVING_EACH_STEP[0], "fit", *options, "--device", "cpu"]
+    run = tmp_path / "runs" / "00001-reviews-tokens"
+    process = start(tmp_path, 1, "--processes", "2", job=job)
+    while not list(run.glob("checkpoints/*.pt")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 1
+    saved = checkpoint.load_newest(run / "checkpoints")
+    assert saved is not None
+    assert saved["phase"] == "warm start"
+    assert "archive: " in finish(tmp_path, 1, "--resume", "--processes", "3", job=job)
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
 
 
 def test_processes_agree_on_when_the_minutes_are_over(tmp_path: Path) -> None:

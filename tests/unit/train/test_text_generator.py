@@ -307,7 +307,7 @@ def warm_start(
 
 
 def after(steps: int) -> Any:
-    left = iter(range(steps))
+    left = iter(range(steps - 1))
     return lambda: next(left, None) is None
 
 
@@ -409,8 +409,8 @@ def test_between_two_checks_nobody_waits_for_the_gpu(classes: bool) -> None:
 
     def interrupted() -> bool:
         going = not asked()
-        # Before the first step the whole epoch's order is moved.
-        torch.cuda.set_sync_debug_mode("error" if going and fit.step else "default")
+        # In the first step the whole epoch's order is moved.
+        torch.cuda.set_sync_debug_mode("error" if going else "default")
         return not going
 
     assert not fit.run(600, interrupted)
