@@ -244,14 +244,24 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
     show_default=True,
     help="Rows of a Parquet file where --out is a folder.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Processes that share the work where --out is a folder.",
+)
 @click.option("--temperature", type=float, help="Of texts: below 1 they are likelier and vary less.")
 @click.option("--candidates", type=int, help="Of texts: how many are drawn for each one that is kept.")
 @click.option("--label", help="Of texts with classes: the class.")
-def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, **options: Any) -> None:
+@click.pass_obj
+def sample(
+    command: list[str], /, run: Path, n: int, seed: int, out: Path, shard_rows: int, processes: int, **options: Any
+) -> None:
     """Write lookalikes from RUN, a run directory or an artifact.
 
-    A folder of Parquet shards may hold more rows than memory does. The same command goes on with an unfinished one, and
-    torchrun's processes share the work: torchrun --nproc-per-node 2 -m train sample RUN --n 100000000 --out FOLDER
+    A folder of Parquet shards may hold more rows than memory does. The same command goes on with an unfinished one.
+    Over several hosts, torchrun's processes share the work: torchrun … -m train sample RUN --n 100000000 --out FOLDER
     """
     from train import writers
 
@@ -263,7 +273,8 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, **options: 
     chosen = {name: value for name, value in options.items() if value is not None}
     loaded = _choosing(_load_artifact(run), chosen)
     if into_shards:
-        _sample_shards(loaded, out, n=n, seed=seed, shard_rows=shard_rows, options=chosen)
+        plan = {"n": n, "seed": seed, "shard_rows": shard_rows, "options": chosen}
+        _sample_shards(loaded, out, plan, processes, command)
     else:
         _sample_file(loaded, out, n, seed)
     click.echo(f"{out}: {n:,} sequences of {len(loaded.codec.columns)} values, seed {seed}")
@@ -395,12 +406,17 @@ def _sample_file(loaded: Any, out: Path, n: int, seed: int) -> None:
         ) from problem
 
 
-def _sample_shards(loaded: Any, out: Path, **plan: Any) -> None:
+def _sample_shards(loaded: Any, out: Path, plan: dict[str, Any], processes: int, command: list[str]) -> None:
+    """This process's shards; where it is not torchrun's it starts the others, with the same command."""
     from train import shards
+    from train.processes import await_all, started
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rank, number = (int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("WORLD_SIZE", processes)))
     try:
-        shards.write(out, loaded, **plan)
+        with started(1 if "WORLD_SIZE" in os.environ else number, command) as others:
+            shards.write(out, loaded, **plan, rank=rank, processes=number)
+            await_all(others)
     except KeyboardInterrupt as problem:
         raise JobError(f"interrupted; the same command goes on with {out}") from problem
 

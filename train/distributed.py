@@ -10,13 +10,10 @@ import contextlib
 import io
 import logging
 import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,15 +24,13 @@ import torch.distributed.nn.functional
 from torch import Tensor
 
 from train.config import Config, InputError, JobError
+from train.processes import POLL_SECONDS, started
 
 log = logging.getLogger("lookalike")
 
 T = TypeVar("T")
 STORE = "LOOKALIKE_STORE"  # where a process that was started here finds the port at which all meet
-POLL_SECONDS = 0.05
-PATIENCE = timedelta(
-    days=7
-)  # the others wait while the first one validates and saves; one that dies is noticed at once
+PATIENCE = timedelta(days=7)  # the others wait while the first one validates; one that dies is noticed at once
 
 
 @contextlib.contextmanager
@@ -49,7 +44,7 @@ def session(config: Config, command: Sequence[str]) -> Iterator[None]:
 
     Raises:
         InputError: a batch of 0/1 rows cannot be shared equally among them.
-        JobError: one of them could not be started.
+        JobError: one of them fails before they have met.
     """
     if (number := int(os.environ.get("WORLD_SIZE", config.processes))) == 1:
         yield
@@ -76,44 +71,12 @@ def _met(number: int, command: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield {}
     else:
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        with _started(number, store, command):
+        with started(number, command, **{STORE: str(store.port)}) as others:
+            while not store.check([str(other.rank) for other in others]):
+                if any(other.check() for other in others):
+                    raise JobError(f"--processes {number}: a process ended before it had met the others")
+                time.sleep(POLL_SECONDS)
             yield {"store": store, "rank": 0, "world_size": number}
-
-
-@contextlib.contextmanager
-def _started(number: int, store: dist.TCPStore, command: Sequence[str]) -> Iterator[None]:
-    """All processes but this one, which take part in what this one begins and are over at the end."""
-    with contextlib.ExitStack() as stack:
-        others = {}
-        for each in range(1, number):
-            said = stack.enter_context(tempfile.TemporaryFile("w+"))
-            others[each] = _start(each, number, store.port, command, said), said
-            stack.callback(_end, others[each][0])
-        while not store.check([str(each) for each in others]):
-            for each, (process, said) in others.items():
-                if process.poll() is not None:
-                    said.seek(0)
-                    reason = (said.read().strip().splitlines() or ["it was lost"])[-1]
-                    raise JobError(f"--processes {number}: process {each} could not start: {reason}")
-            time.sleep(POLL_SECONDS)
-        yield
-
-
-def _start(each: int, number: int, port: int, command: Sequence[str], said: IO[str]) -> "subprocess.Popen[bytes]":
-    places = {"RANK": each, "LOCAL_RANK": each, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, STORE: port}
-    return subprocess.Popen(
-        [sys.executable, "-m", "train", *command],
-        env=os.environ | {name: str(value) for name, value in places.items()},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=said,
-        start_new_session=True,  # Ctrl-C is for the first one, which tells the others
-    )
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.kill()  # nothing is lost: the first process alone keeps anything
-    process.wait()
 
 
 def leave() -> None:

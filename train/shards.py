@@ -6,7 +6,6 @@ file: a folder begins with the same rows. A shard appears whole or not at all, a
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,13 +55,23 @@ class Plan:
 
 
 def write(
-    folder: Path, artifact: Artifact, *, n: int, seed: int, shard_rows: int, options: dict[str, Any] | None = None
+    folder: Path,
+    artifact: Artifact,
+    *,
+    n: int,
+    seed: int,
+    shard_rows: int,
+    options: dict[str, Any] | None = None,
+    rank: int = 0,
+    processes: int = 1,
 ) -> Plan:
-    """Make what the folder lacks of a sample of `n` rows, or this process's part of it under torchrun.
+    """Make what the folder lacks of a sample of `n` rows, or one process's part of it.
 
     Args:
         folder: made if it does not exist; a sample that was begun in it goes on.
         options: those with which the artifact's generator was chosen, for the manifest.
+        rank: the number of the process, from 0 on.
+        processes: how many share the work.
 
     Raises:
         InputError: the folder holds another sample, or is a file.
@@ -70,7 +79,8 @@ def write(
     weights = artifact.card["weights_sha256"]
     plan = Plan(weights_sha256=weights, seed=seed, n=n, shard_rows=shard_rows, options=options or {})
     _claim(folder, plan)
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if processes > 1:
+        torch.set_num_threads(1)  # more than there are cores would only wait for each other, six times as long
     mine = range(rank, plan.shards, processes)
     with Progress("sampling", sum(len(plan.rows(shard)) for shard in mine)) as progress:
         for shard in mine:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -31,9 +32,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(model: Path, n: int, out: Path, *options: str, rank: int = 0, processes: int = 1) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "train", "sample", str(model), "--n", str(n), "--out", str(out), *options]
-    ranks = {"RANK": str(rank), "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if processes > 1:  # as torchrun starts them
+        environment |= {"RANK": str(rank), "WORLD_SIZE": str(processes)}
     return subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | ranks, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
@@ -59,21 +62,25 @@ def test_a_killed_process_is_started_again_and_the_sample_is_the_undisturbed_one
     both[1].communicate()
     finish(both[0])
     assert 10 < len(contents(tmp_path / "shared")) < 20
-    finish(start(model, 150_000, tmp_path / "shared", *options))
+    finish(start(model, 150_000, tmp_path / "shared", *options, "--processes", "2"))
 
     assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
     assert len(contents(tmp_path / "whole")) == 20
 
 
 def test_an_interrupted_sample_says_how_to_go_on(model: Path, tmp_path: Path) -> None:
-    process = start(model, 10**9, tmp_path / "many", "--shard-rows", "10000")
-    while not list((tmp_path / "many").glob("*.parquet")):
-        assert process.poll() is None
-        time.sleep(0.05)
+    process = start(model, 10**9, tmp_path / "many", "--shard-rows", "10000", "--processes", "2")
+    for number in (0, 1):  # a shard of each process
+        while not (tmp_path / "many" / f"part-{number:05d}-of-100000.parquet").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+    others = psutil.Process(process.pid).children()
+    assert len(others) == 1
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert output.splitlines()[-1] == f"Error: interrupted; the same command goes on with {tmp_path / 'many'}"
+    assert not any(other.is_running() for other in others)
 
 
 def test_memory_does_not_grow_with_the_rows(model: Path, tmp_path: Path) -> None:

@@ -46,6 +46,6 @@ def test_what_processes_add_up_for_their_rows_is_in_the_mean_what_one_adds_up(
 
 def test_a_process_that_cannot_be_started_is_not_waited_for() -> None:
     config = resolve({"codec": "tokens", "device": "cpu", "processes": 2})
-    reason = "--processes 2: process 1 could not start: Error: No such command 'fly'"
+    reason = "--processes 2: process 1 failed: No such command 'fly'"
     with pytest.raises(JobError, match=reason), distributed.session(config, ["fly"]):
         pass

@@ -64,12 +64,10 @@ def test_blocks_and_seeds_have_streams_of_their_own(loaded: Artifact) -> None:
     assert len({block(number, seed) for number in range(5) for seed in (0, 1, 2**32 - 1)}) == 15
 
 
-def test_processes_share_the_work(tmp_path: Path, loaded: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_work(tmp_path: Path, loaded: Artifact) -> None:
     shards.write(tmp_path / "alone", loaded, n=70, seed=1, shard_rows=10)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, made in (("1", 3), ("0", 7)):
-        monkeypatch.setenv("RANK", rank)
-        shards.write(tmp_path / "shared", loaded, n=70, seed=1, shard_rows=10)
+    for rank, made in ((1, 3), (0, 7)):
+        shards.write(tmp_path / "shared", loaded, n=70, seed=1, shard_rows=10, rank=rank, processes=2)
         assert len(list((tmp_path / "shared").glob("*.parquet"))) == made
     np.testing.assert_array_equal(rows_of(tmp_path / "shared"), rows_of(tmp_path / "alone"))
 
