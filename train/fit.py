@@ -289,6 +289,7 @@ class _Job:
         self.run, self.config, self.prepared, self.tracker = run, config, prepared, tracker
         self.kind = kinds.of(config, prepared)
         self.saved = saved or {"phase": "nothing"}
+        self.device_name = _device_name(config)  # while there are other processes
         self.checkpointed = time.monotonic()
         self.printed = 0.0
 
@@ -524,7 +525,7 @@ class _Job:
             "fingerprint (SHA-256)": dataset.fingerprint(),
             "rows": f"{len(parts.train):,} train, {len(parts.validation):,} validate, {len(parts.heldout):,} judge",
             "sequences": f"{len(self.prepared.codec.columns)} values each, codec {self.prepared.codec.name}",
-            "training": f"{self.state.seen:,} sequences in {self.state.seconds:.0f} s on {_device_name(self.config)}",
+            "training": f"{self.state.seen:,} sequences in {self.state.seconds:.0f} s on {self.device_name}",
             "MLflow run": self.tracker.run_id or "unknown when this was written; mlflow.json names it",
             "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "libraries": ", ".join(f"{name} {number}" for name, number in _libraries().items()),
@@ -632,7 +633,9 @@ def _libraries() -> dict[str, str]:
 
 
 def _device_name(config: Config) -> str:
+    number = distributed.processes()
     if config.device == "cuda":
-        return torch.cuda.get_device_name()
+        return ("" if number == 1 else f"{number} x ") + torch.cuda.get_device_name()
+    together = "" if number == 1 else f"{number} processes of "
     threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
-    return f"{platform.processor() or platform.machine()} CPU, {threads}"
+    return f"{platform.processor() or platform.machine()} CPU, {together}{threads}"
