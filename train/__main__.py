@@ -32,6 +32,7 @@ from train.config import (
     is_out_of_memory,
     resolve,
 )
+from train.processes import end_with_the_first
 
 WORK_FAILED, WRONG_USAGE, GATE_FAILED = 1, 2, 3
 AGAIN_SECONDS = 0.05  # a finalizer is over by then
@@ -220,16 +221,26 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
     else:
         run, config = None, resolve(given)
     if dry_run:
-        gate.read(config.gate)
-        click.echo(prepare.resolved(config, prepare.prepare(config)).to_json(), nl=False)
+        config = prepare.resolved(config, prepare.prepare(config))
+        gate.read(config.gate, texts=config.codec == "tokens")
+        click.echo(config.to_json(), nl=False)
         return
-    outcome = job.fit(config, run, command=context.obj)
+    outcome = job.fit(config, run)
     if outcome is None:
         return
     _archive(outcome.run.artifact, outcome.run.archive)
     click.echo(f"archive: {outcome.run.archive}")
     if outcome.verdict.passed is False:
         raise click.exceptions.Exit(GATE_FAILED)
+
+
+@cli.command(hidden=True)
+def follow() -> None:
+    """Take part in the training of the process that has started this one (`fit --processes`)."""
+    from train import distributed
+    from train import fit as job
+
+    job.fit(distributed.given_config())
 
 
 @cli.command()
@@ -254,10 +265,7 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
 @click.option("--temperature", type=float, help="Of texts: below 1 they are likelier and vary less.")
 @click.option("--candidates", type=int, help="Of texts: how many are drawn for each one that is kept.")
 @click.option("--label", help="Of texts with classes: the class.")
-@click.pass_obj
-def sample(
-    command: list[str], /, run: Path, n: int, seed: int, out: Path, shard_rows: int, processes: int, **options: Any
-) -> None:
+def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, processes: int, **options: Any) -> None:
     """Write lookalikes from RUN, a run directory or an artifact.
 
     A folder of Parquet shards may hold more rows than memory does. The same command goes on with an unfinished one.
@@ -273,8 +281,9 @@ def sample(
     chosen = {name: value for name, value in options.items() if value is not None}
     loaded = _choosing(_load_artifact(run), chosen)
     if into_shards:
-        plan = {"n": n, "seed": seed, "shard_rows": shard_rows, "options": chosen}
-        _sample_shards(loaded, out, plan, processes, command)
+        plan = {"n": n, "seed": seed, "shard_rows": shard_rows}
+        command = _command("sample", str(run), out=out, **plan, **chosen)
+        _sample_shards(loaded, out, {**plan, "options": chosen}, processes, command)
     else:
         _sample_file(loaded, out, n, seed)
     click.echo(f"{out}: {n:,} sequences of {len(loaded.codec.columns)} values, seed {seed}")
@@ -407,18 +416,23 @@ def _sample_file(loaded: Any, out: Path, n: int, seed: int) -> None:
 
 
 def _sample_shards(loaded: Any, out: Path, plan: dict[str, Any], processes: int, command: list[str]) -> None:
-    """This process's shards; where it is not torchrun's it starts the others, with the same command."""
+    """This process's shards; unless torchrun has started the others, it starts them, with such a command."""
     from train import shards
-    from train.processes import await_all, started
+    from train.processes import asked_for, await_all, started
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    rank, number = (int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("WORLD_SIZE", processes)))
+    rank, number = int(os.environ.get("RANK", 0)), asked_for(processes)
     try:
         with started(1 if "WORLD_SIZE" in os.environ else number, command) as others:
             shards.write(out, loaded, **plan, rank=rank, processes=number)
             await_all(others)
     except KeyboardInterrupt as problem:
         raise JobError(f"interrupted; the same command goes on with {out}") from problem
+
+
+def _command(*words: str, **options: Any) -> list[str]:
+    """The arguments of a command with these options."""
+    return [*words, *(f"--{name.replace('_', '-')}={value}" for name, value in options.items())]
 
 
 def _choosing(loaded: Any, options: dict[str, Any]) -> Any:
@@ -448,6 +462,7 @@ class _BesideTheBar(logging.Handler):
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; every foreseen problem is one line on standard error."""
     _open_streams()
+    end_with_the_first()
     log = logging.getLogger("lookalike")
     log.setLevel(logging.DEBUG)  # the run's log file takes everything
     console = _BesideTheBar(logging.INFO)
@@ -495,8 +510,7 @@ def _interruptions_kept() -> Iterator[None]:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        given = sys.argv[1:] if arguments is None else arguments
-        code = cli.main(given, prog_name="python -m train", standalone_mode=False, obj=given)
+        code = cli.main(arguments, prog_name="python -m train", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as problem:
         click.echo(problem.format_message())

@@ -116,6 +116,8 @@ class Config:
             and (self.codec == "tokens") != (self.generator == "tokens")
         ):
             problems.append(f"--generator {self.generator} does not make what --codec {self.codec} reads")
+        if self.codec in ("bits", "presence") and self.batch_size % self.processes:
+            problems.append(f"--batch-size {self.batch_size}: {self.processes} processes cannot share it equally")
         if problems:
             raise InputError("; ".join(problems))
 

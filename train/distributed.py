@@ -10,11 +10,14 @@ import contextlib
 import io
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -23,60 +26,117 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
-from train.config import Config, InputError, JobError
-from train.processes import POLL_SECONDS, started
+from train.config import Config, InputError, JobError, from_json, is_out_of_memory
+from train.processes import GRACE_SECONDS, POLL_SECONDS, Other, asked_for, started
 
 log = logging.getLogger("lookalike")
 
 T = TypeVar("T")
-STORE = "LOOKALIKE_STORE"  # where a process that was started here finds the port at which all meet
+MEETING = "LOOKALIKE_MEETING"  # where a process that was started here finds the file at which all meet
+CONFIG = "config"  # what the first one leaves there
 PATIENCE = timedelta(days=7)  # the others wait while the first one validates; one that dies is noticed at once
 
 
+class LostError(JobError):
+    """Another process of the job is no more."""
+
+
 @contextlib.contextmanager
-def session(config: Config, command: Sequence[str]) -> Iterator[None]:
+def session(config: Config) -> Iterator[None]:
     """Train together with the processes that torchrun started, or that are started here: one GPU each, or the CPU.
 
-    Their number is torchrun's, or what the options ask for.
-
-    Args:
-        command: the arguments of `python -m train` that led here; the others are started with the same ones.
-
     Raises:
-        InputError: a batch of 0/1 rows cannot be shared equally among them.
-        JobError: one of them fails before they have met.
+        InputError: a batch of 0/1 rows cannot be shared equally among them, or their number is contradictory.
+        JobError: one of them has failed.
     """
-    if (number := int(os.environ.get("WORLD_SIZE", config.processes))) == 1:
+    if (number := asked_for(config.processes)) == 1:
         yield
         return
     if config.codec != "tokens" and config.batch_size % number:
         raise InputError(f"--batch-size {config.batch_size}: {number} processes cannot share it equally")
     if config.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    with _met(number, command) as place:
+    with contextlib.ExitStack() as stack:
+        others: list[Other] = []
+        if "WORLD_SIZE" not in os.environ:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lookalike-"))
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())  # nobody else shall take part
+            others = stack.enter_context(started(number, ["follow"], **{MEETING: str(Path(folder, "store"))}))
+            place = _meet(0, number, Path(folder, "store"), config, others)
+        elif MEETING in os.environ:
+            place = _meet(int(os.environ["RANK"]), number, Path(os.environ[MEETING]), config)
+        else:
+            place = {}  # torchrun says it by itself
         # Gloo carries what the processes agree on, so that agreeing does not wait for the GPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo", timeout=PATIENCE, **place)
-        yield
+        try:
+            yield
+        except LostError as problem:
+            raise LostError(f"{_reason(others)}{problem}") from problem
         leave()  # not after a failure: NCCL would wait here for processes that wait for this one
 
 
-@contextlib.contextmanager
-def _met(number: int, command: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Where the processes meet, as `init_process_group` takes it; torchrun says that by itself."""
-    if STORE in os.environ:
-        store = dist.TCPStore("127.0.0.1", int(os.environ[STORE]), is_master=False)
-        store.set(os.environ["RANK"], "started")
-        yield {"store": store, "rank": int(os.environ["RANK"]), "world_size": number}
-    elif "WORLD_SIZE" in os.environ:
-        yield {}
+def _meet(rank: int, number: int, path: Path, config: Config, others: Sequence[Other] = ()) -> dict[str, Any]:
+    """Wait until the others are there; what `init_process_group` must be told then.
+
+    They meet at a file, for torch's other stores listen to everybody on the network.
+    """
+    store = dist.FileStore(str(path), number)
+    if rank:
+        store.set(str(rank), "here")
     else:
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        with started(number, command, **{STORE: str(store.port)}) as others:
-            while not store.check([str(other.rank) for other in others]):
-                if any(other.check() for other in others):
-                    raise JobError(f"--processes {number}: a process ended before it had met the others")
-                time.sleep(POLL_SECONDS)
-            yield {"store": store, "rank": 0, "world_size": number}
+        store.set(CONFIG, config.to_json())
+    while not store.check([str(other.rank) for other in others]):
+        if any(other.check() for other in others):
+            raise JobError(f"--processes {number}: a process ended before it had met the others")
+        time.sleep(POLL_SECONDS)
+    return {"store": store, "rank": rank, "world_size": number}
+
+
+def given_config() -> Config:
+    """The configuration with which the first process has started this one.
+
+    Raises:
+        InputError: nobody has started this process.
+    """
+    if MEETING not in os.environ:
+        raise InputError("follow is what `fit --processes` starts, and nothing by itself")
+    store = dist.FileStore(os.environ[MEETING], int(os.environ["WORLD_SIZE"]))
+    return from_json(store.get(CONFIG).decode())
+
+
+def _loopback() -> str:
+    """The name of the network interface that no other machine reaches."""
+    addresses = psutil.net_if_addrs()
+    return next(name for name in addresses if any(each.address == "127.0.0.1" for each in addresses[name]))
+
+
+def _reason(others: Sequence[Other]) -> str:
+    """Why one of the others has ended, if that can be told."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while others and time.monotonic() < deadline:
+        try:
+            for other in others:
+                other.check()
+        except JobError as problem:
+            return f"{problem}; "
+        time.sleep(POLL_SECONDS)
+    return ""
+
+
+def wait_for_all() -> None:
+    """Go on when all processes have come here."""
+    highest(0.0)
+
+
+def agree(what: str, value: str) -> None:
+    """See that all processes have been told the same.
+
+    Raises:
+        InputError: naming what is not the same.
+    """
+    if from_first(value) != value:
+        raise InputError(f"process {rank()} has other {what} than the first one")
 
 
 def leave() -> None:
@@ -98,7 +158,10 @@ def is_first() -> bool:
 
 
 def share(batch: Tensor) -> Tensor:
-    """This process's rows of a batch. A last batch that cannot be shared equally is everybody's, to the same effect."""
+    """This process's rows of a batch whose loss is a mean, so that shares must be equal; see `portion` for others.
+
+    A last batch that cannot be shared equally is everybody's, to the same effect.
+    """
     return batch.chunk(processes())[rank()] if _is_shared(len(batch)) else batch
 
 
@@ -168,7 +231,7 @@ def from_first(value: T) -> T:
 
 
 def gathered(value: T | None) -> list[T]:
-    """What the processes give, in their order and with tensors on the CPU, for all of them; None is left out."""
+    """What the processes give, in their order, for all of them, with tensors on the CPU; None is left out."""
     given = [_from(each, value) for each in range(processes())]
     return [each for each in given if each is not None]
 
@@ -178,11 +241,16 @@ def _from(process: int, value: T) -> T:
         return value
     buffer = io.BytesIO()
     if process == rank():
-        torch.save(value, buffer)  # rather than by pickle, which would put tensors of the first GPU there again
-    holder: list[Any] = [buffer.getvalue()]
+        torch.save(value, buffer)
+    size, content = torch.tensor(len(buffer.getvalue())), bytearray(buffer.getvalue())
     with _naming_losses():
-        dist.broadcast_object_list(holder, src=process, device=torch.device("cpu"))
-    given: T = torch.load(io.BytesIO(holder[0]), map_location="cpu", weights_only=True)
+        dist.broadcast(size, process)
+        bytes_of = (
+            torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(int(size), dtype=torch.uint8)
+        )
+        dist.broadcast(bytes_of, process)
+    # Unpickles nothing but tensors and plain values, which `broadcast_object_list` would.
+    given: T = torch.load(io.BytesIO(bytes_of.numpy().tobytes()), map_location="cpu", weights_only=True)
     return given
 
 
@@ -191,6 +259,8 @@ def _naming_losses() -> Iterator[None]:
     try:
         yield
     except RuntimeError as problem:
+        if is_out_of_memory(problem):
+            raise
         log.debug("%s", problem)
         log.error("another process of this job was lost")  # torchrun may end this one before its last line
-        raise JobError("another process was lost; go on from the last checkpoint with --resume") from problem
+        raise LostError("another process was lost") from problem

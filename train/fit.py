@@ -9,7 +9,7 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +54,7 @@ CHECKPOINT_SECONDS = 20
 SAMPLE_ROWS = 1000
 PRINTED_ROWS, PRINTED_VALUES = 5, 64
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "processes", "gate", "baselines")  # when a run is continued
+NOTHING, WARM_START, GAME, REFIT = "nothing", "warm start", "game", "refit"  # what a checkpoint was saved in
 BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
 TEXTBOOK_EPOCHS = 10  # the textbook prints its losses every so many epochs
 
@@ -70,13 +71,12 @@ class Saved(KeyboardInterrupt):
     """An interruption of training, once all of its state is saved."""
 
 
-def fit(config: Config, run: RunDirectory | None = None, *, command: Sequence[str] = ()) -> Outcome | None:
+def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
     """Train anew, or go on with a run. None: another process of the job, its first, keeps the outcome.
 
     Args:
         run: goes on in its directory, as the same MLflow run, from the state of its last good checkpoint; `config` is
             then what `continued` returned.
-        command: the arguments of `python -m train` that led here, with which other processes are started.
 
     Raises:
         InputError: the data or the options cannot be used, or the data is not that of the run; nothing was created.
@@ -84,8 +84,10 @@ def fit(config: Config, run: RunDirectory | None = None, *, command: Sequence[st
     """
     prepared = prepare(config)
     config = resolved(config, prepared)
-    gate.read(config.gate)  # a mistake in the file must not wait for the end
-    with distributed.session(config, command):
+    gate.read(config.gate, texts=config.codec == "tokens")  # a mistake in the file must not wait for the end
+    with distributed.session(config):
+        distributed.agree("options", config.to_json())
+        distributed.agree("data", prepared.dataset.fingerprint())
         if not distributed.is_first():
             _follow(config, prepared)
             return None
@@ -144,27 +146,33 @@ def _follow(config: Config, prepared: Prepared) -> None:
     """Take part in whatever the first process begins, which alone says and keeps anything."""
     torch.set_num_threads(config.threads)
     kind = kinds.of(config, prepared)
-    phases = {"warm start": kind.warm_start, "refit": kind.refit}
     with _interruptible() as interrupted:
-        task: Any
-        while (task := distributed.from_first(None)) is not None:
-            if task["title"] == "training":
-                state = kind.new_state(catalogue.build(task["generator"]))
-                state.load_state_dict(task["state"])
-                try:
-                    stop = kind.play(state, lambda tick: False, interrupted) == "interrupted"
-                except loop.NonFiniteError as problem:
-                    raise JobError(str(problem)) from problem
-            else:
-                phase = phases[task["title"]]()
-                assert phase is not None, "the first process has begun this"
-                phase.load_state_dict(task["state"])
-                stop = False
-                while not stop and not phase.run(task["seconds"], interrupted):
-                    phase.state_dict()  # which the first process saves
-                    (stop,) = distributed.highest(interrupted())
-            if stop:
-                return
+        going, task = True, distributed.from_first(None)
+        while going and task is not None:
+            going = _take_part(kind, task, interrupted)
+            task = distributed.from_first(None) if going else None
+
+
+def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[], bool]) -> bool:
+    """Do what the first process has begun; False when the job is interrupted."""
+    if task["phase"] == GAME:
+        state = kind.new_state(catalogue.build(task["generator"]))
+        state.load_state_dict(task["state"])
+        distributed.wait_for_all()
+        try:
+            return kind.play(state, lambda tick: False, interrupted) != "interrupted"
+        except loop.NonFiniteError as problem:
+            raise JobError(str(problem)) from problem
+    phase = kind.warm_start() if task["phase"] == WARM_START else kind.refit()
+    assert phase is not None, "the first process has begun it"
+    phase.load_state_dict(task["state"])
+    distributed.wait_for_all()
+    while not phase.run(task["seconds"], interrupted):
+        phase.state_dict()  # which the first process saves
+        (stop,) = distributed.highest(interrupted())
+        if stop:
+            return False
+    return True
 
 
 def _run(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
@@ -178,6 +186,8 @@ def _run(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
         raise JobError(f"interrupted; {state}; {_go_on(run)}") from problem
     except loop.NonFiniteError as problem:
         raise JobError(f"{problem}; {_last_good(run)}") from problem
+    except distributed.LostError as problem:
+        raise distributed.LostError(f"{problem}; {_last_good(run)}; {_go_on(run)}") from problem
     except OSError as problem:
         what = f"{problem.filename or run.path}: {problem.strerror or problem}"
         raise JobError(f"{what}; {_last_good(run)}. When that is mended, {_go_on(run)}") from problem
@@ -288,7 +298,7 @@ class _Job:
     ) -> None:
         self.run, self.config, self.prepared, self.tracker = run, config, prepared, tracker
         self.kind = kinds.of(config, prepared)
-        self.saved = saved or {"phase": "nothing"}
+        self.saved = saved or {"phase": NOTHING}
         self.device_name = _device_name(config)  # while there are other processes
         self.checkpointed = time.monotonic()
         self.printed = 0.0
@@ -304,7 +314,7 @@ class _Job:
         torch.set_num_threads(self.config.threads)
         torch.manual_seed(self.config.seed)
         with _interruptible() as self.interrupted:
-            if self.saved["phase"] in ("nothing", "warm start"):
+            if self.saved["phase"] in (NOTHING, WARM_START):
                 self._warm_up()
             else:
                 self._load_game()
@@ -320,10 +330,10 @@ class _Job:
     def _warm_up(self) -> None:
         """Make the generator that the game starts from, and start the game."""
         phase = self.kind.warm_start()
-        if self.saved["phase"] == "warm start":
+        if self.saved["phase"] == WARM_START:
             phase.load_state_dict(self.saved["warm_start"])
         limit = self._seconds(self.kind.warm_share)
-        self._work_on("warm start", phase, limit, lambda: self._save("warm start", warm_start=phase.state_dict()))
+        self._work_on(WARM_START, phase, limit, lambda: self._save(WARM_START, warm_start=phase.state_dict()))
         self.warm = copy.deepcopy(phase.generator)
         self.state = self.kind.new_state(phase.generator)
         self.state.seconds = phase.seconds
@@ -343,21 +353,22 @@ class _Job:
         if limit < share / 2:  # minutes were taken away since: a start made in haste would be worse than the first one
             log.info("no time is left for a refit: the start ships as it is")
             return
-        if going_on and self.saved["phase"] == "refit":
+        if going_on and self.saved["phase"] == REFIT:
             phase.load_state_dict(self.saved["refit"])
 
         def save() -> None:
-            self._save("refit", **self._game(ended=self._budget()), refit=phase.state_dict())
+            self._save(REFIT, **self._game(ended=self._budget()), refit=phase.state_dict())
 
-        self._work_on("refit", phase, limit, save)
+        self._work_on(REFIT, phase, limit, save)
         save()
         self.warm = phase.generator
         self.state.seconds += phase.seconds
 
-    def _work_on(self, title: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
+    def _work_on(self, name: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
         """Bring a phase to its end within so many seconds, saved from time to time."""
-        distributed.from_first({"title": title, "state": phase.state_dict(), "seconds": seconds})
-        with _bar(title) as bar:
+        distributed.from_first({"phase": name, "state": phase.state_dict(), "seconds": seconds})
+        distributed.wait_for_all()  # before the seconds begin
+        with _bar(name) as bar:
 
             def pause() -> bool:
                 bar.update(100 * phase.progress - bar.n)
@@ -370,7 +381,7 @@ class _Job:
                     distributed.leave()
                     raise Saved
         if phase.seconds:
-            log.info("%s: %.0f s", title, phase.seconds)
+            log.info("%s: %.0f s", name, phase.seconds)
 
     def _seconds(self, share: float) -> float:
         """That share of the minutes that training may take."""
@@ -395,9 +406,8 @@ class _Job:
     def _play(self) -> None:
         """Play the game to its end."""
         state = self.state
-        distributed.from_first(
-            {"title": "training", "generator": state.generator.config(), "state": state.state_dict()}
-        )
+        distributed.from_first({"phase": GAME, "generator": state.generator.config(), "state": state.state_dict()})
+        distributed.wait_for_all()
         with _bar("training") as self.bar:
             reason = self.kind.play(state, self._on_tick, self.interrupted)
         if reason == "interrupted":
@@ -436,7 +446,7 @@ class _Job:
 
     def _checkpoint(self, ended: list[float | None] | None = None) -> None:
         """Save the game; `ended` is the budget that it has used up."""
-        self._save("game", **self._game(ended))
+        self._save(GAME, **self._game(ended))
         self.tracker.checkpointed(self.state.seen)
 
     def _game(self, ended: list[float | None] | None) -> dict[str, Any]:

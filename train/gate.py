@@ -14,17 +14,20 @@ from train.config import InputError
 
 HERE = Path(__file__).parent
 RULE = re.compile(r"(<=|>=)\s*(\S+)")
-# What can be limited: the numbers that are measured of rows or of texts, but for the ends of their intervals.
-METRICS = (
+# What can be limited: the numbers that are measured, but for the ends of their intervals.
+OF_BOTH = (
     "correlation_ratio", "correlation_distance", "correlation_floor", "triple_ratio", "triple_distance", "triple_floor",
-    "marginal_ratio", "marginal_distance", "marginal_floor", "lag_ratio", "lag_distance", "lag_floor", "row_sum_ratio",
-    "row_sum_distance", "row_sum_floor", "c2st_auc", "c2st_floor", "c2st_conv_auc", "c2st_conv_floor", "copy_excess",
-    "copy_rate", "copy_floor", "near_copy_share", "distinct_ratio", "distinct_share", "distinct_floor", "soft_share",
-    "constant_columns", "heldout_constant_columns", "utility", "utility_floor", "label_distance",
-    "label_distance_floor", "length_distance", "length_distance_floor", "frechet", "frechet_floor",
+    "marginal_ratio", "marginal_distance", "marginal_floor", "row_sum_ratio", "row_sum_distance", "row_sum_floor",
+    "c2st_auc", "c2st_floor", "copy_excess", "copy_rate", "copy_floor", "distinct_ratio", "distinct_share",
+    "distinct_floor", "soft_share", "constant_columns", "heldout_constant_columns", "utility", "utility_floor",
+    "n", "columns", "synthetic_rows", "heldout_rows", "train_rows",
+)  # fmt: skip
+OF_ROWS = (*OF_BOTH, "lag_ratio", "lag_distance", "lag_floor", "near_copy_share")
+OF_TEXTS = (
+    *OF_BOTH, "c2st_conv_auc", "c2st_conv_floor", "label_distance", "label_distance_floor", "length_distance",
+    "length_distance_floor", "frechet", "frechet_floor",
     *(f"ngram_js_{k}{floor}" for k in (1, 2, 3, 4) for floor in ("", "_floor")),
     *(f"{each}_{k}{floor}" for each in ("bleu", "self_bleu") for k in (2, 3, 4, 5) for floor in ("", "_floor")),
-    "n", "columns", "synthetic_rows", "heldout_rows", "train_rows",
 )  # fmt: skip
 
 
@@ -66,11 +69,11 @@ class Verdict:
         return f"The quality gate failed: {'; '.join(self.missed)}."
 
 
-def read(name: str, *, texts: bool = False) -> list[Limit]:
+def read(name: str, *, texts: bool | None = None) -> list[Limit]:
     """The limits in a file; for the name "default" those of gate_text.yaml or gate.yaml, none for "none".
 
     Args:
-        texts: whether texts are judged as such, and not rows of 0/1.
+        texts: whether texts are judged as such, and not rows of 0/1; None where that is not known yet.
 
     Raises:
         InputError: naming the file and what is not `metric: <= number` or `metric: >= number`, or no metric.
@@ -87,10 +90,10 @@ def read(name: str, *, texts: bool = False) -> list[Limit]:
         raise InputError(f"--gate {path}: {problem} ({advice})") from problem
     if not isinstance(lines, dict) or not lines:
         raise InputError(f"--gate {path}: must hold lines such as `c2st_auc: <= 0.7`")
-    return [_limit(path, str(metric), str(rule)) for metric, rule in lines.items()]
+    return [_limit(path, str(metric), str(rule), texts) for metric, rule in lines.items()]
 
 
-def _limit(path: Path, metric: str, rule: str) -> Limit:
+def _limit(path: Path, metric: str, rule: str, texts: bool | None) -> Limit:
     match = RULE.fullmatch(rule.strip())
     try:
         bound = float(match[2]) if match else math.nan
@@ -98,9 +101,11 @@ def _limit(path: Path, metric: str, rule: str) -> Limit:
         bound = math.nan
     if match is None or not math.isfinite(bound):
         raise InputError(f"--gate {path}: {metric}: {rule!r} is not `<= number` or `>= number`")
-    if metric not in METRICS:
-        meant = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(metric, METRICS, 1))
-        raise InputError(f"--gate {path}: {metric} is no number that is measured{meant}")
+    measured = {True: OF_TEXTS, False: OF_ROWS, None: (*OF_ROWS, *OF_TEXTS)}[texts]
+    if metric not in measured:
+        of = {True: " of texts", False: " of rows of 0/1", None: ""}[texts]
+        meant = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(metric, measured, 1))
+        raise InputError(f"--gate {path}: {metric} is no number that is measured{of}{meant}")
     return Limit(metric=metric, sign=match[1], bound=bound)
 
 

@@ -34,7 +34,8 @@ class Phase(Protocol):
 
         Args:
             seconds: at most so many over all sessions; the schedule is shortened to fit. Infinite: as long as it takes.
-            interrupted: asked after every step, in the thread that works; True ends the call at once.
+            interrupted: asked after every step, or every few where processes wait for each other, in the thread that
+                works; True ends the call at once.
 
         Returns:
             Whether the work is finished.

@@ -1,21 +1,23 @@
-"""More processes of the command that runs here, with the variables by which torchrun tells its processes apart."""
+"""More processes of a command on this machine, with the variables by which torchrun tells its processes apart."""
 
 import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from train.config import JobError
+from train.config import InputError, JobError
 
+STARTED = "LOOKALIKE_STARTED"  # is there in the processes that were started here
 POLL_SECONDS = 0.05
-GRACE_SECONDS = 2.0  # for one that is told to end
+GRACE_SECONDS = 2.0  # for those that are told to end
 
 
 class Other:
-    """A process of the same command that was started here. What it prints is kept from the terminal.
+    """A process that was started here. What it prints is kept from the terminal.
 
     Args:
         rank: its number; the process that starts it is number 0.
@@ -26,14 +28,14 @@ class Other:
 
     def __init__(self, rank: int, number: int, command: Sequence[str], variables: Mapping[str, str]) -> None:
         self.rank, self.number = rank, number
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
-        self._process = subprocess.Popen(
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, STARTED: 1}
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "train", *command],
             env={**os.environ, **{name: str(value) for name, value in places.items()}, **variables},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # see `end_with_the_first`
             stdout=subprocess.DEVNULL,
-            stderr=self._said,
+            stderr=self.said,
             start_new_session=True,  # Ctrl-C is for the first one, which tells the others
         )
 
@@ -43,32 +45,32 @@ class Other:
         Raises:
             JobError: it has failed, with the last line that it said.
         """
-        if not (code := self._process.poll()):
+        if not (code := self.process.poll()):
             return code == 0
-        self._said.seek(0)
-        reason = (self._said.read().strip().splitlines() or ["it was lost"])[-1].removeprefix("Error: ")
-        raise JobError(f"--processes {self.number}: process {self.rank} failed: {reason}")
-
-    def end(self) -> None:
-        """Take it away, if it is still there."""
-        self._process.terminate()
-        try:
-            self._process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._said.close()
+        self.said.seek(0)
+        reason = (self.said.read().strip().splitlines() or [f"exit code {code}"])[-1].removeprefix("Error: ")
+        raise JobError(f"process {self.rank} of {self.number} failed: {reason}")
 
 
 @contextlib.contextmanager
 def started(number: int, command: Sequence[str], **variables: str) -> Iterator[list[Other]]:
     """All processes of a command but this one; at the end none is left."""
-    with contextlib.ExitStack() as stack:
-        others = []
+    others: list[Other] = []
+    try:
         for rank in range(1, number):
             others.append(Other(rank, number, command, variables))
-            stack.callback(others[-1].end)
         yield others
+    finally:
+        for other in others:
+            other.process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for other in others:
+            try:
+                other.process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:  # it waits for this one
+                other.process.kill()
+                other.process.communicate()
+            other.said.close()
 
 
 def await_all(others: Sequence[Other]) -> None:
@@ -79,3 +81,26 @@ def await_all(others: Sequence[Other]) -> None:
     """
     while sum(other.check() for other in others) < len(others):  # all are asked: any may have failed
         time.sleep(POLL_SECONDS)
+
+
+def end_with_the_first() -> None:
+    """In a process that was started here: end when the one that started it is no more, however that came."""
+    if STARTED in os.environ:
+        threading.Thread(target=_end_when_nobody_holds_standard_input, daemon=True).start()
+
+
+def _end_when_nobody_holds_standard_input() -> None:
+    os.read(0, 1)  # nothing is ever written there
+    os._exit(1)
+
+
+def asked_for(processes: int) -> int:
+    """How many processes share the work: torchrun's number, or the one that the options ask for.
+
+    Raises:
+        InputError: they contradict each other.
+    """
+    number = int(os.environ.get("WORLD_SIZE", processes))
+    if processes not in (1, number):
+        raise InputError(f"--processes {processes}: WORLD_SIZE says that {number} have been started (by torchrun?)")
+    return number

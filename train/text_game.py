@@ -128,7 +128,7 @@ def update(state: TextState, rows: Sample, real: Tensor) -> tuple[Tensor, Tensor
         real: whether each row is one, as 0 or 1, (rows,).
 
     Returns:
-        The losses of discriminator and generator. Of several processes, their means over these are meant.
+        The losses of discriminator and generator. Of several processes each has its part; their mean is the loss.
     """
     scorer = state.generator.scorer
     hidden = (torch.rand(rows.codes.shape, device=real.device) < WORD_DROPOUT) & (rows.codes != PADDING)

@@ -42,7 +42,7 @@ CLASS_BIAS_DECAY = 0.1
 # bits: all positions of a row teach it.
 LOCAL_PACE, LOCAL_LENGTH = 5.0, 100
 CHECK_STEPS = 25
-STEPS_ALONE = 10  # after so many, processes tell each other whether they go on
+STEPS_ALONE = 10  # of several processes: after so many they tell each other whether they go on
 FEWEST_STEPS = 300  # where there is no time for so many for each net, there are fewer nets
 PATIENCE = (1.7, 300)  # stop after 1.7 times the best step and 300 more
 CHECKED_ROWS = 2000
@@ -232,7 +232,7 @@ def soft_threshold(optimizer: torch.optim.Optimizer) -> None:
                 weight.copy_(F.softshrink(weight, group["threshold"]))
 
 
-def affordable_nets(rows: Tensor, hidden: int, folds: int, seconds: float) -> int:
+def affordable_folds(rows: Tensor, hidden: int, folds: int, seconds: float) -> int:
     """How many folds can have a net of FEWEST_STEPS: at least one."""
     net = new_net(rows.shape[1], fit_classes(rows, Choice()), hidden)
     batch, optimizer = rows[:BATCH], new_optimizer(net)
@@ -334,15 +334,16 @@ class WarmStart:
     """The warm start as a `train.phase.Phase`: net after net, step by step.
 
     The first fold has two nets, of one class and of many; those of the other folds have the classes of the better one.
-    Under torchrun each process fits another net, as many at a time as there are processes. The random numbers of a net
+    Of several processes each fits another net, as many at a time as there are processes. The random numbers of a net
     are its own, so without a limit of seconds the generator is the same for any number of processes.
 
     Attributes:
         choices: what the first fold tries for its classes.
         fitted: the nets that are done, each with its score.
-        round: the numbers of the nets in work, one for each process; empty between two rounds.
+        count: how many folds there is time for; None where time has no limit.
+        round: the numbers of the nets in work, one for each process in the order of their ranks; empty between rounds.
         fit: the one of them that is this process's.
-        begun: nets on which an earlier session had begun to work, as their states; they come next.
+        begun: nets on which an earlier session had begun to work, as their states, in order; they come next.
     """
 
     def __init__(self, rows: Tensor, *, hidden: int, folds: int) -> None:
@@ -380,8 +381,9 @@ class WarmStart:
         while self.joined is None:
             started = time.monotonic()
             if self.count is None and math.isfinite(seconds):
-                count = affordable_nets(self.rows, self.hidden, self.folds, seconds)
-                self.count = distributed.from_first(count)
+                count = affordable_folds(self.rows, self.hidden, self.folds, seconds)
+                # A run that began without a limit may have fitted more by now.
+                self.count = max(distributed.from_first(count), len(self.fitted) + 1 - FIRST_NETS)
             if not self.round:
                 self._begin_round()
             going = self._advance(seconds)

@@ -30,7 +30,7 @@ from train import distributed
 from train.config import Config
 
 alone = psutil.Process().num_threads()
-with distributed.session(Config(device="cpu", codec="bits"), []):
+with distributed.session(Config(device="cpu", codec="bits")):
     import torch._dynamo  # as optimizers do at their first step
 
     distributed.highest(1.0)
@@ -45,7 +45,7 @@ from train.config import Config
 from train.generator import Sample
 
 torch.set_num_threads(1)
-with distributed.session(Config(device="cpu", codec="tokens"), []):
+with distributed.session(Config(device="cpu", codec="tokens")):
     torch.manual_seed(0)
     rows = torch.randint(3, 60, (333, 12))  # so that the last batch of a pass cannot be shared equally
     rows[:, 11], labels = 1, rows[:, 0] % 2

@@ -1,10 +1,15 @@
 """What processes do together, as far as one process shows it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from train import distributed
-from train.config import JobError, resolve
+from train import distributed, processes
+from train.config import InputError, JobError, resolve
 
 
 def test_a_process_that_fails_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -13,10 +18,10 @@ def test_a_process_that_fails_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(distributed.dist, "init_process_group", lambda *args, **kwargs: None)
     monkeypatch.setattr(distributed, "leave", lambda: left.append(True))
     config = resolve({"codec": "bits", "device": "cpu"})
-    with pytest.raises(JobError), distributed.session(config, []):
+    with pytest.raises(JobError), distributed.session(config):
         raise JobError("a full disk, say")
     assert not left
-    with distributed.session(config, []):
+    with distributed.session(config):
         pass
     assert left
 
@@ -44,8 +49,24 @@ def test_what_processes_add_up_for_their_rows_is_in_the_mean_what_one_adds_up(
     assert sum(sums) / 3 == pytest.approx(float(values.sum()))
 
 
-def test_a_process_that_cannot_be_started_is_not_waited_for() -> None:
-    config = resolve({"codec": "tokens", "device": "cpu", "processes": 2})
-    reason = "--processes 2: process 1 failed: No such command 'fly'"
-    with pytest.raises(JobError, match=reason), distributed.session(config, ["fly"]):
+def test_a_process_that_cannot_take_part_is_not_waited_for(tmp_path: Path) -> None:
+    config = resolve({"codec": "tokens", "device": "cpu", "processes": 2, "data": str(tmp_path / "gone.txt")})
+    reason = r"process 1 of 2 failed: --data .*gone\.txt: no such file"
+    with pytest.raises(JobError, match=reason), distributed.session(config):
         pass
+
+
+def test_numbers_of_processes_that_contradict_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    config = resolve({"codec": "tokens", "processes": 2})
+    with pytest.raises(InputError, match="--processes 2: WORLD_SIZE says that 1"), distributed.session(config):
+        pass
+
+
+def test_a_process_that_was_started_ends_with_the_one_that_started_it() -> None:
+    code = "from train import processes; processes.end_with_the_first(); import time; time.sleep(60)"
+    environment = os.environ | {processes.STARTED: "1"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(30) == 1

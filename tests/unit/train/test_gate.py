@@ -1,5 +1,7 @@
 """The quality gate: its file, and what it says."""
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -75,17 +77,24 @@ def test_a_metric_that_does_not_exist_is_refused_before_anything_is_judged(tmp_p
         limits(tmp_path, "c2st: <= 0.7")
 
 
+def test_what_is_measured_of_texts_only_cannot_be_limited_of_rows(tmp_path: Path) -> None:
+    path = tmp_path / "gate.yaml"
+    path.write_text("bleu_3: '>= 0.2'\n")
+    assert gate.read(str(path)) == gate.read(str(path), texts=True)
+    with pytest.raises(InputError, match="bleu_3 is no number that is measured of rows of 0/1"):
+        gate.read(str(path), texts=False)
+
+
+def ends_left_out(*scores: Iterable[str]) -> set[str]:
+    return {name for name in chain(*scores) if not name.endswith(("_low", "_high"))} - {"warnings"}
+
+
 def test_every_number_that_is_measured_can_be_limited() -> None:
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2, (3, 60, 5), dtype=np.uint8)
     texts = [[[*map(str, words)] for words in rng.integers(0, 9, (60, 6))] for _ in range(3)]
     labelled = [(each, ["a", "b"] * 30) for each in texts]
     classes = text_metrics.label_scores(labelled[0], labelled[1], 60)
-    measured = {
-        *metrics.compare(*bits, label=0),
-        *text_metrics.compare_text(*texts, embed=lambda some: rng.normal(size=(len(some), 4))),
-        *classes,
-        *(f"{name}_floor" for name in classes),
-    }
-    ends = {name for name in measured if name.endswith(("_low", "_high"))}
-    assert set(gate.METRICS) == measured - ends - {"warnings"}
+    compared = text_metrics.compare_text(*texts, embed=lambda some: rng.normal(size=(len(some), 4)))
+    assert set(gate.OF_ROWS) == ends_left_out(metrics.compare(*bits, label=0))
+    assert set(gate.OF_TEXTS) == ends_left_out(compared, classes, [f"{name}_floor" for name in classes])

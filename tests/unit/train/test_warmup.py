@@ -262,6 +262,19 @@ def test_a_warm_start_interrupted_again_and_again_ends_in_the_same_weights(steps
 
 
 @pytest.mark.usefixtures("_short")
+def test_a_warm_start_that_is_given_minutes_when_it_has_fitted_more_nets_than_these_allow_ends_with_those(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    phase = WarmStart(CHAIN, hidden=4, folds=9)
+    assert not phase.run(math.inf, lambda: len(phase.fitted) == 4)
+    monkeypatch.setattr(warmup, "affordable_folds", lambda *_: 1)
+    again = WarmStart(CHAIN, hidden=4, folds=9)
+    again.load_state_dict(saved_and_loaded(phase.state_dict()))
+    assert again.run(1.0, every(1000))
+    assert again.generator.nets == 3  # two of the four are the first fold's
+
+
+@pytest.mark.usefixtures("_short")
 def test_a_finished_warm_start_comes_back_finished() -> None:
     phase = WarmStart(CHAIN[:200], hidden=4, folds=2)
     assert phase.run(math.inf, lambda: False)
