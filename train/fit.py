@@ -82,6 +82,7 @@ def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
         InputError: the data or the options cannot be used, or the data is not that of the run; nothing was created.
         JobError: training failed or was interrupted; the message says how to go on.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside the loop it ends the job as Ctrl-C does
     prepared = prepare(config)
     config = resolved(config, prepared)
     gate.read(config.gate, texts=config.codec == "tokens")  # a mistake in the file must not wait for the end
@@ -223,7 +224,6 @@ def _last_good(run: RunDirectory) -> str:
 
 def _work(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Verdict:
     """The job itself, tracked; nobody else works on the run directory meanwhile."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside the loop it ends the job as Ctrl-C does
     rundir.write(run.config, config.to_json())
     seen = saved["state"]["seen"] if saved and "state" in saved else 0
     # What a crashed session wrote after its last checkpoint comes again.

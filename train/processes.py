@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,8 @@ class Other:
         if not (code := self.process.poll()):
             return code == 0
         self.said.seek(0)
-        reason = (self.said.read().strip().splitlines() or [f"exit code {code}"])[-1].removeprefix("Error: ")
+        ended = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        reason = (self.said.read().strip().splitlines() or [ended])[-1].removeprefix("Error: ")
         raise JobError(f"process {self.rank} of {self.number} failed: {reason}")
 
 

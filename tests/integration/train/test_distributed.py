@@ -1,4 +1,4 @@
-"""Training by several processes: the curve of one, one writer, and an end for all when one is lost."""
+"""Training by the processes of torchrun: the curve of one, one writer, and an end for all when one is lost."""
 
 import json
 import os
@@ -6,24 +6,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import torch
 
-from tests.integration.train import driver
+from tests.integration.train.together import (
+    ROOT,
+    RUN,
+    SAVING_EACH_STEP,
+    finish,
+    launcher,
+    seen,
+    start,
+    stats,
+    wait_for_tick,
+)
 from train import checkpoint
 
-ROOT = Path(__file__).parents[3]
-JOB = [
-    "-m", "train", "fit", "--data", "toy", "--hidden", "8", "--folds", "2", "--width", "16", "--head-start", "0",
-    "--baselines", "none", "--gate", "none", "--device", "cpu", "--batch-size", "96", "--turns", "2", "--tick", "20000",
-]  # fmt: skip
-SAVING_EACH_STEP = [str(Path(driver.__file__)), *JOB[2:]]
-RUN = Path("runs") / "00001-toy-bits"
 LEAVING = """
 import psutil
 from train import distributed
@@ -70,69 +71,14 @@ with distributed.session(Config(device="cpu", codec="tokens")):
 """
 
 
-def launcher(processes: int) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-
-
-def command(processes: int, *options: str, job: Sequence[str] = JOB) -> list[str]:
-    return [*([sys.executable] if processes == 1 else launcher(processes)), *job, *options]
-
-
-def start(folder: Path, processes: int, *options: str, job: Sequence[str] = JOB) -> subprocess.Popen[str]:
-    folder.mkdir(exist_ok=True)
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with (folder / "output.txt").open("a") as output:
-        return subprocess.Popen(
-            command(processes, *options, job=job), cwd=folder, env=environment, stdout=output, stderr=output
-        )
-
-
 def newest(folder: Path) -> Path | None:
     return checkpoint.newest(folder / RUN / "checkpoints")
-
-
-def finish(folder: Path, processes: int, *options: str, job: Sequence[str] = JOB) -> str:
-    process = start(folder, processes, *options, job=job)
-    assert process.wait(timeout=300) == 0, (folder / "output.txt").read_text()
-    return (folder / "output.txt").read_text()
-
-
-def stats(folder: Path) -> list[dict[str, Any]]:
-    path = folder / RUN / "stats.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def seen(folder: Path) -> int:
-    """How far the last tick that was written came; 0 before the first one."""
-    return max((line["seen"] for line in stats(folder)), default=0)
-
-
-def wait_for_tick(process: subprocess.Popen[str], folder: Path, after: int) -> None:
-    while seen(folder) <= after:
-        assert process.poll() is None
-        time.sleep(0.05)
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes that train, the first one first."""
     children = [each for each in psutil.Process(process.pid).children() if "fit" in each.cmdline()]
     return sorted(children, key=lambda each: int(each.environ()["RANK"]))
-
-
-def test_two_processes_have_the_losses_of_one_and_leave_one_run(tmp_path: Path) -> None:
-    # A tick each step; without validation rows nothing but the losses decides.
-    options = ("--batch-size", "46", "--tick", "92", "--validation", "0", "--epochs", "9")
-    finish(tmp_path / "one", 1, *options)
-    output = finish(tmp_path / "two", 1, "--processes", "2", *options)
-    one, two = stats(tmp_path / "one"), stats(tmp_path / "two")
-    assert len(one) >= 50
-    assert [line["seen"] for line in one] == [line["seen"] for line in two]
-    for name in ("generator_loss", "discriminator_loss", "gradient_penalty"):
-        assert [line[name] for line in two] == pytest.approx([line[name] for line in one], abs=1e-5)
-    assert [path.name for path in (tmp_path / "two" / "runs").glob("0*")] == [RUN.name]
-    assert output.count("archive: ") == 1
 
 
 @pytest.fixture(scope="module")
@@ -187,27 +133,6 @@ def test_texts_have_the_losses_of_one_process(tmp_path: Path) -> None:
     assert three == pytest.approx(one, abs=1e-5)
 
 
-def test_a_job_on_texts_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
-    subjects, ends = ("the film", "a story", "this plot"), ("dull", "fine", "long", "odd")
-    sentences = [f"{subject} is {end} and {other}." for subject in subjects for end in ends for other in ends]
-    (tmp_path / "reviews.txt").write_text("\n".join(sentences * 5) + "\n")
-    options = ["--data", "reviews.txt", "--text-hidden", "16", "--epochs", "2", "--baselines", "none", "--gate", "none"]
-    job = [SAVING_EACH_STEP[0], "fit", *options, "--device", "cpu"]
-    run = tmp_path / "runs" / "00001-reviews-tokens"
-    process = start(tmp_path, 1, "--processes", "2", job=job)
-    while not list(run.glob("checkpoints/*.pt")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 1
-    saved = checkpoint.load_newest(run / "checkpoints")
-    assert saved is not None
-    assert saved["phase"] == "warm start"
-    assert "archive: " in finish(tmp_path, 1, "--resume", "--processes", "3", job=job)
-    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2]
-
-
 def test_processes_agree_on_when_the_minutes_are_over(tmp_path: Path) -> None:
     # Small steps and one long tick, so that the processes' clocks pass the limit in different steps.
     options = ("--batch-size", "8", "--turns", "1", "--tick", "10000000", "--warmup", "0.3", "--max-minutes", "0.05")
@@ -240,19 +165,6 @@ def test_a_lost_process_ends_the_job_and_the_checkpoint_goes_on_with_another_num
     finish(tmp_path, 1, "--resume", "--epochs", str(seen(tmp_path) // 680 + 2))
     ticks = [line["seen"] for line in stats(tmp_path)]
     assert ticks == sorted(set(ticks))
-
-
-def test_the_first_process_ends_those_that_it_has_started(tmp_path: Path) -> None:
-    process = start(tmp_path, 1, "--epochs", "100000", "--processes", "3")
-    wait_for_tick(process, tmp_path, 0)
-    others = psutil.Process(process.pid).children()
-    assert len(others) == 2
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == 1
-    lines = (tmp_path / "output.txt").read_text().splitlines()
-    assert [line for line in lines if "Error" in line or "lost" in line] == lines[-1:]
-    assert lines[-1].startswith("Error: interrupted; everything is saved")
-    assert not any(other.is_running() for other in others)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
