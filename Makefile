@@ -77,7 +77,7 @@ doctor: $(READY) ## Check this machine and say what it lacks
 	@$(BIN)/python -m train doctor $(ARGS)
 
 test: lint ## Lint, check types, and run all tests
-	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-unit: $(READY) ## Run the tests that need neither network nor services
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
