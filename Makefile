@@ -76,6 +76,7 @@ mlflow: $(READY) ## Open MLflow on the runs: http://127.0.0.1:5000
 doctor: $(READY) ## Check this machine and say what it lacks
 	@$(BIN)/python -m train doctor $(ARGS)
 
+# In the order of their names the long files come first; xdist by itself would begin with those of many short tests.
 test: lint ## Lint, check types, and run all tests
 	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
