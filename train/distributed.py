@@ -1,9 +1,9 @@
 """Training by several processes, of --processes or of torchrun: the same global batch, the same curve.
 
-In the game every process draws the same random numbers for the whole batch and computes on its share of it; gradients
-are averaged over the processes, so the weights stay the same everywhere. In the warm start and the refit each fits
-other nets. The first process alone writes files and talks to MLflow. Everything here does nothing in a job of one
-process.
+In the game, and in the warm start of texts, every process draws the same random numbers for the whole batch and
+computes on its share of it; gradients are averaged over the processes, so the weights stay the same everywhere. In the
+warm start and the refit of 0/1 rows each fits other nets. The first process alone writes files and talks to MLflow.
+Everything here does nothing in a job of one process.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def session(config: Config) -> Iterator[None]:
     if (number := asked_for(config.processes)) == 1:
         yield
         return
-    if config.codec != "tokens" and config.batch_size % number:
+    if config.codec != "tokens" and config.batch_size % number:  # of torchrun's number the options know nothing
         raise InputError(f"--batch-size {config.batch_size}: {number} processes cannot share it equally")
     if config.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))

@@ -62,6 +62,7 @@ def test_sigterm_leaves_a_checkpoint_from_which_the_job_goes_on(trained: object,
     environment = engine.environment(RUNTIME="docker", GPUS="none", DOCKER_ARGS=as_caller(engine))
     # Without validation rows the game cannot end for want of improvement, before the signal comes.
     new = ["--data", "toy", "--max-minutes", "10", "--validation", "0", "--baselines", "none", "--gate", "none"]
+    new += ["--processes", "2"]  # which meet without a network
     with subprocess.Popen(
         [*command, *new], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as job:
