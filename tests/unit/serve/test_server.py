@@ -13,6 +13,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from serve import __main__ as commands
@@ -295,11 +296,19 @@ def test_the_command_to_try_finds_the_token_of_these_runs(
     assert commands._curl(Path(runs), running).endswith(f'"Authorization: Bearer $(python -m {token}"')
 
 
-def test_a_registry_that_is_away_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in models.MANNERS:
-        monkeypatch.setenv(variable, "")  # so that it is as before afterwards
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What MLflow is told goes for the whole process; afterwards it is as before."""
+    before = mlflow.get_tracking_uri()
+    for variable in (*models.MANNERS, "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
-    monkeypatch.setattr("mlflow.set_tracking_uri", lambda uri: None)  # for good; the variable says the same
+    yield
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_registry_that_is_away_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{gone.getsockname()[1]}")
     began = time.monotonic()
