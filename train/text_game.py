@@ -33,6 +33,7 @@ CHECK_SEED = 999_983  # of the draws that checks use; passes use the numbers fro
 CHECKED_DRAWS = 4  # draws for each validation row
 SCORED_ROWS = 256  # at once
 SCALES = torch.linspace(0, 1.5, 61)
+GROUPINGS = 16  # among how many groups of candidates it is found out how often a draw would be chosen
 
 
 class TextState(Stateful):
@@ -183,6 +184,29 @@ def nats_won(scorer: Scorer, validation: Sample, draws: Sample) -> tuple[float, 
     won = SCALES * real.mean() - offset
     best = int(won.argmax())
     return float(won[best]), float(SCALES[best])
+
+
+@torch.no_grad()
+def chances(generator: TokenGenerator, draws: Sample, seed: int) -> Tensor | None:
+    """How much oftener than others each draw is chosen: (rows,), on the CPU, 1 on average; None where none is.
+
+    So a few draws weighed by their chances tell as much of what the generator returns as many times more would.
+
+    Args:
+        draws: as `draw` makes them, at least as many as there are candidates.
+        seed: of the random groups in which they compete, within their class.
+    """
+    k, stream = generator.candidates, torch.Generator().manual_seed(seed)
+    if k == 1:
+        return None
+    scores, total = _scores(generator.scorer, draws).double(), torch.zeros(len(draws.codes), dtype=torch.float64)
+    for _ in range(GROUPINGS):
+        groups = torch.randperm(len(scores), generator=stream)[: len(scores) // k * k]
+        if draws.labels is not None:
+            groups = groups[draws.labels.cpu()[groups].argsort(stable=True)]
+        groups = groups.view(-1, k)
+        total[groups] += scores[groups].softmax(1)
+    return total / total.mean()
 
 
 def _scores(scorer: Scorer, rows: Sample) -> Tensor:

@@ -29,7 +29,7 @@ from train.codec import END, PADDING, UNKNOWN
 from train.config import Config
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import Stateful
-from train.text_game import draw_together
+from train.text_game import chances, draw_together
 from train.text_generator import Dropped, LanguageModel, TokenGenerator, left_by_ngrams
 
 log = logging.getLogger("lookalike")
@@ -42,7 +42,7 @@ WORD_DROPOUT, DROPOUT = 0.1, 0.4  # shares of the tokens read and of the feature
 CHECK_STEPS = 500  # or a pass, if that is sooner
 PATIENCE = 3  # checks without improvement that end the run
 TEMPERATURE = 0.8  # by which the net's logits are divided when it has learned
-CALIBRATION_ROUNDS, RECOUNT_ROUNDS = 12, 2
+CALIBRATION_ROUNDS, RECOUNT_ROUNDS = 12, 8
 CALIBRATION_ROWS = 4000
 CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to draw
 CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use the numbers from 0 on
@@ -179,11 +179,11 @@ class TextWarmStart(Stateful):
 
     def _calibrate(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
         """Whether all rounds are over that there is time for. A net that is not calibrated is not sharpened, either."""
-        started = time.monotonic() - self.seconds
+        started, alone = time.monotonic() - self.seconds, self.generator.having(candidates=1)  # nobody can choose yet
         while self.calibrated < self.rounds and self.seconds < seconds:
             if not self.calibrated:
                 sharpen(self.model)
-            calibrate(self.generator, self.train.codes, CALIBRATION_SEED + self.calibrated)
+            calibrate(alone, self.train.codes, CALIBRATION_SEED + self.calibrated)
             self.calibrated += 1
             stop, self.seconds = distributed.highest(interrupted(), time.monotonic() - started)
             if stop:
@@ -304,7 +304,7 @@ def recount(generator: TokenGenerator, codes: Tensor) -> None:
         if model.rare is not None:
             model.rare, generator.rare_grams = rare, len(rare.grams)
     for each in range(RECOUNT_ROUNDS):
-        calibrate(generator, codes, CALIBRATION_SEED + CALIBRATION_ROUNDS + each)
+        calibrate(generator, codes, CALIBRATION_SEED + CALIBRATION_ROUNDS + each, rate=1 / max(1, each - 1))
 
 
 def draw_dropped(model: LanguageModel, rows: int, width: int) -> Dropped:
@@ -332,8 +332,9 @@ def sharpen(model: LanguageModel) -> None:
 
 
 @torch.no_grad()
-def calibrate(generator: TokenGenerator, codes: Tensor, seed: int) -> None:
-    """Shift the net's output so that draws have each token, or some rare one, as often as the rows, and end as they do.
+def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float = 1.0) -> None:
+    """Shift the net's output so that what is drawn, and chosen where there are candidates, has each token, or some rare
+    one, as often as the rows, and ends as they do.
 
     The tokens that end a row are shifted by position instead, so that as many rows begin to end there, of those that go
     on until then. The n-grams' share of the draws is not shifted, and what follows a token changes with it: it takes
@@ -342,35 +343,43 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int) -> None:
     Args:
         codes: token ids, (rows, length).
         seed: of the draws.
+        rate: by which share of what is missing it is shifted.
     """
-    model = generator.model
-    drawn = draw_together(generator, min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length)), seed)
-    made = drawn.codes.to(codes.device)
-    wanted, found = _counts(model, codes), _counts(model, made)
+    model, k = generator.model, generator.candidates
+    drawn = draw_together(generator, max(k, min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length))), seed)
+    drawn = drawn.to(codes.device)
+    chosen = chances(generator, drawn, seed)
+    shares = None if chosen is None else chosen.to(codes.device)
+    wanted, found = _counts(model, codes), _counts(model, drawn.codes, shares)
     wanted *= found.sum() / wanted.sum()
-    model.bias.add_(((wanted + PSEUDOCOUNT) / (found + PSEUDOCOUNT)).log())
-    (wanted, lasting), (found, left) = _ends(model, codes), _ends(model, made)
+    model.bias.add_(rate * ((wanted + PSEUDOCOUNT) / (found + PSEUDOCOUNT)).log())
+    (wanted, lasting), (found, left) = _ends(model, codes), _ends(model, drawn.codes, shares)
     wanted *= left / lasting.clamp(min=1)
-    model.ending_shift.add_(((wanted + ENDING_PSEUDOCOUNT) / (found + ENDING_PSEUDOCOUNT)).log())
+    model.ending_shift.add_(rate * ((wanted + ENDING_PSEUDOCOUNT) / (found + ENDING_PSEUDOCOUNT)).log())
 
 
-def _counts(model: LanguageModel, rows: Tensor) -> Tensor:
+def _counts(model: LanguageModel, rows: Tensor, weights: Tensor | None = None) -> Tensor:
     """How often each token comes in rows of token ids, UNKNOWN standing for every rare one: float64 (head,).
 
     Those that end a row are not counted.
+
+    Args:
+        weights: how much each row counts, (rows,); 1 where it is None.
     """
-    known = rows[(rows != PADDING) & (rows != UNKNOWN)].long()
-    return model.common(known).bincount(minlength=len(model.bias)).double().masked_fill(model.ending, 0)
+    known = (rows != PADDING) & (rows != UNKNOWN)
+    each = None if weights is None else weights[:, None].expand_as(rows)[known]
+    counts = model.common(rows[known].long()).bincount(each, minlength=len(model.bias))
+    return counts.double().masked_fill(model.ending, 0)
 
 
-def _ends(model: LanguageModel, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _ends(model: LanguageModel, rows: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """How many rows of token ids begin to end at each position, and how many go on until then: both float64 (length,).
 
-    A row begins to end after its last token that does not end rows.
+    A row begins to end after its last token that does not end rows. The weights are as in `_counts`.
     """
     going = (rows != PADDING) & ~model.ending[model.common(rows.long())]
     first = (going * torch.arange(1, rows.shape[1] + 1, device=rows.device)).amax(1)
-    ends = first.bincount(minlength=rows.shape[1] + 1).double()
+    ends = first.bincount(weights, minlength=rows.shape[1] + 1).double()
     return ends[:-1], ends.flip(0).cumsum(0).flip(0)[:-1]
 
 

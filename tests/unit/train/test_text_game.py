@@ -113,6 +113,32 @@ def test_the_scale_is_that_of_the_density_ratio() -> None:
     assert won == pytest.approx(share * math.log(2 * share) + (1 - share) * math.log(2 * (1 - share)), abs=1e-3)
 
 
+def test_a_draw_has_the_chance_that_it_has_among_its_rivals() -> None:
+    torch.manual_seed(0)
+    made = new_generator(ROWS, vocabulary=12, embedding=8, hidden=16, candidates=5)
+    draws = text_game.draw(made, 5, seed=1)
+    with torch.no_grad():
+        expected = 5 * made.scorer(draws.codes).double().softmax(0)
+    found = text_game.chances(made, draws, seed=2)
+    assert found is not None
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    assert text_game.chances(made.having(candidates=1), draws, seed=2) is None
+
+
+def test_draws_compete_within_their_class() -> None:
+    torch.manual_seed(0)
+    labels = (ROWS[:, 0] != 3).long()
+    made = new_generator(ROWS, vocabulary=12, embedding=8, hidden=16, labels=labels, classes=2, candidates=3)
+    torch.nn.init.normal_(made.scorer.weights)
+    draws = Sample(codes=ROWS[:6].long(), labels=torch.tensor([0, 1, 0, 1, 1, 0]))
+    found = text_game.chances(made, draws, seed=2)
+    assert found is not None
+    for label in (0, 1):
+        its = draws.labels == label
+        scores = made.scorer(draws.codes[its], torch.full((3,), label)).detach().double()
+        torch.testing.assert_close(found[its], 3 * scores.softmax(0), rtol=1e-6, atol=0)
+
+
 def test_a_useless_discriminator_is_not_believed() -> None:
     rows = torch.randint(0, 9, (2000, 1), generator=torch.Generator().manual_seed(0))
     scorer: Any = Scores()

@@ -473,10 +473,32 @@ def test_calibrated_draws_have_each_token_as_often_as_the_rows() -> None:
     rows = grammar(300)
     for seed in range(4):
         calibrate(generator, rows, seed)
-    found, wanted = (
-        each[each != PADDING].bincount(minlength=VOCABULARY) for each in (draw(generator, 4000, 9).codes, rows)
-    )
-    torch.testing.assert_close(found / found.sum(), wanted / wanted.sum(), rtol=0, atol=0.01)
+    torch.testing.assert_close(shares(draw(generator, 4000, 9).codes), shares(rows), rtol=0, atol=0.01)
+
+
+def test_calibrated_a_generator_has_each_token_as_often_as_the_rows_after_its_choice() -> None:
+    torch.manual_seed(0)
+    generator = TokenGenerator(LENGTH, VOCABULARY, VOCABULARY, 8, 16, candidates=4).eval()
+    torch.nn.init.normal_(generator.scorer.weights)  # it likes some tokens better than others
+    rows = grammar(300)
+    wanted = shares(rows)
+    for seed in range(4):
+        calibrate(generator.having(candidates=1), rows, seed)
+    before = (shares(chosen(generator)) - wanted).abs().max()
+    for seed in range(4, 10):
+        calibrate(generator, rows, seed, rate=0.7)
+    assert before > 0.04
+    torch.testing.assert_close(shares(chosen(generator)), wanted, rtol=0, atol=0.01)
+
+
+def chosen(generator: TokenGenerator) -> torch.Tensor:
+    return generate(generator, draw_noise(generator, 4000, seed=99))
+
+
+def shares(rows: torch.Tensor) -> torch.Tensor:
+    """How much of the tokens each one makes up."""
+    found = rows[rows != PADDING].bincount(minlength=VOCABULARY)
+    return found / found.sum()
 
 
 def test_tokens_that_mostly_stand_last_end_a_row() -> None:
