@@ -48,8 +48,15 @@ class Level(NamedTuple):
         return self.tokens[torch.minimum(torch.maximum(gram, self.first[at]), self.first[at + 1] - 1)]
 
     def running_sum(self, temperature: float) -> Tensor:
-        """The running sum, from 0, of the kept counts to the power of 1 / temperature (grams + 1,)."""
-        return F.pad((self.kept ** (1 / temperature)).cumsum(0), (1, 0))
+        """The running sum, from 0, of the kept counts to the power of 1 / temperature (grams + 1,).
+
+        Counts are relative to the context's highest: else powers of a frequent context's would swamp all later ones.
+        """
+        sizes = self.first.diff()
+        context = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+        highest = self.kept.new_zeros(len(sizes)).scatter_reduce(0, context, self.kept, "amax")
+        relative = self.kept / highest.clamp(min=torch.finfo(self.kept.dtype).tiny)[context]  # where all are 0
+        return F.pad((relative ** (1 / temperature)).cumsum(0), (1, 0))
 
 
 class NgramModel(nn.Module):

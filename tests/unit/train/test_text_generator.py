@@ -203,6 +203,14 @@ def test_low_temperature_draws_the_commonest() -> None:
     assert (cold == 3).double().mean() > 0.9
 
 
+def test_low_temperature_draws_the_commonest_after_seldom_tokens_as_well() -> None:
+    rows = [[3, 1, 0, 0, 0, 0]] * 3000 + [[4, 5, 1, 0, 0, 0]] * 20 + [[4, 9, 1, 0, 0, 0]]
+    model = fit_ngrams(torch.tensor(rows), VOCABULARY)
+    uniform = torch.rand(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    drawn = model.draw(torch.full((1000,), END), torch.full((1000,), 4), uniform, temperature=0.1)
+    assert (drawn == 5).double().mean() > 0.9
+
+
 def test_the_common_and_the_rare_ngrams_make_up_the_whole() -> None:
     codes = torch.randint(3, VOCABULARY, (60, LENGTH), generator=torch.Generator().manual_seed(0))
     whole = fit_ngrams(codes, VOCABULARY).grams
