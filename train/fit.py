@@ -466,8 +466,7 @@ class _Job:
         """Ship the best averaged weights: artifact, samples, evidence, report."""
         run, codec = self.run, self.prepared.codec
         generator = self._chosen()
-        for each in (generator, self.warm):  # alike, so that what the game adds is seen
-            self.kind.complete(each)
+        self.kind.complete(generator, self.warm)
         found = self.kind.judge(generator, self.warm, self.state.seconds)
         scores = found.scores[found.shipped]
         verdict = gate.check(gate.read(self.config.gate, texts=found.texts is not None), scores)

@@ -88,8 +88,11 @@ class Kind(Protocol):
     def validate(self, generator: Any) -> dict[str, float]:
         """Numbers of the generator against the validation rows; the smallest "score" ships. Empty without such rows."""
 
-    def complete(self, generator: Any) -> None:
-        """Last changes to a trained generator. Validation rows have nothing more to decide, so they may teach it."""
+    def complete(self, generator: Any, warm: Any) -> None:
+        """Last changes to a trained generator, and to its start alike, so that what the game adds is seen.
+
+        Validation rows have nothing more to decide, so they may teach both.
+        """
 
     def judge(self, generator: Any, warm: Any, seconds: float) -> Evidence:
         """Hold the generator against held-out rows, beside its own start and the baselines.
@@ -148,11 +151,12 @@ class BitsKind:
         synthetic = sample(generator, max(len(validation), VALIDATION_ROWS), EVALUATION_SEED)
         return metrics.quick_score(synthetic.numpy(), validation.numpy(), train.numpy())
 
-    def complete(self, generator: Generator) -> None:
+    def complete(self, generator: Generator, warm: Generator) -> None:
         """Let the column means be those of training and validation rows."""
-        if isinstance(generator, NadeGenerator):
-            known = self._known()
-            warmup.calibrate(generator, warmup.likely_means(known), len(known))
+        known = self._known()
+        for each in (generator, warm):
+            if isinstance(each, NadeGenerator):
+                warmup.calibrate(each, warmup.likely_means(known), len(known))
 
     def judge(self, generator: Generator, warm: Generator, seconds: float) -> Evidence:
         config, prepared = self.config, self.prepared
@@ -236,13 +240,14 @@ class TextKind:
         won, _ = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))
         return {"score": math.exp(-won)}
 
-    def complete(self, generator: TokenGenerator) -> None:
+    def complete(self, generator: TokenGenerator, warm: TokenGenerator) -> None:
         """Let the scores be as sure of themselves as validation rows allow, and then these be counted, too."""
         if len(self.validation.codes):
             _, scale = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))
             generator.scorer.rescale(scale)
-            known = torch.cat([self.prepared.train, self.prepared.validation])
-            text_warmup.recount(generator, known.to(self.config.device))
+            known = torch.cat([self.prepared.train, self.prepared.validation]).to(self.config.device)
+            text_warmup.recount(generator, known)
+            text_warmup.recount(warm, known, chosen=False)  # nobody has learned to choose
 
     def judge(self, generator: TokenGenerator, warm: TokenGenerator, seconds: float) -> Evidence:
         prepared, dataset = self.prepared, self.prepared.dataset

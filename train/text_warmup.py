@@ -287,11 +287,12 @@ def ending_tokens(codes: Tensor, head: int) -> Tensor:
     return ending
 
 
-def recount(generator: TokenGenerator, codes: Tensor) -> None:
+def recount(generator: TokenGenerator, codes: Tensor, *, chosen: bool = True) -> None:
     """Let the n-grams, and how often tokens come, be those of these rows; what the net has learned stays.
 
     Args:
         codes: token ids, (rows, length), on the generator's device.
+        chosen: tokens shall come so often in what is chosen among candidates, else in single candidates.
     """
     model = generator.model
     model.gru.flatten_parameters()  # cuDNN wants them side by side, and a copy has scattered them
@@ -303,8 +304,9 @@ def recount(generator: TokenGenerator, codes: Tensor) -> None:
         model.ngrams, generator.grams = ngrams, len(ngrams.grams)
         if model.rare is not None:
             model.rare, generator.rare_grams = rare, len(rare.grams)
+    drawing = generator if chosen else generator.having(candidates=1)
     for each in range(RECOUNT_ROUNDS):
-        calibrate(generator, codes, CALIBRATION_SEED + CALIBRATION_ROUNDS + each, rate=1 / max(1, each - 1))
+        calibrate(drawing, codes, CALIBRATION_SEED + CALIBRATION_ROUNDS + each, rate=1 / max(1, each - 1))
 
 
 def draw_dropped(model: LanguageModel, rows: int, width: int) -> Dropped:
