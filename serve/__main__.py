@@ -24,6 +24,7 @@ from serve.server import Settings
 WORK_FAILED, WRONG_USAGE = 1, 2
 RUNS = Path("runs")
 PORT = click.IntRange(1, 65535)
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MAX_SEED = 2**32 - 1  # train.generator.MAX_SEED, whose module would bring torch into every command
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -74,9 +75,8 @@ def start(*, foreground: bool, **given: Any) -> None:
     state = server.start(settings, _tell)
     try:
         _introduce(settings, state)
-        if not foreground:
+        if not foreground or not server.attend(settings.runs, state, interrupted):
             return
-        server.attend(settings.runs, state, interrupted)
     except KeyboardInterrupt:
         pass
     server.stop(settings.runs, tell=_tell)
@@ -92,6 +92,7 @@ def start(*, foreground: bool, **given: Any) -> None:
 )
 def stop(runs: Path, grace_seconds: float) -> None:
     """Let accepted requests finish and stop the server."""
+    _interruptions()  # a server whose gate is closed must not stay
     click.echo("stopped" if server.stop(runs, grace_seconds, _tell) else "no server runs here")
 
 
@@ -133,6 +134,7 @@ def request(
 @click.argument("version")
 def use(runs: Path, version: str) -> None:
     """Switch to VERSION: one that is loaded, was served before or was trained here (7 or 00007-toy), or as --model."""
+    _interruptions()  # a version that does not answer must not stay loaded
     used = server.use(runs, version, _tell)
     click.echo(f"version {used} answers now")
     _warn(used, models.missed_limits(runs, used))
@@ -161,6 +163,7 @@ def bench(seconds: float, as_json: bool, **given: Any) -> None:
     """Measure a server of its own beside a no-op handler, a FastAPI twin and the bare generator."""
     from serve import bench as benches
 
+    _interruptions()  # the server is nobody else's to stop
     click.echo(benches.HEADING, err=as_json)
     lines = []
     for line in benches.run(Settings(**given), seconds):
@@ -183,6 +186,7 @@ def soak(n: int, minutes: float, as_json: bool, **given: Any) -> None:
     """Load a server of its own with 16 connections and compare its memory before and after."""
     from serve import soak as soaks
 
+    _interruptions()
     seconds = minutes * 60
     measured, memories = soaks.run(Settings(**given), n, seconds, _tell)
     if as_json:
@@ -199,7 +203,7 @@ def _tell(line: str) -> None:
 
 
 def _interruptions() -> Callable[[], bool]:
-    """Let SIGTERM interrupt as Ctrl-C does; the result says whether either has come.
+    """Let SIGTERM, and the end of the terminal, interrupt as Ctrl-C does; the result says whether one of them has come.
 
     Python drops the KeyboardInterrupt that meets a finalizer, and so it alone is not enough.
     """
@@ -209,7 +213,7 @@ def _interruptions() -> Callable[[], bool]:
         came.set()
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in INTERRUPTIONS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, interrupt)
     return came.is_set

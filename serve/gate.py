@@ -34,6 +34,14 @@ class Gate:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
+def is_closed(path: Path) -> bool:
+    """Whether a stop has begun; one that is over has taken the gate away."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return True
+
+
 def close(path: Path, seconds: float) -> bool:
     """Close the gate and wait until every batch that had entered is answered; False when that took too long."""
     deadline = time.monotonic() + seconds

@@ -152,9 +152,15 @@ def stop(runs: Path, grace_seconds: float = GRACE_SECONDS, tell: Callable[[str],
 
     Args:
         tell: is given a line for people when requests could not finish in time.
+
+    Raises:
+        ServeError: a server is just being started.
     """
     state = states.last(runs)
     if state is None:
+        if states.directory(runs).exists():
+            with _locked(runs):
+                pass
         return False
     running = states.process(state) is not None
     try:
@@ -228,17 +234,23 @@ def status(runs: Path) -> dict[str, Any] | None:
     }
 
 
-def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> None:
+def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> bool:
     """Stay until `interrupted`, for as long as the server runs, as a container's main process does.
+
+    Returns:
+        False when the server was stopped by another command.
 
     Raises:
         ServeError: the server ended by itself.
     """
     while not interrupted():
         if states.process(state) is None:
+            if gate.is_closed(state.gate):
+                return False
             _kill(runs, Path(state.scratch))
             raise ServeError(f"TorchServe ended by itself; its logs are in {states.directory(runs) / 'logs'}.")
         time.sleep(POLL_SECONDS)
+    return True
 
 
 def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None) -> str:
