@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from serve import __main__ as commands
 from serve import models
-from serve.__main__ import main
 
 MODELS = Path("/models")
 
@@ -29,9 +29,16 @@ def command(given: Sequence[str]) -> list[str]:
     return ["start", "--foreground", *([] if named else ["--model", str(model())]), *given]
 
 
-if __name__ == "__main__":
+def main(given: Sequence[str]) -> int | str:
+    """Serve; the exit code, or what is wrong with what is mounted."""
     try:
-        arguments = command(sys.argv[1:])
+        arguments = command(given)
     except models.UsageError:
-        sys.exit(f"Error: there is no model at {MODELS}; mount the folder of your runs there, or bake one in")
-    sys.exit(main(arguments))
+        return f"Error: there is no model at {MODELS}; mount the folder of your runs there, or bake one in"
+    except OSError as problem:
+        return f"Error: {problem.filename}: {problem.strerror}; the container's user must be able to read it"
+    return commands.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

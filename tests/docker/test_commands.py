@@ -229,7 +229,9 @@ def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Pa
     (started,) = (call for call in whole.calls if "up" in call and call[0] == "docker-compose")
     assert after(started, "--profile") == ["tracking", "serve"]
     assert "mlflow is healthy: http://127.0.0.1:5000" in whole.output
-    alone = box.make("up", runtimes=PLAIN, RUNS=str(tmp_path / "none"))
+    none = tmp_path / "none"
+    alone = box.make("up", runtimes=PLAIN, RUNS=str(none))
+    assert none.owner() == tmp_path.owner(), "the engine would make it, and as its own user"
     (started,) = (call for call in alone.calls if "up" in call and call[0] == "docker-compose")
     assert after(started, "--profile") == ["tracking"]
     assert "MLflow starts alone" in alone.output
@@ -247,8 +249,8 @@ def test_services_and_images_need_an_engine(box: Machine, target: str) -> None:
     ("given", "meant"),
     [
         ({}, f"RUNS={ROOT}/runs DATA={ROOT} "),
-        ({"RUNS": "elsewhere", "DATA": "./tests"}, f"RUNS={ROOT}/elsewhere DATA={ROOT}/./tests "),
-        ({"RUNS": "/srv/runs", "DATA": "/srv/data"}, "RUNS=/srv/runs DATA=/srv/data "),
+        ({"RUNS": "docker", "DATA": "./tests"}, f"RUNS={ROOT}/docker DATA={ROOT}/./tests "),
+        ({"RUNS": "/tmp", "DATA": "/srv/data"}, "RUNS=/tmp DATA=/srv/data "),
     ],
 )
 def test_folders_of_services_are_those_seen_from_here(box: Machine, given: dict[str, str], meant: str) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,8 +28,8 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(models: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """What the entry point makes of the container's arguments, where /models is that folder."""
+def entrypoint(models: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The entry point, where /models is that folder."""
     monkeypatch.delenv("LOOKALIKE_SERVE_MODEL", raising=False)
     found = importlib.util.spec_from_file_location("entrypoint", ROOT / "docker" / "entrypoint.py")
     assert found
@@ -36,6 +37,12 @@ def command(models: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     entrypoint = importlib.util.module_from_spec(found)
     found.loader.exec_module(entrypoint)
     monkeypatch.setattr(entrypoint, "MODELS", models)
+    return entrypoint
+
+
+@pytest.fixture
+def command(entrypoint: Any) -> Command:
+    """What the entry point makes of the container's arguments."""
     return lambda *given: entrypoint.command(given)
 
 
@@ -54,6 +61,14 @@ def test_the_environment_names_a_model_unless_it_is_empty(command: Command, monk
     assert command() == ["start", "--foreground"]
     monkeypatch.setenv("LOOKALIKE_SERVE_MODEL", "")
     assert "--model" in command()
+
+
+def test_what_is_mounted_and_cannot_be_read_is_named(entrypoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/models/lookalike.mar")
+
+    monkeypatch.setattr("serve.models.find", find)
+    assert entrypoint.main([]).startswith("Error: /models/lookalike.mar: Permission denied; ")
 
 
 def test_the_health_check_asks_for_other_sequences_each_time(tmp_path: Path) -> None:
