@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import requests
 
-from tests.integration.serve.running import Served
+from tests.integration.serve.running import Served, conform
 
 REQUESTS = int(os.environ.get("LOOKALIKE_FUZZ", "2000"))
 CLIENTS = 4
@@ -95,5 +95,7 @@ def test_no_request_hurts_the_server(served: Served) -> None:
 def test_a_form_that_torchserve_cannot_decode_is_its_own_500(served: Served) -> None:
     """A limit that README.md names: the frontend decodes forms before the handler sees them. It harms nobody else."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    assert requests.post(served.url, data=b"n=%zz", headers=headers, timeout=30).status_code == 500
+    answer = requests.post(served.url, data=b"n=%zz", headers=headers, timeout=30)
+    assert answer.status_code == 500
+    conform("ServerError", answer.json())
     assert requests.post(served.url, json={"n": 3, "seed": 3}, timeout=30).status_code == 200

@@ -156,6 +156,13 @@ def test_no_web_page_may_read_an_answer(served: Served) -> None:
 def test_a_body_that_is_too_long_is_refused(served: Served) -> None:
     answer = requests.post(served.url, data=b" " * 200_000, headers=HEADERS, timeout=30)
     assert answer.status_code == 413
+    conform("ServerError", answer.json())
+
+
+def test_an_unknown_version_is_refused(served: Served) -> None:
+    answer = requests.post(f"{served.url}/77", json={}, timeout=30)
+    assert answer.status_code == 404
+    conform("ServerError", answer.json())
 
 
 def test_mistakes_harm_no_neighbour(served: Served) -> None:
@@ -428,7 +435,9 @@ def test_stop_under_load_loses_no_accepted_request_and_tokens_guard(fresh: Setti
     state = server.start(settings, print)
     url = f"{state.address}/predictions/lookalike"
     token = command("token", "--runs", fresh.runs).stdout.strip()
-    assert requests.post(url, json={}, timeout=30).status_code == 400
+    refused = requests.post(url, json={}, timeout=30)
+    assert refused.status_code == 400
+    conform("ServerError", refused.json())
     assert "lookalike version 1" in command("request", "--runs", fresh.runs).stdout
     for kind in ("inference", "management"):
         expiry = json.loads(state.key_file.read_text())[kind]["expiration time"]
