@@ -19,10 +19,10 @@ from torch import Tensor
 
 WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 PADDING, END, UNKNOWN = 0, 1, 2  # the first token ids
-SPECIAL = ("<pad>", "<end>", "<unk>")
 SPACE = "\u2581"  # marks a token that follows a space
 TOKEN = rf"{SPACE}?\w+(?:['\u2019]\w+)*|{SPACE}?\.\.\.|{SPACE}?[^\w{SPACE}]|{SPACE}"
 APART = "\uffff"  # stands between tokens until they are joined; no text holds it, for it is no character
+SPECIAL = (f"{APART}pad", f"{APART}end", f"{APART}unk")  # tokenizers would find plainer names within texts
 GLUED = re.compile(rf"(?<=\w){APART}+(?=\w)")
 LABEL_COLUMN = "label"  # of classes whose column has no name: artifacts did not always know it
 COVERED = 0.99  # share of the training texts that fit into the length chosen for them

@@ -64,6 +64,14 @@ def test_tokens_decode_to_the_text_but_for_capitals_and_runs_of_spaces(kind: str
 
 
 @pytest.mark.parametrize("kind", ["words", "bpe"])
+def test_what_others_mark_ends_with_is_text_like_other_text(kind: str) -> None:
+    marked = "<start> a dog <pad> ran <unk> home <end> [end] </s>"
+    fitted = fit_tokens([marked, *TEXTS], kind=kind)
+    assert fitted.decode(fitted.encode([marked])) == [marked]
+    assert not {PADDING, UNKNOWN} & set(fitted.encode([marked])[0, : len(marked.split())].tolist())
+
+
+@pytest.mark.parametrize("kind", ["words", "bpe"])
 @given(texts=st.lists(st.text(), min_size=1))
 def test_decoded_tokens_encode_the_same(kind: str, texts: list[str]) -> None:
     fitted = fit_tokens([*texts, *TEXTS], kind=kind, length=40)
