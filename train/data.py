@@ -30,7 +30,7 @@ Bits = npt.NDArray[np.uint8]
 MIN_ROWS = 10
 MAX_CLASSES = 100
 OTHER_COLUMNS = "--data {path}: {file} does not have the columns of the first shard"
-NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+NUMBER = r"(?i)^\s*[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|inf)\s*$"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +252,16 @@ def _load_files(path: Path, column: str | None, label_column: str | None, codec:
 
 
 def _shards(path: Path) -> list[Path]:
+    shards = _files(path)
+    for shard in shards:
+        try:
+            str(shard).encode()
+        except UnicodeEncodeError as problem:  # reports and MLflow could not name it
+            raise InputError(f"--data {ascii(str(shard))[1:-1]}: the name is not UTF-8; rename it") from problem
+    return shards
+
+
+def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.exists():

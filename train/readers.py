@@ -4,6 +4,7 @@ What cannot be read as text is left out and named here; what the columns mean is
 """
 
 import codecs
+import csv
 import dataclasses
 import functools
 import gzip
@@ -115,6 +116,8 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
         if "straddling" not in str(problem):
             raise
         raise InputError(f"a row is longer than {2 * CSV_BLOCK:,} bytes") from problem
+    if b'"' in content and content.count(b"\n") > table.num_rows + len(bad) + 1:  # some row has several lines
+        _check_quotes(content.decode(), delimiter)
     numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))
     return _decoded({name: table[name] for name in names}, numbers, bad, file, damaged)
 
@@ -139,6 +142,25 @@ def csv_options(
     parsing.ignore_empty_lines = len(names) > 1  # of one column they are rows without a value
     converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
     return names, {"read_options": reading, "parse_options": parsing, "convert_options": converting}
+
+
+def _check_quotes(content: str, delimiter: str) -> None:
+    """Refuse a quotation mark that takes in other rows: it is not closed, or by a mark in the midst of a value.
+
+    PyArrow says nothing of either.
+    """
+    csv.field_size_limit(len(content) + 1)
+    reader, ended = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True), False
+    while not ended:
+        first = reader.line_num + 1
+        try:
+            ended = next(reader, None) is None
+        except csv.Error as problem:
+            if reader.line_num > first:
+                raise InputError(
+                    f"line {first}: a quotation mark that opens a value takes in the lines up to {reader.line_num}; a "
+                    f'value that holds such marks must stand between two, and its own be doubled: """Great"", he said"'
+                ) from problem
 
 
 def _first_line(content: bytes) -> bytes:
@@ -300,9 +322,11 @@ def _read_parquet(content: bytes, file: str) -> Table:
 
 
 def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """A column as text, or as bytes where some of them are no UTF-8; None where it holds something else."""
+    """A column's texts as bytes, of which some may be no UTF-8; None where it holds something else, such as dates."""
+    if pa.types.is_temporal(values.type):
+        return None
     try:
-        return values.cast(pa.string())
+        return values.cast(pa.string()).cast(pa.binary())  # what calls itself a string need not be UTF-8
     except pa.ArrowException:
         first: list[Any] = values.slice(0, PROBE_ROWS).to_pylist()
         known = [value is None or (isinstance(value, bytes) and _is_utf8(value)) for value in first]

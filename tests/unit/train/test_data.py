@@ -1,5 +1,6 @@
 """Reading data: every format, every kind of bad row, the split and the fingerprint."""
 
+import csv
 import gzip
 import json
 import re
@@ -99,6 +100,74 @@ def test_a_text_may_have_lines_where_the_reader_pauses(tmp_path: Path, monkeypat
     monkeypatch.setattr(readers, "CSV_BLOCK", 64)  # about one row, so that blocks end within texts, too
     (path,) = (path for path in text_files(tmp_path) if path.name == "a.csv")
     assert data.load(str(path)).texts == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("rows", "lines"),
+    [
+        (['"Great movie', "fine", "dull", '"Sad" one', "fine"], "line 22: .* up to 25;"),
+        (['"Great movie', "fine", "dull"], "line 22: .* up to 24;"),
+    ],
+    ids=["closed by another row's", "never closed"],
+)
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_mark_that_takes_in_other_rows_is_named(tmp_path: Path, ending: str, rows: list[str], lines: str) -> None:
+    between = {"csv": ",", "tsv": "\t"}[ending]
+    path = tmp_path / f"a.{ending}"
+    path.write_text("".join(f"{text}{between}{label}\n" for text, label in [("text", "stars"), *[("good", 1)] * 20]))
+    with path.open("a") as file:
+        file.writelines(f"{row}{between}1\n" for row in rows)
+    with pytest.raises(InputError, match=lines):
+        data.load(str(path), max_bad_rows=10)
+
+
+def test_a_mark_within_its_row_harms_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text,stars\n"two\nlines",1\n"A ""good"", long\nfilm",2\n"Sad" one,3\n' + "fine,1\n" * 20)
+    found = data.load(str(path), column="text")
+    assert len(found) == 23
+    assert (found.texts or [])[:3] == ["two\nlines", 'A "good", long\nfilm', "Sad one"]
+
+
+@given(texts=st.lists(st.text(st.sampled_from("ab ,\"'\n\t\u00e9"), min_size=1).filter(str.strip), min_size=10))
+def test_whatever_is_quoted_as_it_should_be_is_read(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    path = tmp_path_factory.mktemp("quoted") / "a.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([["text", "n"], *([text, "1"] for text in texts)])
+    assert readers.read(path).columns["text"].to_pylist() == texts
+
+
+def test_columns_of_numbers_are_no_texts_though_some_are_nan(tmp_path: Path) -> None:
+    rows = np.zeros((100, 10))
+    rows[:60, 3] = np.nan
+    np.save(tmp_path / "a.npy", rows)
+    np.savetxt(tmp_path / "a.csv", rows, fmt="%g", delimiter=",", header=",".join("abcdefghij"), comments="")
+    for name, column in (("a.npy", "x4"), ("a.csv", "d")):
+        with pytest.raises(InputError, match=f"column {column} holds 'nan', neither 0 or 1 nor text"):
+            data.load(str(tmp_path / name))
+
+
+def test_dates_are_no_texts(tmp_path: Path) -> None:
+    when = pa.array([1_700_000_000 + i for i in range(20)], pa.timestamp("s"))
+    pa.parquet.write_table(pa.table({"when": when, "text": ["a film"] * 20}), tmp_path / "a.parquet")
+    assert data.load(str(tmp_path / "a.parquet")).texts == ["a film"] * 20
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_what_calls_itself_a_string_and_is_no_utf8_makes_a_bad_row(tmp_path: Path, kind: pa.DataType) -> None:
+    offsets = pa.py_buffer(np.arange(0, 8 * 21, 8, dtype=np.int64 if kind == pa.large_string() else np.int32).tobytes())
+    broken = pa.Array.from_buffers(kind, 20, [None, offsets, pa.py_buffer(b"a film. " * 19 + b"caf\xe9 is ")])
+    pa.parquet.write_table(pa.table({"text": broken}), tmp_path / "a.parquet")
+    found = data.load(str(tmp_path / "a.parquet"), max_bad_rows=1)
+    assert (len(found), found.skipped) == (19, ("a.parquet row 20: column text is not UTF-8",))
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "caf\udce9.csv"
+    path.write_text("text,stars\n" + "a fine film,5\n" * 20)
+    for path_or_folder in (path, tmp_path):
+        with pytest.raises(InputError, match=r"caf\\udce9\.csv: the name is not UTF-8; rename it"):
+            data.load(str(path_or_folder))
 
 
 def test_too_few_usable_rows_say_why(tmp_path: Path) -> None:
