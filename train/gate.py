@@ -82,15 +82,16 @@ def read(name: str, *, texts: bool | None = None) -> list[Limit]:
         return []
     path = HERE / ("gate_text.yaml" if texts else "gate.yaml") if name == "default" else Path(name)
     try:
-        lines = yaml.safe_load(path.read_text())
+        node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
     except OSError as problem:
         raise InputError(f"--gate {path}: {problem.strerror}") from problem
     except (UnicodeDecodeError, yaml.YAMLError) as problem:
         advice = 'a limit from below needs quotes: ">= 0.9"'  # to YAML a bare > begins a block of text
         raise InputError(f"--gate {path}: {problem} ({advice})") from problem
-    if not isinstance(lines, dict) or not lines:
+    if not isinstance(node, yaml.MappingNode) or not node.value:
         raise InputError(f"--gate {path}: must hold lines such as `c2st_auc: <= 0.7`")
-    return [_limit(path, str(metric), str(rule), texts) for metric, rule in lines.items()]
+    # Not as a dict: a number may have a limit on either side.
+    return [_limit(path, str(metric.value), str(rule.value), texts) for metric, rule in node.value]
 
 
 def _limit(path: Path, metric: str, rule: str, texts: bool | None) -> Limit:

@@ -33,6 +33,11 @@ def test_limits_hold_from_above_and_below(tmp_path: Path) -> None:
     assert verdict.missed == []
 
 
+def test_a_number_may_have_a_limit_on_either_side(tmp_path: Path) -> None:
+    both = limits(tmp_path, "c2st_auc: <= 0.7\nc2st_auc: '>= 0.4'")
+    assert [gate.check(both, {"c2st_auc": value}).passed for value in (0.3, 0.5, 0.8)] == [False, True, False]
+
+
 def test_a_missed_limit_is_named_with_the_gap(tmp_path: Path) -> None:
     verdict = gate.check(limits(tmp_path, "correlation_ratio: <= 1.3\nc2st_auc: <= 0.7"), SCORES)
     assert verdict.passed is False
