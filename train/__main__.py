@@ -4,6 +4,7 @@ import _thread
 import contextlib
 import dataclasses
 import difflib
+import io
 import json
 import logging
 import os
@@ -478,11 +479,14 @@ def _open_streams() -> None:
     """Give a process that was started without standard output or error (2>&-) ones that swallow all.
 
     Else the next files to be opened would take their descriptors, and get what libraries print there; and tqdm's lock
-    would be held for ever.
+    would be held for ever. Characters that the terminal's encoding lacks are escaped: they must not end a job.
     """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - it stays open
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

@@ -617,7 +617,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """Everything that is said also goes to the run's log, with the time."""
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk must not add tracebacks
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)

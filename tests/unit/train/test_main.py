@@ -1,6 +1,7 @@
 """The commands' frame."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -126,6 +127,13 @@ def test_sync_says_how_a_damaged_archive_is_made_anew(
 def test_samples_are_not_written_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["sample", "runs/absent", "--out", "-"]) == 2
     assert capsys.readouterr().err.startswith("Error: --out -: nothing is written to standard output")
+
+
+def test_what_the_terminal_cannot_show_is_escaped() -> None:
+    code = "from train.__main__ import main; main(['--help']); print('caf\\u00e9 \\u2026')"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, rb"caf\xe9 \u2026"), done.stderr
 
 
 @pytest.mark.parametrize(("closed", "stream"), [("1", "stdout"), ("2", "stderr")])
