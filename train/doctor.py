@@ -1,5 +1,6 @@
 """What this machine has for training and serving, and what to do about each lack."""
 
+import os
 import re
 import shutil
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 JAVA_VERSION = 17
+VERSION = re.compile(r'version "(\d+)')
 SERVING_PORTS = (8080, 8082)  # predictions and metrics
 FREE_GIB = 2
 SECONDS = 20  # for one program to answer
@@ -112,10 +114,12 @@ def _gpu_runtime() -> Check:
 
 def _java() -> Check:
     advice = f"TorchServe needs Java {JAVA_VERSION}: for instance `apt-get install openjdk-17-jre-headless`"
-    found = _first_line(["java", "-version"])
-    if found is None:
-        return Check("Java", "lacking", "not found", advice)
-    version = re.search(r'version "(\d+)', found)
+    home = os.environ.get("JAVA_HOME")  # which TorchServe prefers
+    lines = _lines([str(Path(home, "bin", "java")) if home else "java", "-version"])
+    if not lines:
+        return Check("Java", "lacking", f"not found in JAVA_HOME={home}" if home else "not found", advice)
+    found = next((line for line in lines if VERSION.search(line)), lines[0])  # before it, options may be repeated
+    version = VERSION.search(found)
     if version is None or int(version[1]) < JAVA_VERSION:
         return Check("Java", "lacking", found, advice)
     return Check("Java", "ok", found)
@@ -151,8 +155,9 @@ def _mlflow(out: Path) -> Check:
     except ImportError as problem:
         return Check("MLflow", "lacking", str(problem), "run `make setup`")
     uri = mirror.store_uri(out)
+    told = mirror.without_password(uri)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return Check("MLflow", "ok", f"{uri} (will be made)")
+        return Check("MLflow", "ok", f"{told} (will be made)")
     try:
         tracking.teach_manners()
         count = len(mlflow.MlflowClient(uri).search_experiments(max_results=1000))
@@ -161,10 +166,10 @@ def _mlflow(out: Path) -> Check:
         return Check(
             "MLflow",
             "optional",
-            f"{uri}: {reason}",
+            f"{told}: {reason}",
             "start the server or correct MLFLOW_TRACKING_URI; training works untracked",
         )
-    return Check("MLflow", "ok", f"{uri} ({count} experiments)")
+    return Check("MLflow", "ok", f"{told} ({count} experiments)")
 
 
 def _ports() -> Check:
@@ -183,9 +188,13 @@ def _is_taken(port: int) -> bool:
 
 def _first_line(command: list[str]) -> str | None:
     """The first line that a program prints, or None where it is missing or fails."""
+    return next(iter(_lines(command)), None)
+
+
+def _lines(command: list[str]) -> list[str]:
+    """What a program prints; nothing where it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    return lines[0] if lines else None
+        return []
+    return (done.stdout + done.stderr).strip().splitlines()

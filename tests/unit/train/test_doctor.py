@@ -17,7 +17,7 @@ from train.__main__ import main
 @pytest.fixture
 def _bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """No other program answers."""
-    monkeypatch.setattr(doctor, "_first_line", lambda command: None)
+    monkeypatch.setattr(doctor, "_lines", lambda command: [])
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
@@ -58,8 +58,27 @@ def test_a_missing_package_is_named(tmp_path: Path, package: str) -> None:
     [('openjdk version "17.0.9" 2023-10-17', "ok"), ('java version "1.8.0_292"', "lacking"), ("what?", "lacking")],
 )
 def test_an_old_java_is_not_enough(monkeypatch: pytest.MonkeyPatch, printed: str, state: str) -> None:
-    monkeypatch.setattr(doctor, "_first_line", lambda command: printed)
+    monkeypatch.setattr(doctor, "_lines", lambda command: ["Picked up JAVA_TOOL_OPTIONS: -Xmx1g", printed])
     assert doctor._java().state == state
+
+
+def test_the_java_is_the_one_that_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    found = doctor._java()
+    assert (found.state, found.finding) == ("lacking", f"not found in JAVA_HOME={tmp_path}")
+    (tmp_path / "bin").mkdir()
+    java = tmp_path / "bin" / "java"
+    java.write_text("#!/bin/sh\necho 'openjdk version \"21.0.1\"' >&2\n")
+    java.chmod(0o755)
+    assert doctor._java().state == "ok"
+
+
+def test_a_password_in_the_store_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    found = doctor._mlflow(tmp_path)
+    assert found.finding.startswith("http://127.0.0.1:9: ")
+    assert "secret" not in str(found)
 
 
 @pytest.mark.parametrize(
