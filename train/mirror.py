@@ -9,8 +9,10 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +41,7 @@ KEY = "lookalike.key"  # the tag by which a run is found again
 GATE = {True: "passed", False: "failed", None: "none"}  # the tag that holds the verdict
 BATCH = 1000  # MLflow takes no more metrics at once
 HERE = Path(__file__).parent
+SAVING = threading.Lock()  # at the end of a job its own thread may come between
 NOT_METRICS = ("seen", "seconds", "time", "step")
 SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -68,7 +71,7 @@ class Record:
     Attributes:
         key: marks the run in MLflow. It is chosen before MLflow is asked for anything, so that the run is made once.
         seen: ticks up to here are final. Later ones would come again, were the job killed now.
-        uri: the store that `run_id` and `complete` are about.
+        uri: the store that `run_id` and `complete` are about, without a password.
         complete: MLflow has everything that there will be, unless the job goes on.
     """
 
@@ -84,7 +87,8 @@ class Record:
     complete: bool = False
 
     def save(self, run: RunDirectory) -> None:
-        rundir.write(run.tracking, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        with SAVING:
+            rundir.write(run.tracking, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
 def read(run: RunDirectory) -> Record:
@@ -115,8 +119,9 @@ class Mirror:
         _make_store(self.uri)
         self.client = mlflow.MlflowClient(self.uri)
         self.experiment_id = self._experiment()
-        if record.uri != self.uri:
-            record.uri, record.run_id, record.complete = self.uri, None, False
+        told = without_password(self.uri)
+        if record.uri != told:
+            record.uri, record.run_id, record.complete = told, None, False
         if record.run_id is None:
             tags = resolve_tags({**record.tags, KEY: record.key})
             record.run_id = self._find(KEY, record.key) or self._make(run.path.name, tags)
@@ -243,6 +248,9 @@ class Mirror:
         if passed and int(made.version) > int(champion or 0):
             self.client.set_registered_model_alias(MODEL_NAME, CHAMPION, made.version)
             self._tell_of_other_data(champion, tags["data"])
+        elif passed is False and champion is not None and int(made.version) == int(champion):
+            self.client.delete_registered_model_alias(MODEL_NAME, CHAMPION)
+            log.info("MLflow: version %s missed the gate that is asked now, and is %s no more", champion, CHAMPION)
 
     def _version_tags(self, passed: bool | None) -> dict[str, str]:
         """What a registered version is found by."""
@@ -297,6 +305,11 @@ class Mirror:
 def store_uri(out: Path) -> str:
     """Where runs are recorded: $MLFLOW_TRACKING_URI, else a SQLite file among the runs."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.resolve()}/mlflow.db"
+
+
+def without_password(text: str) -> str:
+    """An address, or a text with some, without who may use it, which files and messages must not tell."""
+    return re.sub(r"(?<=\w://)[^/\s]*@", "", text)
 
 
 def _make_store(uri: str) -> None:

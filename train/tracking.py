@@ -72,6 +72,8 @@ class Tracker:
         self.ended.set()
         self.thread.join(PATIENCE_SECONDS)
         self.record.status, self.record.ended = status, time.time()
+        with contextlib.suppress(OSError):
+            self.record.save(self.run)  # a thread that still waits for MLflow does so no more
         if self.thread.is_alive() or not self._try(Mirror.send_all):
             log.warning("MLflow lacks a part of this run; later, send it with: python -m train sync %s", self.run.path)
 
@@ -199,4 +201,4 @@ def teach_manners() -> None:
 
 def one_line(problem: BaseException) -> str:
     """What went wrong, short enough for a log line."""
-    return " ".join(str(problem).split())[:200] or type(problem).__name__
+    return " ".join(mirror.without_password(str(problem)).split())[:200] or type(problem).__name__

@@ -163,6 +163,21 @@ def test_a_champion_of_other_data_is_told(tmp_path: Path, capsys: pytest.Capture
     assert line in capsys.readouterr().out
 
 
+def test_a_champion_that_misses_a_later_gate_is_champion_no_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "soft.yaml").write_text("soft_share: <= 0\n")
+    (tmp_path / "strict.yaml").write_text("c2st_auc: <= 0.1\n")
+    options = [*SMALL, "--epochs", "1", "--baselines", "none", "--gate", str(tmp_path / "soft.yaml")]
+    assert main(["fit", "--data", "toy", *options]) == 0
+    client = mlflow.MlflowClient(store(tmp_path))
+    assert int(client.get_model_version_by_alias("lookalike", "champion").version) == 1
+    assert main(["fit", "--resume", "--gate", str(tmp_path / "strict.yaml")]) == 3
+    assert "version 1 missed the gate that is asked now, and is champion no more" in capsys.readouterr().out
+    with pytest.raises(MlflowException, match="champion"):
+        client.get_model_version_by_alias("lookalike", "champion")
+
+
 def test_the_textbook_prints_what_the_textbook_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "rows.npy", builtin.toy(40))
     assert main(["fit", "--preset", "textbook", "--data", str(tmp_path / "rows.npy")]) == 0

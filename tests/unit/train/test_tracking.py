@@ -2,12 +2,14 @@
 
 import json
 import resource
+import threading
 from pathlib import Path
 
 import pytest
 
-from train import rundir, tracking
+from train import mirror, rundir, tracking
 from train.config import Config, InputError, JobError
+from train.mirror import Record
 from train.rundir import RunDirectory
 
 
@@ -24,6 +26,39 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
 def test_an_absent_server_is_named(run: RunDirectory) -> None:
     with pytest.raises(JobError, match="MLflow does not answer"):
         tracking.sync(run)
+
+
+def test_a_job_that_ends_while_mlflow_is_slow_is_finished_all_the_same(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        asked.set()
+        answered.wait()
+        raise ConnectionError
+
+    monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(tracking.Tracker, "_connected", wait)
+    tracker = tracking.Tracker(run, Record(key="k", tags={}))
+    assert asked.wait(60)
+    tracker.finish("FINISHED")
+    assert mirror.read(run).status == "FINISHED"
+    answered.set()
+    tracker.thread.join(60)
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("https://user:secret@host:5000/path", "https://host:5000/path"),
+        ("postgresql+psycopg://user:s@cret@host/name", "postgresql+psycopg://host/name"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_a_password_stays_out_of_files(uri: str, told: str) -> None:
+    assert mirror.without_password(uri) == told
 
 
 def test_a_configuration_that_cannot_be_read_is_named(run: RunDirectory) -> None:
