@@ -249,20 +249,10 @@ def follow() -> None:
 @option("--n", "-n", type=click.IntRange(1, 10**12), default=1000, help="How many sequences.")
 @option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="The same seed gives the same sequences.")
 @click.option("--out", type=FILE, required=True, help="FILE.csv, .jsonl, .parquet or .npy; or a FOLDER of shards")
-@click.option(
-    "--shard-rows",
-    type=click.IntRange(1),
-    default=1_000_000,
-    show_default=True,
-    help="Rows of a Parquet file where --out is a folder.",
+@option(
+    "--shard-rows", type=click.IntRange(1), default=1_000_000, help="Rows of a Parquet file where --out is a folder."
 )
-@click.option(
-    "--processes",
-    type=click.IntRange(1, 1024),
-    default=1,
-    show_default=True,
-    help="Processes that share the work where --out is a folder.",
-)
+@option("--processes", type=click.IntRange(1, 1024), help="Processes that share the work where --out is a folder.")
 @click.option("--temperature", type=float, help="Of texts: below 1 they are likelier and vary less.")
 @click.option("--candidates", type=int, help="Of texts: how many are drawn for each one that is kept.")
 @click.option("--label", help="Of texts with classes: the class.")
