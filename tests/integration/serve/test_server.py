@@ -155,8 +155,7 @@ def test_no_web_page_may_read_an_answer(served: Served) -> None:
 
 def test_a_body_that_is_too_long_is_refused(served: Served) -> None:
     answer = requests.post(served.url, data=b" " * 200_000, headers=HEADERS, timeout=30)
-    assert answer.status_code == 413
-    conform("ServerError", answer.json())
+    assert (answer.status_code, answer.content) == (413, b"")
 
 
 def test_an_unknown_version_is_refused(served: Served) -> None:

@@ -20,6 +20,7 @@ STATE = State(pid=1, host="127.0.0.1", port=1, metrics_port=2, tokens=False, wor
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in commands.INTERRUPTIONS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
