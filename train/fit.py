@@ -39,7 +39,7 @@ from train.codec import Codec, TokensCodec
 from train.config import Config, InputError, JobError, from_json, is_out_of_memory
 from train.evidence import Evidence
 from train.gate import Verdict
-from train.generator import Generator
+from train.generator import Generator, sample
 from train.kinds import EVALUATION_SEED, State
 from train.loop import Tick
 from train.phase import Phase
@@ -53,6 +53,7 @@ log = logging.getLogger("lookalike")
 CHECKPOINT_SECONDS = 20
 SAMPLE_ROWS = 1000
 PRINTED_ROWS, PRINTED_VALUES = 5, 64
+PLAIN = 0.5  # the temperature of further texts that are printed
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "processes", "gate", "baselines")  # when a run is continued
 NOTHING, WARM_START, GAME, REFIT = "nothing", "warm start", "game", "refit"  # what a checkpoint was saved in
 BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
@@ -543,14 +544,18 @@ class _Job:
 
     def _print_rows(self, shipped: artifact.Artifact) -> None:
         prepared, codec = self.prepared, shipped.codec
-        if isinstance(codec, TokensCodec):  # decoded, they would lack the words that the vocabulary lacks
-            real = [" ".join(text.split()) for text in prepared.dataset.take(prepared.parts.heldout[:PRINTED_ROWS])]
-            titles = ("real texts", "generated texts")
-        else:
-            real = _lines(codec, prepared.heldout[:PRINTED_ROWS])
-            titles = ("real rows", "generated rows, rounded")
         generated = _lines(codec, shipped.sample(PRINTED_ROWS, EVALUATION_SEED))
-        for title, lines in zip(titles, (real, generated), strict=True):
+        if isinstance(codec, TokensCodec):
+            real = prepared.dataset.take(prepared.parts.heldout[:PRINTED_ROWS])
+            plain = sample(shipped.having(temperature=PLAIN), PRINTED_ROWS, EVALUATION_SEED)
+            shown = {
+                "real texts": [" ".join(text.split()) for text in real],  # decoded, they would lack unknown words
+                "generated texts": generated,
+                f"at temperature {PLAIN}, plainer and less varied": _lines(codec, plain),
+            }
+        else:
+            shown = {"real rows": _lines(codec, prepared.heldout[:PRINTED_ROWS]), "generated rows, rounded": generated}
+        for title, lines in shown.items():
             log.info("\n%s:\n%s", title, "\n".join(f"  {line}" for line in lines))
 
     def _show(self, tick: Tick, scores: dict[str, float]) -> None:

@@ -243,6 +243,7 @@ class TextKind:
     def complete(self, generator: TokenGenerator, warm: TokenGenerator) -> None:
         """Let the scores be as sure of themselves as validation rows allow, and then these be counted, too."""
         if len(self.validation.codes):
+            log.info("calibrating by training and validation texts")
             _, scale = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))
             generator.scorer.rescale(scale)
             known = torch.cat([self.prepared.train, self.prepared.validation]).to(self.config.device)

@@ -52,11 +52,21 @@ class Level(NamedTuple):
 
         Counts are relative to the context's highest: else powers of a frequent context's would swamp all later ones.
         """
-        sizes = self.first.diff()
-        context = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
-        highest = self.kept.new_zeros(len(sizes)).scatter_reduce(0, context, self.kept, "amax")
+        context = self.context_of_grams()
+        highest = self.kept.new_zeros(len(self.total)).scatter_reduce(0, context, self.kept, "amax")
         relative = self.kept / highest.clamp(min=torch.finfo(self.kept.dtype).tiny)[context]  # where all are 0
         return F.pad((relative ** (1 / temperature)).cumsum(0), (1, 0))
+
+    def spread(self, temperature: float) -> Tensor:
+        """The sum of each context's own probabilities to the power of 1 / temperature (contexts,)."""
+        context = self.context_of_grams()
+        probability = self.kept / self.total[context]
+        return torch.zeros_like(self.held).index_add_(0, context, probability ** (1 / temperature))
+
+    def context_of_grams(self) -> Tensor:
+        """The number of each gram's context (grams,)."""
+        sizes = self.first.diff()
+        return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
 
 
 class NgramModel(nn.Module):
@@ -72,7 +82,7 @@ class NgramModel(nn.Module):
         self.grams: Tensor
         self.register_buffer("grams", torch.zeros(grams, 4, dtype=torch.int64))
         self._levels: list[Level] = []
-        self._sums: tuple[float, list[Tensor]] = (0.0, [])
+        self._sums: tuple[float, list[Tensor], list[Tensor]] = (0.0, [], [])
         self.register_load_state_dict_post_hook(lambda module, keys: module._forget())
 
     def levels(self) -> list[Level]:
@@ -93,15 +103,14 @@ class NgramModel(nn.Module):
         return moved
 
     def _forget(self) -> None:
-        self._levels, self._sums = [], (0.0, [])
+        self._levels, self._sums = [], (0.0, [], [])
 
-    def _running_sums(self, temperature: float) -> list[Tensor]:
-        """Of the three levels; those of the latest temperature are kept."""
-        kept_for, sums = self._sums
-        if kept_for != temperature or not sums:
+    def _at(self, temperature: float) -> tuple[list[Tensor], list[Tensor]]:
+        """Running sums and spreads of the three levels; those of the latest temperature are kept."""
+        if self._sums[0] != temperature:
             sums = [level.running_sum(temperature) for level in self.levels()]
-            self._sums = temperature, sums
-        return sums
+            self._sums = temperature, sums, [level.spread(temperature) for level in self.levels()]
+        return self._sums[1:]
 
     def confidence(self, first: Tensor, second: Tensor) -> Tensor:
         """The shares that the trigram and the bigram context keep for their own grams: (rows, 2)."""
@@ -123,6 +132,19 @@ class NgramModel(nn.Module):
             known = level.own(context, token, self.vocabulary) + (1 - level.find(context)[1]) * known
         return known
 
+    def spread(self, first: Tensor, second: Tensor, temperature: float) -> Tensor:
+        """The sum of all tokens' probabilities after two others, to the power of 1 / temperature: float64 (rows,).
+
+        It is 1 at temperature 1, and less below, the more so the more tokens there are to choose from. What a context
+        keeps for its own grams, and what it leaves to a shorter one, count as different tokens here.
+        """
+        found = torch.zeros_like(first, dtype=torch.float64)
+        contexts = (torch.zeros_like(first), second, first * self.vocabulary + second)
+        for level, context, own in zip(self.levels()[::-1], contexts, self._at(temperature)[1][::-1], strict=True):
+            at, held = level.find(context)
+            found = torch.where(held > 0, own[at], 0) + (1 - held) ** (1 / temperature) * found
+        return found
+
     def draw(self, first: Tensor, second: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
         """A token after two others, from one float64 uniform number each (rows,).
 
@@ -131,7 +153,7 @@ class NgramModel(nn.Module):
         token = torch.zeros_like(first)
         left = torch.ones_like(first, dtype=torch.bool)
         contexts = (first * self.vocabulary + second, second, torch.zeros_like(first))
-        for level, context, summed in zip(self.levels(), contexts, self._running_sums(temperature), strict=True):
+        for level, context, summed in zip(self.levels(), contexts, self._at(temperature)[0], strict=True):
             at, held = level.find(context)
             here = left & (uniform < held)
             token[here] = level.draw(at[here], (uniform / held)[here], summed)

@@ -159,7 +159,10 @@ class LanguageModel(nn.Module):
                 one which rare token it is.
             position: where in the rows the token will stand.
         """
-        drawn = self._draw_common(before, token, labels, state, uniform[:, :2], temperature, position)
+        spread = None
+        if self.rare is not None and temperature != 1:
+            spread = self.rare.spread(before, token, temperature).to(uniform)
+        drawn = self._draw_common(before, token, labels, state, uniform[:, :2], temperature, position, spread)
         if self.rare is not None:
             rare = drawn == UNKNOWN
             drawn[rare] = self.rare.draw(before[rare], token[rare], uniform[rare, 2].double(), temperature)
@@ -178,7 +181,13 @@ class LanguageModel(nn.Module):
         uniform: Tensor,
         temperature: float,
         position: int,
+        spread: Tensor | None,
     ) -> Tensor:
+        """The next common token, or UNKNOWN.
+
+        A temperature changes the chance of each token. So that of some rare one must be multiplied by `spread` (rows,):
+        together they are often likelier than any common token, and each by itself is the least likely.
+        """
         shift = self.ending_shift[position].expand(len(token))
         if self.ngrams is None:
             return pick(self._logits(self.project(state), labels, shift) / temperature, uniform[:, 0])
@@ -186,15 +195,21 @@ class LanguageModel(nn.Module):
         gate = self.gate(torch.cat([state, confidence], 1)).squeeze(1).sigmoid()
         left = left_by_ngrams(confidence)
         share = gate + (1 - gate) * left
-        first = uniform[:, 0]
+        first, second = uniform.unbind(1)
         by_ngrams = first >= share
         rest = ((1 - left) * (first - share) / (1 - share)).double()[by_ngrams]
         drawn = torch.full_like(token, PADDING)
         drawn[by_ngrams] = self.ngrams.draw(before[by_ngrams], token[by_ngrams], rest, temperature)
+        if spread is not None:
+            refused = (drawn == UNKNOWN) & (second >= spread)  # the net decides instead, by what is left of the number
+            drawn[refused] = PADDING
+            second = torch.where(refused, (second - spread) / (1 - spread), second)
         by_net = drawn == PADDING
         theirs = None if labels is None else labels[by_net]
-        logits = self._logits(self.project(state[by_net]), theirs, shift[by_net])
-        drawn[by_net] = pick(logits / temperature, torch.where(by_ngrams, uniform[:, 1], first / share)[by_net])
+        logits = self._logits(self.project(state[by_net]), theirs, shift[by_net]) / temperature
+        if spread is not None:
+            logits[:, UNKNOWN] += spread[by_net].log()
+        drawn[by_net] = pick(logits, torch.where(by_ngrams, second, first / share)[by_net])
         return drawn
 
     def _embed(self, read: Tensor, labels: Tensor | None) -> Tensor:

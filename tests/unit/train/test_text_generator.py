@@ -211,6 +211,37 @@ def test_low_temperature_draws_the_commonest_after_seldom_tokens_as_well() -> No
     assert (drawn == 5).double().mean() > 0.9
 
 
+def test_low_temperature_seldom_draws_tokens_that_are_likely_only_together() -> None:
+    torch.manual_seed(0)
+    rows = torch.tensor([[8 + i % 4, 1, 0, 0, 0, 0] for i in range(600)] + [[4, 1, 0, 0, 0, 0]] * 300)
+    generator = new_generator(rows, vocabulary=VOCABULARY, head=8, embedding=8, hidden=16, candidates=1)
+    usual, cool, cold = (draw(generator.having(temperature=each), 2000, 1).codes[:, 0] for each in (1, 0.7, 0.1))
+    shares = [(each >= 8).double().mean() for each in (usual, cool, cold)]
+    assert shares[0] > 0.35  # the net has not learned and draws as it likes
+    assert 0.05 < shares[1] < shares[0] - 0.1
+    assert shares[2] == 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.1])
+def test_the_spread_is_the_sum_of_the_powers(temperature: float) -> None:
+    codes = torch.randint(3, VOCABULARY, (400, LENGTH), generator=torch.Generator().manual_seed(0))
+    model = fit_ngrams(codes, VOCABULARY)
+    first, second = codes[:50, :2].T.contiguous()
+    tokens = torch.arange(VOCABULARY)
+    powers = torch.stack(
+        [
+            model.probability(*(each.repeat(VOCABULARY) for each in pair), tokens)
+            for pair in zip(first, second, strict=True)
+        ]
+    ) ** (1 / temperature)
+    found = model.spread(first, second, temperature)
+    # Below 1 a token's own share and that of the shorter context are powers of their own, which makes it smaller.
+    assert (found <= powers.sum(1) + 1e-9).all()
+    assert (found > 0).all()
+    if temperature == 1:
+        torch.testing.assert_close(found, torch.ones_like(found))
+
+
 def test_the_common_and_the_rare_ngrams_make_up_the_whole() -> None:
     codes = torch.randint(3, VOCABULARY, (60, LENGTH), generator=torch.Generator().manual_seed(0))
     whole = fit_ngrams(codes, VOCABULARY).grams
