@@ -10,6 +10,7 @@ LOOKALIKE_TEST_HOLD=2,5 makes the job wait after its ticks 2 and 5 until the tes
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from multiprocessing import forkserver
@@ -34,7 +35,6 @@ PRELOADED = [
 # A process must have no other threads when it forks, or the locks that they hold stay locked in the child.
 WITHOUT_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
-tqdm.get_lock()  # made before the fork, so that a killed job leaves no semaphore behind
 on_tick = fit._Job._on_tick
 
 
@@ -75,6 +75,8 @@ def start(
 
 
 def _be(arguments: list[str], folder: str, errors: str, environment: dict[str, str]) -> None:
+    # Not tqdm's own lock: it is a semaphore, which a job that is killed leaves behind, or locked for all after it.
+    tqdm.set_lock(threading.RLock())
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
