@@ -159,7 +159,7 @@ def stop(runs: Path, grace_seconds: float = GRACE_SECONDS, tell: Callable[[str],
     state = states.last(runs)
     if state is None:
         if states.directory(runs).exists():
-            with _locked(runs):
+            with _locked(runs):  # or else a start is at work
                 pass
         return False
     running = states.process(state) is not None

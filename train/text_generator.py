@@ -307,7 +307,8 @@ class TokenGenerator(Generator):
     energy-based models for text generation", resample as here.
 
     Attributes:
-        temperature: divides the net's logits and the logarithms of the n-grams' counts; 1 changes nothing.
+        temperature: divides the net's logits and the logarithms of the n-grams' counts, for each rare token as well as
+            for common ones; 1 changes nothing.
         candidates: how many sentences are drawn for each one returned.
         label: the class of all rows; None draws classes with the shares of the training rows.
     """
