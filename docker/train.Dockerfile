@@ -83,8 +83,7 @@ COPY train /opt/lookalike/train
 COPY serve /opt/lookalike/serve
 # What MLflow shows as the run's commit.
 ARG REVISION=unknown
-ENV LOOKALIKE_REVISION=${REVISION} \
-    MLFLOW_RUN_CONTEXT="{\"mlflow.source.git.commit\": \"${REVISION}\"}"
+ENV MLFLOW_RUN_CONTEXT="{\"mlflow.source.git.commit\": \"${REVISION}\"}"
 LABEL org.opencontainers.image.title="lookalike-train" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.revision="${REVISION}"

@@ -1,7 +1,7 @@
 """The token that an operator gives to a server, and its replicas, instead of the one that TorchServe draws for itself.
 
-TorchServe takes no token from outside, so the workers check it. This module is a LEAF: it imports the standard library
-only, so that it runs unchanged inside the model archive.
+TorchServe takes no token from outside, so the workers check it. This module is a LEAF (see
+train/__init__.py).
 """
 
 import hmac

@@ -2,7 +2,7 @@
 
 TorchServe itself drains nothing. So each worker holds a shared lock on one file while it answers a batch; `close`
 writes into that file, after which workers refuse what comes, and then waits until it can have the lock alone.
-This module is a LEAF: it imports the standard library only, so that it runs unchanged inside the model archive.
+This module is a LEAF (see train/__init__.py).
 """
 
 import fcntl

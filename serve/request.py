@@ -1,8 +1,7 @@
 """One request: read what a client sent and say what is wrong with it.
 
 `parse` turns what TorchServe hands over into a Request or raises a RequestError that names the field; nothing that a
-client can send makes it raise anything else. This module is a LEAF: it imports the standard library and torch only, so
-that it runs unchanged inside the model archive.
+client can send makes it raise anything else. This module is a LEAF (see train/__init__.py).
 """
 
 import functools

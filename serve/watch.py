@@ -2,7 +2,7 @@
 
 Metrics leave a worker as log lines that TorchServe's frontend reads, so they are added up here and told once a second.
 Drift is measured against sequences that the same artifact made when the worker started: a deployment that serves
-something else than its model shows. This module is a LEAF: it imports the standard library and torch only.
+something else than its model shows. This module is a LEAF (see train/__init__.py).
 """
 
 import os

@@ -2,7 +2,9 @@
 
 __version__ = "0.1.0"
 
-# The modules that an artifact needs to run: they travel with it. Here, because naming them must not import torch.
+# The LEAF modules, which an artifact needs to run: they travel inside the model archive unchanged, with those of serve
+# (`serve.archive.LEAVES`). They import the standard library, torch, numpy, numba, orjson, safetensors, tokenizers and
+# one another only. Named here, because naming them must not import torch.
 LEAVES = (
     "__init__.py",
     "artifact.py",

@@ -117,17 +117,23 @@ def cli() -> None:
     type=click.Choice(CODECS),
     help="How rows become sequences: 0/1 rows as they are, texts as tokens or as the presence of words.",
 )
-@option("--words", type=click.IntRange(1, 4096), help="How many words the presence codec looks for.")
+@option("--words", type=click.IntRange(1, 4096), help="With --codec presence: how many words.")
 @option("--tokenizer", type=click.Choice(TOKENIZERS), help="What tokens are: whole words, or pieces of words.")
-@option("--vocabulary", type=click.IntRange(4, 30_000), help="How many tokens there are at the most.")
+@option("--vocabulary", type=click.IntRange(4, 30_000), help="How many tokens there are at most.")
 @option("--min-count", type=click.IntRange(1), help="A word or piece seen less often gets no token.")
 @option("--lowercase/--no-lowercase", help="Whether capitals are dropped.")
-@option("--length", type=click.IntRange(2, 512), help="Tokens a text; by default enough for 99 % of them.")
-@option("--holdout", type=click.FloatRange(0.01, 0.9), help="Share of the rows that only judges.")
-@option("--validation", type=click.FloatRange(0, 0.5), help="Share of the other rows that chooses the checkpoint.")
-@option("--split-seed", type=click.IntRange(0), help="Decides which rows judge.")
+@option(
+    "--length", type=click.IntRange(2, 512), help="Tokens per text at most; by default enough for 99 % of the texts."
+)
+@option("--holdout", type=click.FloatRange(0.01, 0.9), help="Share of the rows that is held out for judging.")
+@option(
+    "--validation",
+    type=click.FloatRange(0, 0.5),
+    help="Share of the other rows that chooses the checkpoint that ships.",
+)
+@option("--split-seed", type=click.IntRange(0), help="Seed of the split into training, validation and held-out rows.")
 @option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows may be skipped.")
-@option("--preset", type=click.Choice(list(PRESETS)), help="textbook: the classic GAN, one sample a step.")
+@option("--preset", type=click.Choice(list(PRESETS)), help="textbook: the classic GAN, one sample per step.")
 @option("--generator", type=click.Choice(GENERATORS), help="Which networks play; auto: those for the codec.")
 @option(
     "--hidden", type=click.IntRange(1, 8192), help="Of 0/1 rows: hidden units of each of the generator's nets, at most."
@@ -143,11 +149,15 @@ def cli() -> None:
     help="Share of the minutes for the warm start; of 0/1 rows half of it for a refit.",
 )
 @option("--text-hidden", type=click.IntRange(1, 8192), help="Hidden units of the recurrent net for texts.")
-@option("--head", type=click.IntRange(4, 30_000), help="How many of the commonest tokens that net knows.")
+@option(
+    "--head",
+    type=click.IntRange(4, 30_000),
+    help="How many of the commonest tokens that net knows; rarer ones come from trigrams.",
+)
 @option("--candidates", type=click.IntRange(1, 64), help="Texts drawn for each one that the discriminator chooses.")
 @option("--width", type=click.IntRange(1, 8192), help="Of 0/1 rows: hidden units of the discriminator.")
 @option("--blocks", type=click.IntRange(0, 64), help="Of 0/1 rows: residual blocks of the discriminator.")
-@option("--batch-size", type=click.IntRange(1, 1_000_000), help="Of 0/1 rows: sequences an update of the weights.")
+@option("--batch-size", type=click.IntRange(1, 1_000_000), help="Of 0/1 rows: sequences per update of the weights.")
 @option(
     "--turns",
     type=click.IntRange(1, 1000),
@@ -187,7 +197,7 @@ def cli() -> None:
     type=click.FloatRange(0, min_open=True),
     help="Stop training after so long; --epochs alone means no limit.",
 )
-@option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of all that is random in training.")
+@option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of all randomness in training.")
 @option("--device", type=click.Choice(DEVICES), help="auto: the GPU where torch sees one.")
 @option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Nets of the default size gain nothing from more.")
 @option("--processes", type=click.IntRange(1, 1024), help="Processes that train together: one GPU each, or the CPU.")
@@ -288,8 +298,12 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, processes: 
 @click.option("--train", type=FILE, help="The rows that the tool learned from: makes floor and copies exact.")
 @option("--column", help="The column that holds the text; that of the synthetic texts may have another name.")
 @option("--label-column", help="The classes of texts, or a 0/1 column: is it learned as well from synthetic rows?")
-@option("--codec", type=click.Choice(CODECS), help="How rows become 0/1 sequences.")
-@option("--words", type=click.IntRange(1, 4096), help="How many words the presence codec looks for.")
+@option(
+    "--codec",
+    type=click.Choice(CODECS),
+    help="presence compares which words texts use; by default they are compared word by word, 0/1 rows as they are.",
+)
+@option("--words", type=click.IntRange(1, 4096), help="With --codec presence: how many words.")
 @option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows of a file may be skipped.")
 @option("--gate", metavar="default|none|FILE", default="none", help="YAML file of limits on the numbers.")
 @click.option("--out", type=FILE, help="Write a report, FILE.html")

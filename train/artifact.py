@@ -4,9 +4,8 @@
     card.json               generator config, codec, data fingerprint, metrics, the gate's verdict, MLflow run id,
                             library versions, the weights' SHA-256 and golden samples for two seeds
 
-Loading proves the artifact: the checksum must fit and the golden samples must come out again. This module is a LEAF:
-besides the standard library and torch it imports safetensors and the other leaves only, so that it runs unchanged
-inside the model archive.
+Loading proves the artifact: the checksum must fit and the golden samples must come out again. This module is a LEAF
+(see train/__init__.py).
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Baselines: what is free. Ordinary generators, fitted on the same training rows as the GAN.
+"""Baselines: ordinary generators, fitted to the rows that the GAN learns from.
 
     fit_marginals       every column a coin of its own
     fit_gaussian        every pairwise correlation as well, in closed form and seconds
@@ -58,8 +58,7 @@ def fit(
 
 
 def fit_marginals(codes: Tensor) -> IndependentGenerator:
-    """Column means. A column that is constant in the training rows stays constant."""
-    _check(codes, codes)
+    """The column means of these rows. A constant column stays constant."""
     generator = IndependentGenerator(codes.shape[1]).requires_grad_(False)
     generator.probability.copy_(codes.double().mean(dim=0))
     return generator

@@ -1,4 +1,4 @@
-"""All generators by name. This module is a LEAF: it imports other leaves only."""
+"""All generators by name. This module is a LEAF (see train/__init__.py)."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 """Codecs turn rows of data into tensors of codes and back.
 
 A codec is fitted on training rows, travels inside the artifact as plain JSON, and decodes what the generator
-made. This module is a LEAF: it imports the standard library and torch only (and, where a tokenizer is trained or texts
-are encoded, Hugging Face's tokenizers), so that it runs unchanged inside the model archive.
+made. Hugging Face's tokenizers are imported only where a tokenizer is trained or texts are encoded. This module is a
+LEAF (see train/__init__.py).
 """
 
 import json

@@ -22,14 +22,23 @@ from train import builtin, readers, store
 from train.codec import words_of
 from train.config import InputError
 from train.packed import PackedRows
-from train.readers import BITS_SHARE, PROBE_ROWS, READERS, TEXT_COLUMN, ZERO_ONE, Table, column_names, shown
-from train.store import NAMED_BAD_ROWS
+from train.readers import (
+    BITS_SHARE,
+    NAMED_BAD_ROWS,
+    OTHER_COLUMNS,
+    PROBE_ROWS,
+    READERS,
+    TEXT_COLUMN,
+    ZERO_ONE,
+    Table,
+    column_names,
+    shown,
+)
 
 Bits = npt.NDArray[np.uint8]
 
 MIN_ROWS = 10
 MAX_CLASSES = 100
-OTHER_COLUMNS = "--data {path}: {file} does not have the columns of the first shard"
 NUMBER = r"(?i)^\s*[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|inf)\s*$"
 
 

@@ -124,9 +124,9 @@ def _reason(others: Sequence[Other]) -> str:
     return ""
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Go on when all processes have come here."""
-    highest(0.0)
+    all_reduce_max(0.0)
 
 
 def agree(what: str, value: str) -> None:
@@ -135,7 +135,7 @@ def agree(what: str, value: str) -> None:
     Raises:
         InputError: naming what is not the same.
     """
-    if from_first(value) != value:
+    if broadcast(value) != value:
         raise InputError(f"process {rank()} has other {what} than the first one")
 
 
@@ -145,7 +145,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def processes() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -153,30 +153,30 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     return rank() == 0
 
 
-def share(batch: Tensor) -> Tensor:
-    """This process's rows of a batch whose loss is a mean, so that shares must be equal; see `portion` for others.
+def shard(batch: Tensor) -> Tensor:
+    """This process's rows of a batch whose loss is a mean, so that shards must be equal; see `portion` for others.
 
-    A last batch that cannot be shared equally is everybody's, to the same effect.
+    A last batch that cannot be split equally is everybody's, to the same effect.
     """
-    return batch.chunk(processes())[rank()] if _is_shared(len(batch)) else batch
+    return batch.chunk(world_size())[rank()] if _is_sharded(len(batch)) else batch
 
 
 def before(rows: int) -> int:
-    """How many rows of a batch of so many come before this process's share."""
-    return rank() * rows // processes() if _is_shared(rows) else 0
+    """How many rows of a batch of so many come before this process's shard."""
+    return rank() * rows // world_size() if _is_sharded(rows) else 0
 
 
-def _is_shared(rows: int) -> bool:
-    return dist.is_initialized() and rows % processes() == 0
+def _is_sharded(rows: int) -> bool:
+    return dist.is_initialized() and rows % world_size() == 0
 
 
 def portion(rows: int) -> slice:
     """Which of so many rows are this process's; none, where there are more processes than rows."""
-    return slice(rank() * rows // processes(), (rank() + 1) * rows // processes())
+    return slice(rank() * rows // world_size(), (rank() + 1) * rows // world_size())
 
 
 def weighted_portion(rows: int) -> tuple[slice, float]:
@@ -185,7 +185,7 @@ def weighted_portion(rows: int) -> tuple[slice, float]:
     A process that has none takes one that does not count.
     """
     mine = portion(rows)
-    return (slice(1), 0.0) if mine.start == mine.stop else (mine, float(processes()))
+    return (slice(1), 0.0) if mine.start == mine.stop else (mine, float(world_size()))
 
 
 def average_gradients(optimizer: torch.optim.Optimizer) -> None:
@@ -196,21 +196,21 @@ def average_gradients(optimizer: torch.optim.Optimizer) -> None:
     for parameter in parameters:
         if parameter.grad is None:  # not used by this process's rows, but perhaps by others'
             parameter.grad = torch.zeros_like(parameter)
-    average([parameter.grad for parameter in parameters])
+    all_reduce_mean([parameter.grad for parameter in parameters])
 
 
-def average(values: Sequence[Tensor]) -> None:
+def all_reduce_mean(values: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over the processes."""
     if not dist.is_initialized():
         return
     flat = torch.cat([value.reshape(-1) for value in values])
     with _naming_losses():
         dist.all_reduce(flat)
-    means = (flat / processes()).split([value.numel() for value in values])
+    means = (flat / world_size()).split([value.numel() for value in values])
     torch._foreach_copy_(list(values), [mean.view_as(value) for mean, value in zip(means, values, strict=True)])
 
 
-def highest(*values: float) -> tuple[float, ...]:
+def all_reduce_max(*values: float) -> tuple[float, ...]:
     """The highest of each value over the processes: how they agree on clocks and on when to stop."""
     if not dist.is_initialized():
         return values
@@ -220,23 +220,23 @@ def highest(*values: float) -> tuple[float, ...]:
     return tuple(shared.tolist())
 
 
-def total(value: float) -> float:
+def all_reduce_sum(value: float) -> float:
     """The sum of what the processes give, the same for all of them."""
-    return sum(gathered(value))
+    return sum(all_gather(value))
 
 
-def from_first(value: T) -> T:
+def broadcast(value: T) -> T:
     """What the first process gives, with its tensors on the CPU, for all of them; what the others give is dropped."""
-    return _from(0, value)
+    return _broadcast_from(0, value)
 
 
-def gathered(value: T | None) -> list[T]:
+def all_gather(value: T | None) -> list[T]:
     """What the processes give, in their order, for all of them, with tensors on the CPU; None is left out."""
-    given = [_from(each, value) for each in range(processes())]
+    given = [_broadcast_from(each, value) for each in range(world_size())]
     return [each for each in given if each is not None]
 
 
-def _from(process: int, value: T) -> T:
+def _broadcast_from(process: int, value: T) -> T:
     if not dist.is_initialized():
         return value
     buffer = io.BytesIO()

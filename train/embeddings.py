@@ -1,4 +1,4 @@
-"""Sentence embeddings for the Frechet distance: an optional extra, `pip install lookalike[frechet]`."""
+"""Sentence embeddings for the Frechet distance: an optional extra, `pip install -e ".[frechet]"`."""
 
 import importlib
 import importlib.util

@@ -90,18 +90,18 @@ def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
     with distributed.session(config):
         distributed.agree("options", config.to_json())
         distributed.agree("data", prepared.dataset.fingerprint())
-        if not distributed.is_first():
+        if not distributed.is_main():
             _follow(config, prepared)
             return None
         if run is None:
-            mention_unfinished(config)
+            _mention_unfinished(config)
             run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}", config.to_json())
         else:
             _mention_older(run)
         return _run(run, config, prepared)
 
 
-def mention_unfinished(config: Config) -> None:
+def _mention_unfinished(config: Config) -> None:
     """Say so when the newest run is of this very configuration and nobody has finished it."""
     run = max(rundir.existing(Path(config.out)), key=lambda run: run.number, default=None)
     if run is not None and _is_unfinished(run) and run.config.read_text() == config.to_json():
@@ -149,10 +149,10 @@ def _follow(config: Config, prepared: Prepared) -> None:
     torch.set_num_threads(config.threads)
     kind = kinds.of(config, prepared)
     with _interruptible() as interrupted:
-        going, task = True, distributed.from_first(None)
+        going, task = True, distributed.broadcast(None)
         while going and task is not None:
             going = _take_part(kind, task, interrupted)
-            task = distributed.from_first(None) if going else None
+            task = distributed.broadcast(None) if going else None
 
 
 def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[], bool]) -> bool:
@@ -160,7 +160,7 @@ def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[],
     if task["phase"] == GAME:
         state = kind.new_state(catalogue.build(task["generator"]))
         state.load_state_dict(task["state"])
-        distributed.wait_for_all()
+        distributed.barrier()
         try:
             return kind.play(state, lambda tick: False, interrupted) != "interrupted"
         except loop.NonFiniteError as problem:
@@ -168,10 +168,10 @@ def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[],
     phase = kind.warm_start() if task["phase"] == WARM_START else kind.refit()
     assert phase is not None, "the first process has begun it"
     phase.load_state_dict(task["state"])
-    distributed.wait_for_all()
+    distributed.barrier()
     while not phase.run(task["seconds"], interrupted):
         phase.state_dict()  # which the first process saves
-        (stop,) = distributed.highest(interrupted())
+        (stop,) = distributed.all_reduce_max(interrupted())
         if stop:
             return False
     return True
@@ -275,8 +275,8 @@ def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict
     if repeated > metrics.COMMON:
         log.warning("%s", metrics.repeated_rows(repeated))
     log.info("run %s on %s", run.path, _device_name(config))
-    if config.device == "cuda" and torch.cuda.device_count() > distributed.processes():
-        used = f"{distributed.processes()} of {torch.cuda.device_count()} GPUs"
+    if config.device == "cuda" and torch.cuda.device_count() > distributed.world_size():
+        used = f"{distributed.world_size()} of {torch.cuda.device_count()} GPUs"
         log.info("%s are used; --processes trains with more of them", used)
     if saved is not None:
         where = f"after {saved['state']['seen']:,} sequences" if "state" in saved else "in the warm start"
@@ -324,7 +324,7 @@ class _Job:
                 self._play()
             if self._is_unimproved():
                 self._refit(going_on=over)
-            distributed.from_first(None)
+            distributed.broadcast(None)
             distributed.leave()
         return self._finish()
 
@@ -367,8 +367,8 @@ class _Job:
 
     def _work_on(self, name: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
         """Bring a phase to its end within so many seconds, saved from time to time."""
-        distributed.from_first({"phase": name, "state": phase.state_dict(), "seconds": seconds})
-        distributed.wait_for_all()  # before the seconds begin
+        distributed.broadcast({"phase": name, "state": phase.state_dict(), "seconds": seconds})
+        distributed.barrier()  # before the seconds begin
         with _bar(name) as bar:
 
             def pause() -> bool:
@@ -377,7 +377,7 @@ class _Job:
 
             while not phase.run(seconds, pause):
                 save()
-                (stop,) = distributed.highest(self.interrupted())
+                (stop,) = distributed.all_reduce_max(self.interrupted())
                 if stop:
                     distributed.leave()
                     raise Saved
@@ -407,8 +407,8 @@ class _Job:
     def _play(self) -> None:
         """Play the game to its end."""
         state = self.state
-        distributed.from_first({"phase": GAME, "generator": state.generator.config(), "state": state.state_dict()})
-        distributed.wait_for_all()
+        distributed.broadcast({"phase": GAME, "generator": state.generator.config(), "state": state.state_dict()})
+        distributed.barrier()
         with _bar("training") as self.bar:
             reason = self.kind.play(state, self._on_tick, self.interrupted)
         if reason == "interrupted":
@@ -647,7 +647,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _device_name(config: Config) -> str:
-    number = distributed.processes()
+    number = distributed.world_size()
     if config.device == "cuda":
         return ("" if number == 1 else f"{number} x ") + torch.cuda.get_device_name()
     together = "" if number == 1 else f"{number} processes of "

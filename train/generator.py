@@ -3,7 +3,7 @@
 Every generator takes a block of uniform numbers, (rows, noise_size) in [0, 1), and returns (rows, length) codes, or
 values in [0, 1] to be rounded to codes; whatever it needs besides (Gaussian or logistic noise) it computes from them.
 All randomness is therefore drawn in one place, `draw_noise`, and a row depends on its own noise only. This module is a
-LEAF: it imports the standard library and torch only, so that it runs unchanged inside the model archive.
+LEAF (see train/__init__.py).
 """
 
 import copy

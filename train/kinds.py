@@ -160,9 +160,10 @@ class BitsKind:
 
     def judge(self, generator: Generator, warm: Generator, seconds: float) -> Evidence:
         config, prepared = self.config, self.prepared
-        fitted = {"GAN": artifact.for_serving(copy.deepcopy(generator))}
+        fitted: dict[str, Generator] = {"GAN": generator}
         if config.generator != "textbook":
             fitted["warm start"] = warm
+        fitted = {name: artifact.for_serving(copy.deepcopy(each)) for name, each in fitted.items()}
         _announce_baselines(config)
         fitted |= baselines.fit(
             config.baselines,

@@ -124,14 +124,14 @@ def train(
     meter = Meter(state)
     device = next(state.generator.parameters()).device
     for batch in batches(order, rows, state.seen, config.step_rows, total):
-        (used,) = distributed.highest(progress(state, total, limit, meter))
+        (used,) = distributed.all_reduce_max(progress(state, total, limit, meter))
         set_rates(state, config, used)
         meter.add(step(state, send(batch, device), config))
         update_average(state, config.average)
         state.seen += len(batch)
 
         done = state.seen >= total
-        stop, late = distributed.highest(interrupted(), state.seconds + meter.elapsed() >= limit)
+        stop, late = distributed.all_reduce_max(interrupted(), state.seconds + meter.elapsed() >= limit)
         is_tick = done or late or state.seen // every > meter.seen // every
         if not (is_tick or stop):
             continue
@@ -139,7 +139,7 @@ def train(
         tick = meter.read(len(rows))
         if not all(math.isfinite(loss) for loss in tick.losses.values()):
             raise NonFiniteError(f"the losses are {tick.losses} after {state.seen:,} sequences")
-        (enough,) = distributed.highest(is_tick and on_tick(tick))
+        (enough,) = distributed.all_reduce_max(is_tick and on_tick(tick))
         if done or stop or enough or late:
             return "epochs" if done else "interrupted" if stop else "stopped" if enough else "minutes"
         meter = Meter(state)
@@ -155,7 +155,7 @@ def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
     size = min(config.batch_size, len(real))
     noise = torch.rand(size, state.generator.noise_size, device=real.device)
     drawn = state.seen // config.turns
-    fake = state.generator.stratified(distributed.share(noise), drawn + distributed.before(size))
+    fake = state.generator.stratified(distributed.shard(noise), drawn + distributed.before(size))
     batches = [batch for batch in real.split(size) if len(batch) == size]  # the last step may leave a part of one
     every = min(PENALTY_EVERY, len(batches))
     turns = []
@@ -179,8 +179,8 @@ def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
 
 def show(real: Tensor, fake: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     """This process's share of a real batch, and its generated rows, as the discriminator sees them."""
-    chances = [distributed.share(torch.rand_like(real)) for _ in range(2 if config.flip else 0)]
-    real = distributed.share(real)
+    chances = [distributed.shard(torch.rand_like(real)) for _ in range(2 if config.flip else 0)]
+    real = distributed.shard(real)
     if config.flip:
         # A discriminator that never sees a row as it is cannot learn the training rows by heart.
         real, fake = flip(real, chances[0] < config.flip), flip(fake, chances[1] < config.flip)
@@ -298,9 +298,9 @@ class Meter:
 
     def read(self, epoch_size: int) -> Tick:
         """The tick, and its time added to the state's."""
-        distributed.average([*self.sums.values(), *self.last.values()])
+        distributed.all_reduce_mean([*self.sums.values(), *self.last.values()])
         sums, last = torch.stack([*self.sums.values(), *self.last.values()]).view(2, -1).tolist()
-        (elapsed,) = distributed.highest(self.elapsed())
+        (elapsed,) = distributed.all_reduce_max(self.elapsed())
         self.state.seconds += elapsed
         seen = self.state.seen
         return Tick(

@@ -13,7 +13,7 @@ fraction of a second. Bits are NumPy arrays uint8 (n, length). Texts have number
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from scipy.stats import rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
+from threadpoolctl import threadpool_limits
 
 Array = npt.NDArray[Any]
 Bits = npt.NDArray[np.uint8]
@@ -191,16 +191,8 @@ DISTANCES = {
 }
 
 
-def ratio(name: str, synthetic: Bits, heldout: Bits, train: Bits) -> float:
-    """One of DISTANCES from synthetic to held-out rows, over that from training to held-out rows.
-
-    1 is as good as fresh real data; infinite where only the floor is 0, 1 where both are.
-    """
-    s, h, t = (Moments.of(bits) for bits in (synthetic, heldout, train))
-    return float(_over(DISTANCES[name](s, h), DISTANCES[name](t, h)))
-
-
 def _over(distance: Array, floor: Array) -> Array:
+    """The ratio: infinite where only the floor is 0, 1 where both are."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((distance == 0) & (floor == 0), 1.0, np.divide(distance, floor))
 
@@ -254,18 +246,29 @@ def c2st(synthetic: Array, heldout: Array, seed: int) -> tuple[float, float]:
     heldout, synthetic = (kind[: JUDGED_VALUES // max(1, kind.shape[1])] for kind in (heldout, synthetic))
     rows = np.concatenate([heldout, synthetic])
     made = np.arange(len(rows)) >= len(heldout)
-    if min(len(heldout), len(synthetic)) < FEWEST_JUDGED:
+    return auc_over_folds(made, FOLDS, seed, lambda fit, judge: _trees(rows[fit], made[fit], rows[judge], seed))
+
+
+def auc_over_folds(made: Array, folds: int, seed: int, score: Callable[[Array, Array], Array]) -> tuple[float, float]:
+    """Mean ROC AUC, and its standard error, of a judge that scores each fold of the rows after learning the others.
+
+    Args:
+        made: whether each row is synthetic, bool (rows,).
+        score: how synthetic rows look, given the numbers of the rows to learn from and of those to score.
+
+    Returns:
+        NaN with fewer rows of a kind than FEWEST_JUDGED.
+    """
+    if min(made.sum(), (~made).sum()) < FEWEST_JUDGED:
         return math.nan, math.nan
-    aucs, variances = [], []
-    for fit, judge in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, made):
-        scores = _trees(rows[fit], made[fit], rows[judge], seed)
-        auc, variance = auc_with_variance(scores[made[judge]], scores[~made[judge]])
-        aucs.append(auc)
-        variances.append(variance)
-    return mean_over_folds(aucs, variances)
+    found = []
+    for fit, judge in StratifiedKFold(folds, shuffle=True, random_state=seed).split(made, made):
+        scores = score(fit, judge)
+        found.append(auc_with_variance(scores[made[judge]], scores[~made[judge]]))
+    return _mean_over_folds(*zip(*found, strict=True))
 
 
-def mean_over_folds(aucs: Sequence[float], variances: Sequence[float]) -> tuple[float, float]:
+def _mean_over_folds(aucs: Sequence[float], variances: Sequence[float]) -> tuple[float, float]:
     """Mean AUC and its standard error.
 
     Folds are not independent, since each is judged by what the others have taught: besides 1 / folds there is the
@@ -411,7 +414,7 @@ def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits, seed: int, folds: in
 def compare(
     synthetic: Array,
     heldout: Array,
-    train: Array | None = None,
+    train: Array,
     *,
     validation: Array | None = None,
     seed: int = 0,
@@ -425,8 +428,7 @@ def compare(
 
     Args:
         synthetic: (n, length), or more rows. Values other than 0 and 1 are counted as `soft_share`, then rounded.
-        heldout, train: (n, length) of 0 and 1. Without training rows, half of the held-out ones stand in as the
-            fresh real sample, and nothing is said about copies.
+        heldout, train: (n, length) of 0 and 1.
         validation: (n, length), rows beside the training rows of which a row may be a copy.
         label: a column that a model would predict from the others, for `utility`.
 
@@ -438,25 +440,20 @@ def compare(
     """
     soft = soft_share(synthetic)
     synthetic, heldout = _as_bits(synthetic, "synthetic"), _as_bits(heldout, "held-out", real=True)
-    everything = None if train is None else _as_bits(train, "training", real=True)
-    _check_lengths(synthetic, heldout, everything)
+    train = _as_bits(train, "training", real=True)
+    _check_lengths(synthetic, heldout, train)
     rng = np.random.default_rng(seed)
-    sizes = {"synthetic_rows": len(synthetic), "heldout_rows": len(heldout), "train_rows": 0}
-    if everything is None:
-        heldout, fresh = np.array_split(rng.permutation(heldout), 2)
-    else:
-        sizes["train_rows"], fresh = len(everything), everything
-    n = min(len(synthetic), len(heldout), len(fresh))
+    sizes = {"synthetic_rows": len(synthetic), "heldout_rows": len(heldout), "train_rows": len(train)}
+    n = min(sizes.values())
     if n == 0:
         raise ValueError("there are too few rows to compare: " + ", ".join(f"{v} {k}" for k, v in sizes.items()))
-    drawn, h, t = (rng.permutation(rows) for rows in (synthetic, heldout, fresh))
+    drawn, h, t = (rng.permutation(rows) for rows in (synthetic, heldout, train))
     s, h, t = drawn[:n], h[:n], t[:n]
     scores: Scores = {"n": n, **sizes, "columns": s.shape[1], "soft_share": soft}
     scores |= ratio_scores(drawn[: n * min(SAMPLES, len(drawn) // n)], h, t, seed)
     scores |= _judge_scores(s, h, t, seed) | collapse_scores(s, h)
-    if everything is not None:
-        known = everything if validation is None else np.concatenate([everything, _as_bits(validation, "validation")])
-        scores |= _copy_scores(s, h, t, known)
+    known = train if validation is None else np.concatenate([train, _as_bits(validation, "validation")])
+    scores |= _copy_scores(s, h, t, known)
     if label is not None:
         scores |= {"utility": utility(s, h, label, seed), "utility_floor": utility(t, h, label, seed)}
     scores = {name: finite(score) for name, score in scores.items()}
@@ -507,7 +504,7 @@ def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
         found.append(f"{scores['constant_columns']} {constant} the synthetic {rows}, unlike in the held-out ones")
     if scores["heldout_constant_columns"]:
         found.append(f"{scores['heldout_constant_columns']} {constant} the held-out {rows}: correlation 0")
-    if scores.get("copy_floor", 0) > COMMON:
+    if scores["copy_floor"] > COMMON:
         found.append(repeated_rows(scores["copy_floor"], rows))
     for name, resolution in RESOLUTION.items():
         found += _too_uncertain(name, resolution, scores, texts)
@@ -566,12 +563,13 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
 
 def _judge_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
     (auc, error), (floor, _) = c2st(s, h, seed), c2st(t, h, seed)
-    return {
-        "c2st_auc": auc,
-        "c2st_auc_low": max(0.0, auc - NORMAL_95 * error),
-        "c2st_auc_high": min(1.0, auc + NORMAL_95 * error),
-        "c2st_floor": floor,
-    }
+    return auc_scores("c2st", auc, error) | {"c2st_floor": floor}
+
+
+def auc_scores(name: str, auc: float, error: float) -> Scores:
+    """An AUC with its 95 % interval."""
+    reach = NORMAL_95 * error
+    return {f"{name}_auc": auc, f"{name}_auc_low": max(0.0, auc - reach), f"{name}_auc_high": min(1.0, auc + reach)}
 
 
 def collapse_scores(s: Bits, h: Bits) -> Scores:
@@ -611,18 +609,20 @@ def distinct_scores(made: Array, real: Array) -> Scores:
 
 def _copy_scores(s: Bits, h: Bits, t: Bits, known: Bits) -> Scores:
     rate, floor = copy_rate(s, known), copy_rate(h, known)
-    low, high = excess_interval(rate, floor, len(s))
     near, error = near_copy_share(s, h, t)
     return {
-        "copy_rate": rate,
-        "copy_floor": floor,
-        "copy_excess": rate - floor,
-        "copy_excess_low": low,
-        "copy_excess_high": high,
+        **copy_scores(rate, floor, len(s)),
         "near_copy_share": near,
         "near_copy_share_low": near - NORMAL_95 * error,
         "near_copy_share_high": near + NORMAL_95 * error,
     }
+
+
+def copy_scores(rate: float, floor: float, n: int) -> Scores:
+    """The shares of copies among `n` synthetic and `n` held-out rows, and how far the first is beyond the second."""
+    low, high = excess_interval(rate, floor, n)
+    excess = {"copy_excess": rate - floor, "copy_excess_low": low, "copy_excess_high": high}
+    return {"copy_rate": rate, "copy_floor": floor, **excess}
 
 
 def _as_bits(rows: Array, kind: str, real: bool = False) -> Bits:
@@ -636,8 +636,8 @@ def _as_bits(rows: Array, kind: str, real: bool = False) -> Bits:
     return (rows > 0.5).astype(np.uint8)
 
 
-def _check_lengths(synthetic: Bits, heldout: Bits, train: Bits | None) -> None:
-    lengths = {rows.shape[1] for rows in (synthetic, heldout, train) if rows is not None}
+def _check_lengths(*sets: Bits) -> None:
+    lengths = {rows.shape[1] for rows in sets}
     if len(lengths) > 1:
         raise ValueError(f"rows of different lengths: {sorted(lengths)}")
 

@@ -1,7 +1,7 @@
 """The generator of 0/1 rows, which draws bits one after the other.
 
 On a GPU that takes as few operations of torch as can be; on a CPU the compiled loops at the end do it row by row. This
-module is a LEAF: it imports numba, numpy and torch only, so that it runs unchanged inside the model archive.
+module is a LEAF (see train/__init__.py).
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
 Chen and Goodman (1999), "An empirical study of smoothing techniques for language modeling": a context's counts are
 lowered by a discount, and what that frees goes to the context without its first token, whose counts are those of
-distinct continuations. A row starts as if END stood before it. This module is a LEAF: it imports torch and the codec.
+distinct continuations. A row starts as if END stood before it. This module is a LEAF (see train/__init__.py).
 """
 
 from typing import Any, NamedTuple, Self

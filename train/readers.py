@@ -36,7 +36,9 @@ PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 TEXT_SHARE = 0.9  # of a column's first values that must be text
 CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row that is longer than two of them
 MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
-SAME_NAMES = "two columns have the same name (does the file lack a line of names?)"
+SAME_NAMES = "two columns have the same name (is the line of names missing?)"
+OTHER_COLUMNS = "--data {path}: {file} does not have the columns of the first shard"
+NAMED_BAD_ROWS = 3  # how many an error message names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ TOO_STRONG = {
     "is believed.",
 }
 COLLAPSED, MEMORISED = 0.8, 0.05  # share of the distinct rows; copies beyond chance
-HEATMAP_COLUMNS = 128  # more columns than this are summarised by their commonest
+HEATMAP_COLUMNS = 128  # of longer rows, those columns are shown that vary most
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ def _cell(measured: dict[str, dict[str, Any]], name: str, row: Row) -> dict[str,
 
 def _correlations(evidence: Evidence) -> Figure:
     """Real, synthetic and their difference; differences within twice the sampling error are left blank."""
-    columns = _busiest(evidence.heldout)
+    columns = _most_varying(evidence.heldout)
     real = _matrix(evidence.heldout[:, columns])
     synthetic = _matrix(evidence.contenders[evidence.shipped][:, columns])
     n = min(len(evidence.heldout), len(evidence.contenders[evidence.shipped]))
@@ -338,7 +338,7 @@ def _matrix(codes: Array) -> Array:
     return matrix
 
 
-def _busiest(codes: Array) -> Array:
+def _most_varying(codes: Array) -> Array:
     """Numbers of the columns that a heatmap shows: all, or those whose values vary most."""
     if codes.shape[1] <= HEATMAP_COLUMNS:
         return np.arange(codes.shape[1])

@@ -25,7 +25,16 @@ from train.builtin import cache_directory
 from train.config import InputError
 from train.packed import PackedRows
 from train.progress import Progress
-from train.readers import BITS_SHARE, SAME_NAMES, ZERO_ONE, column_names, csv_options, format_of
+from train.readers import (
+    BITS_SHARE,
+    NAMED_BAD_ROWS,
+    OTHER_COLUMNS,
+    SAME_NAMES,
+    ZERO_ONE,
+    column_names,
+    csv_options,
+    format_of,
+)
 
 Bits = npt.NDArray[np.uint8]
 
@@ -34,7 +43,6 @@ VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: no
 LARGE = 2**26  # values; smaller sets are read into memory
 BATCH_ROWS = 2**15  # read at once; a multiple of eight
 CSV_BATCH = 2**22  # bytes of CSV read at once
-NAMED_BAD_ROWS = 3  # how many an error message names
 FORMAT = 1  # of the cache
 TEXT_BYTES = 2  # of a value in a CSV file
 GZIP_FACTOR = 8  # by which CSV files of bits shrink, roughly
@@ -153,7 +161,7 @@ def _pack(files: Sequence[Path], columns: tuple[str, ...], folder: Path, max_bad
         for file in files:
             source = _Source(file)
             if source.columns != columns:
-                raise InputError(f"--data {file.parent}: {file.name} does not have the columns of the first shard")
+                raise InputError(OTHER_COLUMNS.format(path=file.parent, file=file.name))
             for batch in source.batches():
                 usable = (batch.values != NEITHER).all(1)
                 skipped += _named(file, columns, batch, usable)

@@ -29,7 +29,7 @@ PASS_ROWS = 5000  # real rows in a pass, and as many draws
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.1
 LINEAR_RATE, LINEAR_DECAY = 3e-3, 0.1  # of the weights of n-grams
 DROPOUT, WORD_DROPOUT = 0.5, 0.1  # of the discriminator's features, and of the tokens that it sees
-CHECK_SEED = 999_983  # of the draws that checks use; passes use the numbers from 0 on
+CHECK_SEED = 999_983  # of the draws that checks use; passes use --seed and the numbers after it
 CHECKED_DRAWS = 4  # draws for each validation row
 SCORED_ROWS = 256  # at once
 SCALES = torch.linspace(0, 1.5, 61)
@@ -83,7 +83,7 @@ def play(
             return "interrupted"
         if not all(map(math.isfinite, losses.values())):
             raise NonFiniteError(f"the losses are {losses} after {state.seen:,} sequences")
-        (elapsed,) = distributed.highest(time.monotonic() - started)
+        (elapsed,) = distributed.all_reduce_max(time.monotonic() - started)
         shown = min(len(rows.codes), PASS_ROWS)
         state.passes, state.seen, state.seconds = state.passes + 1, state.seen + shown, state.seconds + elapsed
         tick = Tick(
@@ -94,7 +94,7 @@ def play(
             losses=losses,
             last_losses=losses,
         )
-        (enough,) = distributed.highest(on_tick(tick))
+        (enough,) = distributed.all_reduce_max(on_tick(tick))
         if enough:
             return "stopped"
     return "epochs" if state.passes >= total else "minutes"
@@ -112,12 +112,12 @@ def one_pass(state: TextState, rows: Sample, seed: int, interrupted: Callable[[]
     real = (torch.arange(len(both.codes), device=device) < len(chosen)).float()
     losses: list[tuple[Tensor, Tensor]] = []
     for batch in torch.randperm(len(both.codes)).to(device).split(BATCH):
-        (stop,) = distributed.highest(interrupted())
+        (stop,) = distributed.all_reduce_max(interrupted())
         if stop:
             return None
         losses.append(update(state, both.take(batch), real[batch]))
     discriminator, generator = map(torch.stack, zip(*losses, strict=True))
-    distributed.average([discriminator, generator])
+    distributed.all_reduce_mean([discriminator, generator])
     # A batch without draws has no loss of the generator: it is 0 / 0.
     return {"generator_loss": generator.nanmean().item(), "discriminator_loss": discriminator.mean().item()}
 
@@ -157,7 +157,7 @@ def draw_together(generator: TokenGenerator, rows: int, seed: int) -> Sample:
     """The same, of which each process draws a part: all of them must ask for it."""
     alone = generator.having(candidates=1)
     mine = generate_labelled(alone, draw_noise(alone, rows, seed)[distributed.portion(rows)])
-    codes, labels = zip(*distributed.gathered((mine.codes, mine.labels)), strict=True)
+    codes, labels = zip(*distributed.all_gather((mine.codes, mine.labels)), strict=True)
     return Sample(codes=torch.cat(codes).long(), labels=None if mine.labels is None else torch.cat(labels))
 
 

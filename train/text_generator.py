@@ -1,7 +1,7 @@
 """The text generator: sentences of token ids, drawn token by token and chosen among candidates by a discriminator.
 
 A row is padded with PADDING after its END; UNKNOWN stands for what the vocabulary lacks and is never drawn. This module
-is a LEAF: it imports the standard library and torch only, so that it runs unchanged inside the model archive.
+is a LEAF (see train/__init__.py).
 """
 
 from collections.abc import Mapping

@@ -15,21 +15,19 @@ import torch
 from scipy.stats import wasserstein_distance
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from train.metrics import (
-    FEWEST_JUDGED,
     FOLDS,
-    NORMAL_95,
     Scores,
+    auc_over_folds,
+    auc_scores,
     auc_with_variance,
     collapse_scores,
+    copy_scores,
     distinct_scores,
-    excess_interval,
     finite,
-    mean_over_folds,
     ratio_scores,
     warnings_of,
 )
@@ -258,15 +256,11 @@ def text_c2st(synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge, fol
     """
     texts = [*heldout, *synthetic]
     made = np.arange(len(texts)) >= len(heldout)
-    if min(len(heldout), len(synthetic)) < FEWEST_JUDGED:
-        return math.nan, math.nan
-    aucs, variances = [], []
-    for fit, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(made, made):
-        scores = judge([texts[i] for i in fit], made[fit], [texts[i] for i in test], seed)
-        auc, variance = auc_with_variance(scores[made[test]], scores[~made[test]])
-        aucs.append(auc)
-        variances.append(variance)
-    return mean_over_folds(aucs, variances)
+
+    def score(fit: Array, test: Array) -> Array:
+        return judge([texts[i] for i in fit], made[fit], [texts[i] for i in test], seed)
+
+    return auc_over_folds(made, folds, seed, score)
 
 
 def ngram_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array:
@@ -350,11 +344,7 @@ def _numbers(made: Texts, real: Texts, seed: int, embed: Embed | None) -> Scores
     scores: Scores = {"length_distance": length_distance(made, real)}
     for name, judge, folds in (("c2st", ngram_judge, FOLDS), ("c2st_conv", conv_judge, CONV_FOLDS)):
         auc, error = text_c2st(made, real, seed, judge, folds)
-        scores |= {f"{name}_auc": auc}
-        scores |= {
-            f"{name}_auc_low": max(0.0, auc - NORMAL_95 * error),
-            f"{name}_auc_high": min(1.0, auc + NORMAL_95 * error),
-        }
+        scores |= auc_scores(name, auc, error)
     scores |= {f"ngram_js_{k}": ngram_js(made, real, k) for k in range(1, 5)}
     for name, values in (("bleu", bleu(made, real)), ("self_bleu", self_bleu(made))):
         scores |= {f"{name}_{k}": float(values[:, k - 2].mean()) for k in range(2, 6)}
@@ -367,12 +357,5 @@ def _text_copy_scores(s: Texts, h: Texts, learned: Texts) -> Scores:
     made, real, seen = ([tuple(text) for text in texts] for texts in (s, h, learned))
     known = set(seen)
     rate, floor = (sum(text in known for text in texts) / len(texts) for texts in (made, real))
-    low, high = excess_interval(rate, floor, len(s))
-    return {
-        "copy_rate": rate,
-        "copy_floor": floor,
-        "copy_excess": rate - floor,
-        "copy_excess_low": low,
-        "copy_excess_high": high,
-        **distinct_scores(*(np.array(list(Counter(texts).values())) for texts in (made, real))),
-    }
+    counts = (np.array(list(Counter(texts).values())) for texts in (made, real))
+    return copy_scores(rate, floor, len(s)) | distinct_scores(*counts)

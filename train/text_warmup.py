@@ -45,7 +45,7 @@ TEMPERATURE = 0.8  # by which the net's logits are divided when it has learned
 CALIBRATION_ROUNDS, RECOUNT_ROUNDS = 12, 8
 CALIBRATION_ROWS = 4000
 CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to draw
-CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use the numbers from 0 on
+CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use --seed and the numbers after it
 CALIBRATION_SHARE, CALIBRATION_SECONDS = 0.2, 30.0  # the share of the seconds left to it, and how many at most
 PSEUDOCOUNT = 10.0  # of draws: tokens drawn less often differ from what is wanted mostly by chance
 ENDING_PSEUDOCOUNT = 30.0  # the same for the rows that end at a position
@@ -170,11 +170,11 @@ class TextWarmStart(Stateful):
             self.step += 1
             if self.step % self.check_steps == 0:
                 self._check()
-            stop, self.seconds = distributed.highest(interrupted(), time.monotonic() - started)
+            stop, self.seconds = distributed.all_reduce_max(interrupted(), time.monotonic() - started)
             if stop:
                 return False
         self._choose_weights()
-        (self.seconds,) = distributed.highest(time.monotonic() - started)
+        (self.seconds,) = distributed.all_reduce_max(time.monotonic() - started)
         return True
 
     def _calibrate(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
@@ -185,7 +185,7 @@ class TextWarmStart(Stateful):
                 sharpen(self.model)
             calibrate(alone, self.train.codes, CALIBRATION_SEED + self.calibrated)
             self.calibrated += 1
-            stop, self.seconds = distributed.highest(interrupted(), time.monotonic() - started)
+            stop, self.seconds = distributed.all_reduce_max(interrupted(), time.monotonic() - started)
             if stop:
                 return False
         log.debug("warm start: calibrated %d times", self.calibrated)
@@ -390,4 +390,4 @@ def mean_loss(model: LanguageModel, rows: Rows) -> float:
     """Nats a row; unknown tokens are not counted. Of several processes each looks at its part of the rows."""
     parts, device = torch.arange(len(rows.codes))[distributed.portion(len(rows.codes))].split(64), rows.codes.device
     found = [model(**rows.batch(part.to(device), rows.width(part)))[0].sum() for part in parts if len(part)]
-    return -distributed.total(sum(torch.stack(found).tolist()) if found else 0.0) / len(rows.codes)
+    return -distributed.all_reduce_sum(sum(torch.stack(found).tolist()) if found else 0.0) / len(rows.codes)

@@ -22,7 +22,7 @@ from train import distributed
 from train.average import move_average
 from train.generator import draw_noise
 from train.nade import NadeGenerator
-from train.phase import restore_streams, streams
+from train.phase import Stateful, restore_streams, streams
 
 log = logging.getLogger("lookalike")
 
@@ -114,7 +114,7 @@ def _few(rows: Tensor) -> Tensor:
     return rows[: max(1, EM_VALUES // rows.shape[1])]
 
 
-class NetFit:
+class NetFit(Stateful):
     """One net being fitted to the seen rows, with classes drawn from the mixture's posterior; the unseen rows stop it.
 
     Attributes:
@@ -169,22 +169,12 @@ class NetFit:
         return self.average
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            **{name: getattr(self, name).state_dict() for name in self.MODULES},
-            **{name: getattr(self, name) for name in self.VALUES},
-            "prior": self.classes.prior,
-            "means": self.classes.means,
-            "streams": streams(),
-        }
+        return {**super().state_dict(), "prior": self.classes.prior, "means": self.classes.means}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on with a fit of the same rows; it must have been made with the saved `prior` and `means`."""
-        for name in self.MODULES:
-            getattr(self, name).load_state_dict(saved[name])
-        for name in self.VALUES:
-            setattr(self, name, saved[name])
+        super().load_state_dict(saved)
         self.kinds = self.kinds.to(self.seen.device)
-        restore_streams(saved["streams"])
 
 
 def draw_classes(belongs: Tensor) -> Tensor:
@@ -249,7 +239,7 @@ def affordable_folds(rows: Tensor, hidden: int, folds: int, seconds: float) -> i
 def rounds(nets: int, done: int = 0) -> int:
     """In how many rounds so many nets are fitted, some of which are done: the first two must come before the others."""
     first, others = max(0, FIRST_NETS - done), nets - max(FIRST_NETS, done)
-    return -(-first // distributed.processes()) + -(-others // distributed.processes())
+    return -(-first // distributed.world_size()) + -(-others // distributed.world_size())
 
 
 def new_optimizer(net: NadeGenerator) -> torch.optim.Optimizer:
@@ -383,11 +373,11 @@ class WarmStart:
             if self.count is None and math.isfinite(seconds):
                 count = affordable_folds(self.rows, self.hidden, self.folds, seconds)
                 # A run that began without a limit may have fitted more by now.
-                self.count = max(distributed.from_first(count), len(self.fitted) + 1 - FIRST_NETS)
+                self.count = max(distributed.broadcast(count), len(self.fitted) + 1 - FIRST_NETS)
             if not self.round:
                 self._begin_round()
             going = self._advance(seconds)
-            stop, someone_going = distributed.highest(interrupted(), going)
+            stop, someone_going = distributed.all_reduce_max(interrupted(), going)
             if not someone_going:
                 self._end_round()
             self.seconds += time.monotonic() - started
@@ -397,7 +387,7 @@ class WarmStart:
 
     def _advance(self, seconds: float) -> bool:
         """A step of this process's net, or, where processes wait for each other, some; False as for `_step`."""
-        return all(self._step(seconds) for _ in range(1 if distributed.processes() == 1 else STEPS_ALONE))
+        return all(self._step(seconds) for _ in range(1 if distributed.world_size() == 1 else STEPS_ALONE))
 
     def _step(self, seconds: float) -> bool:
         """One step of this process's net; False where it has none, or has done with it."""
@@ -420,10 +410,10 @@ class WarmStart:
         if not self.choices:
             torch.manual_seed(self.seed)
             choice = dataclasses.asdict(choose_classes(*self._fold(0)))
-            self.choices = [Choice(), Choice(**distributed.from_first(choice))]
+            self.choices = [Choice(), Choice(**distributed.broadcast(choice))]
         first = len(self.fitted)
         end = FIRST_NETS if first < FIRST_NETS else self._nets_in_all()
-        self.round = range(first, min(end, first + distributed.processes()))
+        self.round = range(first, min(end, first + distributed.world_size()))
         if (mine := distributed.rank()) < len(self.round):
             self.fit = self._new_fit(first + mine, *self.begun[mine : mine + 1])
         self.begun = self.begun[len(self.round) :]
@@ -445,7 +435,7 @@ class WarmStart:
 
     def _end_round(self) -> None:
         mine = None if self.fit is None else (self.fit.best, self.fit.best_net().state_dict())
-        self.fitted += [(score, self._net(weights)) for score, weights in distributed.gathered(mine)]
+        self.fitted += [(score, self._net(weights)) for score, weights in distributed.all_gather(mine)]
         for number in self.round:
             log.debug("warm start: net %d, %.3f nats a row", number, -self.fitted[number][0])
         self.round, self.fit = range(0), None
@@ -470,7 +460,7 @@ class WarmStart:
             "seconds": self.seconds,
             "choices": [dataclasses.asdict(choice) for choice in self.choices],
             "fitted": [(score, net.state_dict()) for score, net in self.fitted],
-            "begun": [*(distributed.gathered(mine) if self.round else ()), *self.begun],
+            "begun": [*(distributed.all_gather(mine) if self.round else ()), *self.begun],
             "joined": None if self.joined is None else self.joined.state_dict(),
             "streams": streams(),
         }

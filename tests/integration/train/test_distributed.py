@@ -34,7 +34,7 @@ alone = psutil.Process().num_threads()
 with distributed.session(Config(device="cpu", codec="bits")):
     import torch._dynamo  # as optimizers do at their first step
 
-    distributed.highest(1.0)
+    distributed.all_reduce_max(1.0)
     assert psutil.Process().num_threads() > alone
 assert psutil.Process().num_threads() == alone
 """
@@ -66,7 +66,7 @@ with distributed.session(Config(device="cpu", codec="tokens")):
     for seed in range(2):
         found = text_game.one_pass(game, Sample(codes=rows, labels=labels), seed, lambda: False)
         losses += found.values()
-    if distributed.is_first():
+    if distributed.is_main():
         print(json.dumps(losses))
 """
 

@@ -163,7 +163,9 @@ def test_without_time_there_still_is_an_autoregressive_net(train: int, validatio
     codes = awkward(train + validation)
     made = baselines.fit_autoregressive(codes[:train], codes[train:], seconds=0, seed=0).double()
     mean = generator.sample(made, 4000, 1).double().mean(0)
-    torch.testing.assert_close(mean, codes[:train].double().mean(0), atol=0.25 if train > 1 else 1.0, rtol=0)
+    # One row tells nothing of a column's mean: every bit stays a fair coin.
+    expected = codes[:train].double().mean(0) if train > 1 else torch.full_like(mean, 0.5)
+    torch.testing.assert_close(mean, expected, atol=0.25 if train > 1 else 0.05, rtol=0)
 
 
 def test_fitting_leaves_the_global_random_state_alone() -> None:

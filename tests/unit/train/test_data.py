@@ -251,7 +251,7 @@ def test_json_lines_may_be_broken(tmp_path: Path) -> None:
         ("a.csv.gz", b"nonsense", "gzip"),
         ("a.npy", b"nonsense", "not what numpy's save writes"),
         ("a.npy", b"", "the file is empty"),
-        ("a.csv", b"a,a\n1,2\n", "two columns have the same name (does the file lack a line of names?)"),
+        ("a.csv", b"a,a\n1,2\n", "two columns have the same name (is the line of names missing?)"),
         ("a.csv", "text\na film\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
         ("a.csv.gz", gzip.compress(b"text\n" + bytes(range(250)) * 9)[:99] + b"x" * 99, "decompressing"),
         ("a.csv", b"one,two\n" + b"here,there\n" * 12, "which column holds the text? Name it with --column: one, two"),

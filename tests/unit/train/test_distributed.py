@@ -32,7 +32,7 @@ def test_a_share_begins_where_it_says(rows: int, begins: list[int], monkeypatch:
     monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 3)
     for rank, begin in enumerate(begins):
         monkeypatch.setattr(distributed.dist, "get_rank", lambda rank=rank: rank)
-        assert distributed.before(rows) == distributed.share(torch.arange(rows))[0] == begin
+        assert distributed.before(rows) == distributed.shard(torch.arange(rows))[0] == begin
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 7, 64])
@@ -40,7 +40,7 @@ def test_what_processes_add_up_for_their_rows_is_in_the_mean_what_one_adds_up(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values, sums = torch.arange(rows) + 10.0, []
-    monkeypatch.setattr(distributed, "processes", lambda: 3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         mine, weight = distributed.weighted_portion(rows)

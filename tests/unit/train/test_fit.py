@@ -18,15 +18,15 @@ def test_the_same_command_again_says_that_a_run_was_interrupted(
     config = fit.Config(data="toy", out=str(tmp_path / "runs"))
     run = rundir.create(tmp_path / "runs", "toy-bits", config.to_json())
     with caplog.at_level("INFO", logger="lookalike"):
-        fit.mention_unfinished(config)
+        fit._mention_unfinished(config)
         go_on = f"go on with: python -m train fit --resume --out {tmp_path / 'runs'}"
         assert caplog.messages == [f"{run.path} was interrupted; {go_on}"]
         caplog.clear()
-        fit.mention_unfinished(dataclasses.replace(config, seed=1))
+        fit._mention_unfinished(dataclasses.replace(config, seed=1))
         with FileLock(run.path / ".lock"):
-            fit.mention_unfinished(config)
+            fit._mention_unfinished(config)
         run.metrics.touch()
-        fit.mention_unfinished(config)
+        fit._mention_unfinished(config)
     assert caplog.messages == []
 
 

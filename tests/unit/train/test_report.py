@@ -158,5 +158,5 @@ def test_pictures_are_saved_as_files(found: Evidence, tmp_path: Path) -> None:
 def test_wide_rows_are_shown_by_their_liveliest_columns() -> None:
     rows = (torch.rand(60, 300, generator=torch.Generator().manual_seed(0)) < 0.5).numpy().astype(np.uint8)
     rows[:, :100] = 0
-    assert report._busiest(rows).min() >= 100
-    assert len(report._busiest(rows)) == report.HEATMAP_COLUMNS
+    assert report._most_varying(rows).min() >= 100
+    assert len(report._most_varying(rows)) == report.HEATMAP_COLUMNS
