@@ -28,7 +28,7 @@ MODEL_NAME = "lookalike"
 CARD = "card.json"
 ARTIFACT_FILES = ("generator.safetensors", CARD)
 LEAVES = {
-    "serve": ("__init__.py", "bearer.py", "gate.py", "request.py", "watch.py"),
+    "serve": ("__init__.py", "bearer.py", "drain.py", "request.py", "watch.py"),
     "train": train.LEAVES,
 }
 CONFIG = "model-config.yaml"

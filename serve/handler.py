@@ -18,8 +18,7 @@ import numpy as np
 import orjson
 import torch
 
-from serve import bearer
-from serve import gate as gates
+from serve import bearer, drain
 from serve import request as requests
 from serve import watch as watches
 from serve.request import Offer, Request, RequestError
@@ -48,7 +47,7 @@ class LookalikeHandler:
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
         logging.getLogger("ts.metrics").setLevel(logging.INFO)  # metrics leave the worker as log lines
         logging.getLogger(BATCH_METRICS).addFilter(lambda record: "PredictionTime" not in record.getMessage())
-        self.gate = gates.Gate(os.environ.get(gates.VARIABLE))
+        self.gate = drain.Gate(os.environ.get(drain.VARIABLE))
         self.token = bearer.read(os.environ.get(bearer.VARIABLE))
         self.artifact = artifacts.load(Path(context.system_properties["model_dir"]))
         card = self.artifact.card

@@ -21,7 +21,7 @@ from serve.archive import MODEL_NAME, ArchiveError
 RUN = re.compile(r"(\d{5})-.+")
 REGISTERED = "models:/"  # how the names in MLflow's registry begin
 # As in train/tracking.py: MLflow's own defaults wait for an absent server for minutes.
-MANNERS = {
+MLFLOW_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -81,7 +81,7 @@ def _fetch(name: str, runs: Path, folder: Path) -> Path:
     tracking = os.environ.get("MLFLOW_TRACKING_URI")
     if not tracking and not database.is_file():
         raise UsageError(f"--model {name}: there is no registry at {database}; set MLFLOW_TRACKING_URI, or train first")
-    for variable, value in MANNERS.items():
+    for variable, value in MLFLOW_DEFAULTS.items():
         os.environ.setdefault(variable, value)
     import mlflow  # takes seconds, and most models are files
 

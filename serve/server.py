@@ -23,7 +23,7 @@ import psutil
 import requests
 from filelock import FileLock, Timeout
 
-from serve import bearer, cpus, gate, management, models
+from serve import bearer, cpus, drain, management, models
 from serve import state as states
 from serve.archive import MODEL_NAME
 from serve.management import ManagementError
@@ -174,7 +174,7 @@ def stop(runs: Path, grace_seconds: float = GRACE_SECONDS, tell: Callable[[str],
 def _drain(state: State, seconds: float) -> bool:
     """Close the gate and wait until every accepted request is answered; False when that took too long."""
     deadline = time.monotonic() + seconds
-    answered = gate.close(state.gate, seconds)
+    answered = drain.close(state.gate, seconds)
     return _flush(state.port, deadline) and answered
 
 
@@ -245,7 +245,7 @@ def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> bool:
     """
     while not interrupted():
         if states.process(state) is None:
-            if gate.is_closed(state.gate):
+            if drain.is_closed(state.gate):
                 return False
             _kill(runs, Path(state.scratch))
             raise ServeError(f"TorchServe ended by itself; its logs are in {states.directory(runs) / 'logs'}.")
@@ -387,7 +387,7 @@ def _environment(settings: Settings, logs: Path, scratch: Path) -> dict[str, str
         "OMP_NUM_THREADS": 1,
         "MKL_NUM_THREADS": 1,
         "CUDA_VISIBLE_DEVICES": "",
-        gate.VARIABLE: scratch / "gate",
+        drain.VARIABLE: scratch / "gate",
     }
     if settings.token_file:
         facts[bearer.VARIABLE] = settings.token_file.resolve()

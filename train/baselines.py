@@ -59,6 +59,8 @@ def fit(
 
 def fit_marginals(codes: Tensor) -> IndependentGenerator:
     """The column means of these rows. A constant column stays constant."""
+    if not len(codes):
+        raise ValueError("there are no training rows")
     generator = IndependentGenerator(codes.shape[1]).requires_grad_(False)
     generator.probability.copy_(codes.double().mean(dim=0))
     return generator
@@ -278,11 +280,11 @@ def _train(
     for rate in LEARNING_RATES:
         generator.load_state_dict(best)
         average.load_state_dict(best)
-        optimiser = torch.optim.AdamW(generator.parameters(), lr=rate, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(generator.parameters(), lr=rate, weight_decay=0.01)
         dropouts = (dropouts[0] if rate == LEARNING_RATES[0] else 0.0, dropouts[1])
         stale = 0
         while stale < PATIENCE and time.monotonic() < deadline:
-            _look(generator, average, optimiser, rows, dropouts)
+            _look(generator, average, optimizer, rows, dropouts)
             loss = _loss(average, spare)
             stale = 0 if loss < best_loss - 1e-3 else stale + 1
             if loss < best_loss:
@@ -294,19 +296,19 @@ def _train(
 def _look(
     generator: AutoregressiveGenerator,
     average: AutoregressiveGenerator,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     rows: Tensor,
     dropouts: tuple[float, float],
 ) -> None:
     """Train on about as many rows as there are, but neither very few nor very many, drawn with replacement."""
     steps = min(max(len(rows), 2_000), 10_000) // BATCH
     for batch in torch.randint(len(rows), (steps, BATCH)):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(
             generator.logits(rows[batch], *dropouts), rows[batch], reduction="sum"
         )
         (loss / BATCH).backward()
-        optimiser.step()
+        optimizer.step()
         move_average(average, generator, AVERAGE)
 
 

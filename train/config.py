@@ -95,7 +95,7 @@ class Config:
             InputError: naming every problem, one after the other.
         """
         problems = [
-            f"--{name.replace('_', '-')} {value}: no finite number"
+            f"--{name.replace('_', '-')} {value}: not a finite number"
             for name, value in vars(self).items()
             if isinstance(value, float) and not math.isfinite(value)
         ]

@@ -159,7 +159,7 @@ def _mlflow(out: Path) -> Check:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return Check("MLflow", "ok", f"{told} (will be made)")
     try:
-        tracking.teach_manners()
+        tracking.set_mlflow_defaults()
         count = len(mlflow.MlflowClient(uri).search_experiments(max_results=1000))
     except Exception as problem:
         reason = tracking.one_line(problem)

@@ -53,11 +53,11 @@ log = logging.getLogger("lookalike")
 CHECKPOINT_SECONDS = 20
 SAMPLE_ROWS = 1000
 PRINTED_ROWS, PRINTED_VALUES = 5, 64
-PLAIN = 0.5  # the temperature of further texts that are printed
+LOW_TEMPERATURE = 0.5  # the temperature of further texts that are printed
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "processes", "gate", "baselines")  # when a run is continued
 NOTHING, WARM_START, GAME, REFIT = "nothing", "warm start", "game", "refit"  # what a checkpoint was saved in
 BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-TEXTBOOK_EPOCHS = 10  # the textbook prints its losses every so many epochs
+TEXTBOOK_PRINT_EPOCHS = 10  # the textbook prints its losses every so many epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -547,11 +547,11 @@ class _Job:
         generated = _lines(codec, shipped.sample(PRINTED_ROWS, EVALUATION_SEED))
         if isinstance(codec, TokensCodec):
             real = prepared.dataset.take(prepared.parts.heldout[:PRINTED_ROWS])
-            plain = sample(shipped.having(temperature=PLAIN), PRINTED_ROWS, EVALUATION_SEED)
+            plain = sample(shipped.having(temperature=LOW_TEMPERATURE), PRINTED_ROWS, EVALUATION_SEED)
             shown = {
                 "real texts": [" ".join(text.split()) for text in real],  # decoded, they would lack unknown words
                 "generated texts": generated,
-                f"at temperature {PLAIN}, plainer and less varied": _lines(codec, plain),
+                f"at temperature {LOW_TEMPERATURE}, plainer and less varied": _lines(codec, plain),
             }
         else:
             shown = {"real rows": _lines(codec, prepared.heldout[:PRINTED_ROWS]), "generated rows, rounded": generated}
@@ -588,7 +588,7 @@ class _Job:
 
     def _show_textbook(self, tick: Tick) -> None:
         epoch = round(tick.epoch)
-        if epoch % TEXTBOOK_EPOCHS == 0 and tick.seen == epoch * len(self.prepared.rows):
+        if epoch % TEXTBOOK_PRINT_EPOCHS == 0 and tick.seen == epoch * len(self.prepared.rows):
             losses = tick.last_losses
             log.info(
                 "Epoch %d/%d:\t Generator loss: %s\t Discriminator loss: %s",

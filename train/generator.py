@@ -51,7 +51,7 @@ CANDIDATES = Option(kind=int, low=1, high=64)  # how many are drawn for each one
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Generated rows.
+    """Rows of codes, generated or real, with their classes.
 
     Attributes:
         codes: of the generator's `code_type`, (rows, length).
@@ -243,7 +243,7 @@ def check_options(options: Mapping[str, Option], chosen: Mapping[str, Any]) -> M
     """
     for name, value in chosen.items():
         if name not in options:
-            raise ValueError(f"{name}: this model has none")
+            raise ValueError(f"{name}: this model has no such option")
         try:
             options[name].check(value)
         except ValueError as problem:

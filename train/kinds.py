@@ -242,7 +242,7 @@ class TextKind:
         return {"score": math.exp(-won)}
 
     def complete(self, generator: TokenGenerator, warm: TokenGenerator) -> None:
-        """Let the scores be as sure of themselves as validation rows allow, and then these be counted, too."""
+        """Scale the scores by the validation texts, then count these in."""
         if len(self.validation.codes):
             log.info("calibrating by training and validation texts")
             _, scale = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))

@@ -1,4 +1,4 @@
-"""What a part of the training that can be interrupted, saved and continued looks like to the job that runs it."""
+"""The interface of a training phase that can be interrupted, saved and continued."""
 
 from collections.abc import Callable
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""How long work is shown."""
+"""Progress bars for long work."""
 
 import logging
 import time

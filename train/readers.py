@@ -160,8 +160,8 @@ def _check_quotes(content: str, delimiter: str) -> None:
         except csv.Error as problem:
             if reader.line_num > first:
                 raise InputError(
-                    f"line {first}: a quotation mark that opens a value takes in the lines up to {reader.line_num}; a "
-                    f'value that holds such marks must stand between two, and its own be doubled: """Great"", he said"'
+                    f"line {first}: a quotation mark that opens a value takes in the lines up to {reader.line_num}; "
+                    f'put a value with quotation marks between two more, and double its own: """Great"", he said"'
                 ) from problem
 
 

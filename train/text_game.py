@@ -188,7 +188,7 @@ def nats_won(scorer: Scorer, validation: Sample, draws: Sample) -> tuple[float, 
 
 @torch.no_grad()
 def chances(generator: TokenGenerator, draws: Sample, seed: int) -> Tensor | None:
-    """How much oftener than others each draw is chosen: (rows,), on the CPU, 1 on average; None where none is.
+    """Each draw's relative chance of being chosen, 1 on average: (rows,), on the CPU; None with one candidate.
 
     So a few draws weighed by their chances tell as much of what the generator returns as many times more would.
 

@@ -306,6 +306,13 @@ class TokenGenerator(Generator):
     (Rubin 1987) by a discriminator's density ratio: Azadi et al. (2019) reject instead; Deng et al. (2020), "Residual
     energy-based models for text generation", resample as here.
 
+    Args:
+        length: the most tokens of a sentence.
+        vocabulary, head: how many tokens there are, and how many of them the net knows.
+        embedding, hidden: sizes of the net.
+        labels: how many classes there are.
+        grams, rare_grams: how many n-grams have been counted.
+
     Attributes:
         temperature: divides the net's logits and the logarithms of the n-grams' counts, for each rare token as well as
             for common ones; 1 changes nothing.

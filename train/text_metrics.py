@@ -211,7 +211,7 @@ def label_distance(a: Sequence[str], b: Sequence[str]) -> float:
 def text_utility(made: Labelled, real: Labelled, seed: int) -> float:
     """Train on synthetic, test on real (Esteban et al. 2017): ROC AUC of real texts' classes, each against the rest.
 
-    By logistic regression on 1- to 3-grams, but for those of a single text: with a hundred classes they would take ten
+    By logistic regression on the 1- to 3-grams of at least two texts: with rarer ones, a hundred classes would take ten
     times as long. The mean over classes, by how many real texts they have. A class that the made texts lack counts 0.5;
     NaN where the real ones are all of one class.
     """
@@ -288,13 +288,13 @@ def conv_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = _ConvNet(len(index) + 2)
-        optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.1)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.1)
         for _ in range(CONV_EPOCHS):
             for batch in _batches(rows):
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 scores = net(_padded([rows[i] for i in batch]))
                 nn.functional.binary_cross_entropy_with_logits(scores, target[batch]).backward()
-                optimiser.step()
+                optimizer.step()
         net.eval()
         with torch.no_grad():
             return torch.cat([net(_padded(some)) for some in _chunks(test_rows)]).numpy()

@@ -335,12 +335,11 @@ def sharpen(model: LanguageModel) -> None:
 
 @torch.no_grad()
 def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float = 1.0) -> None:
-    """Shift the net's output so that what is drawn, and chosen where there are candidates, has each token, or some rare
-    one, as often as the rows, and ends as they do.
+    """Shift the net's output so that tokens come as often, and rows end as they do, in the draws as in the given rows.
 
-    The tokens that end a row are shifted by position instead, so that as many rows begin to end there, of those that go
-    on until then. The n-grams' share of the draws is not shifted, and what follows a token changes with it: it takes
-    some rounds.
+    Where there are candidates, in the chosen ones; rare tokens count together. The tokens that end a row are shifted by
+    position instead, so that as many rows begin to end there, of those that go on until then. The n-grams' share of the
+    draws is not shifted, and what follows a token changes with it: it takes some rounds.
 
     Args:
         codes: token ids, (rows, length).

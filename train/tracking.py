@@ -35,7 +35,7 @@ log = logging.getLogger("lookalike")
 SECONDS = 5  # between two looks at the machine, and between two attempts to send
 PATIENCE_SECONDS = 60  # at the end, for a request that is still under way
 # MLflow's own defaults wait for an absent server for minutes, and draw bars of their own.
-MANNERS = {
+MLFLOW_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -47,13 +47,13 @@ class Tracker:
     """Sends a run directory to MLflow from a thread of its own, until `finish`."""
 
     def __init__(self, run: RunDirectory, record: Record) -> None:
-        teach_manners()
+        set_mlflow_defaults()
         self.run, self.record = run, record
         record.status, record.ended, record.complete = "RUNNING", None, False
         record.save(run)
         self.mirror: Mirror | None = None
         self.lost = False
-        self.machine = Machine(run.system)
+        self.machine = SystemMetrics(run.system)
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._work, name="MLflow", daemon=True)
         self.thread.start()
@@ -108,7 +108,7 @@ class Tracker:
         return connected
 
 
-class Machine:
+class SystemMetrics:
     """Measures processor, memory, disk, network and GPU, and writes a line each time."""
 
     def __init__(self, path: Path) -> None:
@@ -168,7 +168,7 @@ def sync(run: RunDirectory) -> str:
         OSError: one of its files cannot be read.
         JobError: somebody is working on it, or MLflow does not answer.
     """
-    teach_manners()
+    set_mlflow_defaults()
     record = mirror.read(run)
     try:
         with FileLock(run.path / ".lock", timeout=0):
@@ -189,9 +189,9 @@ def sync(run: RunDirectory) -> str:
     return record.run_id
 
 
-def teach_manners() -> None:
+def set_mlflow_defaults() -> None:
     """Shorten MLflow's patience with an absent server and keep it from talking, unless the user has set it so."""
-    for variable, value in MANNERS.items():
+    for variable, value in MLFLOW_DEFAULTS.items():
         os.environ.setdefault(variable, value)
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -53,20 +53,20 @@ EDGE = 1e-4  # probabilities are kept this far from 0 and 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classes:
+class Mixture:
     """A mixture of Bernoulli products: `prior` (classes,) and the columns' `means` in each class, (classes, length)."""
 
     prior: Tensor
     means: Tensor
 
-    def joint(self, rows: Tensor) -> Tensor:
+    def joint_log_prob(self, rows: Tensor) -> Tensor:
         """log p(row, class), (rows, classes)."""
         means = self.means.clamp(EDGE, 1 - EDGE)
         return rows @ torch.logit(means).T + torch.log1p(-means).sum(1) + self.prior.log()
 
     def log_likelihood(self, rows: Tensor) -> float:
         """Mean nats a row."""
-        return float(self.joint(rows).logsumexp(1).mean())
+        return float(self.joint_log_prob(rows).logsumexp(1).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Choice:
     pseudo_rows: float = 1.0
 
 
-def choose_classes(seen: Tensor, unseen: Tensor) -> Choice:
+def choose_mixture(seen: Tensor, unseen: Tensor) -> Choice:
     """The choice under which the unseen rows are likeliest."""
     seen = _few(seen)
     tried = [
@@ -86,27 +86,27 @@ def choose_classes(seen: Tensor, unseen: Tensor) -> Choice:
         for pseudo in PSEUDO_ROWS
         if classes * ROWS_A_CLASS <= len(seen)
     ]
-    return max(tried, key=lambda choice: fit_classes(seen, choice).log_likelihood(unseen), default=Choice())
+    return max(tried, key=lambda choice: fit_mixture(seen, choice).log_likelihood(unseen), default=Choice())
 
 
-def fit_classes(rows: Tensor, choice: Choice) -> Classes:
+def fit_mixture(rows: Tensor, choice: Choice) -> Mixture:
     """Expectation maximisation (Dempster, Laird and Rubin 1977) from random rows as first class means.
 
     Some rows find the classes, all rows their means.
     """
     few, mean = _few(rows), (rows.sum(0) + 0.5) / (len(rows) + 1)
     if choice.classes == 1:
-        return Classes(prior=rows.new_ones(1), means=mean[None])
-    found = Classes(
+        return Mixture(prior=rows.new_ones(1), means=mean[None])
+    found = Mixture(
         prior=rows.new_full((choice.classes,), 1 / choice.classes),
         means=0.5 * few[torch.randperm(len(few))[: choice.classes].to(rows.device)] + 0.5 * mean,
     )
     for step in range(EM_STEPS):
         looked_at = few if step < EM_STEPS - EM_LAST_STEPS else rows
-        belongs = found.joint(looked_at).softmax(1)
-        size = belongs.sum(0)
-        means = (belongs.T @ looked_at + choice.pseudo_rows * mean) / (size[:, None] + choice.pseudo_rows)
-        found = Classes(prior=(size + 1e-3) / (size + 1e-3).sum(), means=means)
+        posterior = found.joint_log_prob(looked_at).softmax(1)
+        size = posterior.sum(0)
+        means = (posterior.T @ looked_at + choice.pseudo_rows * mean) / (size[:, None] + choice.pseudo_rows)
+        found = Mixture(prior=(size + 1e-3) / (size + 1e-3).sum(), means=means)
     return found
 
 
@@ -125,16 +125,16 @@ class NetFit(Stateful):
     MODULES = ("net", "average", "optimizer")
     VALUES = ("kinds", "entropy", "best", "best_step", "best_weights", "steps", "seconds")
 
-    def __init__(self, seen: Tensor, unseen: Tensor, classes: Classes, hidden: int) -> None:
-        self.seen, self.unseen, self.classes = seen, unseen, classes
-        self.net = new_net(seen.shape[1], classes, hidden)
+    def __init__(self, seen: Tensor, unseen: Tensor, mixture: Mixture, hidden: int) -> None:
+        self.seen, self.unseen, self.mixture = seen, unseen, mixture
+        self.net = new_net(seen.shape[1], mixture, hidden)
         self.average = copy.deepcopy(self.net)
         self.optimizer = new_optimizer(self.net)
-        self.belongs = classes.joint(seen).softmax(1)
+        self.posterior = mixture.joint_log_prob(seen).softmax(1)
         # Four draws of the unseen rows' classes, taken in turn; their entropy completes the bound.
-        unseen_belongs = classes.joint(unseen).softmax(1)
-        self.kinds = torch.multinomial(unseen_belongs, 4, replacement=True)
-        self.entropy = (classes.prior[self.kinds].log() - unseen_belongs.gather(1, self.kinds).log()).mean().item()
+        unseen_posterior = mixture.joint_log_prob(unseen).softmax(1)
+        self.kinds = torch.multinomial(unseen_posterior, 4, replacement=True)
+        self.entropy = (mixture.prior[self.kinds].log() - unseen_posterior.gather(1, self.kinds).log()).mean().item()
         self.best, self.best_step, self.best_weights = -math.inf, 0, copy.deepcopy(self.average.state_dict())
         self.steps = 0
         self.seconds = 0.0
@@ -150,7 +150,7 @@ class NetFit(Stateful):
         started = time.monotonic()
         set_schedule(self.optimizer, done)
         chosen = torch.randint(len(self.seen), (BATCH,), device=self.seen.device)
-        descend(self.net, self.optimizer, self.seen[chosen], draw_classes(self.belongs[chosen]))
+        descend(self.net, self.optimizer, self.seen[chosen], draw_classes(self.posterior[chosen]))
         self.steps += 1
         move_average(self.average, self.net, min(AVERAGE, self.steps / (self.steps + 10)))
         if self.steps % CHECK_STEPS == 0:
@@ -169,7 +169,7 @@ class NetFit(Stateful):
         return self.average
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "prior": self.classes.prior, "means": self.classes.means}
+        return {**super().state_dict(), "prior": self.mixture.prior, "means": self.mixture.means}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on with a fit of the same rows; it must have been made with the saved `prior` and `means`."""
@@ -177,24 +177,24 @@ class NetFit(Stateful):
         self.kinds = self.kinds.to(self.seen.device)
 
 
-def draw_classes(belongs: Tensor) -> Tensor:
-    """A class for each row, (rows,), in proportion to how far it belongs to each, (rows, classes).
+def draw_classes(posterior: Tensor) -> Tensor:
+    """A class for each row, (rows,), in proportion to its `posterior`, (rows, classes).
 
     The race of exponential times that `torch.multinomial` runs, too, but only after a look at the values, for which a
     GPU has to be waited for.
     """
-    return (belongs / torch.empty_like(belongs).exponential_()).argmax(1)
+    return (posterior / torch.empty_like(posterior).exponential_()).argmax(1)
 
 
-def new_net(length: int, classes: Classes, hidden: int) -> NadeGenerator:
+def new_net(length: int, mixture: Mixture, hidden: int) -> NadeGenerator:
     """A net of one fold that starts as the mixture itself."""
-    count = len(classes.prior)
-    net = NadeGenerator(length=length, hidden=hidden, nets=1, classes=count).to(classes.means.device)
-    logits = torch.logit(classes.means.clamp(EDGE, 1 - EDGE))
+    count = len(mixture.prior)
+    net = NadeGenerator(length=length, hidden=hidden, nets=1, classes=count).to(mixture.means.device)
+    logits = torch.logit(mixture.means.clamp(EDGE, 1 - EDGE))
     with torch.no_grad():
-        net.bias.copy_(torch.logit((classes.prior @ classes.means).clamp(EDGE, 1 - EDGE))[None])
+        net.bias.copy_(torch.logit((mixture.prior @ mixture.means).clamp(EDGE, 1 - EDGE))[None])
         net.class_bias.copy_((logits - net.bias)[None])
-        net.prior.copy_(classes.prior[None])
+        net.prior.copy_(mixture.prior[None])
     return net
 
 
@@ -224,7 +224,7 @@ def soft_threshold(optimizer: torch.optim.Optimizer) -> None:
 
 def affordable_folds(rows: Tensor, hidden: int, folds: int, seconds: float) -> int:
     """How many folds can have a net of FEWEST_STEPS: at least one."""
-    net = new_net(rows.shape[1], fit_classes(rows, Choice()), hidden)
+    net = new_net(rows.shape[1], fit_mixture(rows, Choice()), hidden)
     batch, optimizer = rows[:BATCH], new_optimizer(net)
     set_schedule(optimizer, 0.0)
     kind = torch.zeros(len(batch), dtype=torch.long, device=rows.device)
@@ -409,7 +409,7 @@ class WarmStart:
     def _begin_round(self) -> None:
         if not self.choices:
             torch.manual_seed(self.seed)
-            choice = dataclasses.asdict(choose_classes(*self._fold(0)))
+            choice = dataclasses.asdict(choose_mixture(*self._fold(0)))
             self.choices = [Choice(), Choice(**distributed.broadcast(choice))]
         first = len(self.fitted)
         end = FIRST_NETS if first < FIRST_NETS else self._nets_in_all()
@@ -421,13 +421,13 @@ class WarmStart:
     def _new_fit(self, number: int, saved: dict[str, Any] | None = None) -> NetFit:
         seen, unseen = self._fold(max(0, number + 1 - FIRST_NETS))
         if saved is not None:
-            classes = Classes(prior=saved["prior"].to(seen), means=saved["means"].to(seen))
-            fit = NetFit(seen, unseen, classes, self.hidden)
+            mixture = Mixture(prior=saved["prior"].to(seen), means=saved["means"].to(seen))
+            fit = NetFit(seen, unseen, mixture, self.hidden)
             fit.load_state_dict(saved)
             return fit
         torch.manual_seed(self.seed + 1 + number)
         choice = self.choices[number if number < FIRST_NETS else self._better_choice()]
-        return NetFit(seen, unseen, fit_classes(seen, choice), self.hidden)
+        return NetFit(seen, unseen, fit_mixture(seen, choice), self.hidden)
 
     def _better_choice(self) -> int:
         """The number of the choice, and of the first fold's net, under which its unseen rows are likelier."""

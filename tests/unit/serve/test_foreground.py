@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serve import __main__ as commands
-from serve import gate, server
+from serve import drain, server
 from serve import state as states
 from serve.server import ServeError
 from serve.state import State
@@ -110,7 +110,7 @@ def test_a_server_that_another_command_stopped_has_not_failed(
 ) -> None:
     state = replace(STATE, scratch=str(tmp_path))
     if not gone:
-        assert gate.close(state.gate, 1)
+        assert drain.close(state.gate, 1)
     monkeypatch.setattr(states, "process", lambda state: None)
     assert not server.attend(tmp_path, state, lambda: False)
 

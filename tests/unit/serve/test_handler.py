@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from serve import gate, handler
+from serve import drain, handler
 from serve.handler import LookalikeHandler
 from serve.request import Request
 from tests.choosy import choosy_artifact
@@ -292,15 +292,15 @@ def test_a_stopping_server_turns_requests_away(
 ) -> None:
     path = tmp_path / "gate"
     path.touch()
-    monkeypatch.setitem(os.environ, gate.VARIABLE, str(path))
+    monkeypatch.setitem(os.environ, drain.VARIABLE, str(path))
     made, context = LookalikeHandler(), make_context(artifact_directory)
     made.initialize(context)
     loaded = (made, context)
     assert "sequences" in json.loads(ask(loaded, b"")[0])
     with made.gate.entered() as is_open:
         assert is_open
-        assert not gate.close(path, 0.1), "a batch is still being answered"
-    assert gate.close(path, 1)
+        assert not drain.close(path, 0.1), "a batch is still being answered"
+    assert drain.close(path, 1)
     assert json.loads(ask(loaded, b"")[0])["error"]["field"] == "server"
     assert context.statuses[0][0] == 503
     assert context.headers[0]["Retry-After"] == "1"
@@ -309,10 +309,10 @@ def test_a_stopping_server_turns_requests_away(
 def test_a_closing_gate_lets_no_batch_in_and_waits_for_those_inside(tmp_path: Path) -> None:
     path = tmp_path / "gate"
     path.touch()
-    inside, late = gate.Gate(str(path)), gate.Gate(str(path))
+    inside, late = drain.Gate(str(path)), drain.Gate(str(path))
     with ThreadPoolExecutor(1) as pool:
         with inside.entered():
-            closing = pool.submit(gate.close, path, 60)
+            closing = pool.submit(drain.close, path, 60)
             deadline = time.monotonic() + 10
             while path.stat().st_size == 0:
                 assert time.monotonic() < deadline, "it says that it closes while it waits"

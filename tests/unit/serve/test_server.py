@@ -17,7 +17,7 @@ import mlflow
 import pytest
 
 from serve import __main__ as commands
-from serve import gate, models, server
+from serve import drain, models, server
 from serve import state as states
 from serve.models import ServeError
 from serve.server import Settings
@@ -100,7 +100,7 @@ def test_an_interrupted_stop_ends_the_server(running: State, tmp_path: Path, mon
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gate, "close", interrupted)
+    monkeypatch.setattr(drain, "close", interrupted)
     with pytest.raises(KeyboardInterrupt):
         server.stop(tmp_path)
     assert states.process(running) is None
@@ -111,7 +111,7 @@ def test_an_interrupted_stop_ends_the_server(running: State, tmp_path: Path, mon
 def test_a_stop_says_when_requests_were_cut(
     running: State, tmp_path: Path, capsys: pytest.CaptureFixture[str], held: bool
 ) -> None:
-    with gate.Gate(str(running.gate)).entered() if held else nullcontext():
+    with drain.Gate(str(running.gate)).entered() if held else nullcontext():
         assert commands.main(["stop", "--runs", str(tmp_path), "--grace-seconds", "0"]) == 0
     out, err = capsys.readouterr()
     assert out == "stopped\n"
@@ -300,7 +300,7 @@ def test_the_command_to_try_finds_the_token_of_these_runs(
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What MLflow is told goes for the whole process; afterwards it is as before."""
     before = mlflow.get_tracking_uri()
-    for variable in (*models.MANNERS, "MLFLOW_TRACKING_URI"):
+    for variable in (*models.MLFLOW_DEFAULTS, "MLFLOW_TRACKING_URI"):
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
     yield

@@ -99,7 +99,7 @@ def test_options_are_passed_on_and_a_label_goes_by_its_name() -> None:
     [
         ({"label": "fierce"}, 'label: must be one of "calm", "plain", "wild"'),
         ({"candidates": 0}, "candidates: must be a whole number from 1 to 64"),
-        ({"top_k": 5}, "top_k: this model has none"),
+        ({"top_k": 5}, "top_k: this model has no such option"),
     ],
 )
 def test_a_choice_that_the_model_does_not_have_is_refused(chosen: dict[str, Any], message: str) -> None:

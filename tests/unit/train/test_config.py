@@ -33,7 +33,7 @@ def test_all_problems_are_reported_at_once() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_limit_that_never_comes_is_refused(value: float) -> None:
-    with pytest.raises(InputError, match=f"--max-minutes {value}: no finite number"):
+    with pytest.raises(InputError, match=f"--max-minutes {value}: not a finite number"):
         resolve({"max_minutes": value})
 
 

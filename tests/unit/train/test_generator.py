@@ -53,7 +53,7 @@ def test_nothing_asked_for_is_nothing_given(made: Generator) -> None:
 
 def test_without_options_nothing_can_be_chosen(made: Generator) -> None:
     assert torch.equal(generator.sample(made.having(), 5, seed=1), generator.sample(made, 5, seed=1))
-    with pytest.raises(ValueError, match="temperature: this model has none"):
+    with pytest.raises(ValueError, match="temperature: this model has no such option"):
         made.having(temperature=1.0)
 
 

@@ -152,7 +152,7 @@ def test_lists_beside_the_texts_are_no_bits(tmp_path: Path) -> None:
 
 def test_a_file_without_a_line_of_names_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("0,1,0\n" * 100)
-    with pytest.raises(InputError, match=r"a\.csv: two columns have the same name \(does the file lack"):
+    with pytest.raises(InputError, match=r"a\.csv: two columns have the same name \(is the line of names missing"):
         data.load(str(tmp_path / "a.csv"), packed=True)
 
 

@@ -72,7 +72,7 @@ def test_a_configuration_that_cannot_be_read_is_named(run: RunDirectory) -> None
 
 def test_a_line_for_which_the_disk_has_no_room_leaves_no_half(tmp_path: Path) -> None:
     path = tmp_path / "system.jsonl"
-    machine = tracking.Machine(path)
+    machine = tracking.SystemMetrics(path)
     machine.measure()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))

@@ -40,7 +40,7 @@ def two_kinds(n: int) -> torch.Tensor:
 def fitted(rows: torch.Tensor, hidden: int) -> NetFit:
     """A net of one class, fitted to five sixths of the rows."""
     seen, unseen = rows.float().tensor_split([len(rows) * 5 // 6])
-    fit = NetFit(seen, unseen, warmup.fit_classes(seen, Choice()), hidden)
+    fit = NetFit(seen, unseen, warmup.fit_mixture(seen, Choice()), hidden)
     while (done := fit.done(math.inf)) < 1:
         fit.step(done)
     return fit
@@ -53,7 +53,7 @@ def test_there_are_no_more_folds_than_rows(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_classes_are_found() -> None:
     torch.manual_seed(0)
-    found = warmup.fit_classes(two_kinds(2000), Choice(classes=2, pseudo_rows=1.0))
+    found = warmup.fit_mixture(two_kinds(2000), Choice(classes=2, pseudo_rows=1.0))
     order = found.prior.argsort()
     assert found.prior[order].tolist() == pytest.approx([0.25, 0.75], abs=0.03)
     assert found.means[order].mean(1).tolist() == pytest.approx([0.9, 0.1], abs=0.03)
@@ -62,7 +62,7 @@ def test_classes_are_found() -> None:
 def test_all_rows_teach_the_means_of_the_classes_that_some_have_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warmup, "EM_VALUES", 200 * 12)
     torch.manual_seed(0)
-    found = warmup.fit_classes(two_kinds(20_000), Choice(classes=2))
+    found = warmup.fit_mixture(two_kinds(20_000), Choice(classes=2))
     means = found.means[found.prior.argsort()]
     assert (means - torch.tensor([[0.9], [0.1]])).abs().max() < 0.02  # from 200 rows it is .08
 
@@ -70,14 +70,14 @@ def test_all_rows_teach_the_means_of_the_classes_that_some_have_found(monkeypatc
 def test_expectation_maximisation_beats_one_class_where_there_are_two() -> None:
     torch.manual_seed(0)
     rows = two_kinds(1000)
-    likelihoods = [warmup.fit_classes(rows, Choice(classes=k)).log_likelihood(rows) for k in (1, 2)]
+    likelihoods = [warmup.fit_mixture(rows, Choice(classes=k)).log_likelihood(rows) for k in (1, 2)]
     assert likelihoods[1] > likelihoods[0] + 1
 
 
 def test_a_net_starts_as_the_mixture_itself() -> None:
     torch.manual_seed(0)
     rows = two_kinds(1000)
-    classes = warmup.fit_classes(rows, Choice(classes=2))
+    classes = warmup.fit_mixture(rows, Choice(classes=2))
     net, kind = warmup.new_net(12, classes, hidden=8), torch.arange(1000) % 2
     torch.testing.assert_close(net.logits(rows.float(), 0, kind).sigmoid(), classes.means[kind])
     assert torch.equal(net.prior, classes.prior[None])
@@ -86,7 +86,7 @@ def test_a_net_starts_as_the_mixture_itself() -> None:
 def test_the_bound_of_a_net_approaches_the_entropy_of_the_chain() -> None:
     torch.manual_seed(0)
     fit = fitted(torch.tensor(builtin.chain(6000, length=10)), 16)
-    independent = warmup.fit_classes(fit.seen, Choice()).log_likelihood(fit.unseen)
+    independent = warmup.fit_mixture(fit.seen, Choice()).log_likelihood(fit.unseen)
     # Nats a row of the process itself: the stationary entropy rate is about .55 nats a bit.
     assert independent < -6.5
     assert -5.9 < fit.best < -5.3
@@ -135,16 +135,16 @@ def test_nets_of_long_rows_have_fewer_hidden_units(length: int, hidden: int) -> 
 
 def test_classes_are_drawn_in_proportion() -> None:
     torch.manual_seed(0)
-    belongs = torch.tensor([[0.1, 0.0, 0.6, 0.3]])
-    drawn = warmup.draw_classes(belongs.repeat(20_000, 1)).bincount(minlength=4) / 20_000
-    torch.testing.assert_close(drawn, belongs[0], atol=0.015, rtol=0)
+    posterior = torch.tensor([[0.1, 0.0, 0.6, 0.3]])
+    drawn = warmup.draw_classes(posterior.repeat(20_000, 1)).bincount(minlength=4) / 20_000
+    torch.testing.assert_close(drawn, posterior[0], atol=0.015, rtol=0)
     assert drawn[1] == 0
 
 
 @pytest.mark.usefixtures("_gpu")
 def test_between_two_checks_nobody_waits_for_the_gpu() -> None:
     rows = CHAIN.float().to("cuda")
-    fit = NetFit(rows[:1000], rows[1000:], warmup.fit_classes(rows, Choice(classes=3)), 8)
+    fit = NetFit(rows[:1000], rows[1000:], warmup.fit_mixture(rows, Choice(classes=3)), 8)
     fit.step(0.0)
     torch.cuda.set_sync_debug_mode("error")
     for _ in range(warmup.CHECK_STEPS - 2):
