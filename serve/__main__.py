@@ -79,7 +79,7 @@ def start(*, foreground: bool, **given: Any) -> None:
             return
     except KeyboardInterrupt:
         pass
-    server.stop(settings.runs, tell=_tell)
+    server.finish(settings.runs, state, server.GRACE_SECONDS, _tell)
 
 
 @cli.command()
@@ -224,6 +224,8 @@ def _client(runs: Path, address: str | None, token: str | None) -> Client:
     if address:
         if not address.startswith(("http://", "https://")):
             raise UsageError(f"--address {address}: must start with http:// or https://")
+        if token and not token.isascii():
+            raise UsageError("--token: holds other characters than ASCII")
         return Client(address=address.rstrip("/").removesuffix(f"/predictions/{MODEL_NAME}"), token=token)
     state = states.running(runs)
     if state is None:
@@ -260,6 +262,8 @@ def _curl(runs: Path, state: states.State) -> str:
 
 def _status_text(found: dict[str, Any]) -> str:
     lines = [f"{found['model']} at {found['address']} (process {found['pid']}), metrics at {found['metrics']}"]
+    if found["stopping"]:
+        lines.append(f"answers nobody any more: {server.STOPPING}")
     for version in found["versions"]:
         workers = ", ".join(f"{worker['pid']} {worker['status']}" for worker in version["workers"])
         queue = version["queue"]

@@ -68,6 +68,7 @@ def run(settings: Settings, seconds: float) -> Iterator[Line]:
     Raises:
         ServeError: the model is damaged, or a server did not start.
     """
+    server.check(settings)  # the server comes last, and so would its ports
     with (
         models.located(settings.runs, settings.model) as source,
         tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder,

@@ -6,20 +6,21 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import NewConnectionError
 from urllib3.util.retry import Retry
 
 from serve.archive import MODEL_NAME
 
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 610  # more than responseTimeout in model-config.yaml, so that the server is the first to give up
-# A full queue and a stopping server answer 503, before any work was done, so asking again is safe. A server that is not
-# there is told at once, and one that is slow would only have more to do.
+# A full queue and a stopping server answer 503, and one whose worker has just died 507: another time may do. A server
+# that is not there is told at once, and one that is slow would only have more to do.
 RETRY = Retry(
     total=4,
     connect=0,
     read=False,
     backoff_factor=0.3,
-    status_forcelist=[503],
+    status_forcelist=[503, 507],
     allowed_methods=None,
     raise_on_status=False,
 )
@@ -45,6 +46,8 @@ class Client:
         given = {"seed": seed, **options}
         fields = {"n": n} | {name: value for name, value in given.items() if value is not None}
         answer = self._post(fields)
+        if answer.is_redirect:
+            raise ClientError(f"{self.address} answers that it is at {answer.headers['Location']}; ask there")
         if answer.status_code != requests.codes.ok:
             raise ClientError(f"{self.address} refused with {answer.status_code}: {explain(answer.content)}")
         return answer.content
@@ -57,16 +60,27 @@ class Client:
                 session.mount(scheme, HTTPAdapter(max_retries=RETRY))
             try:
                 url, timeout = f"{self.address}/predictions/{MODEL_NAME}", (CONNECT_SECONDS, ANSWER_SECONDS)
-                return session.post(url, json=fields, headers=headers, timeout=timeout)
+                # Not redirects: they would turn the request into one without a body.
+                return session.post(url, json=fields, headers=headers, timeout=timeout, allow_redirects=False)
             except requests.ReadTimeout as problem:
                 raise ClientError(f"{self.address} gave no answer within {ANSWER_SECONDS} seconds") from problem
             except requests.exceptions.SSLError as problem:
                 raise ClientError(f"{self.address}: {_tls_reason(problem)}") from problem
             except requests.ConnectionError as problem:
+                if not _was_refused(problem):
+                    raise ClientError(f"{self.address} broke the connection before it had answered") from problem
                 advice = "start a server with: python -m serve start"
                 raise ClientError(f"nothing answers at {self.address}; {advice}") from problem
+            except requests.exceptions.ChunkedEncodingError as problem:
+                raise ClientError(f"{self.address} broke the connection in the midst of its answer") from problem
             except requests.RequestException as problem:
                 raise ClientError(f"{self.address}: {type(problem).__name__}") from problem
+
+
+def _was_refused(problem: requests.ConnectionError) -> bool:
+    """Whether there was no connection at all."""
+    reason = getattr(problem.args[0], "reason", None) if problem.args else None
+    return isinstance(problem, requests.ConnectTimeout) or isinstance(reason, NewConnectionError)
 
 
 def _tls_reason(problem: requests.exceptions.SSLError) -> str:
@@ -100,9 +114,12 @@ def show(body: bytes) -> str:
 
 
 def _shown(answer: dict[str, Any]) -> str:
-    bits = all(code in (0, 1) for sequence in answer["sequences"] for code in sequence)
-    rows = ["".join(map(str, sequence)) if bits else "" for sequence in answer["sequences"]]
-    labels, texts = (answer.get(name, [""] * len(rows)) for name in ("labels", "text"))
+    sequences = answer["sequences"]
+    labels, texts = (answer.get(name, [""] * len(sequences)) for name in ("labels", "text"))
+    bits = all(code in (0, 1) for sequence in sequences for code in sequence)
+    if "text" in answer:  # a text without words is token ids of 0 and 1; without a word that is present, all bits are 0
+        bits = bits and not any(any(row) and not text for row, text in zip(sequences, texts, strict=True))
+    rows = ["".join(map(str, sequence)) if bits else "" for sequence in sequences]
     lines = ["  ".join(filter(None, line)) for line in zip(labels, rows, texts, strict=True)]
     model = answer["model"]
     run = f", MLflow run {model['run_id']}" if model["run_id"] else ""

@@ -43,9 +43,13 @@ def is_closed(path: Path) -> bool:
 
 
 def close(path: Path, seconds: float) -> bool:
-    """Close the gate and wait until every batch that had entered is answered; False when that took too long."""
+    """Close the gate and wait until every batch that had entered is answered; False when that took too long.
+
+    Raises:
+        FileNotFoundError: there is no gate, so nobody could be waited for.
+    """
     deadline = time.monotonic() + seconds
-    with path.open("w") as file:
+    with path.open("r+") as file:
         file.write("closed\n")
         file.flush()
         while True:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import orjson
 import torch
+from torch import Tensor
 
 from serve import bearer, drain
 from serve import request as requests
-from serve import watch as watches
 from serve.request import Offer, Request, RequestError
 from serve.watch import Watch
 from train import artifact as artifacts
@@ -84,9 +84,11 @@ class LookalikeHandler:
         """Counts for Prometheus, where the server collects any."""
         if metrics is None:
             return None
-        rows = min(watches.REFERENCE_ROWS, self.artifact.generator.rows_per_pass)  # starting must not take long
-        reference = self.artifact.sample(rows, secrets.randbelow(generators.MAX_SEED))
-        watch = Watch(metrics, MODEL_NAME, reference)
+
+        def draw() -> Tensor:
+            return self.artifact.sample(self.artifact.generator.rows_per_pass, secrets.randbelow(generators.MAX_SEED))
+
+        watch = Watch(metrics, MODEL_NAME, draw)
         watch.start()
         return watch
 

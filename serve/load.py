@@ -5,9 +5,11 @@ import socket
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 CHUNK = 1 << 20
+PATIENCE_SECONDS = 120  # a batch of the largest requests for texts takes half a minute
 END_OF_HEADERS = b"\r\n\r\n"
 
 
@@ -25,22 +27,32 @@ class _Connection:
     """One connection that sends one request after the other."""
 
     def __init__(self, address: tuple[str, int], requests: Iterator[bytes]) -> None:
-        self.socket = socket.create_connection(address, timeout=60)
+        self._address, self._requests = address, requests
+        self.connect()
+
+    def connect(self) -> None:
+        self.socket = socket.create_connection(self._address, timeout=PATIENCE_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._requests = requests
+
+    def close(self) -> None:
+        self.socket.close()
 
     def send(self) -> None:
         self._answer = bytearray()
         self._missing = 0
         request = next(self._requests)
         self.sent = time.perf_counter()
-        self.socket.sendall(request)
+        with suppress(ConnectionError):  # receiving will show it
+            self.socket.sendall(request)
 
     def receive(self) -> bool | None:
         """Read what has come: None while the answer is incomplete, then whether it was a success."""
-        chunk = self.socket.recv(CHUNK)
+        try:
+            chunk = self.socket.recv(CHUNK)
+        except ConnectionError:
+            chunk = b""
         if not chunk:
-            raise ConnectionError("the server closed a connection")
+            return False
         if self._missing:
             self._missing -= len(chunk)
         else:
@@ -57,22 +69,26 @@ def run(
 ) -> Load:
     """Load a server for some seconds, after a tenth of that time as warm-up. `bodies` must not end.
 
+    A refusal, or a connection that the server closes, counts as a failure; the connection is then a new one.
+
     Raises:
-        ConnectionError: the server closes a connection.
-        OSError: there is no server.
+        OSError: there is no server, or it answers nobody any more.
     """
     headers = f"POST {path} HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: application/json\r\nAccept: {accept}\r\n"
     requests = (f"{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies)
     times: list[float] = []
     failures = 0
-    with selectors.DefaultSelector() as selector:
-        everyone = [_Connection(address, requests) for _ in range(connections)]
-        for connection in everyone:
+    with selectors.DefaultSelector() as selector, ExitStack() as stack:
+        for _ in range(connections):
+            connection = _Connection(address, requests)
+            stack.callback(connection.close)
             selector.register(connection.socket, selectors.EVENT_READ, connection)
             connection.send()
         begin = time.perf_counter() + seconds / 10
         while selector.get_map():
-            for key, _ in selector.select(timeout=60):
+            if not (ready := selector.select(timeout=PATIENCE_SECONDS)):
+                raise TimeoutError(f"no answer came for {PATIENCE_SECONDS} seconds")
+            for key, _ in ready:
                 connection = key.data
                 success = connection.receive()
                 if success is None:
@@ -81,11 +97,15 @@ def run(
                 if now > begin:
                     times.append(now - connection.sent)
                     failures += not success
-                if now < begin + seconds:
-                    connection.send()
-                else:  # answers that are under way at the end still count, and so does their time
+                going_on = now < begin + seconds  # what is under way at the end still counts, and so does its time
+                if not (going_on and success):  # TorchServe closes the connection after a refusal
                     selector.unregister(connection.socket)
-                    connection.socket.close()
+                    connection.close()
+                if going_on and not success:
+                    connection.connect()
+                    selector.register(connection.socket, selectors.EVENT_READ, connection)
+                if going_on:
+                    connection.send()
     ranks = statistics.quantiles(times, n=100) if len(times) > 1 else times * 99
     whole = len(times) - failures
     return Load(per_second=whole / (now - begin), p50=ranks[49] * 1e3, p99=ranks[98] * 1e3, failures=failures)

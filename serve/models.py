@@ -19,6 +19,7 @@ from serve import state as states
 from serve.archive import MODEL_NAME, ArchiveError
 
 RUN = re.compile(r"(\d{5})-.+")
+PROVING = "proving-"  # how the name of a folder begins in which a model is proved
 REGISTERED = "models:/"  # how the names in MLflow's registry begin
 # As in train/tracking.py: MLflow's own defaults wait for an absent server for minutes.
 MLFLOW_DEFAULTS = {
@@ -156,7 +157,9 @@ def put(
         ServeError: it does not prove itself, or would replace a version in `loaded` by something else.
     """
     tell("proving the model: checksums and golden samples")
-    with tempfile.TemporaryDirectory(dir=states.directory(runs), prefix="proving-") as folder:
+    for killed in states.directory(runs).glob(f"{PROVING}*"):  # nobody else is at work
+        shutil.rmtree(killed, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=states.directory(runs), prefix=PROVING) as folder:
         copy = Path(folder, "lookalike.mar")
         try:
             if source.is_dir():

@@ -7,6 +7,7 @@ reports ready only when the server has answered a real prediction with the seque
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -42,7 +43,9 @@ FLUSH_SECONDS = 0.3  # without unsent answers; the server that passes a worker's
 REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of which a closed gate makes ever more
 TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 LOG_LINES = 12
+METRICS_CONFIG, LOG_CONFIG = "metrics.yaml", "log4j2.xml"
 NOT_RUNNING = "no server runs here; start one with: python -m serve start"
+STOPPING = "a stop is at work, or was killed; end the server with: python -m serve stop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +89,25 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
         ServeError: nothing was started, or what was started has been stopped again.
     """
     if states.running(settings.runs) is None:
-        _check(settings)  # before anything is written: wrong usage leaves nothing behind
+        check(settings)  # before anything is written: wrong usage leaves nothing behind
     with _locked(settings.runs):
         state = states.last(settings.runs)
         if state and states.process(state):
+            _check_open(state)
             tell(
                 f"TorchServe already runs at {state.address} (process {state.pid}); "
                 "switch its model with: python -m serve use VERSION"
             )
             return state
         if state:
-            _kill(settings.runs, Path(state.scratch))  # it died by itself and left its folder
+            _clear(settings.runs, state.scratch)  # it died by itself and left its folder
         return _start(settings, tell)
+
+
+def _check_open(state: State) -> None:
+    """A server whose gate is closed answers nobody any more."""
+    if drain.is_closed(state.gate):
+        raise ServeError(STOPPING)
 
 
 @contextmanager
@@ -119,7 +129,8 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
             folder.mkdir(exist_ok=True)
         mar, card = models.put(source, settings.runs, tell=tell)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
-    started = time.monotonic()
+    started, clock = time.monotonic(), time.time()
+    state = None
     try:
         pid = _launch(settings, home, scratch, mar)
         state = State(
@@ -128,7 +139,7 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
             port=settings.port,
             metrics_port=settings.metrics_port,
             tokens=settings.need_tokens,
-            token_file=str(settings.token_file.resolve()) if settings.token_file else None,
+            token_file=str(scratch / "token") if settings.token_file else None,
             workers=settings.workers,
             scratch=str(scratch),
         )
@@ -136,9 +147,11 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
         tell(f"starting TorchServe (process {pid}) with {mar.name}")
         _await_golden(state, card, started + settings.wait_seconds)
     except BaseException as problem:
-        _kill(settings.runs, scratch)
+        if state:
+            _end(state)
+        _clear(settings.runs, str(scratch))
         if isinstance(problem, ServeError):
-            for line in _last_messages(home):
+            for line in _last_messages(home, clock):
                 tell(f"  {line}")
             limit = f"--wait-seconds was {settings.wait_seconds:g}"
             raise ServeError(f"{problem} Its logs are in {home / 'logs'}; {limit}.") from problem
@@ -151,7 +164,7 @@ def stop(runs: Path, grace_seconds: float = GRACE_SECONDS, tell: Callable[[str],
     """Let the accepted requests finish, then end the server and remove what it leaves behind. False when none ran.
 
     Args:
-        tell: is given a line for people when requests could not finish in time.
+        tell: is given a line for people when requests may not have been finished.
 
     Raises:
         ServeError: a server is just being started.
@@ -162,20 +175,31 @@ def stop(runs: Path, grace_seconds: float = GRACE_SECONDS, tell: Callable[[str],
             with _locked(runs):  # or else a start is at work
                 pass
         return False
+    return finish(runs, state, grace_seconds, tell)
+
+
+def finish(runs: Path, state: State, grace_seconds: float, tell: Callable[[str], None]) -> bool:
+    """As `stop`, for a server that is known: its runs may have been moved since it was started."""
     running = states.process(state) is not None
     try:
-        if running and not _drain(state, grace_seconds):
-            tell(f"{grace_seconds:g} s were not enough for all accepted requests: the others were cut off")
+        if running:
+            _drain(state, grace_seconds, tell)
     finally:  # also of an interrupted stop: once its gate is closed, a server answers nobody
-        _kill(runs, Path(state.scratch))
+        _end(state)
+        _clear(runs, state.scratch)
     return running
 
 
-def _drain(state: State, seconds: float) -> bool:
-    """Close the gate and wait until every accepted request is answered; False when that took too long."""
+def _drain(state: State, seconds: float, tell: Callable[[str], None]) -> None:
+    """Close the gate and wait until every accepted request is answered; say so where that cannot be."""
     deadline = time.monotonic() + seconds
-    answered = drain.close(state.gate, seconds)
-    return _flush(state.port, deadline) and answered
+    try:
+        answered = drain.close(state.gate, seconds)
+    except FileNotFoundError:
+        tell(f"{state.gate} has been deleted: requests under way may have been cut off")
+        return
+    if not (_flush(state.port, deadline) and answered):
+        tell(f"{seconds:g} s were not enough for all accepted requests: the others were cut off")
 
 
 def _flush(port: int, deadline: float) -> bool:
@@ -202,7 +226,7 @@ def _unsent_bytes(port: int) -> int:
 
 
 def status(runs: Path) -> dict[str, Any] | None:
-    """What runs, as plain JSON, or None: address, versions, workers, queue.
+    """What runs, as plain JSON, or None: address, versions, workers, queue, and whether it is stopping.
 
     Raises:
         ServeError: the process is there, but does not answer.
@@ -229,6 +253,7 @@ def status(runs: Path) -> dict[str, Any] | None:
         "metrics": f"http://{state.host}:{state.metrics_port}/metrics",
         "pid": state.pid,
         "tokens": state.tokens,
+        "stopping": drain.is_closed(state.gate),
         "logs": str(states.directory(runs) / "logs"),
         "versions": versions,
     }
@@ -247,7 +272,7 @@ def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> bool:
         if states.process(state) is None:
             if drain.is_closed(state.gate):
                 return False
-            _kill(runs, Path(state.scratch))
+            _clear(runs, state.scratch)
             raise ServeError(f"TorchServe ended by itself; its logs are in {states.directory(runs) / 'logs'}.")
         time.sleep(POLL_SECONDS)
     return True
@@ -270,6 +295,7 @@ def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None
     if state is None:
         raise ServeError(NOT_RUNNING)
     with _locked(runs):
+        _check_open(state)
         loaded = {version["modelVersion"] for version in _manage(state, "GET", f"/models/{MODEL_NAME}/all")}
         card = models.proved(runs, wanted, loaded, tell)
         version = str(card["version"])
@@ -303,8 +329,8 @@ def inference_token(state: State) -> str | None:
     return bearer.read(state.token_file) if state.token_file else _token(state, "inference")
 
 
-def _check(settings: Settings) -> None:
-    """Raise a UsageError for what can be known to fail before anything is started."""
+def check(settings: Settings) -> None:
+    """Raises UsageError for what can be known to fail before anything is started."""
     if ":" in settings.host:
         raise UsageError(f"--host {settings.host}: TorchServe knows IPv4 addresses and names only")
     if len({settings.port, settings.metrics_port, settings.grpc_port}) < 3:
@@ -351,11 +377,15 @@ def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
     """Start Java through TorchServe's own launcher and return its process id."""
     (scratch / "gate").touch()
     (scratch / "workflows").mkdir()
-    (scratch / "config.properties").write_text(_properties(settings, scratch))
+    (scratch / "config.properties").write_text(_properties(settings, scratch), encoding="ascii")
+    for name in (METRICS_CONFIG, LOG_CONFIG):  # Java cannot read them under every path that a project may have
+        shutil.copyfile(HERE / name, scratch / name)
+    if settings.token_file:  # a copy, so that all workers know the same token for as long as the server runs
+        shutil.copyfile(settings.token_file, scratch / "token")
     command = [
         sys.executable, "-I", "-m", "ts.model_server", "--start", "--ncs",
         "--models", f"{MODEL_NAME}={mar.name}", "--model-store", str(mar.parent),
-        "--ts-config", str(scratch / "config.properties"), "--log-config", str(HERE / "log4j2.xml"),
+        "--ts-config", str(scratch / "config.properties"), "--log-config", str(scratch / LOG_CONFIG),
     ]  # fmt: skip
     try:
         with (home / "logs" / "console.log").open("w") as console:
@@ -390,7 +420,7 @@ def _environment(settings: Settings, logs: Path, scratch: Path) -> dict[str, str
         drain.VARIABLE: scratch / "gate",
     }
     if settings.token_file:
-        facts[bearer.VARIABLE] = settings.token_file.resolve()
+        facts[bearer.VARIABLE] = scratch / "token"
     kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     return kept | {name: str(value) for name, value in facts.items()}
 
@@ -405,12 +435,22 @@ def _properties(settings: Settings, scratch: Path) -> str:
         "grpc_management_port": 0,  # nobody is told where
         "model_store": models.store(settings.runs),
         "workflow_store": scratch / "workflows",
-        "metrics_config": HERE / "metrics.yaml",
+        "metrics_config": scratch / METRICS_CONFIG,
         "default_workers_per_model": settings.workers,
         "disable_token_authorization": str(not settings.need_tokens).lower(),
     }
-    lines = [f"{name}={value}\n" for name, value in facts.items()]
+    lines = [f"{name}={_escaped(str(value))}\n" for name, value in facts.items()]
     return (HERE / "config.properties").read_text() + "\n" + "".join(lines)
+
+
+def _escaped(value: str) -> str:
+    """A value as Java's properties take it: backslashes, and what is not ASCII, as numbers of UTF-16."""
+
+    def numbered(found: re.Match[str]) -> str:
+        digits = found[0].encode("utf-16-be").hex()
+        return "".join(f"\\u{digits[i : i + 4]}" for i in range(0, len(digits), 4))
+
+    return re.sub(r"[^ -~]|\\", numbered, value)
 
 
 def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
@@ -448,17 +488,15 @@ def _ask_without_token(session: requests.Session, url: str) -> int:
     return session.post(url, json={"n": 1}, timeout=30).status_code
 
 
-def _kill(runs: Path, scratch: Path) -> None:
-    """End the processes of the server of this folder and remove what they leave behind."""
-    state = states.last(runs)
-    if state and state.scratch == str(scratch):
-        _end(state)
+def _clear(runs: Path, scratch: str) -> None:
+    """Remove what an ended server leaves behind."""
     states.forget(runs, scratch)
-    if scratch.name.startswith(SCRATCH):  # it was read from a file, which others may have changed
+    if Path(scratch).name.startswith(SCRATCH):  # it was read from a file, which others may have changed
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _end(state: State) -> None:
+    """End the server's processes."""
     process = states.process(state)
     if process is None:
         return
@@ -499,12 +537,15 @@ def _token(state: State, kind: str) -> str | None:
     return key
 
 
-def _last_messages(home: Path) -> list[str]:
-    """The last lines that the server wrote, to its console and to its log, without the log's decorations."""
+def _last_messages(home: Path, since: float) -> list[str]:
+    """The last lines that the server wrote, to its console and to its log, without the log's decorations.
+
+    Args:
+        since: when it was started, in seconds since 1970: a log that is older is another server's.
+    """
     lines = []
-    for name in ("console.log", "server.log"):
-        try:
-            lines += (home / "logs" / name).read_text(errors="replace").splitlines()[-LOG_LINES:]
-        except OSError:
-            continue
+    for log in (home / "logs" / "console.log", home / "logs" / "server.log"):
+        with suppress(OSError):
+            if log.stat().st_mtime >= since:
+                lines += log.read_text(errors="replace").splitlines()[-LOG_LINES:]
     return [json.loads(line)["message"] if line.startswith('{"time"') else line for line in lines]

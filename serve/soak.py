@@ -12,6 +12,7 @@ import psutil
 
 from serve import load, models, server
 from serve.archive import MODEL_NAME
+from serve.client import Client
 from serve.load import Load
 from serve.request import CONTENT_TYPES
 from serve.server import Settings
@@ -36,7 +37,7 @@ def run(settings: Settings, n: int, seconds: float, tell: Callable[[str], None])
 
     Raises:
         ServeError: the server did not start.
-        ConnectionError: the server closed a connection.
+        ClientError: it refuses such requests.
     """
     with (
         models.located(settings.runs, settings.model) as source,
@@ -45,6 +46,7 @@ def run(settings: Settings, n: int, seconds: float, tell: Callable[[str], None])
         mine = replace(settings, runs=Path(folder), model=str(source))
         state = server.start(mine, tell)
         try:
+            Client(address=state.address).request(n)
             return _load(state, n, seconds)
         finally:
             server.stop(mine.runs)

@@ -51,10 +51,10 @@ def write(runs: Path, state: State) -> None:
     partial.replace(path)
 
 
-def forget(runs: Path, scratch: Path) -> None:
+def forget(runs: Path, scratch: str) -> None:
     """Forget the server of this folder; one that has been started since is still known."""
     state = last(runs)
-    if state and state.scratch == str(scratch):
+    if state and state.scratch == scratch:
         (directory(runs) / "state.json").unlink(missing_ok=True)
 
 

@@ -1,19 +1,21 @@
 """What a worker tells Prometheus: how much it served and refused, and whether what it serves has drifted.
 
 Metrics leave a worker as log lines that TorchServe's frontend reads, so they are added up here and told once a second.
-Drift is measured against sequences that the same artifact made when the worker started: a deployment that serves
-something else than its model shows. This module is a LEAF (see train/__init__.py).
+Drift is measured against sequences that the same artifact makes after the worker has started: a deployment that
+serves something else than its model shows. This module is a LEAF (see train/__init__.py).
 """
 
 import os
+import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-REFERENCE_ROWS = 4096
+REFERENCE_ROWS = 2048
 ROWS_PER_TELLING = 4096  # a sample is enough to see drift; more would cost a busy worker time
 COLUMNS = 256  # of longer rows, drift is seen in so many: all correlations would keep a core busy
 TELLING_CODES = 64  # of codes other than 0 and 1, drift is seen in the presence of so many
@@ -29,13 +31,18 @@ METRICS = {
 
 
 class Watch:
-    """Adds up what one worker does. `metrics` is TorchServe's cache of metrics.
+    """Adds up what one worker does.
 
     The archive brings its own description of its metrics, so that it can be served with any metrics.yaml; only those
     that the server's file names too are passed on to Prometheus.
+
+    Args:
+        metrics: TorchServe's cache of metrics.
+        draw: makes some rows as they are served, (rows, length). It is asked once a second for `rows` in all: to make
+            them all at once would keep a worker from its requests, since texts take seconds.
     """
 
-    def __init__(self, metrics: Any, model_name: str, reference: Tensor) -> None:
+    def __init__(self, metrics: Any, model_name: str, draw: Callable[[], Tensor], rows: int = REFERENCE_ROWS) -> None:
         self._model_name = model_name
         self._metrics = {
             name: _metric(metrics, f"lookalike_{name}", kind, ["ModelName", *labels])
@@ -45,7 +52,9 @@ class Watch:
         self._counts: Counter[tuple[str, ...]] = Counter()
         self._waiting: list[Tensor] = []
         self._waiting_rows = 0
-        self._drift = Drift(reference)
+        self._draw, self._rows = draw, rows
+        self._reference: list[Tensor] = []
+        self._drift: Drift | None = None
 
     def start(self) -> None:
         """Tell once a second, for as long as the worker lives."""
@@ -69,18 +78,35 @@ class Watch:
         """Pass on what has been added up since the last time."""
         with self._lock:
             counts, self._counts = self._counts, Counter()
-            waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
         for (name, *labels), count in counts.items():
             self._metrics[name].add_or_update(count, [self._model_name, *labels])
+        if self._drift is None:
+            self._reference.append(self._draw())
+            if sum(map(len, self._reference)) >= self._rows:
+                self._drift = Drift(torch.cat(self._reference))
+        else:
+            self._tell_drift(self._drift)
+
+    def _tell_drift(self, drift: "Drift") -> None:
+        with self._lock:
+            waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
         if waiting:
-            self._drift.add(torch.cat(waiting))
-            for name, value in self._drift.measure().items():
-                self._metrics[f"drift_{name}"].add_or_update(value, [self._model_name, str(os.getpid())])
+            drift.add(torch.cat(waiting))
+            for name, value in drift.measure().items():
+                self._metrics[f"drift_{name}"].add_or_update(value, [self._model_name, _worker()])
 
     def _tell_forever(self) -> None:
         pause = threading.Event()
         while not pause.wait(SECONDS):
             self.tell()
+
+
+def _worker() -> str:
+    """What tells this worker from others: the number of its socket, which one that replaces it has, too."""
+    command = sys.argv
+    if "--sock-name" in command:
+        return command[command.index("--sock-name") + 1].rsplit(".", 1)[-1]
+    return str(os.getpid())
 
 
 def _metric(metrics: Any, name: str, kind: str, labels: list[str]) -> Any:

@@ -87,13 +87,15 @@ class NgramModel(nn.Module):
 
     def levels(self) -> list[Level]:
         """Trigrams, bigrams, unigrams."""
-        if not self._levels:
+        levels = self._levels
+        if not levels:
             grams, count = self.grams[:, :3], self.grams[:, 3]
-            self._levels = [_level(grams, count, self.vocabulary)]
+            levels = [_level(grams, count, self.vocabulary)]
             while grams.shape[1] > 1:
                 grams, count = torch.unique(grams[:, 1:], dim=0, return_counts=True)
-                self._levels.append(_level(grams, count, self.vocabulary))
-        return self._levels
+                levels.append(_level(grams, count, self.vocabulary))
+            self._levels = levels  # only when it is whole: another thread may look
+        return levels
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         before = self.grams.device
@@ -107,10 +109,11 @@ class NgramModel(nn.Module):
 
     def _at(self, temperature: float) -> tuple[list[Tensor], list[Tensor]]:
         """Running sums and spreads of the three levels; those of the latest temperature are kept."""
-        if self._sums[0] != temperature:
+        known = self._sums  # once, because another thread may put those of another temperature there
+        if known[0] != temperature:
             sums = [level.running_sum(temperature) for level in self.levels()]
-            self._sums = temperature, sums, [level.spread(temperature) for level in self.levels()]
-        return self._sums[1:]
+            known = self._sums = temperature, sums, [level.spread(temperature) for level in self.levels()]
+        return known[1:]
 
     def confidence(self, first: Tensor, second: Tensor) -> Tensor:
         """The shares that the trigram and the bigram context keep for their own grams: (rows, 2)."""

@@ -1,6 +1,7 @@
 """Serving with the real TorchServe: predictions, mistakes, safety, versions, refusals, stopping."""
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ import psutil
 import pytest
 import requests
 
-from serve import archive, models, server
+from serve import archive, load, models, server
 from serve import state as states
 from serve.models import ServeError, UsageError
 from serve.server import Settings
@@ -210,6 +211,8 @@ def test_workers_see_a_filtered_environment(served: Served) -> None:
 def test_logs_hold_no_bodies(served: Served) -> None:
     post(served, {"n": 1, "confidential": 1})
     requests.post(served.url, data=b'{"confidential', headers=HEADERS, timeout=30)
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert requests.post(served.url, data=b"a=%zzconfidential", headers=form, timeout=30).status_code == 500
     for log in (served.settings.runs / "serve" / "logs").iterdir():
         assert "confidential" not in log.read_text()
 
@@ -543,6 +546,23 @@ def test_the_soak_compares_memory(fresh: Settings, command: Command) -> None:
     assert [memory["what"] for memory in found["memory"]] == ["frontend", "worker 1", "worker 2"]
     assert all(memory["first"] > 50 and memory["last"] < 2 * memory["first"] for memory in found["memory"])
     assert not (fresh.runs / "serve").exists(), "it starts a server of its own"
+    done = command("soak", "--runs", fresh.runs, *ports, "-n", 10**8)
+    assert done.returncode == 1
+    assert "refused with 413: n must be at most" in done.stderr.splitlines()[-1]
+
+
+def test_a_load_counts_what_it_lost_and_goes_on(fresh: Settings) -> None:
+    state = server.start(fresh, print)
+    with ThreadPoolExecutor(1) as pool:
+        bodies = itertools.repeat(b'{"n": 1}')
+        path = "/predictions/lookalike"
+        address = (state.host, state.port)
+        loaded = pool.submit(load.run, address, path, bodies, connections=4, seconds=15, accept="application/json")
+        time.sleep(3)  # in the midst of the load
+        psutil.Process(state.pid).children(recursive=True)[0].kill()
+        measured = loaded.result()
+    assert 0 < measured.failures < 1000
+    assert measured.per_second > 10
 
 
 def test_a_pid_of_another_process_is_not_touched(tmp_path: Path) -> None:
@@ -567,13 +587,14 @@ def test_a_token_that_was_given_guards_and_survives_a_restart(
     fresh: Settings, command: Command, tmp_path: Path
 ) -> None:
     token_file = tmp_path / "token"
-    token_file.write_text("correct-horse-battery\n")
     settings = Settings(**(vars(fresh) | {"token_file": token_file}))
     url = f"http://127.0.0.1:{fresh.port}/predictions/lookalike"
     bearer = {"Authorization": "Bearer correct-horse-battery"}
     answers = []
     for _ in range(2):
+        token_file.write_text("correct-horse-battery\n")
         server.start(settings, print)
+        token_file.unlink()  # what becomes of the file counts at the next start only
         try:
             refused = requests.post(url, json={"n": 1}, timeout=30)
             assert refused.status_code == 401

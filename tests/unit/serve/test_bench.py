@@ -3,6 +3,7 @@
 import itertools
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,24 +14,38 @@ from serve.server import Settings
 from tests.rated import rated_artifact
 
 
-def test_refusals_are_no_throughput() -> None:
-    def answer_twice(server: socket.socket) -> None:
-        """The first answer is whole, the next ones are refusals."""
-        connection, _ = server.accept()
-        with connection:
-            for status in itertools.chain(["200 OK"], itertools.repeat("413 Too Large")):
-                if not connection.recv(1 << 16):
-                    return
-                connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+@pytest.mark.parametrize(
+    "refusal", [b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 200 OK\r\n", b""]
+)
+def test_refusals_and_lost_connections_are_no_throughput(refusal: bytes) -> None:
+    """The first answer is whole; then each connection is closed after a refusal, or before it has answered."""
+
+    def answer(server: socket.socket) -> None:
+        answers = itertools.chain([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"], itertools.repeat(refusal))
+        with suppress(OSError):  # at the end
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    while connection.recv(1 << 16):
+                        connection.sendall(sent := next(answers))
+                        if sent == refusal:
+                            break
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=answer_twice, args=(server,))
+        thread = threading.Thread(target=answer, args=(server,))
         thread.start()
         address = server.getsockname()
         found = load.run(address, "/", itertools.repeat(b"{}"), connections=1, seconds=0.2, accept="*/*")
+        server.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert found.failures > 0
     assert found.per_second < 20, "at most the first answer"
+
+
+def test_a_server_that_falls_silent_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "PATIENCE_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(TimeoutError, match="no answer came"):
+        load.run(server.getsockname(), "/", itertools.repeat(b"{}"), connections=1, seconds=0.2, accept="*/*")
 
 
 def test_no_more_is_asked_for_than_the_model_gives(tmp_path: Path, artifact_directory: Path) -> None:

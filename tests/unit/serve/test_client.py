@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class Server:
     asked: list[tuple[str | None, bytes]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     retry_after: str | None = None
+    location: str | None = None
 
 
 @pytest.fixture
@@ -47,6 +49,8 @@ def server() -> Iterator[Server]:
             facts.asked.append((self.headers["Authorization"], body))
             status, answer = facts.answers.pop(0)
             self.send_response(status)
+            if facts.location:
+                self.send_header("Location", facts.location)
             self.send_header("Content-Length", str(len(answer)))
             if status == http.HTTPStatus.SERVICE_UNAVAILABLE and facts.retry_after is not None:
                 self.send_header("Retry-After", facts.retry_after)
@@ -104,6 +108,30 @@ def test_a_busy_server_is_asked_again(server: Server, monkeypatch: pytest.Monkey
     assert Client(address=server.address).request(1) == b"{}"
 
 
+def test_a_server_whose_worker_died_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "RETRY", clients.RETRY.new(backoff_factor=0))
+    server.answers = [(507, b'{"code": 507, "message": "Worker died."}'), (200, b"{}")]
+    assert Client(address=server.address).request(1) == b"{}"
+
+
+def test_a_redirect_is_told_and_not_followed_without_the_request(server: Server) -> None:
+    server.answers, server.location = [(301, b"")], "https://elsewhere/predictions/lookalike"
+    with pytest.raises(ClientError, match="answers that it is at https://elsewhere/predictions/lookalike; ask there"):
+        Client(address=server.address).request(3, 1)
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"])
+def test_a_broken_connection_is_not_taken_for_no_server(sent: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(Client(address=f"http://127.0.0.1:{listening.getsockname()[1]}").request, 1)
+        connection, _ = listening.accept()
+        connection.recv(2**16)
+        connection.sendall(sent)
+        connection.close()
+        with pytest.raises(ClientError, match="broke the connection"):
+            asked.result()
+
+
 def test_a_server_that_stays_busy_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "RETRY", clients.RETRY.new(backoff_factor=0))
     server.answers = [(503, b'{"message": "queue is full"}')] * 5
@@ -159,8 +187,17 @@ def test_people_see_a_line_for_each_sequence() -> None:
     assert tokens[:2] == ["film", "film plot"]
     classes = clients.show(json.dumps(ANSWER | {"labels": ["good", "bad"]}).encode()).splitlines()
     assert classes[:2] == ["good  10  film", "bad  11  film plot"]
+    empty = clients.show(json.dumps(ANSWER | {"sequences": [[1, 0, 0]], "text": [""]}).encode()).splitlines()
+    assert empty[0] == "", "a text without a word, of which only the end was drawn"
+    absent = clients.show(json.dumps(ANSWER | {"sequences": [[0, 0]], "text": [""]}).encode()).splitlines()
+    assert absent[0] == "00", "no word is present"
     bare = {name: value for name, value in ANSWER.items() if name != "text"}
     assert clients.show(json.dumps(bare).encode()).splitlines()[:2] == ["10", "11"]
+
+
+def test_a_token_that_no_header_can_hold_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["request", "--address", "http://127.0.0.1:1", "--token", "ünï"]) == 2
+    assert capsys.readouterr().err == "Error: --token: holds other characters than ASCII\n"
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:8080", "localhost:8080", "ftp://127.0.0.1"])

@@ -110,6 +110,7 @@ def test_a_server_that_another_command_stopped_has_not_failed(
 ) -> None:
     state = replace(STATE, scratch=str(tmp_path))
     if not gone:
+        state.gate.touch()
         assert drain.close(state.gate, 1)
     monkeypatch.setattr(states, "process", lambda state: None)
     assert not server.attend(tmp_path, state, lambda: False)

@@ -1,6 +1,7 @@
 """Starting, switching and stopping, as far as that shows without TorchServe."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -119,6 +120,59 @@ def test_a_stop_says_when_requests_were_cut(
     assert is_forgotten(tmp_path, running)
 
 
+def test_a_server_whose_stop_was_killed_is_not_taken_for_one_that_answers(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert drain.close(running.gate, 1)
+    for command in (lambda: server.start(Settings(runs=tmp_path), print), lambda: server.use(tmp_path, "1")):
+        with pytest.raises(ServeError, match="a stop is at work, or was killed; end the server with: python -m serve"):
+            command()
+    monkeypatch.setattr(
+        server, "_manage", lambda *request: [{"modelVersion": "1", "workers": [], "jobQueueStatus": {}}]
+    )
+    found = server.status(tmp_path)
+    assert found
+    assert found["stopping"]
+    assert server.stop(tmp_path)
+    assert is_forgotten(tmp_path, running)
+
+
+def test_a_stop_without_a_gate_says_that_it_could_not_wait(running: State, tmp_path: Path) -> None:
+    running.gate.unlink()  # by what empties folders of temporary files
+    told: list[str] = []
+    assert server.stop(tmp_path, tell=told.append)
+    assert told == [f"{running.gate} has been deleted: requests under way may have been cut off"]
+
+
+def test_a_server_is_ended_though_its_runs_have_been_moved(running: State, tmp_path: Path) -> None:
+    (tmp_path / "serve").rename(tmp_path / "moved")
+    assert server.finish(tmp_path, running, 1, print)
+    assert states.process(running) is None
+    assert not Path(running.scratch).exists()
+
+
+def test_only_messages_of_this_start_are_told(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "server.log").write_text('{"time":"1","message":"of another server"}\n')
+    os.utime(logs / "server.log", (1, 1))
+    (logs / "console.log").write_text("no Java\n")
+    assert server._last_messages(tmp_path, 2) == ["no Java"]
+
+
+@pytest.mark.parametrize(
+    ("value", "escaped"),
+    [
+        ("/a b/c#d%41=:!", "/a b/c#d%41=:!"),
+        ("/pröj", "/pr\\u00f6j"),
+        ("a\\b", "a\\u005cb"),
+        ("😀", "\\ud83d\\ude00"),
+    ],
+)
+def test_java_reads_every_path(value: str, escaped: str) -> None:
+    assert server._escaped(value) == escaped
+
+
 @pytest.mark.parametrize(("unsent", "flushed"), [(server.REFUSAL_BYTES, True), (server.REFUSAL_BYTES + 1, False)])
 def test_only_answers_are_waited_for_not_the_refusals_that_never_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsent: int, flushed: bool
@@ -165,7 +219,7 @@ def test_a_dead_server_leaves_nothing_behind_at_the_next_start(
     running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end(running)
-    monkeypatch.setattr(server, "_check", lambda settings: None)
+    monkeypatch.setattr(server, "check", lambda settings: None)
     monkeypatch.setattr(server, "_start", lambda settings, tell: running)
     server.start(Settings(runs=tmp_path), print)
     assert is_forgotten(tmp_path, running)
@@ -188,7 +242,7 @@ def test_a_folder_of_another_name_is_not_removed(running: State, tmp_path: Path)
 
 
 def test_a_server_that_was_started_since_is_not_forgotten(running: State, tmp_path: Path) -> None:
-    server._kill(tmp_path, tmp_path / f"{server.SCRATCH}earlier")
+    server._clear(tmp_path, str(tmp_path / f"{server.SCRATCH}earlier"))
     assert states.running(tmp_path) == running
 
 

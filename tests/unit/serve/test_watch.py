@@ -52,9 +52,10 @@ class FakeMetric:
 
 def test_only_usual_requests_count_as_drift() -> None:
     metrics = FakeMetrics()
-    watched = Watch(metrics, "m", REFERENCE)
+    watched = Watch(metrics, "m", lambda: REFERENCE, len(REFERENCE))
     watched.served("json", REFERENCE[:3])
     watched.served("json", torch.zeros_like(REFERENCE), usual=False)
+    watched.tell()  # the first draws what to compare with
     watched.tell()
     (compared,) = (value for (name, *_), value in metrics.told.items() if name == "drift_compared")
     assert compared == 3
@@ -77,7 +78,7 @@ def test_drift_of_other_codes_is_in_which_of_the_commonest_occur() -> None:
 
 def test_counts_are_told_once() -> None:
     metrics = FakeMetrics()
-    watched = Watch(metrics, "m", REFERENCE)
+    watched = Watch(metrics, "m", lambda: REFERENCE, len(REFERENCE))
     watched.served("json", REFERENCE[:3])
     watched.served("json", REFERENCE[:2])
     watched.served("npy", REFERENCE[:7])
@@ -93,13 +94,16 @@ def test_counts_are_told_once() -> None:
     }
     metrics.told.clear()
     watched.tell()
+    assert {name for name, *_ in metrics.told} == {"drift_marginal", "drift_correlation", "drift_compared"}
+    metrics.told.clear()
+    watched.tell()
     assert not metrics.told
 
 
 def test_metrics_yaml_describes_what_the_worker_tells() -> None:
     metrics = FakeMetrics()
     described = {name: metric.dimensions for kind in Kind for name, metric in metrics.cache[kind].items()}
-    Watch(metrics, "m", REFERENCE)
+    Watch(metrics, "m", lambda: REFERENCE, len(REFERENCE))
     for name, (kind, *labels) in watch.METRICS.items():
         assert described[f"lookalike_{name}"] == ["ModelName", *labels]
         assert [known.value for known in Kind if f"lookalike_{name}" in metrics.cache[known]] == [kind]
@@ -108,7 +112,7 @@ def test_metrics_yaml_describes_what_the_worker_tells() -> None:
 def test_a_server_that_knows_none_of_the_metrics_is_no_hindrance() -> None:
     metrics = FakeMetrics()
     metrics.cache = {kind: {} for kind in Kind}
-    watched = Watch(metrics, "m", REFERENCE)
+    watched = Watch(metrics, "m", lambda: REFERENCE, len(REFERENCE))
     watched.refused("n", 400)
     watched.tell()
     assert metrics.told["refusals_total", "m", "n", "400"] == 1
@@ -117,12 +121,27 @@ def test_a_server_that_knows_none_of_the_metrics_is_no_hindrance() -> None:
 def test_drift_looks_at_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "ROWS_PER_TELLING", 10)
     metrics = FakeMetrics()
-    watched = Watch(metrics, "m", REFERENCE)
+    watched = Watch(metrics, "m", lambda: REFERENCE, len(REFERENCE))
     for _ in range(5):
         watched.served("json", REFERENCE[:100])
     watched.tell()
+    watched.tell()
     assert [value for key, value in metrics.told.items() if key[0] == "drift_compared"] == [10]
     assert metrics.told["sequences_total", "m", "json"] == 500
+
+
+def test_drift_waits_for_enough_rows_to_compare_with_and_names_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["worker.py", "--sock-type", "unix", "--sock-name", "/tmp/.ts.sock.9001"])
+    metrics = FakeMetrics()
+    parts = iter(REFERENCE.split(500))
+    watched = Watch(metrics, "m", lambda: next(parts), 1200)
+    for _ in range(3):
+        watched.served("json", REFERENCE[:10])
+        watched.tell()
+        assert not any(name.startswith("drift") for name, *_ in metrics.told)
+    watched.tell()
+    assert metrics.told["drift_compared", "m", "9001"] == 30
+    assert len(next(parts)) == 500, "no more rows are drawn than are needed"
 
 
 def test_drift_is_nothing_for_the_reference_itself() -> None:
