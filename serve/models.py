@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import urllib.parse
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -86,7 +87,7 @@ def _fetch(name: str, runs: Path, folder: Path) -> Path:
         os.environ.setdefault(variable, value)
     import mlflow  # takes seconds, and most models are files
 
-    mlflow.set_tracking_uri(tracking or f"sqlite:///{database}")
+    mlflow.set_tracking_uri(tracking or f"sqlite:///{urllib.parse.quote(str(database))}")
     try:
         mlflow.artifacts.download_artifacts(artifact_uri=name, dst_path=str(folder))
     except mlflow.MlflowException as problem:

@@ -363,10 +363,11 @@ def sync(run: Path | None, out: str) -> None:
     from train import rundir, tracking
 
     directory = rundir.newest(Path(out)) if run is None else rundir.RunDirectory(run)
-    click.echo(f"{directory.path}: MLflow has all of it, as run {tracking.sync(directory)}")
+    run_id = tracking.sync(directory)
+    click.echo(f"{directory.path}: MLflow has all of it, as run {run_id}")
     again = f"make it anew with: python -m train export {directory.path}"
     try:
-        unnamed = directory.archive.exists() and archive.read_card(directory.archive)["run_id"] is None
+        unnamed = directory.archive.exists() and archive.read_card(directory.archive)["run_id"] != run_id
     except archive.ArchiveError as problem:
         raise JobError(f"{problem}; {again}") from problem
     if unnamed:

@@ -26,6 +26,7 @@ SPECIAL = (f"{APART}pad", f"{APART}end", f"{APART}unk")  # tokenizers would find
 GLUED = re.compile(rf"(?<=\w){APART}+(?=\w)")
 LABEL_COLUMN = "label"  # of classes whose column has no name: artifacts did not always know it
 COVERED = 0.99  # share of the training texts that fit into the length chosen for them
+LONGEST = 512  # token ids a row; of longer texts, training and judging take hours on a CPU
 
 
 class Codec(Protocol):
@@ -175,7 +176,7 @@ class TokensCodec:
             vocabulary: how many tokens at the most.
             min_count: a word (of "bpe": a pair of pieces) seen less often gets no token of its own.
             lowercase: whether capitals are dropped.
-            length: token ids a row; by default as many as 99 % of the texts need.
+            length: token ids a row; by default as many as 99 % of the texts need, but no more than LONGEST.
 
         Raises:
             ValueError: the texts hold no token.
@@ -187,7 +188,7 @@ class TokensCodec:
             raise ValueError("the texts hold no token that is frequent enough")
         if length is None:
             lengths = sorted(len(encoding) for encoding in tokenizer.encode_batch(texts))
-            fitted.length = max(1, lengths[math.ceil(COVERED * len(lengths)) - 1]) + 1
+            fitted.length = min(LONGEST, max(1, lengths[math.ceil(COVERED * len(lengths)) - 1]) + 1)
         return fitted
 
     @property

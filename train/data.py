@@ -7,6 +7,7 @@ and named ("reviews.csv row 7: no text"), and too many of them stop the job.
 import dataclasses
 import difflib
 import hashlib
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from train.readers import (
 )
 
 Bits = npt.NDArray[np.uint8]
+
+log = logging.getLogger("lookalike")
 
 MIN_ROWS = 10
 MAX_CLASSES = 100
@@ -247,6 +250,11 @@ def _load_files(path: Path, column: str | None, label_column: str | None, codec:
     bits = [part.bits for part in parts if isinstance(part.bits, np.ndarray)]
     for file, part in zip(files, parts, strict=True):
         if (part.columns, part.text_column) != (first.columns, first.text_column):
+            if first.text_column and part.text_column:
+                raise InputError(
+                    f"--data {path}: {files[0].name} seems to hold its texts in column {first.text_column}, "
+                    f"{file.name} in {part.text_column}; name one with --column"
+                )
             raise InputError(OTHER_COLUMNS.format(path=path, file=file.name))
     return Dataset(
         name=_name(path),
@@ -279,7 +287,13 @@ def _files(path: Path) -> list[Path]:
         raise InputError(
             f"--data {path}: no such file or folder, and none of the built-in sets ({', '.join(names)}){close}"
         )
-    shards = sorted(file for file in path.iterdir() if file.is_file() and readers.format_of(file) in READERS)
+    shards = sorted(file for file in path.iterdir() if readers.format_of(file) in READERS and not file.is_dir())
+    for shard in shards:
+        if not shard.is_file():
+            raise InputError(f"--data {path}: {shard.name} is a link that leads nowhere, or no file")
+    below = sorted({file.parent.name for file in path.glob("*/*") if readers.format_of(file) in READERS})
+    if below and shards:
+        log.warning("--data %s: what lies in folders within it is left out (%s)", path, ", ".join(below[:3]))
     if not shards:
         raise InputError(
             f"--data {path}: the folder holds no file that ends in {', '.join(READERS)} (or these and .gz)"
@@ -373,6 +387,8 @@ def _dataset(table: Table, file: str, column: str | None, label_column: str | No
     others = {name: values for name, values in table.columns.items() if name != label_column}
     if not others:
         raise InputError(f"--label-column {label_column}: there is no other column to read")
+    if column is None and table.left_out:
+        log.warning("%s: left out are columns without text: %s", file, ", ".join(table.left_out))
     return _text_dataset(column or _text_column(others), label_column, table, file)
 
 

@@ -156,7 +156,8 @@ def _mlflow(out: Path) -> Check:
         return Check("MLflow", "lacking", str(problem), "run `make setup`")
     uri = mirror.store_uri(out)
     told = mirror.without_password(uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    file = mirror.store_file(uri)
+    if file is not None and not file.exists():
         return Check("MLflow", "ok", f"{told} (will be made)")
     try:
         tracking.set_mlflow_defaults()

@@ -171,6 +171,8 @@ def judge_texts(
         judges = (real, labels.heldout)
         fresh = text_metrics.label_scores((learned, labels.train), judges, n, seed=seed)
         for name, classes in labels.contenders.items():
+            if strange := sorted(set(classes) - set(labels.heldout) - set(labels.train)):
+                scores[name]["warnings"].append(f"classes that no real text has: {', '.join(strange[:5])}")
             scores[name] |= text_metrics.label_scores((words[name], classes), judges, n, seed=seed)
             scores[name] |= {f"{each}_floor": score for each, score in fresh.items()}
     scores[FLOOR] = _floor(next(iter(scores.values())))

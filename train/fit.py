@@ -135,13 +135,15 @@ def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
     config = from_json(run.config.read_text())
     if changes.get("epochs") is not None:
         changes = {"max_minutes": None, **changes}
+    # The data may have been moved; that it is the same can only be seen where a state is saved (`_saved`).
+    may_change = (*MAY_CHANGE, "data") if checkpoint.newest(run.checkpoints) else MAY_CHANGE
     for name, value in changes.items():
         decided = value == "auto" and name in ("codec", "generator")  # as when the run was started
-        if name not in MAY_CHANGE and not decided and value != getattr(config, name):
+        if name not in may_change and not decided and value != getattr(config, name):
             option = name.replace("_", "-")
             before = getattr(config, name)
             raise InputError(f"--{option} {value}: {run.path} was started with {before}, which --resume keeps")
-    return dataclasses.replace(config, **{name: value for name, value in changes.items() if name in MAY_CHANGE})
+    return dataclasses.replace(config, **{name: value for name, value in changes.items() if name in may_change})
 
 
 def _follow(config: Config, prepared: Prepared) -> None:
@@ -204,7 +206,7 @@ def _saved(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, A
     """The state of the last good checkpoint, if there is one."""
     saved = checkpoint.load_newest(run.checkpoints)
     if saved is not None and saved["fingerprint"] != prepared.dataset.fingerprint():
-        raise InputError(f"--resume: {config.data} has changed since {run.path} was started")
+        raise InputError(f"--resume: {config.data} is not what {run.path} was started with")
     return saved
 
 
@@ -270,7 +272,9 @@ def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict
     )  # fmt: skip
     for line in dataset.skipped:
         log.warning("skipped: %s", line)
-    known = {row.tobytes() for row in prepared.train.numpy()}
+    if prepared.left_out:
+        log.warning("%s", prepared.left_out)
+    known = {row.tobytes() for part in (prepared.train, prepared.validation) for row in part.numpy()}
     repeated = sum(row.tobytes() in known for row in prepared.heldout.numpy()) / len(prepared.heldout)
     if repeated > metrics.COMMON:
         log.warning("%s", metrics.repeated_rows(repeated))
@@ -533,7 +537,8 @@ class _Job:
         return {
             "data": f"{dataset.source}, {dataset.extent} ({len(dataset.skipped)} skipped)",
             "fingerprint (SHA-256)": dataset.fingerprint(),
-            "rows": f"{len(parts.train):,} train, {len(parts.validation):,} validate, {len(parts.heldout):,} judge",
+            "rows": f"{len(parts.train):,} train, {len(parts.validation):,} validate, {len(parts.heldout):,} judge"
+            + (f"; {self.prepared.left_out}" if self.prepared.left_out else ""),
             "sequences": f"{len(self.prepared.codec.columns)} values each, codec {self.prepared.codec.name}",
             "training": f"{self.state.seen:,} sequences in {self.state.seconds:.0f} s on {self.device_name}",
             "MLflow run": self.tracker.run_id or "unknown when this was written; mlflow.json names it",

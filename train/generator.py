@@ -40,9 +40,13 @@ class Option:
         """Raises ValueError, with what is allowed, unless `value` is."""
         if self.kind is str:
             if value not in self.choices:
-                raise ValueError(f"must be one of {', '.join(map(json.dumps, self.choices))}")  # "5" is not 5
+                raise ValueError(f"must be one of {', '.join(map(_quoted, self.choices))}")  # "5" is not 5
         elif type(value) not in (int, self.kind) or not self.low <= value <= self.high:  # to Python, True is an int
             raise ValueError(f"must be a {'whole ' * (self.kind is int)}number from {self.low:g} to {self.high:g}")
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
 
 
 TEMPERATURE = Option(kind=float, low=0.1, high=2)  # below 1: likelier sequences, less variety

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -22,8 +23,10 @@ from typing import Any
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
@@ -40,6 +43,7 @@ CHAMPION = "champion"  # the alias of the newest version that passed the quality
 KEY = "lookalike.key"  # the tag by which a run is found again
 GATE = {True: "passed", False: "failed", None: "none"}  # the tag that holds the verdict
 BATCH = 1000  # MLflow takes no more metrics at once
+SQLITE = "sqlite:///"  # how the address of a store in a file begins
 HERE = Path(__file__).parent
 SAVING = threading.Lock()  # at the end of a job its own thread may come between
 NOT_METRICS = ("seen", "seconds", "time", "step")
@@ -120,7 +124,7 @@ class Mirror:
         self.client = mlflow.MlflowClient(self.uri)
         self.experiment_id = self._experiment()
         told = without_password(self.uri)
-        if record.uri != told:
+        if record.uri != told or not self._is_there(record.run_id):
             record.uri, record.run_id, record.complete = told, None, False
         if record.run_id is None:
             tags = resolve_tags({**record.tags, KEY: record.key})
@@ -131,15 +135,35 @@ class Mirror:
         self.known = self._known(self.run_id)
         self.offsets = {run.stats: 0, run.system: 0}
 
+    def _is_there(self, run_id: str | None) -> bool:
+        """Whether MLflow has the run: its store may have been lost, or the run deleted."""
+        if run_id is None:
+            return False
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
+        except MlflowException as problem:
+            if problem.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                raise
+            return False
+
     def _experiment(self) -> str:
         name = self.config.experiment
         experiment = self.client.get_experiment_by_name(name)
-        if experiment is not None:
-            return experiment.experiment_id
         # MLflow's default for files beside SQLite would be ./mlruns, wherever the command happens to run.
         files = self.run.path.parent.resolve() / "mlflow-artifacts"
         place = files.as_uri() if self.uri.startswith("sqlite:") else None
-        return self.client.create_experiment(name, artifact_location=place)
+        if experiment is None:
+            return self.client.create_experiment(name, artifact_location=place)
+        if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+            restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            raise InputError(f"MLflow's experiment {name} has been deleted; {restore}, or name another by --experiment")
+        if self.uri == _beside(self.run.path.parent) and experiment.artifact_location != place:
+            log.warning(
+                "MLflow keeps the files of experiment %s in %s, where it was begun; another --experiment begins here",
+                name,
+                experiment.artifact_location,
+            )
+        return experiment.experiment_id
 
     def _find(self, tag: str, value: str, name: str = "") -> str | None:
         """The run with a tag, and a name where one is given."""
@@ -201,7 +225,7 @@ class Mirror:
         """Write the run's id into a card from before MLflow answered; weights and golden samples stay what they are."""
         path = self.run.artifact / CARD
         card = json.loads(path.read_text())
-        if card["run_id"] is None:
+        if card["run_id"] != self.run_id:
             rundir.write(path, json.dumps({**card, "run_id": self.run_id}, indent=1) + "\n")
 
     def _send_results(self, results: Mapping[str, Any]) -> None:
@@ -304,7 +328,17 @@ class Mirror:
 
 def store_uri(out: Path) -> str:
     """Where runs are recorded: $MLFLOW_TRACKING_URI, else a SQLite file among the runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.resolve()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _beside(out)
+
+
+def _beside(out: Path) -> str:
+    """The address of the store among the runs; it would be cut off at a question mark, and %41 read as A."""
+    return f"{SQLITE}{out.resolve()}/mlflow.db".replace("%", "%25").replace("?", "%3F")
+
+
+def store_file(uri: str) -> Path | None:
+    """The file of a SQLite store; None of another one."""
+    return Path(urllib.parse.unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
 
 
 def without_password(text: str) -> str:
@@ -317,8 +351,8 @@ def _make_store(uri: str) -> None:
 
     MLflow makes its tables one by one, and cannot use a store again in which a kill has left half of them.
     """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    path = store_file(uri)
+    if path is None or path.exists():
         return
     with (
         FileLock(path.with_name(f".{path.name}.lock")),
@@ -326,7 +360,7 @@ def _make_store(uri: str) -> None:
     ):
         if not path.exists():
             made = Path(folder) / path.name
-            mlflow.MlflowClient(f"sqlite:///{made}")
+            mlflow.MlflowClient(f"{SQLITE}{urllib.parse.quote(str(made))}")
             made.rename(path)
 
 

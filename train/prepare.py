@@ -36,6 +36,7 @@ class Prepared:
         validation: at most `JUDGING_ROWS` of the validation rows.
         heldout: at most `JUDGING_ROWS` of the held-out rows.
         train_labels, validation_labels: the numbers of the rows' classes, int64 (rows,), where texts have classes.
+        too_long: how many texts were left out.
     """
 
     dataset: Dataset
@@ -47,6 +48,17 @@ class Prepared:
     heldout: Tensor
     train_labels: Tensor | None = None
     validation_labels: Tensor | None = None
+    too_long: int = 0
+
+    @property
+    def left_out(self) -> str:
+        """Which texts nothing is learned from, for people; empty where there are none."""
+        if not self.too_long:
+            return ""
+        return (
+            f"{self.too_long:,} of the {len(self.parts.train) + len(self.parts.validation):,} texts to learn from have "
+            f"more than {len(self.codec.columns) - 1} tokens (--length) and are left out; those that judge are not"
+        )
 
 
 def prepare(config: Config) -> Prepared:
@@ -153,6 +165,7 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
     codes = codec.encode(dataset.rows)
     whole = (codes == END).any(1)
     train, validation = (torch.from_numpy(part)[whole[part]] for part in (parts.train, parts.validation))
+    too_long = len(parts.train) + len(parts.validation) - len(train) - len(validation)
     validation = validation[:JUDGING_ROWS]
     if not len(train) or not len(validation):
         which = "training" if len(validation) else "validation"
@@ -168,6 +181,7 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
         heldout=codes[parts.heldout[:JUDGING_ROWS]],
         train_labels=None if labels is None else labels[train],
         validation_labels=None if labels is None else labels[validation],
+        too_long=too_long,
     )
 
 

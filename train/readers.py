@@ -30,12 +30,15 @@ from train.config import InputError
 Shape = TypeVar("Shape", bound=Hashable)
 
 TEXT_COLUMN = "text"  # of texts whose column has no name of its own
-ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-0": 0, "-0.0": 0, "false": 0, "true": 1, "False": 0, "True": 1}
+ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-0": 0, "-0.0": 0} | {
+    written: bit for bit, word in enumerate(("false", "true")) for written in (word, word.title(), word.upper())
+}
 BITS_SHARE = 0.9  # of what is looked at that must be 0 or 1 for a set to be one of bits; the rest are bad rows
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 TEXT_SHARE = 0.9  # of a column's first values that must be text
 CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row that is longer than two of them
 MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
+STRADDLING = "straddling"  # what PyArrow says of a row that is longer than two of them
 SAME_NAMES = "two columns have the same name (is the line of names missing?)"
 OTHER_COLUMNS = "--data {path}: {file} does not have the columns of the first shard"
 NAMED_BAD_ROWS = 3  # how many an error message names
@@ -115,11 +118,11 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
     try:
         table = pa.csv.read_csv(io.BytesIO(content), **options)
     except pa.ArrowInvalid as problem:
-        if "straddling" not in str(problem):
+        if STRADDLING not in str(problem):
             raise
         raise InputError(f"a row is longer than {2 * CSV_BLOCK:,} bytes") from problem
     if b'"' in content and content.count(b"\n") > table.num_rows + len(bad) + 1:  # some row has several lines
-        _check_quotes(content.decode(), delimiter)
+        check_quotes(io.StringIO(content.decode(), newline=""), delimiter)
     numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))
     return _decoded({name: table[name] for name in names}, numbers, bad, file, damaged)
 
@@ -146,23 +149,31 @@ def csv_options(
     return names, {"read_options": reading, "parse_options": parsing, "convert_options": converting}
 
 
-def _check_quotes(content: str, delimiter: str) -> None:
+def check_quotes(lines: Iterable[str], delimiter: str, *, several_lines: bool = True) -> None:
     """Refuse a quotation mark that takes in other rows: it is not closed, or by a mark in the midst of a value.
 
     PyArrow says nothing of either.
+
+    Args:
+        lines: of a CSV file, with their ends.
+        several_lines: whether a value may have more than one; a name always may.
+
+    Raises:
+        InputError: naming the lines.
     """
-    csv.field_size_limit(len(content) + 1)
-    reader, ended = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True), False
+    csv.field_size_limit(2 * CSV_BLOCK)
+    reader, ended = csv.reader(lines, delimiter=delimiter, strict=True), False
     while not ended:
-        first = reader.line_num + 1
+        first, fits = reader.line_num + 1, True
         try:
             ended = next(reader, None) is None
-        except csv.Error as problem:
-            if reader.line_num > first:
-                raise InputError(
-                    f"line {first}: a quotation mark that opens a value takes in the lines up to {reader.line_num}; "
-                    f'put a value with quotation marks between two more, and double its own: """Great"", he said"'
-                ) from problem
+        except csv.Error:
+            fits = False
+        if reader.line_num > first and not (fits and (several_lines or first == 1 or ended)):
+            raise InputError(
+                f"line {first}: a quotation mark that opens a value takes in the lines up to {reader.line_num}; "
+                f'put a value with quotation marks between two more, and double its own: """Great"", he said"'
+            )
 
 
 def _first_line(content: bytes) -> bytes:
@@ -264,7 +275,11 @@ def _read_jsonl(content: bytes, file: str) -> Table:
         records = {number: record for number, record in records.items() if number not in bad}
     rows = records.values()
     names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: pa.chunked_array([pa.array([row.get(name) for row in rows], pa.string())]) for name in names}
+    told = {name for row in rows for name, cell in row.items() if cell is not None}  # the others hold lists or objects
+    kept = [name for name in names if name in told]
+    columns = {name: pa.chunked_array([pa.array([row.get(name) for row in rows], pa.string())]) for name in kept}
+    if names and not columns:
+        raise InputError("no column holds text")
     if not columns:
         why = next((f" (row {number}: {why})" for number, why in bad.items()), "")
         raise InputError(f"no line holds a JSON object, text or list{why}")
@@ -272,6 +287,7 @@ def _read_jsonl(content: bytes, file: str) -> Table:
         columns=columns,
         numbers=np.array(list(records)),
         bad=tuple(f"{file} row {number}: {why}" for number, why in sorted(bad.items())),
+        left_out=tuple(name for name in names if name not in told),
     )
 
 
@@ -342,6 +358,7 @@ def _read_npy(content: bytes, file: str) -> Table:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except ValueError as problem:
         raise InputError(f"{problem}; save it as an array of numbers or of texts") from problem
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # PyArrow knows the machine's own order only
     if array.ndim == 1 and array.dtype.kind == "U":
         columns = {TEXT_COLUMN: pa.chunked_array([pa.array(array.tolist())])}
     elif array.ndim == 2 and array.shape[1] and array.dtype.kind in "buif":

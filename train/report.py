@@ -154,7 +154,7 @@ def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
         counts=evidence.scores[evidence.shipped],
         texts=evidence.texts,
         reading=reading(page.history, page.generator if evidence.texts is None else "tokens"),
-        figures={name: _inline(figure) for name, figure in pictures.items()},
+        figures={name: _inline(name, figure) for name, figure in pictures.items()},
         neighbours=neighbours(evidence, page.decode),
         warnings=evidence.scores[evidence.shipped].get("warnings", []),
     )
@@ -437,10 +437,11 @@ def _training(history: list[dict[str, float]]) -> Figure:
     return figure
 
 
-def _inline(figure: Figure) -> Markup:
+def _inline(name: str, figure: Figure) -> Markup:
     """The picture as SVG inside the page, in the page's own text colour."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", dpi=144, metadata={"Date": None})
     svg = buffer.getvalue()
-    return Markup(svg[svg.index("<svg") :].replace(INK, "currentColor"))
+    labelled = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+    return Markup(labelled.replace(INK, "currentColor"))

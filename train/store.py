@@ -6,6 +6,7 @@ start reads nothing but its description. Delete the cache at any time; it is mad
 
 import codecs
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +31,9 @@ from train.readers import (
     NAMED_BAD_ROWS,
     OTHER_COLUMNS,
     SAME_NAMES,
+    STRADDLING,
     ZERO_ONE,
+    check_quotes,
     column_names,
     csv_options,
     format_of,
@@ -225,7 +228,7 @@ class _Source:
     def batches(self) -> Iterator[Batch]:
         try:
             yield from self._tables()
-        except (OSError, ValueError, pa.ArrowException) as problem:
+        except (OSError, ValueError, InputError, pa.ArrowException) as problem:
             raise self._refusal(problem) from problem
 
     def _refusal(self, problem: Exception) -> InputError:
@@ -273,19 +276,46 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
 
     with pa.input_stream(file) as start:  # it unpacks .gz
         content = start.read(CSV_BATCH).removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
-    names, options = csv_options(content, "\t" if format_of(file) == ".tsv" else ",", skip, CSV_BATCH)
+    delimiter = "\t" if format_of(file) == ".tsv" else ","
+    names, options = csv_options(content, delimiter, skip, CSV_BATCH)
 
     def batches() -> Iterator[Batch]:
         short.clear()
         bad.clear()
-        done = 0
-        with pa.csv.open_csv(file, **options) as opened:
-            for batch in opened:
-                numbers = np.setdiff1d(np.arange(done + 1, done + len(batch) + len(short) + 1), short)[: len(batch)]
-                yield Batch(numbers=numbers, values=np.stack([_values(column) for column in batch.columns], axis=1))
-                done = int(numbers[-1]) if len(numbers) else done
+        done = rows = 0
+        try:
+            with pa.csv.open_csv(file, **options) as opened:
+                for batch in opened:
+                    numbers = np.setdiff1d(np.arange(done + 1, done + len(batch) + len(short) + 1), short)[: len(batch)]
+                    yield Batch(numbers=numbers, values=np.stack([_values(column) for column in batch.columns], axis=1))
+                    done = int(numbers[-1]) if len(numbers) else done
+                    rows += len(batch)
+        except pa.ArrowInvalid as problem:
+            if STRADDLING not in str(problem):
+                raise
+            _check_lines(file, delimiter)
+            raise ValueError(f"a row is longer than {2 * CSV_BATCH:,} bytes") from problem
+        if _lines(file) > rows + len(short) + 1:  # blank ones, or rows that have several
+            _check_lines(file, delimiter)
 
     return tuple(names), batches
+
+
+def _lines(file: Path) -> int:
+    """How many line ends a file holds; 0 where it holds no quotation mark, so that each of them ends a row."""
+    lines, quoted = 0, False
+    with pa.input_stream(file) as content:
+        while block := content.read(CSV_BATCH):
+            lines += block.count(b"\n")
+            quoted = quoted or b'"' in block
+    return lines if quoted else 0
+
+
+def _check_lines(file: Path, delimiter: str) -> None:
+    """Refuse a quotation mark that takes in other rows; a 0 or 1 has one line."""
+    with pa.input_stream(file) as content:
+        text = io.TextIOWrapper(content, encoding="utf-8", errors="replace", newline="")
+        check_quotes(text, delimiter, several_lines=False)
 
 
 def _values(column: pa.Array) -> Bits:

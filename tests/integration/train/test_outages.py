@@ -200,6 +200,14 @@ def test_sync_sends_a_run_that_mlflow_never_heard_of(
         assert f"python -m train export {run.path}" in capsys.readouterr().out
         check_that_nothing_is_missing(server, run)
     check_that_it_names_its_run(server, run, capsys)
+    # A run that was copied to another store: its card names a run that is not there.
+    path = run.artifact / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "run_id": "of another store"}))
+    record = json.loads(run.tracking.read_text())
+    run.tracking.write_text(json.dumps({**record, "uri": "http://127.0.0.1:1"}))
+    assert main(["sync", str(run.path)]) == 0
+    capsys.readouterr()
+    check_that_it_names_its_run(server, run, capsys)
     # A run of which everything but the last word was sent.
     record = json.loads(run.tracking.read_text())
     run.tracking.write_text(json.dumps({**record, "complete": False, "run_id": None}))

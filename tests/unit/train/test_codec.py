@@ -118,3 +118,9 @@ def test_codecs_survive_json(made: codec.Codec) -> None:
 def test_an_unknown_codec_is_named() -> None:
     with pytest.raises(ValueError, match="'morse'"):
         codec.from_dict({"name": "morse"})
+
+
+def test_the_length_chosen_for_texts_is_bounded() -> None:
+    options: dict[str, Any] = {"kind": "words", "vocabulary": 10, "min_count": 1, "lowercase": True}
+    assert TokensCodec.fit(["a film"] * 200, **options).length == 3
+    assert TokensCodec.fit(["a film " * 1000] * 200, **options).length == codec.LONGEST

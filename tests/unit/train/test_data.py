@@ -74,6 +74,49 @@ def test_shards_must_have_the_same_columns(tmp_path: Path) -> None:
         data.load(str(tmp_path))
 
 
+def test_shards_whose_texts_seem_to_be_in_other_columns_are_told(tmp_path: Path) -> None:
+    for name, (title, body) in (("a", ("short", "a long text of it")), ("b", ("a long title to it", "brief"))):
+        (tmp_path / f"{name}.csv").write_text("title,body\n" + f"{title},{body}\n" * 20)
+    with pytest.raises(InputError, match=r"a\.csv seems to hold its texts in column body, b\.csv in title; name one"):
+        data.load(str(tmp_path))
+    assert len(data.load(str(tmp_path), column="body")) == 40
+
+
+def test_what_a_folder_does_not_give_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.save(tmp_path / "a.npy", BITS)
+    (tmp_path / "more").mkdir()
+    np.save(tmp_path / "more" / "c.npy", BITS)
+    assert len(data.load(str(tmp_path))) == len(BITS)
+    assert "what lies in folders within it is left out (more)" in caplog.text
+    (tmp_path / "b.npy").symlink_to(tmp_path / "absent.npy")
+    with pytest.raises(InputError, match=r"b\.npy is a link that leads nowhere"):
+        data.load(str(tmp_path))
+
+
+def test_an_array_of_the_other_byte_order_is_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", BITS.astype(">i4"))
+    assert np.array_equal(data.load(str(tmp_path / "a.npy")).rows, BITS)
+
+
+@pytest.mark.parametrize("words", [("False", "True"), ("FALSE", "TRUE"), ("false", "true")])
+def test_truth_values_are_bits(tmp_path: Path, words: tuple[str, str]) -> None:
+    lines = [",".join(words[bit] for bit in row) for row in BITS]
+    (tmp_path / "a.csv").write_text("\n".join([",".join(f"x{i}" for i in range(BITS.shape[1])), *lines]))
+    assert np.array_equal(data.load(str(tmp_path / "a.csv")).rows, BITS)
+
+
+def test_objects_beside_texts_are_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": {"en": text}, "name": f"n{text}"}) + "\n" for text in TEXTS))
+    assert data.load(str(path)).texts == [f"n{text}" for text in TEXTS]
+    assert "a.jsonl: left out are columns without text: text" in caplog.text
+    with pytest.raises(InputError, match="--column text: holds no text"):
+        data.load(str(path), column="text")
+    path.write_text('{"text": {"en": "x"}}\n' * 20)
+    with pytest.raises(InputError, match=r"a\.jsonl: no column holds text"):
+        data.load(str(path))
+
+
 def test_bad_rows_are_named_and_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(

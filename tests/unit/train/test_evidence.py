@@ -237,6 +237,10 @@ def test_classes_of_texts_are_judged(rated: Path) -> None:
     assert single[SYNTHETIC]["utility"] == 0.5, "a tool that makes a single class is judged, not refused"
     assert single[SYNTHETIC]["label_distance"] > 0.5
     assert single[FLOOR]["label_distance"] == 0
+    assert not any("classes that" in warning for warning in single[SYNTHETIC]["warnings"])
+    samples.write_text(samples.read_text().replace(",5,", ",5.0,"))
+    strange = judged(rated, samples, label_column="stars").scores[SYNTHETIC]
+    assert "classes that no real text has: 5.0" in strange["warnings"]
 
 
 def test_files_that_lack_the_classes_are_named(rated: Path) -> None:

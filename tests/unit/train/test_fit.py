@@ -9,7 +9,8 @@ import pytest
 from filelock import FileLock
 
 from train import checkpoint, fit, rundir
-from train.config import InputError, JobError
+from train.config import InputError, JobError, resolve
+from train.prepare import prepare
 
 
 def test_the_same_command_again_says_that_a_run_was_interrupted(
@@ -78,6 +79,17 @@ def test_the_command_that_started_a_run_goes_on_with_it(tmp_path: Path) -> None:
     assert fit.continued(run, {"codec": "auto", "generator": "auto", "data": "toy"}) == begun
     with pytest.raises(InputError, match=r"--codec tokens: .* was started with bits"):
         fit.continued(run, {"codec": "tokens"})
+
+
+def test_a_run_goes_on_with_data_that_have_been_moved(tmp_path: Path) -> None:
+    run = rundir.create(tmp_path / "runs", "rows-bits", fit.Config(data="rows.npy", codec="bits").to_json())
+    with pytest.raises(InputError, match=r"--data moved/rows\.npy: .* was started with rows\.npy"):
+        fit.continued(run, {"data": "moved/rows.npy"})  # nothing is saved by which other data could be told
+    checkpoint.save(run.checkpoints, {"fingerprint": "of others"})
+    config = fit.continued(run, {"data": "moved/rows.npy"})
+    assert config.data == "moved/rows.npy"
+    with pytest.raises(InputError, match=r"--resume: moved/rows\.npy is not what .* was started with"):
+        fit._saved(run, config, prepare(resolve({"data": "toy"})))
 
 
 def test_a_gate_that_cannot_be_read_is_told_before_a_run_goes_on(tmp_path: Path) -> None:

@@ -89,6 +89,11 @@ def test_texts_that_are_cut_are_not_learned_from(reviews: Path) -> None:
     assert (learned == END).any(1).all()
     assert len(learned) <= 78
     assert len(found.parts.train) + len(found.parts.validation) == 80
+    assert found.too_long == 80 - len(learned)
+    assert found.left_out.startswith(
+        f"{found.too_long} of the 80 texts to learn from have more than 4 tokens (--length)"
+    )
+    assert not prepared(reviews, length=500)[1].left_out
 
 
 def test_a_class_that_nothing_teaches_is_refused(reviews: Path) -> None:

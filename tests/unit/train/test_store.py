@@ -112,6 +112,40 @@ def test_unusable_rows_are_named_and_skipped_up_to_the_limit(tmp_path: Path) -> 
         data.load(str(path), packed=True, max_bad_rows=2)
 
 
+@pytest.mark.parametrize(
+    ("odd", "lines"),
+    [
+        (['"0,1,0', "1,1,0", "1,1,1", '1"0,1,0', "1,1,1"], "line 402: .* up to 405;"),
+        (['"0', '1",1,0', "1,1,1"], "line 402: .* up to 403;"),
+        (['"0,1,0', "1,1,0"], "line 402: .* up to 403;"),
+    ],
+    ids=["closed in the midst of a value", "closed as it should be", "never closed"],
+)
+def test_a_mark_that_takes_in_other_rows_is_named(tmp_path: Path, odd: list[str], lines: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b,c\n" + "0,1,0\n" * 400 + "".join(f"{line}\n" for line in odd))
+    for name in ("a.csv", "a.csv.gz"):
+        with pytest.raises(InputError, match=rf"--data .*{name}: {lines}"):
+            data.load(str(tmp_path / name), packed=True, max_bad_rows=10)
+        (tmp_path / "a.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+
+
+def test_marks_around_values_and_names_harm_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('"the\nname",b\n\n' + '"0","1"\n\n' * 400)  # blank lines are none
+    found = data.load(str(path), packed=True)
+    assert isinstance(found.bits, PackedRows)
+    assert found.columns == ("the\nname", "b")
+    assert (len(found), found.skipped) == (400, ())
+
+
+def test_a_row_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "CSV_BATCH", 1000)
+    (tmp_path / "a.csv").write_text("a,b\n" + "0,1\n" * 400 + f"0,{'1' * 3000}\n")
+    with pytest.raises(InputError, match=r"a\.csv: a row is longer than 2,000 bytes"):
+        data.load(str(tmp_path / "a.csv"), packed=True)
+
+
 def test_a_kept_set_is_still_held_to_the_limit(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.where(np.arange(100)[:, None] < 2, 5, BITS))
     assert len(data.load(str(tmp_path / "a.npy"), packed=True, max_bad_rows=2)) == 98

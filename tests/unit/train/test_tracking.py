@@ -5,6 +5,7 @@ import resource
 import threading
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from train import mirror, rundir, tracking
@@ -68,6 +69,71 @@ def test_a_configuration_that_cannot_be_read_is_named(run: RunDirectory) -> None
     run.config.unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         tracking.sync(run)
+
+
+@pytest.mark.parametrize("folder", ["a%20b", "a?b", "50% off", "a#b c", "ü'$"])
+def test_a_store_lies_among_the_runs_whatever_their_folder_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    out = tmp_path / folder
+    out.mkdir()
+    uri = mirror.store_uri(out)
+    assert mirror.store_file(uri) == out / "mlflow.db"
+    mirror._make_store(uri)
+    assert mlflow.MlflowClient(uri).search_experiments()
+    assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == ["mlflow.db"]
+
+
+def test_a_run_that_mlflow_has_lost_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = local_run(tmp_path, monkeypatch)
+    first = tracking.sync(run)
+    assert tracking.sync(run) == first
+    client = mlflow.MlflowClient(mirror.store_uri(tmp_path))
+    client.delete_run(first)
+    second = tracking.sync(run)
+    assert second != first
+    assert client.get_run(second).info.lifecycle_stage == "active"
+    record = json.loads(run.tracking.read_text())
+    run.tracking.write_text(json.dumps({**record, "run_id": "0" * 32}))  # as if the store had been made anew
+    assert tracking.sync(run) == second, "it is found by its key"
+    run.tracking.write_text(json.dumps({**record, "run_id": "0" * 32, "key": "another"}))
+    assert client.get_run(tracking.sync(run)).info.status == "KILLED"
+
+
+def test_a_deleted_experiment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = local_run(tmp_path, monkeypatch)
+    tracking.sync(run)
+    client = mlflow.MlflowClient(mirror.store_uri(tmp_path))
+    experiment = client.get_experiment_by_name(Config.experiment)
+    assert experiment
+    client.delete_experiment(experiment.experiment_id)
+    restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}, or name another by --experiment"
+    with pytest.raises(InputError, match=f"MLflow's experiment lookalike has been deleted; {restore}"):
+        tracking.sync(run)
+
+
+def test_files_that_would_go_where_the_runs_were_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    local_run(tmp_path / "before", monkeypatch)
+    tracking.sync(RunDirectory(tmp_path / "before" / "00001-toy-bits"))
+    assert "keeps the files" not in caplog.text
+    (tmp_path / "before").rename(tmp_path / "after")
+    tracking.sync(RunDirectory(tmp_path / "after" / "00001-toy-bits"))
+    assert f"in {(tmp_path / 'before' / 'mlflow-artifacts').as_uri()}, where it was begun" in caplog.text
+
+
+def local_run(out: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """An unfinished run beside its own store."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = RunDirectory(out / "00001-toy-bits")
+    run.path.mkdir(parents=True)
+    run.tracking.write_text(json.dumps({"key": "k", "tags": {}}))
+    run.config.write_text(Config().to_json())
+    run.stats.touch()
+    run.system.touch()
+    return run
 
 
 def test_a_line_for_which_the_disk_has_no_room_leaves_no_half(tmp_path: Path) -> None:
