@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
@@ -34,6 +34,9 @@ from train.config import (
     resolve,
 )
 from train.processes import end_with_the_first
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from train.artifact import Artifact
 
 WORK_FAILED, WRONG_USAGE, GATE_FAILED = 1, 2, 3
 AGAIN_SECONDS = 0.05  # a finalizer is over by then
@@ -395,7 +398,7 @@ def _artifact_directory(run: Path) -> Path:
     return run / "artifact" if (run / "artifact").is_dir() else run
 
 
-def _load_artifact(run: Path) -> Any:
+def _load_artifact(run: Path) -> "Artifact":
     from train import artifact
 
     directory = _artifact_directory(run)
@@ -408,7 +411,7 @@ def _load_artifact(run: Path) -> Any:
         raise InputError(f"RUN {problem}") from problem
 
 
-def _sample_file(loaded: Any, out: Path, n: int, seed: int) -> None:
+def _sample_file(loaded: "Artifact", out: Path, n: int, seed: int) -> None:
     from train import writers
 
     try:
@@ -421,7 +424,7 @@ def _sample_file(loaded: Any, out: Path, n: int, seed: int) -> None:
         ) from problem
 
 
-def _sample_shards(loaded: Any, out: Path, plan: dict[str, Any], processes: int, command: list[str]) -> None:
+def _sample_shards(loaded: "Artifact", out: Path, plan: dict[str, Any], processes: int, command: list[str]) -> None:
     """This process's shards; unless torchrun has started the others, it starts them, with such a command."""
     from train import shards
     from train.processes import asked_for, await_all, started
@@ -441,7 +444,7 @@ def _command(*words: str, **options: Any) -> list[str]:
     return [*words, *(f"--{name.replace('_', '-')}={value}" for name, value in options.items())]
 
 
-def _choosing(loaded: Any, options: dict[str, Any]) -> Any:
+def _choosing(loaded: "Artifact", options: dict[str, Any]) -> "Artifact":
     """The artifact with options of its generator chosen."""
     try:
         return dataclasses.replace(loaded, generator=loaded.having(**options))

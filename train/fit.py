@@ -565,20 +565,14 @@ class _Job:
 
     def _show(self, tick: Tick, scores: dict[str, float]) -> None:
         """Move the bar; without a terminal, say a line now and then instead."""
-        config = self.config
-        shares = []
-        if config.epochs is not None:
-            shares.append(tick.epoch / config.epochs)
-        if config.max_minutes is not None:
-            shares.append(tick.seconds / self._seconds(self.kind.game_share))
         shown = {"G": tick.losses["generator_loss"], "D": tick.losses["discriminator_loss"]}
         shown |= {"validation": scores["score"]} if scores else {}
         self.bar.set_postfix(
             {**{name: f"{value:.3f}" for name, value in shown.items()}, "epoch": f"{tick.epoch:.0f}"}, refresh=False
         )
-        percent = min(100.0, 100 * max(shares))  # the last tick ends a little late
+        percent = self._percent(tick)
         self.bar.update(percent - self.bar.n)
-        if config.preset == "textbook":
+        if self.config.preset == "textbook":
             self._show_textbook(tick)
         elif self.bar.disable and time.monotonic() - self.printed > LOG_SECONDS:
             self.printed = time.monotonic()
@@ -590,6 +584,15 @@ class _Job:
                 line,
                 f"{tick.sequences_per_second:,.0f}",
             )
+
+    def _percent(self, tick: Tick) -> float:
+        """How much of the epochs or of the minutes is used up, whichever is more; the last tick ends a little late."""
+        shares = []
+        if self.config.epochs is not None:
+            shares.append(tick.epoch / self.config.epochs)
+        if self.config.max_minutes is not None:
+            shares.append(tick.seconds / self._seconds(self.kind.game_share))
+        return min(100.0, 100 * max(shares))
 
     def _show_textbook(self, tick: Tick) -> None:
         epoch = round(tick.epoch)

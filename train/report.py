@@ -5,7 +5,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Row:
     key: str
     label: str
     meaning: str
+    _: KW_ONLY
     ideal: float | None = 1.0
     bad: float = 1.0
     side: int = 1
@@ -77,33 +78,72 @@ ROWS = (
     Row("marginal_ratio", "Marginals", "error of the column means, in units of the floor"),
     Row("lag_ratio", "Lags", "error of the correlations along the row, in units of the floor"),
     Row("row_sum_ratio", "Ones in a row", "error of how many ones rows have, in units of the floor"),
-    Row("c2st_auc", "Judge's AUC", "how well a classifier tells it from real rows; 0.5 = not at all", 0.5, 0.25, 0, 3),
-    Row("distinct_ratio", "Variety", "distinct rows, in units of those that real rows have", 1.0, 0.3, -1),
-    Row("copy_excess", "Copies", "share of rows that repeat a learned one, beyond what chance gives", 0.0, 0.05, 1, 3),
+    Row(
+        "c2st_auc",
+        "Judge's AUC",
+        "how well a classifier tells it from real rows; 0.5 = not at all",
+        ideal=0.5,
+        bad=0.25,
+        side=0,
+        decimals=3,
+    ),
+    Row("distinct_ratio", "Variety", "distinct rows, in units of those that real rows have", bad=0.3, side=-1),
+    Row(
+        "copy_excess",
+        "Copies",
+        "share of rows that repeat a learned one, beyond what chance gives",
+        ideal=0.0,
+        bad=0.05,
+        decimals=3,
+    ),
     Row(
         "near_copy_share",
         "Near copies",
         "share closer to training than to held-out rows; 0.5 = chance",
-        0.5,
-        0.25,
-        1,
-        3,
+        ideal=0.5,
+        bad=0.25,
+        decimals=3,
     ),
-    Row("utility", "Utility", "AUC of a model that learns the label here and is tested on real rows", None, 0.1, -1, 3),
-    Row("label_distance", "Classes", "share of texts that would have to be of another class", None, 0.1, 1, 3),
-    Row("frechet", "Fréchet", "distance of sentence embeddings", None, 0.1, 1, 3),
-    Row("c2st_conv_auc", "Reader's AUC", "the same by a small convolutional net that reads the words", 0.5, 0.25, 0, 3),
-    Row("length_distance", "Lengths", "how many words a text must gain or lose on average", None, 4.0),
+    Row(
+        "utility",
+        "Utility",
+        "AUC of a model that learns the label here and is tested on real rows",
+        ideal=None,
+        bad=0.1,
+        side=-1,
+        decimals=3,
+    ),
+    Row(
+        "label_distance",
+        "Classes",
+        "share of texts that would have to be of another class",
+        ideal=None,
+        bad=0.1,
+        decimals=3,
+    ),
+    Row("frechet", "Fréchet", "distance of sentence embeddings", ideal=None, bad=0.1, decimals=3),
+    Row(
+        "c2st_conv_auc",
+        "Reader's AUC",
+        "the same by a small convolutional net that reads the words",
+        ideal=0.5,
+        bad=0.25,
+        side=0,
+        decimals=3,
+    ),
+    Row("length_distance", "Lengths", "how many words a text must gain or lose on average", ideal=None, bad=4.0),
     *(
-        Row(f"ngram_js_{k}", f"{k}-grams", "divergence of their distributions, in bits", None, 0.1, 1, 3)
+        Row(
+            f"ngram_js_{k}", f"{k}-grams", "divergence of their distributions, in bits", ideal=None, bad=0.1, decimals=3
+        )
         for k in range(1, 5)
     ),
     *(
-        Row(f"bleu_{k}", f"BLEU-{k}", "against real texts: above the floor is repetition", None, 0.1, 0, 3)
-        for k in range(2, 6)
-    ),
-    *(
-        Row(f"self_bleu_{k}", f"Self-BLEU-{k}", "among themselves: above the floor is collapse", None, 0.1, 0, 3)
+        Row(f"{key}_{k}", f"{label}-{k}", meaning, ideal=None, bad=0.1, side=0, decimals=3)
+        for key, label, meaning in (
+            ("bleu", "BLEU", "against real texts: above the floor is repetition"),
+            ("self_bleu", "Self-BLEU", "among themselves: above the floor is collapse"),
+        )
         for k in range(2, 6)
     ),
 )
