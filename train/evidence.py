@@ -312,7 +312,16 @@ def of_files(
     skipped = [line for each in (given, learned, made) if each is not None for line in each.skipped]
     skipped += bad
     found.scores[SYNTHETIC]["warnings"] += [f"skipped: {line}" for line in skipped]
+    if learned is None:
+        _leave_out_near_copies(found.scores[SYNTHETIC])
     return found, kind
+
+
+def _leave_out_near_copies(scores: dict[str, Any]) -> None:
+    """A tool that has seen both halves of the real rows is as near to either, whatever it copied."""
+    for end in ("", "_low", "_high"):
+        scores.pop(f"near_copy_share{end}", None)
+    scores["warnings"].append("without --train near copies cannot be told, and of exact ones about half are counted")
 
 
 def _text_column(column: str | None, path: Path) -> str | None:

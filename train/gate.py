@@ -65,7 +65,7 @@ class Verdict:
         if self.passed is None:
             return "No quality gate was asked for: read the numbers before you rely on what was made."
         if self.passed:
-            return "The quality gate passed: the statistics of the originals are kept within all limits."
+            return "The quality gate passed: no limit is missed by more than chance explains."
         return f"The quality gate failed: {'; '.join(self.missed)}."
 
 

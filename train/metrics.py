@@ -40,8 +40,10 @@ SAMPLES, SAMPLED_ROWS = 10, 10_000  # of few rows several samples are judged: so
 BLOCKS = 50  # the bootstrap draws blocks of rows: with sums kept for each block, a replicate costs next to nothing
 REPLICATES = 200
 WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
+COMPARED_WORDS = 1 << 31  # of 64 bits, by which synthetic rows are compared with real ones: some ten seconds
 NORMAL_95 = 1.959964
 COMMON = 0.05  # of the held-out rows: from here on, being found among the training rows is worth a word
+DEPENDENT = 0.45  # an AUC that is certainly below this is not luck: folds of copies teach a judge the opposite
 RARE = 8  # how often a single column's value is in real rows for its lack to say something: 2^-8 is the chance
 # A score whose 95 % interval reaches further than this to either side cannot tell good from bad.
 RESOLUTION = {
@@ -346,18 +348,38 @@ def _distances(a: Array, b: Array) -> Array:
     return distances
 
 
-def near_copy_share(synthetic: Bits, heldout: Bits, train: Bits) -> tuple[float, float]:
-    """P(nearest training row closer than nearest held-out row) + half the ties, and its standard error.
+def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[float, float]:
+    """The share of synthetic rows whose nearest real row was learned from, and its standard error.
 
-    With as many training as held-out rows a generator that has learnt the distribution, and no rows, scores 0.5.
+    Of m learned and n held-out rows, those of a generator that has learned the distribution, and no rows, have a
+    learned one nearest in m / (m + n) of the cases, since any of the real rows may be it; among several at the same
+    distance each counts alike. So a share of p is told as (p / m) / (p / m + (1 - p) / n): 0.5 by chance, 1 for copies.
+
     A real row in a crowded place is the nearest to many: synthetic rows that share theirs count as one cluster
     (Liang and Zeger 1986), or the luck of a few real rows would pass for evidence.
     """
-    (to_train, seen), (to_heldout, unseen) = nearest(synthetic, train), nearest(synthetic, heldout)
-    closer = (to_train < to_heldout) + 0.5 * (to_train == to_heldout)
-    share = closer.mean()
-    whose = np.where(to_train <= to_heldout, seen, len(train) + unseen)
-    return float(share), float(np.linalg.norm(np.bincount(whose, closer - share)) / len(closer))
+    m, n = len(learned), len(heldout)
+    synthetic = synthetic[: max(1, COMPARED_WORDS // (_words(synthetic[:1]).shape[1] * (m + n)))]
+    (to_learned, seen, ours), (to_heldout, unseen, others) = (_ties(synthetic, rows) for rows in (learned, heldout))
+    closer = np.where(to_learned == to_heldout, ours / (ours + others), to_learned < to_heldout)
+    p = closer.mean()
+    whose = np.where(to_learned <= to_heldout, seen, m + unseen)
+    error = np.linalg.norm(np.bincount(whose, closer - p)) / len(closer)
+    total = p / m + (1 - p) / n
+    return float(p / m / total), float(error / (m * n * total**2))
+
+
+def _ties(a: Bits, b: Bits) -> tuple[Array, Array, Array]:
+    """For each row of a: the Hamming distance to its nearest row of b, the first such row, and how many there are."""
+    a, b = _words(a), _words(b)
+    found = []
+    for part in np.array_split(a, 1 + a.size * len(b) // WORDS_PER_PASS):
+        distances = _distances(part, b)
+        least = distances.min(axis=1)
+        at_least = distances == least[:, None]
+        found.append((least, at_least.argmax(axis=1), at_least.sum(axis=1)))
+    distance, index, count = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return distance, index, count
 
 
 def _keys(bits: Bits) -> Array:
@@ -453,7 +475,7 @@ def compare(
     scores |= ratio_scores(drawn[: n * min(SAMPLES, len(drawn) // n)], h, t, seed)
     scores |= _judge_scores(s, h, t, seed) | collapse_scores(s, h)
     known = train if validation is None else np.concatenate([train, _as_bits(validation, "validation")])
-    scores |= _copy_scores(s, h, t, known)
+    scores |= _copy_scores(s, h, known)
     if label is not None:
         scores |= {"utility": utility(s, h, label, seed), "utility_floor": utility(t, h, label, seed)}
     scores = {name: finite(score) for name, score in scores.items()}
@@ -506,6 +528,10 @@ def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
         found.append(f"{scores['heldout_constant_columns']} {constant} the held-out {rows}: correlation 0")
     if scores["copy_floor"] > COMMON:
         found.append(repeated_rows(scores["copy_floor"], rows))
+    for name in ("c2st_auc", "c2st_conv_auc"):
+        high = scores.get(f"{name}_high")
+        if high is not None and high < DEPENDENT:
+            found.append(f"{name} is below 0.5 by more than chance: are {rows} copies of those that judge?")
     for name, resolution in RESOLUTION.items():
         found += _too_uncertain(name, resolution, scores, texts)
     return found
@@ -607,9 +633,9 @@ def distinct_scores(made: Array, real: Array) -> Scores:
     }
 
 
-def _copy_scores(s: Bits, h: Bits, t: Bits, known: Bits) -> Scores:
+def _copy_scores(s: Bits, h: Bits, known: Bits) -> Scores:
     rate, floor = copy_rate(s, known), copy_rate(h, known)
-    near, error = near_copy_share(s, h, t)
+    near, error = near_copy_share(s, h, known)
     return {
         **copy_scores(rate, floor, len(s)),
         "near_copy_share": near,

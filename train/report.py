@@ -348,8 +348,9 @@ def _correlations(evidence: Evidence) -> Figure:
     real = _matrix(evidence.heldout[:, columns])
     synthetic = _matrix(evidence.contenders[evidence.shipped][:, columns])
     n = min(len(evidence.heldout), len(evidence.contenders[evidence.shipped]))
-    # Standard error of a Pearson correlation is (1 - r^2) / sqrt(n), here of two independent ones.
-    noise = 2 * np.hypot(1 - real**2, 1 - synthetic**2) / math.sqrt(n)
+    samples = evidence.heldout[:, columns], evidence.contenders[evidence.shipped][:, columns]
+    errors = [_correlation_errors(matrix, codes) for matrix, codes in zip((real, synthetic), samples, strict=True)]
+    noise = 2 * np.hypot(*errors) / math.sqrt(n)
     difference = np.where(np.abs(synthetic - real) > noise, synthetic - real, np.nan)
     off_diagonal = ~np.eye(len(columns), dtype=bool)
     strengths = np.abs(real[off_diagonal])  # a single column has none
@@ -376,6 +377,19 @@ def _matrix(codes: Array) -> Array:
     first, second = metrics.pairs(length)
     matrix[first, second] = matrix[second, first] = metrics.correlations(metrics.Moments.of(codes))
     return matrix
+
+
+def _correlation_errors(matrix: Array, codes: Array) -> Array:
+    """Standard errors of 0/1 columns' correlations, times the root of the number of rows: (length, length).
+
+    Bishop, Fienberg and Holland (1975), "Discrete multivariate analysis", chapter 11. For normal columns it would be
+    1 - r^2, which is far too little where both columns are rare.
+    """
+    p = codes.mean(axis=0).clip(1e-9, 1 - 1e-9)
+    skewness = (1 - 2 * p) / np.sqrt(p * (1 - p))
+    product, squares = np.outer(skewness, skewness), np.add.outer(skewness**2, skewness**2)
+    variance = 1 - matrix**2 + matrix * (1 + matrix**2 / 2) * product - 0.75 * matrix**2 * squares
+    return np.sqrt(variance.clip(min=0))
 
 
 def _most_varying(codes: Array) -> Array:

@@ -138,12 +138,14 @@ def test_synthetic_numbers_may_have_bad_rows_too(tmp_path: Path) -> None:
     lines[:5] = ["0,1,,0,1", "0,1", "0,nan,1,0,1", "0,1,0,0.5,TRUE", "0,1,0,2,0"]
     made.write_text("\n".join([",".join(NAMES), *lines]) + "\n")
     found = judged(real, made, max_bad_rows=4)
-    assert found.scores[SYNTHETIC]["warnings"][-4:] == [
+    assert found.scores[SYNTHETIC]["warnings"][-5:] == [
         "skipped: made.csv row 2: 2 columns where the header names 5",
         "skipped: made.csv row 3: column b holds 'nan', not a number from 0 to 1",
         "skipped: made.csv row 1: column c holds nothing, not a number from 0 to 1",
         "skipped: made.csv row 5: column d holds '2', not a number from 0 to 1",
+        "without --train near copies cannot be told, and of exact ones about half are counted",
     ]
+    assert "near_copy_share" not in found.scores[SYNTHETIC]
     with pytest.raises(InputError, match=r"--synthetic .*made.csv: 4 unusable rows, more than --max-bad-rows 3: made"):
         judged(real, made, max_bad_rows=3)
 

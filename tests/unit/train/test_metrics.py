@@ -137,9 +137,14 @@ def test_copies_equal_their_definition(sets: Sets) -> None:
 
 
 def test_near_copies_equal_their_definition(sets: Sets) -> None:
-    synthetic, heldout, train = (rows[:60] for rows in sets)
-    gaps = [plain_nearest(row, train) - plain_nearest(row, heldout) for row in synthetic]
-    expected = np.mean([(gap < 0) + 0.5 * (gap == 0) for gap in gaps])
+    synthetic, heldout, train = sets[0][:60], sets[1][:40], sets[2][:60]
+    p = 0.0
+    for row in synthetic:
+        to_train, to_heldout = ((row != real).sum(axis=1) for real in (train, heldout))
+        least = min(to_train.min(), to_heldout.min())
+        ours, others = (to_train == least).sum(), (to_heldout == least).sum()
+        p += ours / (ours + others) / len(synthetic)
+    expected = (p / 60) / (p / 60 + (1 - p) / 40)
     assert metrics.near_copy_share(synthetic, heldout, train)[0] == pytest.approx(expected, abs=1e-9)
     distances, indices = metrics.nearest(synthetic, train)
     assert distances.tolist() == [plain_nearest(row, train) for row in synthetic]
@@ -244,9 +249,9 @@ def test_near_copies_are_caught_although_no_row_is_a_copy(chain: Sets) -> None:
 
 
 def test_the_error_of_near_copies_counts_those_of_a_real_row_as_one() -> None:
-    train, heldout = np.zeros((1, 8), np.uint8), np.ones((2, 8), np.uint8)
-    heldout[1, :4] = 0
-    synthetic = np.repeat(np.concatenate([train, heldout]), [3, 2, 1], axis=0)
+    train, heldout = np.zeros((2, 8), np.uint8), np.ones((2, 8), np.uint8)
+    train[1, :2], heldout[1, :4] = 1, 0
+    synthetic = np.repeat(np.concatenate([train[:1], heldout]), [3, 2, 1], axis=0)
     share, error = metrics.near_copy_share(synthetic, heldout, train)
     assert share == 3 / 6
     assert error == pytest.approx(math.sqrt((3 * 0.5) ** 2 + (2 * 0.5) ** 2 + 0.5**2) / 6)
@@ -421,6 +426,44 @@ def test_sizes_are_made_equal_and_the_seed_decides(chain: Sets) -> None:
     assert (scores["synthetic_rows"], scores["heldout_rows"], scores["train_rows"]) == (80, 90, 400)
     assert metrics.compare(synthetic[:80], heldout[:90], train, seed=3) == scores
     assert metrics.compare(synthetic[:80], heldout[:90], train, seed=4) != scores
+
+
+def near_copies(rows: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """The rows with one bit flipped in each."""
+    made = rows.copy()
+    made[np.arange(len(rows)), rng.integers(rows.shape[1], size=len(rows))] ^= 1
+    return made
+
+
+@pytest.mark.parametrize("times", [1, 8])
+def test_near_copies_are_seen_however_many_rows_were_learned_from(times: int) -> None:
+    rng = np.random.default_rng(times)
+    learned, heldout, fresh = (rng.integers(0, 2, (n, 40)).astype(np.uint8) for n in (400 * times, 400, 400))
+    share, error = metrics.near_copy_share(fresh, heldout, learned)
+    assert abs(share - 0.5) < 3 * error
+    copied = near_copies(rng.permutation(learned)[:400], rng)
+    assert metrics.near_copy_share(copied, heldout, learned)[0] > 0.99
+    half = np.concatenate([copied[:200], fresh[:200]])
+    share, error = metrics.near_copy_share(half, heldout, learned)
+    assert share - 3 * error > 0.5
+
+
+@pytest.mark.parametrize("times", [1, 8])
+def test_near_copies_are_told_without_bias_where_many_rows_are_alike(times: int) -> None:
+    """Rows of four bits: nearly all are found on both sides, at a distance of 0."""
+    found = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        learned, heldout, fresh = (rng.integers(0, 2, (n, 4)).astype(np.uint8) for n in (40 * times, 40, 200))
+        found.append(metrics.near_copy_share(fresh, heldout, learned)[0])
+    assert abs(np.mean(found) - 0.5) < 0.03
+
+
+def test_copies_of_the_rows_that_judge_are_told(chain: Sets) -> None:
+    _, heldout, train = chain
+    warnings = metrics.compare(heldout.copy(), heldout, train)["warnings"]
+    assert "c2st_auc is below 0.5 by more than chance: are rows copies of those that judge?" in warnings
+    assert not any("below 0.5" in warning for warning in metrics.compare(*chain)["warnings"])
 
 
 @pytest.mark.usefixtures("_no_judge")

@@ -160,3 +160,14 @@ def test_wide_rows_are_shown_by_their_liveliest_columns() -> None:
     rows[:, :100] = 0
     assert report._most_varying(rows).min() >= 100
     assert len(report._most_varying(rows)) == report.HEATMAP_COLUMNS
+
+
+@pytest.mark.parametrize("cells", [(0.015, 0.005, 0.005), (0.4, 0.1, 0.1), (0.01, 0.19, 0.01)])
+def test_correlations_of_rare_bits_scatter_as_the_picture_says(cells: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(0)
+    shares = [*cells, 1 - sum(cells)]
+    values = np.array([[1, 1], [1, 0], [0, 1], [0, 0]], dtype=np.uint8)
+    samples = [values[rng.choice(4, 1000, p=shares)] for _ in range(400)]
+    found = [report._matrix(sample)[0, 1] for sample in samples]
+    expected = report._correlation_errors(report._matrix(np.concatenate(samples)), np.concatenate(samples))[0, 1]
+    assert np.std(found) == pytest.approx(expected / np.sqrt(1000), rel=0.12)
