@@ -179,7 +179,8 @@ class BitsKind:
         return evidence.judge(
             contenders,
             prepared.heldout.numpy(),
-            prepared.train.numpy(),
+            # All rows that are in memory, since a copy of any of them counts; of packed ones, a sample.
+            (prepared.train if isinstance(prepared.rows, PackedRows) else prepared.rows).numpy(),
             columns=prepared.codec.columns,
             validation=prepared.validation.numpy(),
             label=prepared.dataset.label,
