@@ -87,7 +87,7 @@ need_engine() {
 
 # Runs a module in the local environment, made first where it is missing.
 local_python() { # MODULE ARGUMENT...
-  make --silent --no-print-directory setup
+  MAKEFLAGS='' make --silent --no-print-directory setup
   case ${GPUS:-all} in
   all) ;;
   none) export CUDA_VISIBLE_DEVICES= ;;
@@ -178,7 +178,7 @@ train_in_docker() { # ARGUMENT...
     [ ! -f "$out/config.json" ] || out=$(dirname "$out") # a run to go on with: MLflow's store is beside it
     set -- --mount "type=bind,source=$out,target=$out" "$@"
   fi
-  for word; do
+  for word in "$@" "${LOOKALIKE_DATA-}" "${LOOKALIKE_GATE-}"; do
     path=${word#--*=}
     case $path in -*) continue ;; esac
     [ -e "$path" ] || continue
@@ -290,7 +290,10 @@ is_serving() {
 
 # request, status and stop go to the container that serves, else to the local server.
 ask() { # COMMAND ARGUMENT...
-  if [ "${RUNTIME:-auto}" = local ] || ! is_serving; then
+  if [ "${RUNTIME:-auto}" = docker ] && ! is_serving; then
+    [ "$1" = stop ] || fail 1 "no container serves here; start one with: make serve RUNTIME=docker"
+    echo "no server runs here"
+  elif [ "${RUNTIME:-auto}" = local ] || ! is_serving; then
     local_python serve "$@"
   elif [ "$1" = stop ]; then
     "$docker" stop --time 55 "$container" >/dev/null

@@ -68,7 +68,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 ENV LOOKALIKE_CACHE=/opt/data
 COPY train/__init__.py train/config.py train/builtin.py /opt/build/train/
 RUN PYTHONPATH=/opt/build python -c "from train import builtin; print(len(builtin.movie_reviews()), 'reviews')" \
- && chmod -R a+rX /opt/data
+ && chmod -R a+rX /opt/data \
+ && mkdir /opt/data/rows \
+ && chmod 1777 /opt/data/rows
 
 # The code, last: a change to it rebuilds from here in seconds. PYTHONSAFEPATH keeps `python -m train` from taking the code
 # of the folder that it is started in.

@@ -215,8 +215,10 @@ class Mirror:
         self.send_metrics()
         if record.status == "FINISHED":
             self._name_in_card()
-            self._send_results(json.loads(self.run.metrics.read_text()))
+            results = json.loads(self.run.metrics.read_text())
+            self._send_results(results)
             self._send_files()
+            self._send_model(results["passed"])  # last: on a shared server, the registry may refuse
         self.client.set_terminated(self.run_id, record.status, int(1000 * (record.ended or time.time())))
         record.complete = True
         record.save(self.run)
@@ -229,7 +231,7 @@ class Mirror:
             rundir.write(path, json.dumps({**card, "run_id": self.run_id}, indent=1) + "\n")
 
     def _send_results(self, results: Mapping[str, Any]) -> None:
-        """The final numbers, those of the contenders as child runs, the model."""
+        """The final numbers, those of the contenders as child runs."""
         shipped = results["shipped"]
         for name, scores in results["scores"].items():
             run_id = self.run_id if name == shipped else self._child(name)
@@ -238,7 +240,6 @@ class Mirror:
             if name != shipped:
                 self.client.set_terminated(run_id)
         self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, self.run.summary.read_text())
-        self._send_model(results["passed"])
 
     def _child(self, name: str) -> str:
         """Something that this run is compared with, as a run below it."""

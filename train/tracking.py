@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import threading
 import time
 import uuid
@@ -33,6 +34,7 @@ from train.rundir import RunDirectory
 log = logging.getLogger("lookalike")
 
 SECONDS = 5  # between two looks at the machine, and between two attempts to send
+REFUSED = re.compile(r"error code 40[13]|PERMISSION_DENIED")  # what MLflow's client says of a server that does
 PATIENCE_SECONDS = 60  # at the end, for a request that is still under way
 # MLflow's own defaults wait for an absent server for minutes, and draw bars of their own.
 MLFLOW_DEFAULTS = {
@@ -184,7 +186,8 @@ def sync(run: RunDirectory) -> str:
     except Exception as problem:
         if isinstance(problem, OSError) and problem.filename is not None:  # connections have no file name
             raise
-        raise JobError(f"MLflow does not answer ({one_line(problem)}); nothing is lost, try again later") from problem
+        what = "refuses" if REFUSED.search(str(problem)) else "does not answer"
+        raise JobError(f"MLflow {what} ({one_line(problem)}); nothing is lost, try again later") from problem
     assert record.run_id is not None
     return record.run_id
 

@@ -136,6 +136,9 @@ def test_paths_mean_the_same_inside(box: Machine, tmp_path: Path) -> None:
     }
     assert after(run, "--workdir") == [str(ROOT)]
     assert run[-3:] == ["--data", str(table), f"--out={tmp_path}/runs"]
+    named = box.make("train", f"ARGS=--out={tmp_path}/runs", runtimes=NVIDIA, LOOKALIKE_DATA=str(table))
+    mounts = after(named.call("docker", "run"), "--mount")
+    assert f"type=bind,source={table},target={table},readonly" in mounts
 
 
 def test_a_folder_is_mounted_once(box: Machine, tmp_path: Path) -> None:
@@ -221,6 +224,16 @@ def test_a_serving_container_answers_request_status_and_stop(box: Machine) -> No
     assert "local:" not in stopped.output
     assert "local: -m serve request -n 5" in box.make("request", runtimes=PLAIN).output
     assert "local: -m serve stop" in box.make("stop", runtimes=PLAIN, SERVING="true", RUNTIME="local").output
+
+
+def test_who_asks_for_a_container_and_has_none_is_told_at_once(box: Machine) -> None:
+    settings = {"runtimes": PLAIN, "RUNTIME": "docker"}
+    stopped = box.make("stop", **settings)
+    assert (stopped.code, stopped.output) == (0, "no server runs here\n")
+    asked = box.make("status", **settings)
+    assert asked.code
+    assert "no container serves here; start one with: make serve RUNTIME=docker" in asked.errors
+    assert "local:" not in asked.output
 
 
 def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Path) -> None:

@@ -21,6 +21,15 @@ model = Lookalike()
 model.artifact = choosy_artifact()
 print(json.dumps(model.predict(None, pd.DataFrame(json.loads(sys.argv[1])))))
 """
+REFUSED = """
+told = []
+for asked in json.loads(sys.argv[1]):
+    try:
+        model.predict(None, pd.DataFrame([asked]))
+    except ValueError as problem:
+        told.append(str(problem))
+print(json.dumps(told))
+"""
 RATED = """
 import json, sys
 from pathlib import Path
@@ -61,3 +70,10 @@ def test_options_may_be_missing_row_by_row() -> None:
     assert answers[0] == {"sequences": made.sample(2, 1).tolist(), "labels": ["calm"] * 2, "seed": 1}
     chosen = made.sample(3, 2, label="wild", candidates=4, temperature=0.5)
     assert answers[1] == {"sequences": chosen.tolist(), "labels": ["wild"] * 3, "seed": 2}
+
+
+def test_numbers_that_torchserve_refuses_are_refused() -> None:
+    script = PREDICT.rsplit("print", 1)[0] + REFUSED
+    asked = [{"n": 0, "seed": 1}, {"n": 10**6, "seed": 1}, {"n": 1, "seed": -1}, {"n": 1, "seed": 2**32}]
+    of_n, of_seed = "n: must be a whole number from 1 to 100000", "seed: must be a whole number from 0 to 4294967295"
+    assert output(script, json.dumps(asked)) == [of_n, of_n, of_seed, of_seed]
