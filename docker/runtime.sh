@@ -288,7 +288,7 @@ is_serving() {
   [ "$("$docker" inspect --format '{{.State.Running}}' "$container" 2>/dev/null)" = true ]
 }
 
-# request, status and stop go to the container that serves, else to the local server.
+# request, status and stop go to the container that serves, else, unless a container was asked for, to the local server.
 ask() { # COMMAND ARGUMENT...
   if [ "${RUNTIME:-auto}" = docker ] && ! is_serving; then
     [ "$1" = stop ] || fail 1 "no container serves here; start one with: make serve RUNTIME=docker"

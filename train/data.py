@@ -160,6 +160,8 @@ def load(
         InputError: there is no such data or column, or too many rows cannot be used.
     """
     dataset = _load_builtin(data, column, label_column)
+    if dataset is None:
+        _mention_folders(Path(data))
     if dataset is None and packed and column is None and codec in ("auto", "bits"):
         dataset = _load_packed(Path(data), codec, max_bad_rows)
     if dataset is None:
@@ -278,6 +280,15 @@ def _shards(path: Path) -> list[Path]:
     return shards
 
 
+def _mention_folders(path: Path) -> None:
+    """Say so when shards lie in folders within the given one."""
+    below = sorted({file.parent.name for file in path.glob("*/*") if readers.format_of(file) in READERS})
+    if below:
+        log.warning(
+            "--data %s: what lies in folders within it is left out (%s)", path, ", ".join(below[:NAMED_BAD_ROWS])
+        )
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
@@ -291,9 +302,6 @@ def _files(path: Path) -> list[Path]:
     for shard in shards:
         if not shard.is_file():
             raise InputError(f"--data {path}: {shard.name} is a link that leads nowhere, or no file")
-    below = sorted({file.parent.name for file in path.glob("*/*") if readers.format_of(file) in READERS})
-    if below and shards:
-        log.warning("--data %s: what lies in folders within it is left out (%s)", path, ", ".join(below[:3]))
     if not shards:
         raise InputError(
             f"--data {path}: the folder holds no file that ends in {', '.join(READERS)} (or these and .gz)"

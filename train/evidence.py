@@ -274,9 +274,10 @@ def of_files(
 ) -> tuple[Evidence, Codec]:
     """Evidence for files of any origin, and the codec through which rows are shown.
 
-    Without the training rows, one half of the real rows takes their place: floor and copies are then those of a
-    tool that learned from that half. Columns are compared by name, or by place where a file names none. Texts are
-    compared word by word, or, with the codec "presence", by which of the most telling words they use.
+    Without the training rows, one half of the real rows takes their place: floor and copies are then those of a tool
+    that learned from that half, and near copies are left out. Columns are compared by name, or by place where a file
+    names none. Texts are compared word by word, or, with the codec "presence", by which of the most telling words they
+    use.
 
     Args:
         column: the column that holds the text; the synthetic file may have none of this name.

@@ -326,18 +326,19 @@ def distinct_share(rows: Bits) -> float:
     return len(np.unique(_keys(rows))) / len(rows)
 
 
-def nearest(rows: Bits, others: Bits) -> tuple[Array, Array]:
-    """The Hamming distance to the nearest of the others, and which one it is (the first of equals), for each row."""
+def nearest(rows: Bits, others: Bits) -> tuple[Array, Array, Array]:
+    """For each row: the Hamming distance to the nearest of the others, the first such one, and how many there are."""
     a, b = _words(rows), _words(others)
     found = [_nearest(part, b) for part in np.array_split(a, 1 + a.size * len(b) // WORDS_PER_PASS)]
-    distance, index = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return distance, index
+    distance, index, count = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return distance, index, count
 
 
-def _nearest(a: Array, b: Array) -> tuple[Array, Array]:
+def _nearest(a: Array, b: Array) -> tuple[Array, Array, Array]:
     distances = _distances(a, b)
-    index = distances.argmin(axis=1)
-    return distances[np.arange(len(a)), index], index
+    at_least = distances == distances.min(axis=1, keepdims=True)
+    index = at_least.argmax(axis=1)
+    return distances[np.arange(len(a)), index], index, at_least.sum(axis=1)
 
 
 def _distances(a: Array, b: Array) -> Array:
@@ -360,26 +361,13 @@ def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[floa
     """
     m, n = len(learned), len(heldout)
     synthetic = synthetic[: max(1, COMPARED_WORDS // (_words(synthetic[:1]).shape[1] * (m + n)))]
-    (to_learned, seen, ours), (to_heldout, unseen, others) = (_ties(synthetic, rows) for rows in (learned, heldout))
+    (to_learned, seen, ours), (to_heldout, unseen, others) = (nearest(synthetic, rows) for rows in (learned, heldout))
     closer = np.where(to_learned == to_heldout, ours / (ours + others), to_learned < to_heldout)
     p = closer.mean()
     whose = np.where(to_learned <= to_heldout, seen, m + unseen)
     error = np.linalg.norm(np.bincount(whose, closer - p)) / len(closer)
     total = p / m + (1 - p) / n
     return float(p / m / total), float(error / (m * n * total**2))
-
-
-def _ties(a: Bits, b: Bits) -> tuple[Array, Array, Array]:
-    """For each row of a: the Hamming distance to its nearest row of b, the first such row, and how many there are."""
-    a, b = _words(a), _words(b)
-    found = []
-    for part in np.array_split(a, 1 + a.size * len(b) // WORDS_PER_PASS):
-        distances = _distances(part, b)
-        least = distances.min(axis=1)
-        at_least = distances == least[:, None]
-        found.append((least, at_least.argmax(axis=1), at_least.sum(axis=1)))
-    distance, index, count = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return distance, index, count
 
 
 def _keys(bits: Bits) -> Array:

@@ -333,8 +333,13 @@ def store_uri(out: Path) -> str:
 
 
 def _beside(out: Path) -> str:
-    """The address of the store among the runs; it would be cut off at a question mark, and %41 read as A."""
-    return f"{SQLITE}{out.resolve()}/mlflow.db".replace("%", "%25").replace("?", "%3F")
+    """The address of the store among the runs."""
+    return _address(out.resolve() / "mlflow.db")
+
+
+def _address(file: Path) -> str:
+    """The address of a store in a file: at a question mark it would be cut off, and %41 read as A."""
+    return f"{SQLITE}{file}".replace("%", "%25").replace("?", "%3F")
 
 
 def store_file(uri: str) -> Path | None:
@@ -361,7 +366,7 @@ def _make_store(uri: str) -> None:
     ):
         if not path.exists():
             made = Path(folder) / path.name
-            mlflow.MlflowClient(f"{SQLITE}{urllib.parse.quote(str(made))}")
+            mlflow.MlflowClient(_address(made))
             made.rename(path)
 
 

@@ -276,7 +276,7 @@ def neighbours(evidence: Evidence, decode: Callable[[Tensor], list[str] | None])
     if evidence.texts is not None:
         return _text_neighbours(evidence.texts.contenders[evidence.shipped], evidence.texts.train)
     synthetic = evidence.contenders[evidence.shipped][:NEIGHBOUR_ROWS]
-    distances, indices = metrics.nearest(synthetic, evidence.train)
+    distances, indices, _ = metrics.nearest(synthetic, evidence.train)
     return [
         {
             "row": _shown(row, evidence.train[index], decode),

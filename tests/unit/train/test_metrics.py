@@ -146,8 +146,11 @@ def test_near_copies_equal_their_definition(sets: Sets) -> None:
         p += ours / (ours + others) / len(synthetic)
     expected = (p / 60) / (p / 60 + (1 - p) / 40)
     assert metrics.near_copy_share(synthetic, heldout, train)[0] == pytest.approx(expected, abs=1e-9)
-    distances, indices = metrics.nearest(synthetic, train)
+    distances, indices, counts = metrics.nearest(synthetic, train)
     assert distances.tolist() == [plain_nearest(row, train) for row in synthetic]
+    assert counts.tolist() == [
+        sum((row != real).sum() == plain_nearest(row, train) for real in train) for row in synthetic
+    ]
     assert (synthetic != train[indices]).sum(axis=1).tolist() == distances.tolist()
 
 
