@@ -286,17 +286,20 @@ def join(nets: list[NadeGenerator]) -> NadeGenerator:
 def likely_means(rows: Tensor) -> Tensor:
     """The column means of the rows, drawn together as far as chance explains that they differ: (length,).
 
-    The estimator of James and Stein for unequal variances (Efron and Morris 1975, "Data analysis using Stein's
-    estimator and its generalizations"). The mean p of a column scatters by p (1 - p) / rows about the true one; by what
-    the spread of the means exceeds that, the true ones are taken to differ.
+    The estimator of James and Stein (Efron and Morris 1975, "Data analysis using Stein's estimator and its
+    generalizations"), with the mean of the variances p (1 - p) / (rows - 1) for all: one factor keeps the number of
+    ones. With each mean's own, columns that are low by chance would be taken for sure, and rare ones become too rare.
+    Constant columns stay as they are.
     """
     means = rows.float().mean(0)
-    if len(means) < 4:  # two columns or three say nothing about the spread
+    varying = (means > 0) & (means < 1)
+    if varying.sum() < 4:  # two columns or three say nothing about the spread
         return means
-    chance, centre = means * (1 - means) / len(rows), means.mean()
-    spread = (means - centre).square().sum() / (len(means) - 3)
-    differ = (spread - chance.mean()).clamp(min=torch.finfo(spread.dtype).tiny)
-    return means + (centre - means) * chance / (chance + differ)
+    found = means[varying]
+    centre, chance = found.mean(), (found * (1 - found)).mean() / (len(rows) - 1)
+    spread = (found - centre).square().sum() / (len(found) - 3)
+    means[varying] = found.lerp(centre, (chance / spread).clamp(max=1))
+    return means
 
 
 @torch.no_grad()

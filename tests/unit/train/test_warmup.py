@@ -178,6 +178,20 @@ def test_means_that_differ_more_than_by_chance_stay() -> None:
     torch.testing.assert_close(warmup.likely_means(rows), rows.float().mean(0), atol=0.005, rtol=0)
 
 
+def test_rare_ones_do_not_become_rarer_as_means_are_drawn_together() -> None:
+    counts = []
+    for seed in range(20):
+        rows = coins(torch.full((64,), 0.01), 200, seed)
+        counts.append((rows.sum(), 200 * warmup.likely_means(rows).sum()))
+    found, kept = torch.tensor(counts).sum(0)
+    torch.testing.assert_close(kept, found, rtol=1e-5, atol=0)
+
+
+def test_constant_columns_stay_beside_others() -> None:
+    rows = coins(torch.tensor([0.0, 1.0, *[0.3] * 20]), 400)
+    assert warmup.likely_means(rows)[:2].tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("length", [1, 3, 4])
 def test_means_of_few_and_of_constant_columns_stay(length: int) -> None:
     assert (warmup.likely_means(torch.ones(5, length, dtype=torch.uint8)) == 1).all()
