@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,18 @@ def main(sets: Sequence[str], peers: Sequence[str], seeds: int, minutes: float, 
         out.mkdir(parents=True, exist_ok=True)
         for peer in peers:
             for name in sets:
-                found = [_measure(peer, name, seed, minutes, out.absolute()) for seed in range(seeds)]
-                kept = {"caption": f"{tables.machine()}; seeds: {seeds}, each with its own split", "scores": found}
+                found = [_measure(peer, name, seed, minutes, out.absolute()) for seed in tables.numbers(seeds)]
+                kept = {"caption": tables.conditions(seeds), "scores": found}
                 _kept(out, name, peer).write_text(json.dumps(kept, indent=1) + "\n")
-    made = [_table(out, name) for name in SETS if any(_kept(out, name, peer).exists() for peer in (OURS, *PACKAGES))]
+    made: list[str] = []
+    for name in SETS:
+        files = {peer: _kept(out, name, peer) for peer in (OURS, *PACKAGES)}
+        kept = {peer: json.loads(file.read_text()) for peer, file in files.items() if file.exists()}
+        for each in kept.values():  # sets measured under the same conditions share a caption
+            if each["caption"] not in made:
+                made.append(each["caption"])
+        if kept:
+            made.append(_table(name, {peer: each["scores"] for peer, each in kept.items()}))
     print("\n\n".join(made))
     if write:
         tables.put("peers", made)
@@ -148,21 +156,14 @@ def _run(command: list[str]) -> Cost:
     return Cost(seconds=time.monotonic() - started, memory=peak_mebibytes(usage))
 
 
-def _table(out: Path, name: str) -> str:
+def _table(name: str, kept: Mapping[str, list[Scores]]) -> str:
     """One set: a line a peer, mean and spread over the seeds."""
-    head = f"| {name} | {' | '.join(SHOWN)} | seconds | MiB |"
-    lines, captions = [head, "|---" * (len(SHOWN) + 3) + "|"], set()
-    for peer in (OURS, *PACKAGES):
-        if not _kept(out, name, peer).exists():
-            continue
-        kept = json.loads(_kept(out, name, peer).read_text())
-        captions.add(kept["caption"])
-        columns = {**SHOWN, "seconds": 0, "memory": 0}
-        cells = [
-            tables.cell([each[metric] for each in kept["scores"] if metric in each], n) for metric, n in columns.items()
-        ]
+    lines = [f"| {name} | {' | '.join(SHOWN)} | seconds | MiB |", "|---" * (len(SHOWN) + 3) + "|"]
+    columns = {**SHOWN, "seconds": 0, "memory": 0}
+    for peer, scores in kept.items():
+        cells = [tables.cell([each[metric] for each in scores if metric in each], n) for metric, n in columns.items()]
         lines.append(f"| {PACKAGES.get(peer, OURS)} | {' | '.join(cells)} |")
-    return "\n".join([*sorted(captions), "", *lines])
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
