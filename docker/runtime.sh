@@ -161,15 +161,24 @@ become() {
   exec "$@"
 }
 
+# The data of the run that is gone on with: the one named by --out, or the newest.
+data_of_run() {
+  config=$out/config.json
+  [ -f "$config" ] || for config in "$out"/[0-9]*/config.json; do :; done
+  sed -n 's/^ *"data": "\(.*\)",*$/\1/p' "$config" 2>/dev/null || true
+}
+
 # Paths mean the same inside as outside: this folder is mounted for reading where it is, the folder of runs for writing,
-# and so is, for reading, whatever else the arguments name. Only MLflow may need a network.
+# and so is, for reading, whatever else the arguments or the resumed run name. Only MLflow may need a network.
 train_in_docker() { # ARGUMENT...
-  here=$(pwd) out=${LOOKALIKE_OUT:-runs} dry=no before=
+  here=$(pwd) out=${LOOKALIKE_OUT:-runs} dry=no resume=no before=
   for word; do
-    case $word in --dry-run) dry=yes ;; --out=*) out=${word#--out=} ;; esac
+    case $word in --dry-run) dry=yes ;; --resume) resume=yes ;; --out=*) out=${word#--out=} ;; esac
     [ "$before" != --out ] || out=$word
     before=$word
   done
+  data=
+  [ $resume = no ] || data=$(data_of_run)
   build_train
   set -- "$image" fit "$@"
   if [ $dry = no ]; then
@@ -178,11 +187,12 @@ train_in_docker() { # ARGUMENT...
     [ ! -f "$out/config.json" ] || out=$(dirname "$out") # a run to go on with: MLflow's store is beside it
     set -- --mount "type=bind,source=$out,target=$out" "$@"
   fi
-  for word in "$@" "${LOOKALIKE_DATA-}" "${LOOKALIKE_GATE-}"; do
+  for word in "$@" "${LOOKALIKE_DATA-}" "${LOOKALIKE_GATE-}" "$data"; do
     path=${word#--*=}
     case $path in -*) continue ;; esac
     [ -e "$path" ] || continue
     path=$(absolute "$path")
+    case $path/ in "$here"/* | "$out"/*) path=$(readlink -f "$path") ;; esac # seen already, but it may be a link
     case "$path/ $*" in
     "$here"/* | "$out"/* | *"target=$path "* | *"target=$path,"*) ;;
     *) set -- --mount "type=bind,source=$path,target=$path,readonly" "$@" ;;
@@ -210,7 +220,7 @@ train_in_docker() { # ARGUMENT...
 
 # The container sees the runs at /models, for reading. The port is published on loopback; metrics only when asked for.
 serve_in_docker() { # ARGUMENT...
-  host=${LOOKALIKE_SERVE_HOST:-127.0.0.1} port=${LOOKALIKE_SERVE_PORT:-8080} metrics=${LOOKALIKE_SERVE_METRICS_PORT:-} runs=${LOOKALIKE_SERVE_RUNS:-runs} model=${LOOKALIKE_SERVE_MODEL:-}
+  host=${LOOKALIKE_SERVE_HOST:-127.0.0.1} port=${LOOKALIKE_SERVE_PORT:-8080} metrics=${LOOKALIKE_SERVE_METRICS_PORT:-} runs=${LOOKALIKE_SERVE_RUNS:-${LOOKALIKE_OUT:-runs}} model=${LOOKALIKE_SERVE_MODEL:-}
   token=${LOOKALIKE_SERVE_TOKEN_FILE:-}
   left=$#
   while [ "$left" -gt 0 ]; do
@@ -237,7 +247,7 @@ serve_in_docker() { # ARGUMENT...
     esac
   done
   if is_serving; then
-    echo "It already serves: container $container"
+    echo "It already serves: container $container (make stop, then make serve starts it anew)"
     return
   fi
   case $model in models:/*) fail 2 "--model $model: the serving image holds no MLflow; RUNTIME=local serves it" ;; esac

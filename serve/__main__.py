@@ -32,13 +32,18 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 def option(name: str, **settings: Any) -> Decorator:
     """A click option that also listens to LOOKALIKE_SERVE_NAME and shows its default."""
     field = name.split("/")[0].removeprefix("--").replace("-", "_")
-    variable = f"LOOKALIKE_SERVE_{field.upper()}"
-    return click.option(name, field, envvar=variable, show_envvar=True, show_default=True, **settings)
+    settings.setdefault("envvar", f"LOOKALIKE_SERVE_{field.upper()}")
+    return click.option(name, field, show_envvar=True, show_default=True, **settings)
 
 
 def runs_option() -> Decorator:
-    folder = click.Path(path_type=Path)
-    return option("--runs", type=folder, default=RUNS, help="Where runs are kept, and the server's own files.")
+    return option(
+        "--runs",
+        type=click.Path(path_type=Path),
+        default=RUNS,
+        envvar=["LOOKALIKE_SERVE_RUNS", "LOOKALIKE_OUT"],  # the latter is where training put them
+        help="Where runs are kept, and the server's own files.",
+    )
 
 
 def json_option(what: str) -> Decorator:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.docker.conftest import ROOT
 from tests.docker.fake import NVIDIA, PLAIN, Done, Machine, after, machine
+from train.config import resolve
 
 
 @pytest.fixture
@@ -177,6 +178,26 @@ def test_a_run_that_goes_on_is_seen_beside_its_store(box: Machine, runs: Path) -
     (runs / "00001-toy-bits" / "config.json").touch()
     run = box.make("train", f"ARGS=--resume --out {runs}/00001-toy-bits", runtimes=NVIDIA).call("docker", "run")
     assert after(run, "--mount")[1:] == [f"type=bind,source={runs},target={runs}"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_that_goes_on_sees_its_data(box: Machine, runs: Path, tmp_path: Path, named: bool) -> None:
+    table, older = tmp_path / "my reviews.csv", runs / "00000-toy-bits"
+    table.touch()
+    older.mkdir()
+    for run, data in ((older, "toy"), (runs / "00001-toy-bits", str(table))):
+        (run / "config.json").write_text(resolve({"data": data}).to_json())
+    out = runs / "00001-toy-bits" if named else runs
+    mounts = after(box.make("train", f"ARGS=--resume --out {out}", runtimes=NVIDIA).call("docker", "run"), "--mount")
+    assert f"type=bind,source={table},target={table},readonly" in mounts
+
+
+def test_data_behind_a_link_are_mounted_where_it_leads(box: Machine, runs: Path, tmp_path: Path) -> None:
+    table, link = tmp_path / "reviews.csv", runs / "link.csv"
+    table.touch()
+    link.symlink_to(table)
+    run = box.make("train", f"ARGS=--data {link} --out {runs}", runtimes=NVIDIA).call("docker", "run")
+    assert f"type=bind,source={table},target={table},readonly" in after(run, "--mount")
 
 
 def test_a_machine_without_gpus_serves_from_its_venv(box: Machine, runs: Path) -> None:
