@@ -46,6 +46,7 @@ STEPS_ALONE = 10  # of several processes: after so many they tell each other whe
 FEWEST_STEPS = 300  # where there is no time for so many for each net, there are fewer nets
 PATIENCE = (1.7, 300)  # stop after 1.7 times the best step and 300 more
 CHECKED_ROWS = 2000
+COMPARED_VALUES = 1 << 24  # rows times bits times classes by which nets of one and of many classes are compared
 CALIBRATION_ROWS, CALIBRATION_ROUNDS = 20_000, 6
 CALIBRATION_VALUES = 5_000_000  # fewer of long rows, which take longer to draw
 CALIBRATION_SEED = 777_777  # of the first round, the others follow; no judge's: rows that calibrated are not judged
@@ -274,6 +275,31 @@ def held_nats(net: NadeGenerator, rows: Tensor, kind: Tensor) -> float:
     return float(F.binary_cross_entropy_with_logits(net.logits(rows, 0, kind), rows)) * rows.shape[1]
 
 
+@torch.no_grad()
+def log_likelihoods(net: NadeGenerator, rows: Tensor) -> Tensor:
+    """log p(row) in nats, over all classes of a single net: (rows,)."""
+    every = torch.arange(net.classes, device=rows.device)
+    joint = [
+        net.prior[0, kind].log()
+        - F.binary_cross_entropy_with_logits(net.logits(rows, 0, kind.expand(len(rows))), rows, reduction="none").sum(1)
+        for kind in every
+    ]
+    return torch.stack(joint).logsumexp(0)
+
+
+def better_classes(one: NadeGenerator, many: NadeGenerator, unseen: Tensor) -> int:
+    """1 for the net of many classes, unless the rows are likelier under that of one by more than chance explains: 0.
+
+    Of two nets that are equally likely, judges find that of many classes harder to tell (EXPERIMENTS.md). What chance
+    explains is a standard error, as in the rule of Breiman et al. (1984, "Classification and regression trees").
+    """
+    if len(unseen) < 2:  # a single row has no standard error
+        return 0
+    unseen = unseen[: max(2, COMPARED_VALUES // (unseen.shape[1] * many.classes))]
+    lost = log_likelihoods(one, unseen) - log_likelihoods(many, unseen)
+    return int(lost.mean() <= lost.std() / math.sqrt(len(lost)))
+
+
 def join(nets: list[NadeGenerator]) -> NadeGenerator:
     """One generator that draws every row from one of the nets."""
     first = nets[0]
@@ -332,7 +358,8 @@ class WarmStart:
 
     Attributes:
         choices: what the first fold tries for its classes.
-        fitted: the nets that are done, each with its score.
+        better: the number of the better choice, and of the first fold's net that had it; None until both are fitted.
+        fitted: the nets that are done.
         count: how many folds there is time for; None where time has no limit.
         round: the numbers of the nets in work, one for each process in the order of their ranks; empty between rounds.
         fit: the one of them that is this process's.
@@ -354,7 +381,8 @@ class WarmStart:
         self.seed = int(torch.randint(1 << 62, ()))
         self.seconds = 0.0
         self.choices: list[Choice] = []
-        self.fitted: list[tuple[float, NadeGenerator]] = []
+        self.better: int | None = None
+        self.fitted: list[NadeGenerator] = []
         self.round = range(0)
         self.fit: NetFit | None = None
         self.begun: list[dict[str, Any]] = []
@@ -429,24 +457,24 @@ class WarmStart:
             fit.load_state_dict(saved)
             return fit
         torch.manual_seed(self.seed + 1 + number)
-        choice = self.choices[number if number < FIRST_NETS else self._better_choice()]
+        choice = self.choices[number if self.better is None else self.better]
         return NetFit(seen, unseen, fit_mixture(seen, choice), self.hidden)
-
-    def _better_choice(self) -> int:
-        """The number of the choice, and of the first fold's net, under which its unseen rows are likelier."""
-        return max(range(FIRST_NETS), key=lambda number: self.fitted[number][0])
 
     def _end_round(self) -> None:
         mine = None if self.fit is None else (self.fit.best, self.fit.best_net().state_dict())
-        self.fitted += [(score, self._net(weights)) for score, weights in distributed.all_gather(mine)]
-        for number in self.round:
-            log.debug("warm start: net %d, %.3f nats a row", number, -self.fitted[number][0])
+        for number, (score, weights) in zip(self.round, distributed.all_gather(mine), strict=True):
+            self.fitted.append(self._net(weights))
+            log.debug("warm start: net %d, %.3f nats a row", number, -score)
         self.round, self.fit = range(0), None
+        if len(self.fitted) == FIRST_NETS:
+            one, many = self.fitted
+            self.better = distributed.broadcast(better_classes(one, many, self._fold(0)[1]))
         if len(self.fitted) == self._nets_in_all():
-            nets = [net for _, net in self.fitted]
-            self.joined = join([nets[self._better_choice()], *nets[FIRST_NETS:]])
+            assert self.better is not None
+            self.joined = join([self.fitted[self.better], *self.fitted[FIRST_NETS:]])
             calibrate(self.joined, likely_means(self.rows), len(self.rows))
-            torch.manual_seed(self.seed + 1 + len(nets))  # what follows is the same for any number of processes, too
+            # What follows is the same for any number of processes, too.
+            torch.manual_seed(self.seed + 1 + len(self.fitted))
 
     def _fold(self, number: int) -> tuple[Tensor, Tensor]:
         """The rows that a fold's nets see, and those that stop them."""
@@ -462,16 +490,18 @@ class WarmStart:
             "count": self.count,
             "seconds": self.seconds,
             "choices": [dataclasses.asdict(choice) for choice in self.choices],
-            "fitted": [(score, net.state_dict()) for score, net in self.fitted],
+            "better": self.better,
+            "fitted": [net.state_dict() for net in self.fitted],
             "begun": [*(distributed.all_gather(mine) if self.round else ()), *self.begun],
             "joined": None if self.joined is None else self.joined.state_dict(),
             "streams": streams(),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        self.part, self.seed, self.count, self.seconds = (saved[name] for name in ("part", "seed", "count", "seconds"))
+        for name in ("part", "seed", "count", "seconds", "better"):
+            setattr(self, name, saved[name])
         self.choices = [Choice(**choice) for choice in saved["choices"]]
-        self.fitted = [(score, self._net(weights)) for score, weights in saved["fitted"]]
+        self.fitted = [self._net(weights) for weights in saved["fitted"]]
         self.round, self.fit, self.begun = range(0), None, saved["begun"]
         self.joined = None if saved["joined"] is None else self._net(saved["joined"])
         restore_streams(saved["streams"])

@@ -11,7 +11,7 @@ import torch
 
 from train import builtin, generator, kinds, text_warmup, warmup
 from train.nade import NadeGenerator
-from train.warmup import Choice, NetFit, WarmStart
+from train.warmup import Choice, Mixture, NetFit, WarmStart
 
 CHAIN = torch.tensor(builtin.chain(1200, length=10))
 
@@ -110,6 +110,45 @@ def test_what_chance_does_not_explain_is() -> None:
     with torch.no_grad():
         effect = (net.logits(ones, 0, kind) - net.logits(zeros, 0, kind))[:, 15].mean()
     assert 2 < effect < 3  # 2 log 4 = 2.77 in truth
+
+
+def independent_net(chances: list[list[float]]) -> NadeGenerator:
+    """Independent bits within each class, which are equally common."""
+    means = torch.tensor(chances)
+    return warmup.new_net(means.shape[1], Mixture(prior=torch.ones(len(means)) / len(means), means=means), hidden=4)
+
+
+def test_likelihoods_are_summed_over_classes() -> None:
+    rows = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    expected = torch.tensor([(0.9 * 0.8 + 0.1 * 0.3) / 2, (0.1 * 0.8 + 0.9 * 0.3) / 2]).log()
+    torch.testing.assert_close(warmup.log_likelihoods(independent_net([[0.9, 0.8], [0.1, 0.3]]), rows), expected)
+
+
+def test_many_classes_are_kept_unless_one_is_clearly_likelier() -> None:
+    one, many = independent_net([[0.3] * 8]), independent_net([[0.2] * 8, [0.4] * 8])
+    of_one, of_many = torch.full((8,), 0.3), torch.tensor([[0.2], [0.4]]).expand(2, 8)
+    rows = torch.cat([coins(part, 1000, seed) for seed, part in enumerate(of_many)]).float()
+    assert warmup.better_classes(one, many, rows) == 1
+    assert warmup.better_classes(one, one, rows) == 1
+    assert warmup.better_classes(one, many, coins(of_one, 2000).float()) == 0
+    assert warmup.better_classes(one, many, rows[:1]) == 0
+
+
+def test_the_choice_of_classes_looks_at_unseen_rows() -> None:
+    rows = coins(torch.full((16,), 0.5), 400).float()
+    seen, unseen = rows[:300], rows[300:]
+    likeliest = warmup.choose_mixture(seen, unseen)
+    assert likeliest.classes == min(warmup.CLASSES)  # more describe the seen rows better, by chance
+    assert warmup.choose_mixture(seen, seen).classes > likeliest.classes
+
+
+def test_a_fold_is_not_seen_by_its_nets() -> None:
+    start = WarmStart(two_kinds(60), hidden=4, folds=3)
+    start.rows[:, :6] = torch.tensor([[n >> bit & 1 for bit in range(6)] for n in range(60)])  # all rows differ
+    for number in range(3):
+        seen, unseen = ({tuple(row) for row in part.tolist()} for part in start._fold(number))
+        assert len(seen) + len(unseen) == 60
+        assert not seen & unseen
 
 
 def test_a_warm_start_keeps_means_and_correlations() -> None:
