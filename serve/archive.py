@@ -82,9 +82,11 @@ def build(artifact_directory: Path, mar: Path) -> Path:
             for name, content in sorted(contents.items()):
                 archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
         return partial.replace(mar)
-    except OSError as problem:
+    except BaseException as problem:
         partial.unlink(missing_ok=True)
-        raise ArchiveError(f"{mar}: {problem.strerror or problem}") from problem
+        if isinstance(problem, OSError):
+            raise ArchiveError(f"{mar}: {problem.strerror or problem}") from problem
+        raise
 
 
 def verify(mar: Path) -> dict[str, Any]:

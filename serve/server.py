@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -387,24 +388,28 @@ def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
         "--models", f"{MODEL_NAME}={mar.name}", "--model-store", str(mar.parent),
         "--ts-config", str(scratch / "config.properties"), "--log-config", str(scratch / LOG_CONFIG),
     ]  # fmt: skip
+    with (home / "logs" / "console.log").open("w") as console:
+        launcher = subprocess.Popen(
+            command,
+            cwd=scratch,
+            env=_environment(settings, home / "logs", scratch),
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     try:
-        with (home / "logs" / "console.log").open("w") as console:
-            launcher = subprocess.run(
-                command,
-                cwd=scratch,
-                env=_environment(settings, home / "logs", scratch),
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                timeout=settings.wait_seconds,
-            )
-    except subprocess.TimeoutExpired as problem:
-        raise ServeError(f"TorchServe's launcher took longer than {settings.wait_seconds:g} s.") from problem
-    try:
+        launcher.wait(settings.wait_seconds)
         return int((scratch / ".model_server.pid").read_text())
-    except (OSError, ValueError) as problem:
-        raise ServeError(f"TorchServe's launcher failed (exit code {launcher.returncode}).") from problem
+    except BaseException as problem:
+        with suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)  # Java may run already, and nobody else knows of it
+        launcher.wait()
+        if isinstance(problem, subprocess.TimeoutExpired):
+            raise ServeError(f"TorchServe's launcher took longer than {settings.wait_seconds:g} s.") from problem
+        if isinstance(problem, OSError | ValueError):
+            raise ServeError(f"TorchServe's launcher failed (exit code {launcher.returncode}).") from problem
+        raise
 
 
 def _environment(settings: Settings, logs: Path, scratch: Path) -> dict[str, str]:
@@ -548,4 +553,12 @@ def _last_messages(home: Path, since: float) -> list[str]:
         with suppress(OSError):
             if log.stat().st_mtime >= since:
                 lines += log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-    return [json.loads(line)["message"] if line.startswith('{"time"') else line for line in lines]
+    return [_message(line) for line in lines]
+
+
+def _message(line: str) -> str:
+    """What a line of a log says; the last one may be torn."""
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line

@@ -76,8 +76,8 @@ def process(state: State) -> psutil.Process | None:
     """The server's process, if the pid still belongs to it: pids are used again, so the command line must fit too."""
     try:
         found = psutil.Process(state.pid)
-        command = found.cmdline()
+        command, status = found.cmdline(), found.status()
     except psutil.Error:
         return None
     ours = MAIN_CLASS in command and str(Path(state.scratch, "config.properties")) in command
-    return found if ours and found.status() != psutil.STATUS_ZOMBIE else None
+    return found if ours and status != psutil.STATUS_ZOMBIE else None

@@ -15,11 +15,10 @@ from train import rundir
 from train.config import InputError
 
 FORMAT = 7  # changes with what a state holds, or with how training goes on from it
-KEEP = 2  # the newest may turn out to be damaged; the one before is the spare
 
 
 def save(directory: Path, state: dict[str, Any]) -> Path:
-    """Write a checkpoint so that it survives a crash at any moment, and remove those older than the spare."""
+    """Write a checkpoint so that it survives a crash at any moment; of the older ones the newest good one stays."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
@@ -27,8 +26,11 @@ def save(directory: Path, state: dict[str, Any]) -> Path:
     number = max((int(old.name.split("-")[0]) for old in directory.glob("*.pt")), default=0) + 1
     path = directory / f"{number:06d}-{_digest(content)}.pt"
     rundir.write_bytes(path, content)
-    for old in _newest_first(directory)[KEEP:]:
-        old.unlink()
+    older = _newest_first(directory)[1:]
+    spare = next(filter(_is_good, older), None)
+    for old in older:
+        if old != spare:
+            old.unlink()
     return path
 
 
@@ -52,10 +54,11 @@ def load_newest(directory: Path) -> dict[str, Any] | None:
 
 def newest(directory: Path) -> Path | None:
     """The newest checkpoint whose content is what its name says, or None."""
-    for path in _newest_first(directory):
-        if path.stem.endswith(f"-{_digest(path.read_bytes())}"):
-            return path
-    return None
+    return next(filter(_is_good, _newest_first(directory)), None)
+
+
+def _is_good(path: Path) -> bool:
+    return path.stem.endswith(f"-{_digest(path.read_bytes())}")
 
 
 def _newest_first(directory: Path) -> list[Path]:

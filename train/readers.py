@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import re
+import tokenize
 import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -28,6 +29,9 @@ import pyarrow.parquet
 from train.config import InputError
 
 Shape = TypeVar("Shape", bound=Hashable)
+
+# What the readers of other packages raise for damaged files; the last three come from the header of an NPY file.
+UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, OverflowError, MemoryError, tokenize.TokenError)
 
 TEXT_COLUMN = "text"  # of texts whose column has no name of its own
 ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-0": 0, "-0.0": 0} | {
@@ -77,9 +81,14 @@ def read(path: Path) -> Table:
         table = reader(content, path.name)
         if len(table.numbers) == 0:
             raise InputError(f"no row can be used: {table.bad[0] if table.bad else 'there are only column names'}")
-    except (InputError, pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as problem:
-        raise InputError(f"--data {path}: {getattr(problem, 'strerror', None) or problem}") from problem
+    except (InputError, zlib.error, *UNREADABLE) as problem:
+        raise InputError(f"--data {path}: {in_a_line(problem)}") from problem
     return table
+
+
+def in_a_line(problem: Exception) -> str:
+    """What a problem says, without the file, which messages name, and in one line, which PyArrow's are not."""
+    return " ".join(str(getattr(problem, "strerror", None) or problem).split())
 
 
 def format_of(file: Path) -> str:

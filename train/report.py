@@ -125,7 +125,7 @@ ROWS = (
     Row(
         "c2st_conv_auc",
         "Reader's AUC",
-        "the same by a small convolutional net that reads the words",
+        "how well a small convolutional net that reads the words tells it; 0.5 = not at all",
         ideal=0.5,
         bad=0.25,
         side=0,

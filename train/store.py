@@ -32,11 +32,13 @@ from train.readers import (
     OTHER_COLUMNS,
     SAME_NAMES,
     STRADDLING,
+    UNREADABLE,
     ZERO_ONE,
     check_quotes,
     column_names,
     csv_options,
     format_of,
+    in_a_line,
 )
 
 Bits = npt.NDArray[np.uint8]
@@ -78,7 +80,7 @@ def is_large(files: Sequence[Path]) -> bool:
     """Whether the files can be converted and are too large to be read into memory."""
     try:
         return all(_kind(file) in SOURCES for file in files) and sum(map(_size, files)) > LARGE
-    except (OSError, ValueError, pa.ArrowException):
+    except UNREADABLE:
         return False  # the readers of small files say what is wrong
 
 
@@ -222,17 +224,17 @@ class _Source:
         self.bad: list[str] = []
         try:
             self.columns, self._tables = SOURCES[_kind(file)](file, self.bad)
-        except (OSError, ValueError, pa.ArrowException) as problem:
+        except UNREADABLE as problem:
             raise self._refusal(problem) from problem
 
     def batches(self) -> Iterator[Batch]:
         try:
             yield from self._tables()
-        except (OSError, ValueError, InputError, pa.ArrowException) as problem:
+        except (InputError, *UNREADABLE) as problem:
             raise self._refusal(problem) from problem
 
     def _refusal(self, problem: Exception) -> InputError:
-        return InputError(f"--data {self.file}: {problem}")
+        return InputError(f"--data {self.file}: {in_a_line(problem)}")
 
 
 Opened = tuple[tuple[str, ...], Callable[[], Iterator[Batch]]]  # column names, and what reads the batches

@@ -60,6 +60,18 @@ def test_the_same_artifact_gives_the_same_bytes(mar: Path, artifact_directory: P
     assert [path.name for path in again.parent.iterdir()] == ["lookalike.mar"]
 
 
+def test_an_interrupted_build_leaves_nothing(
+    artifact_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        archive.build(artifact_directory, tmp_path / "lookalike.mar")
+    assert not list(tmp_path.iterdir())
+
+
 def test_it_runs_alone(mar: Path, artifact_directory: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(mar) as contents:
         contents.extractall(tmp_path)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import psutil
 import pytest
 
 from serve import __main__ as commands
@@ -95,6 +96,50 @@ def test_a_slow_launcher_is_a_failure_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     with pytest.raises(ServeError, match=r"launcher took longer than 0\.01 s\."):
         server._launch(Settings(runs=tmp_path, wait_seconds=0.01), tmp_path, tmp_path, tmp_path / "lookalike-1.mar")
+
+
+def test_an_interrupted_launch_leaves_no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "logs").mkdir()
+    java = tmp_path / "java.pid"
+    # The launcher has started Java and has not ended yet; only the signal's handler ends the wait.
+    code = "import pathlib, subprocess, time; java = subprocess.Popen(['sleep', '600']); "
+    code += f"pathlib.Path({str(java)!r}).write_text(str(java.pid)); time.sleep(600)"
+    popen = subprocess.Popen
+
+    class Launcher(popen[bytes]):
+        def __init__(self, command: list[str], **settings: Any) -> None:
+            super().__init__([sys.executable, "-c", code], **settings)
+
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout is None:
+                return super().wait()
+            while not (java.exists() and java.read_text()):
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(server.subprocess, "Popen", Launcher)
+    with pytest.raises(KeyboardInterrupt):
+        server._launch(Settings(runs=tmp_path), tmp_path, tmp_path, tmp_path / "lookalike-1.mar")
+    left = server._await_end(
+        [psutil.Process(int(java.read_text()))] if psutil.pid_exists(int(java.read_text())) else []
+    )
+    assert not left
+
+
+def test_the_last_line_of_a_log_may_be_torn(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "server.log").write_text('{"time":"1","message":"whole"}\n{"time":"2","mess')
+    assert server._last_messages(tmp_path, 0) == ["whole", '{"time":"2","mess']
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_no_server(
+    running: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(process: psutil.Process) -> str:
+        raise psutil.NoSuchProcess(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "status", gone)
+    assert states.process(running) is None
 
 
 def test_an_interrupted_stop_ends_the_server(running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,16 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
 def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
     for number in range(5):
         checkpoint.save(tmp_path, state(number))
-    assert len(list(tmp_path.iterdir())) == checkpoint.KEEP
+    assert sorted(path.name[:6] for path in tmp_path.iterdir()) == ["000004", "000005"]
+
+
+def test_a_damaged_one_is_no_spare(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, state(1))
+    checkpoint.save(tmp_path, state(2)).write_bytes(b"damaged")
+    checkpoint.save(tmp_path, state(3)).write_bytes(b"damaged, too")
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None
+    assert found["seen"] == 1
 
 
 @pytest.mark.parametrize(

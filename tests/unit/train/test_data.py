@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train import builtin, data, readers
+from train import builtin, data, readers, store
 from train.config import InputError
 
 TEXTS = [f'film number {i}, "really"\nit says' for i in range(12)]
@@ -450,6 +450,46 @@ def test_any_content_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory
         assert len(data.load(str(path), max_bad_rows=1000)) >= data.MIN_ROWS
     except InputError as problem:
         assert "\n" not in str(problem)  # noqa: PT017
+
+
+def whole_files(folder: Path) -> dict[str, bytes]:
+    """The content of good files of 0/1 rows, by their endings."""
+    table = pa.table({f"x{i}": column for i, column in enumerate(np.tile(BITS, (2, 1)).T)})
+    pa.parquet.write_table(table, folder / "a.parquet")
+    np.save(folder / "a.npy", BITS)
+    text = "a,b,c\n" + "0,1,1\n1,0,0\n" * 10
+    (folder / "a.csv.gz").write_bytes(gzip.compress(text.encode()))
+    return {"".join(file.suffixes): file.read_bytes() for file in folder.iterdir()}
+
+
+@given(st.data(), st.sampled_from([".parquet", ".npy", ".csv.gz"]), st.booleans())
+def test_a_damaged_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, drawn: st.DataObject, ending: str, large: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    content = bytearray(whole_files(folder)[ending])
+    for _ in range(drawn.draw(st.integers(1, 3))):
+        content[drawn.draw(st.integers(0, len(content) - 1))] = drawn.draw(st.integers(0, 255))
+    path = folder / f"b{ending}"
+    path.write_bytes(content[: drawn.draw(st.integers(1, len(content)))] if drawn.draw(st.booleans()) else content)
+    try:
+        if large:
+            store.is_large([path])
+            list(store._Source(path).batches())
+        else:
+            data.load(str(path), max_bad_rows=1000)
+    except InputError as problem:
+        assert "\n" not in str(problem)  # noqa: PT017
+
+
+@pytest.mark.parametrize("shape", ["(12, 3, ", "(10000000000000, 3)", "(10000000000000000000000, 3)"])
+def test_a_header_that_promises_too_much_is_refused(tmp_path: Path, shape: str) -> None:
+    path = tmp_path / "a.npy"
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(36))
+    with pytest.raises(InputError, match="--data"):
+        data.load(str(path))
+    assert not store.is_large([path]) or "1000000" in shape
 
 
 def test_a_part_has_the_chosen_rows_and_a_fingerprint_of_its_own() -> None:

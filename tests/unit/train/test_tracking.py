@@ -54,6 +54,10 @@ def test_a_job_that_ends_while_mlflow_is_slow_is_finished_all_the_same(
     [
         ("https://user:secret@host:5000/path", "https://host:5000/path"),
         ("postgresql+psycopg://user:s@cret@host/name", "postgresql+psycopg://host/name"),
+        (
+            "postgresql://host/name?user=me&password=secret&sslmode=require",
+            "postgresql://host/name?user=…&password=…&sslmode=require",
+        ),
         ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
         ("databricks", "databricks"),
     ],
