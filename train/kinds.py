@@ -32,9 +32,9 @@ log = logging.getLogger("lookalike")
 
 PATIENCE_TICKS = 20  # training on 0/1 rows stops after so many without a better validation score
 PATIENCE_PASSES = 6  # the same for passes over texts
-# By how much a validation score must fall to be believed, because the best of twenty ticks is better than the start by
-# chance alone: of 0/1 rows about a standard error of the judge's AUC (.024 with 216 validation rows, .016 with 1,000).
-BITS_GAIN, TEXT_GAIN = 0.02, 0.005
+# By how much a validation score must fall to be believed, because the best of many ticks is better than the start by
+# chance alone: of 0/1 rows in standard errors of the judge's AUC, which a refit's gain exceeds where they are large.
+BITS_GAIN, TEXT_GAIN = 2.0, 0.005
 VALIDATION_ROWS = 1000  # generated at each tick: more than there are validation rows sharpen the judge
 EVALUATION_SEED, VALIDATION_SEED = 0, 1  # what is chosen by some noise must not be judged by it
 
@@ -116,7 +116,8 @@ class BitsKind:
         self.train = prepared.train.to(config.device)
         # No two ticks share a step, so a shorter one takes a step's rows.
         tick = max(config.tick or len(self.rows), config.step_rows)
-        self.patience, self.gain = PATIENCE_TICKS * tick, BITS_GAIN
+        self.patience = PATIENCE_TICKS * tick
+        self.gain = BITS_GAIN * auc_error(len(prepared.validation), _judged_by(prepared.validation))
         self.refits = config.generator != "textbook" and len(prepared.validation) > 1
         # A refit takes what a warm start takes: given less time, the start would be worse than what it stands for.
         self.warm_share = config.warmup / 2 if self.refits else config.warmup
@@ -148,7 +149,7 @@ class BitsKind:
         validation, train = self.prepared.validation, self.prepared.train
         if len(validation) < 2:  # one row has no rank among others
             return {}
-        synthetic = sample(generator, max(len(validation), VALIDATION_ROWS), VALIDATION_SEED)
+        synthetic = sample(generator, _judged_by(validation), VALIDATION_SEED)
         return metrics.quick_score(synthetic.numpy(), validation.numpy(), train.numpy())
 
     def complete(self, generator: Generator, warm: Generator) -> None:
@@ -186,6 +187,16 @@ class BitsKind:
             label=prepared.dataset.label,
             seed=EVALUATION_SEED,
         )
+
+
+def _judged_by(validation: Tensor) -> int:
+    """How many generated rows are judged at a tick."""
+    return max(len(validation), VALIDATION_ROWS)
+
+
+def auc_error(real: int, generated: int) -> float:
+    """The standard error of an AUC of .5 from so many rows of a kind (Hanley and McNeil 1982); infinite without any."""
+    return math.sqrt((real + generated + 1) / (12 * real * generated)) if real and generated else math.inf
 
 
 def _moved(rows: Tensor | PackedRows, device: str) -> Tensor | PackedRows:

@@ -90,7 +90,7 @@ def test_a_job_leaves_everything_that_was_promised(tmp_path: Path) -> None:
 def test_a_start_that_ships_unimproved_scores_as_it_does_beside_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kinds, "BITS_GAIN", 9.0)  # no game is believed
+    monkeypatch.setattr(kinds, "BITS_GAIN", 99.0)  # no game is believed
     options = ["--epochs", "1", "--validation", "0.4", "--baselines", "none", "--gate", "none"]
     assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
     run = rundir.newest(tmp_path / "runs")
@@ -103,7 +103,7 @@ def test_a_start_that_ships_unimproved_scores_as_it_does_beside_itself(
 def test_a_start_ships_as_it_is_where_no_time_is_left_for_a_refit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kinds, "BITS_GAIN", 9.0)
+    monkeypatch.setattr(kinds, "BITS_GAIN", 99.0)
     options = ["--max-minutes", "0.05", "--baselines", "none", "--gate", "none"]
     assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
     run = rundir.newest(tmp_path / "runs")
@@ -113,7 +113,7 @@ def test_a_start_ships_as_it_is_where_no_time_is_left_for_a_refit(
 
 
 def test_a_game_that_improved_its_start_ships_without_a_refit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "BITS_GAIN", -9.0)  # each tick is believed
+    monkeypatch.setattr(kinds, "BITS_GAIN", -99.0)  # each tick is believed
     options = ["--epochs", "2", "--head-start", "0", "--generator-rate", "0.1", "--baselines", "none", "--gate", "none"]
     assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
     run = rundir.newest(tmp_path / "runs")

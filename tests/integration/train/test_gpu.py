@@ -36,7 +36,7 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "TEMPERATURES", (1.0,))
     monkeypatch.setattr(kinds, "embedder", lambda: None)
     monkeypatch.setattr(fit, "SAMPLE_ROWS", 100)
-    monkeypatch.setattr(kinds, "BITS_GAIN", 9.0)  # no game is believed, so that there is a refit
+    monkeypatch.setattr(kinds, "BITS_GAIN", 99.0)  # no game is believed, so that there is a refit
 
 
 @pytest.fixture

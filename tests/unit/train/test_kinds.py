@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def test_the_game_is_given_twenty_ticks_to_get_better(given: dict[str, Any], tic
     config = resolve({"data": "toy", **given})
     found = prepare(config)
     assert kinds.of(resolved(config, found), found).patience == kinds.PATIENCE_TICKS * tick
+
+
+def test_the_fewer_validation_rows_the_more_the_game_must_gain() -> None:
+    assert kinds.auc_error(134, 1000) == pytest.approx(0.0266, abs=1e-4)
+    assert kinds.auc_error(1000, 1000) == pytest.approx(0.0129, abs=1e-4)
+    assert kinds.auc_error(0, 1000) == math.inf
+    found = prepare(config := resolve({"data": "toy"}))
+    error = kinds.auc_error(len(found.validation), kinds.VALIDATION_ROWS)
+    assert kinds.of(resolved(config, found), found).gain == kinds.BITS_GAIN * error
 
 
 def test_a_refit_learns_from_validation_rows_too_in_the_time_that_the_others_leave() -> None:
