@@ -10,7 +10,7 @@
 #   GPUS         which GPUs: all (default where there is the NVIDIA runtime), none, or 0,1
 #   DOCKER       the client (default docker);  DOCKER_ARGS  more options for `docker run`
 #   TORCH_INDEX  the pip index of torch's CPU build (PyTorch's installation page names it); empty: wherever pip looks
-#   MODEL        for images: an archive to bake into lookalike-serve:baked
+#   MODEL        for images: an archive to bake into lookalike-serve:baked, runs/…/lookalike.mar
 #   MLFLOW_*, LOOKALIKE_*, OMP_NUM_THREADS   passed on to the job
 #
 # Exits 1 where the wished-for runtime cannot be had, 2 where a wish makes no sense.
@@ -128,7 +128,18 @@ build_serve() { # TAG OPTION...
   build serve "$tag" --build-arg "TORCH=$torch" --build-arg "TORCH_INDEX=$cpu_index" "$@"
 }
 
+# Ends here where MODEL names what the engine would not be sent (.dockerignore).
+check_model() {
+  case ${MODEL:-} in
+  '') ;;
+  runs/*/*/* | */../*) fail 2 "MODEL=$MODEL: only an archive at runs/…/lookalike.mar in this folder can be baked in" ;;
+  runs/*/lookalike.mar) [ -f "$MODEL" ] || fail 2 "MODEL=$MODEL: there is no such file" ;;
+  *) fail 2 "MODEL=$MODEL: only an archive at runs/…/lookalike.mar in this folder can be baked in" ;;
+  esac
+}
+
 images() {
+  check_model
   RUNTIME=docker choose images
   build_train
   build_mlflow

@@ -280,6 +280,23 @@ def test_services_and_images_need_an_engine(box: Machine, target: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("/srv/lookalike.mar", "only an archive at runs/…/lookalike.mar in this folder can be baked in"),
+        ("runs/a/b/lookalike.mar", "only an archive at runs/…/lookalike.mar in this folder can be baked in"),
+        ("runs/00001-toy-bits", "only an archive at runs/…/lookalike.mar in this folder can be baked in"),
+        ("runs/no-such-run/lookalike.mar", "there is no such file"),
+    ],
+)
+def test_a_model_that_the_engine_would_not_be_sent_is_refused(box: Machine, model: str, reason: str) -> None:
+    done = box.make("build-images", runtimes=PLAIN, MODEL=model)
+    assert done.code == 2
+    assert "Error 2" in done.errors
+    assert f"Error: MODEL={model}: {reason}" in done.errors
+    assert not any(call[1] == "build" for call in done.calls)
+
+
+@pytest.mark.parametrize(
     ("given", "meant"),
     [
         ({}, f"RUNS={ROOT}/runs DATA={ROOT} "),
