@@ -150,9 +150,11 @@ def use(runs: Path, version: str) -> None:
 def token(runs: Path) -> None:
     """Print the token for predictions, for curl: -H "Authorization: Bearer $(python -m serve token)"."""
     state = states.running(runs)
-    found = server.inference_token(state) if state else None
+    if state is None:
+        raise ServeError(server.NOT_RUNNING)
+    found = server.inference_token(state)
     if found is None:
-        raise ServeError("no server with tokens runs here")
+        raise ServeError("the server here needs no token; one that does starts with: python -m serve start --tokens")
     click.echo(found)
 
 

@@ -69,7 +69,7 @@ class Client:
             except requests.ConnectionError as problem:
                 if not _was_refused(problem):
                     raise ClientError(f"{self.address} broke the connection before it had answered") from problem
-                advice = "start a server with: python -m serve start"
+                advice = "start a server with: python -m serve start (or: make serve)"
                 raise ClientError(f"nothing answers at {self.address}; {advice}") from problem
             except requests.exceptions.ChunkedEncodingError as problem:
                 raise ClientError(f"{self.address} broke the connection in the midst of its answer") from problem

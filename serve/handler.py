@@ -30,6 +30,7 @@ from train.codec import Codec
 from train.generator import Generator, Sample
 
 MODEL_NAME = "lookalike"
+NEEDS_TOKEN = "needs the server's token: send the header 'Authorization: Bearer TOKEN'"
 BATCH_METRICS = "ts.metrics.caching_metric"  # a line for each batch, which the frontend would parse
 DEFAULT_MAX_BYTES = 6_000_000  # under TorchServe's own default limit, 6,553,500, beyond which a worker dies
 
@@ -77,7 +78,7 @@ class LookalikeHandler:
 
     def _admit(self, parameters: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
         if not bearer.admits(self.token, headers):
-            raise RequestError("Authorization", "needs the server's token", HTTPStatus.UNAUTHORIZED)
+            raise RequestError("Authorization", NEEDS_TOKEN, HTTPStatus.UNAUTHORIZED)
         return requests.parse(parameters, headers, self.offer)
 
     def _watch(self, metrics: Any) -> Watch | None:

@@ -85,8 +85,12 @@ def _fetch(name: str, runs: Path, folder: Path) -> Path:
         raise UsageError(f"--model {name}: there is no registry at {database}; set MLFLOW_TRACKING_URI, or train first")
     for variable, value in MLFLOW_DEFAULTS.items():
         os.environ.setdefault(variable, value)
-    import mlflow  # takes seconds, and most models are files
-
+    try:
+        import mlflow  # takes seconds, and most models are files
+    except ModuleNotFoundError as problem:
+        raise UsageError(
+            f"--model {name}: MLflow is not installed here; name an archive, a run directory or an artifact"
+        ) from problem
     mlflow.set_tracking_uri(tracking or f"sqlite:///{urllib.parse.quote(str(database))}")
     try:
         mlflow.artifacts.download_artifacts(artifact_uri=name, dst_path=str(folder))

@@ -45,8 +45,8 @@ REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of
 TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 LOG_LINES = 12
 METRICS_CONFIG, LOG_CONFIG = "metrics.yaml", "log4j2.xml"
-NOT_RUNNING = "no server runs here; start one with: python -m serve start"
-STOPPING = "a stop is at work, or was killed; end the server with: python -m serve stop"
+NOT_RUNNING = "no server runs here; start one with: python -m serve start (or: make serve)"
+STOPPING = "a stop is at work, or was killed; end the server with: python -m serve stop (or: make stop)"
 
 
 @dataclass(frozen=True, kw_only=True)

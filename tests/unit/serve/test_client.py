@@ -164,7 +164,9 @@ def test_a_server_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("time.sleep", pauses.append)
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    with pytest.raises(ClientError, match=f"nothing answers at http://127.0.0.1:{port}; start a server"):
+    with pytest.raises(
+        ClientError, match=f"nothing answers at http://127.0.0.1:{port}; start a server with: .*make serve"
+    ):
         Client(address=f"http://127.0.0.1:{port}").request(1)
     assert not any(pauses)
 

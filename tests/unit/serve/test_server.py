@@ -395,6 +395,26 @@ def test_the_command_to_try_finds_the_token_of_these_runs(
     assert commands._curl(Path(runs), running).endswith(f'"Authorization: Bearer $(python -m {token}"')
 
 
+@pytest.mark.usefixtures("running")
+def test_who_wants_a_token_that_nobody_needs_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "inference_token", lambda state: None)
+    assert commands.main(["token", "--runs", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("Error: the server here needs no token; ")
+    assert commands.main(["token", "--runs", str(tmp_path / "others")]) == 1
+    assert capsys.readouterr().err == f"Error: {server.NOT_RUNNING}\n"
+
+
+def test_a_registered_model_without_mlflow_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the serving image."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    name = "models:/lookalike@champion"
+    with pytest.raises(models.UsageError, match=f"^--model {name}: MLflow is not installed here; name "):
+        models._fetch(name, tmp_path, tmp_path)
+
+
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What MLflow is told goes for the whole process; afterwards it is as before."""
