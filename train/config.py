@@ -33,6 +33,12 @@ def is_out_of_memory(problem: BaseException) -> bool:
     return isinstance(problem, MemoryError) or OUT_OF_MEMORY.search(str(problem)) is not None
 
 
+def unequal_shares(batch_size: int, processes: int) -> str:
+    """What is wrong with a batch that so many processes cannot share equally, and which one they could."""
+    fitting = -(-batch_size // processes) * processes
+    return f"--batch-size {batch_size}: {processes} processes cannot share it equally; {fitting} would do"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides the outcome of a run. Saved as config.json, logged as MLflow parameters."""
@@ -117,7 +123,7 @@ class Config:
         ):
             problems.append(f"--generator {self.generator} does not make what --codec {self.codec} reads")
         if self.codec in ("bits", "presence") and self.batch_size % self.processes:
-            problems.append(f"--batch-size {self.batch_size}: {self.processes} processes cannot share it equally")
+            problems.append(unequal_shares(self.batch_size, self.processes))
         if problems:
             raise InputError("; ".join(problems))
 

@@ -26,7 +26,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
-from train.config import Config, InputError, JobError, from_json, is_out_of_memory
+from train.config import Config, InputError, JobError, from_json, is_out_of_memory, unequal_shares
 from train.processes import GRACE_SECONDS, POLL_SECONDS, Other, asked_for, started
 
 log = logging.getLogger("lookalike")
@@ -53,7 +53,7 @@ def session(config: Config) -> Iterator[None]:
         yield
         return
     if config.codec != "tokens" and config.batch_size % number:  # of torchrun's number the options know nothing
-        raise InputError(f"--batch-size {config.batch_size}: {number} processes cannot share it equally")
+        raise InputError(unequal_shares(config.batch_size, number))
     if config.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     with contextlib.ExitStack() as stack:
@@ -136,7 +136,9 @@ def agree(what: str, value: str) -> None:
         InputError: naming what is not the same.
     """
     if broadcast(value) != value:
-        raise InputError(f"process {rank()} has other {what} than the first one")
+        raise InputError(
+            f"process {rank()} has other {what} than the first one; start all of them with the same command and files"
+        )
 
 
 def leave() -> None:

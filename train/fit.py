@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import platform
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -142,7 +143,10 @@ def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
         if name not in may_change and not decided and value != getattr(config, name):
             option = name.replace("_", "-")
             before = getattr(config, name)
-            raise InputError(f"--{option} {value}: {run.path} was started with {before}, which --resume keeps")
+            raise InputError(
+                f"--{option} {value}: {run.path} was started with {before}, which --resume keeps; leave --{option} "
+                f"out, or start a new run without --resume"
+            )
     return dataclasses.replace(config, **{name: value for name, value in changes.items() if name in may_change})
 
 
@@ -206,13 +210,17 @@ def _saved(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, A
     """The state of the last good checkpoint, if there is one."""
     saved = checkpoint.load_newest(run.checkpoints)
     if saved is not None and saved["fingerprint"] != prepared.dataset.fingerprint():
-        raise InputError(f"--resume: {config.data} is not what {run.path} was started with")
+        raise InputError(
+            f"--resume: {config.data} is not what {run.path} was started with; name that data with --data, or start a "
+            f"new run without --resume"
+        )
     return saved
 
 
 def _go_on(run: RunDirectory) -> str:
     out = run.path.parent
-    return f"go on with: python -m train fit --resume --out {out if rundir.newest(out) == run else run.path}"
+    options = f"--resume --out {shlex.quote(str(out if rundir.newest(out) == run else run.path))}"
+    return f'go on with: python -m train fit {options} (or: make train ARGS="{options}")'
 
 
 def _last_saved(run: RunDirectory) -> str:

@@ -104,5 +104,8 @@ def asked_for(processes: int) -> int:
     """
     number = int(os.environ.get("WORLD_SIZE", processes))
     if processes not in (1, number):
-        raise InputError(f"--processes {processes}: WORLD_SIZE says that {number} have been started (by torchrun?)")
+        raise InputError(
+            f"--processes {processes}: WORLD_SIZE says that {number} have been started (by torchrun?); leave "
+            f"--processes out, or unset WORLD_SIZE where nothing has started them"
+        )
     return number

@@ -78,7 +78,7 @@ def newest(out: Path) -> RunDirectory:
         return RunDirectory(out)
     runs = existing(out)
     if not runs:
-        raise InputError(f"--out {out}: there is no run")
+        raise InputError(f"--out {out}: there is no run; train one with: make train")
     return max(runs, key=lambda run: run.number)
 
 

@@ -35,6 +35,7 @@ log = logging.getLogger("lookalike")
 
 SECONDS = 5  # between two looks at the machine, and between two attempts to send
 REFUSED = re.compile(r"error code 40[13]|PERMISSION_DENIED")  # what MLflow's client says of a server that does
+CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 PATIENCE_SECONDS = 60  # at the end, for a request that is still under way
 # MLflow's own defaults wait for an absent server for minutes, and draw bars of their own.
 MLFLOW_DEFAULTS = {
@@ -186,8 +187,10 @@ def sync(run: RunDirectory) -> str:
     except Exception as problem:
         if isinstance(problem, OSError) and problem.filename is not None:  # connections have no file name
             raise
-        what = "refuses" if REFUSED.search(str(problem)) else "does not answer"
-        raise JobError(f"MLflow {what} ({one_line(problem)}); nothing is lost, try again later") from problem
+        what, advice = "does not answer", "try again later"
+        if REFUSED.search(str(problem)):
+            what, advice = "refuses", f"check {CREDENTIALS}, and try again"
+        raise JobError(f"MLflow {what} ({one_line(problem)}); nothing is lost: {advice}") from problem
     assert record.run_id is not None
     return record.run_id
 

@@ -31,6 +31,11 @@ def test_all_problems_are_reported_at_once() -> None:
         assert part in str(caught.value)
 
 
+def test_a_batch_that_cannot_be_shared_equally_is_refused_with_one_that_can() -> None:
+    with pytest.raises(InputError, match="--batch-size 576: 5 processes cannot share it equally; 580 would do"):
+        resolve({"codec": "bits", "processes": 5})
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_limit_that_never_comes_is_refused(value: float) -> None:
     with pytest.raises(InputError, match=f"--max-minutes {value}: not a finite number"):

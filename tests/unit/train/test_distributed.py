@@ -59,7 +59,10 @@ def test_a_process_that_cannot_take_part_is_not_waited_for(tmp_path: Path) -> No
 def test_numbers_of_processes_that_contradict_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
     config = resolve({"codec": "tokens", "processes": 2})
-    with pytest.raises(InputError, match="--processes 2: WORLD_SIZE says that 1"), distributed.session(config):
+    with (
+        pytest.raises(InputError, match=r"--processes 2: WORLD_SIZE says that 1 .* leave --processes out"),
+        distributed.session(config),
+    ):
         pass
 
 

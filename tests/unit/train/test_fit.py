@@ -20,7 +20,8 @@ def test_the_same_command_again_says_that_a_run_was_interrupted(
     run = rundir.create(tmp_path / "runs", "toy-bits", config.to_json())
     with caplog.at_level("INFO", logger="lookalike"):
         fit._mention_unfinished(config)
-        go_on = f"go on with: python -m train fit --resume --out {tmp_path / 'runs'}"
+        options = f"--resume --out {tmp_path / 'runs'}"
+        go_on = f'go on with: python -m train fit {options} (or: make train ARGS="{options}")'
         assert caplog.messages == [f"{run.path} was interrupted; {go_on}"]
         caplog.clear()
         fit._mention_unfinished(dataclasses.replace(config, seed=1))
@@ -36,7 +37,7 @@ def test_a_run_that_is_older_than_a_finished_one_is_named_and_can_go_on(
 ) -> None:
     out = tmp_path / "runs"
     older, newer = (rundir.create(out, "toy-bits", fit.Config(data="toy").to_json()) for _ in range(2))
-    go_on = f"go on with: python -m train fit --resume --out {older.path}"
+    go_on = 'go on with: python -m train fit {0} (or: make train ARGS="{0}")'.format(f"--resume --out {older.path}")
     with caplog.at_level("INFO", logger="lookalike"):
         fit._mention_older(newer)
         assert caplog.messages == []
@@ -62,7 +63,7 @@ def test_what_an_interruption_leaves_is_told_as_it_is(
 
     monkeypatch.setattr(fit, "_work", work)
     config = fit.Config(data="toy", device="cpu", out=str(tmp_path))
-    with pytest.raises(JobError, match=f"^interrupted; {state}; go on with: .* --out {tmp_path}$"):
+    with pytest.raises(JobError, match=f"^interrupted; {state}; go on with: .* --out {tmp_path} "):
         fit.fit(config)
 
 
@@ -77,7 +78,7 @@ def test_the_command_that_started_a_run_goes_on_with_it(tmp_path: Path) -> None:
     begun = fit.Config(data="toy", codec="bits", generator="nade")  # what "auto" became
     run = rundir.create(tmp_path / "runs", "toy-bits", begun.to_json())
     assert fit.continued(run, {"codec": "auto", "generator": "auto", "data": "toy"}) == begun
-    with pytest.raises(InputError, match=r"--codec tokens: .* was started with bits"):
+    with pytest.raises(InputError, match=r"--codec tokens: .* was started with bits, .* without --resume$"):
         fit.continued(run, {"codec": "tokens"})
 
 
@@ -88,7 +89,7 @@ def test_a_run_goes_on_with_data_that_have_been_moved(tmp_path: Path) -> None:
     checkpoint.save(run.checkpoints, {"fingerprint": "of others"})
     config = fit.continued(run, {"data": "moved/rows.npy"})
     assert config.data == "moved/rows.npy"
-    with pytest.raises(InputError, match=r"--resume: moved/rows\.npy is not what .* was started with"):
+    with pytest.raises(InputError, match=r"--resume: moved/rows\.npy is not what .* was started with; name that data"):
         fit._saved(run, config, prepare(resolve({"data": "toy"})))
 
 

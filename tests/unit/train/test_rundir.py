@@ -25,7 +25,7 @@ def test_runs_that_start_at_once_get_different_numbers(tmp_path: Path) -> None:
 
 
 def test_without_a_run_there_is_none_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--out .*nowhere: there is no run"):
+    with pytest.raises(InputError, match=r"--out .*nowhere: there is no run; train one with: make train"):
         rundir.newest(tmp_path / "nowhere")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 from train import mirror, rundir, tracking
 from train.config import Config, InputError, JobError
@@ -25,7 +26,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
 
 
 def test_an_absent_server_is_named(run: RunDirectory) -> None:
-    with pytest.raises(JobError, match="MLflow does not answer"):
+    with pytest.raises(JobError, match=r"MLflow does not answer .* nothing is lost: try again later$"):
+        tracking.sync(run)
+
+
+def test_a_server_that_refuses_is_asked_with_other_credentials(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MlflowException("API request failed with error code 401 != 200")
+
+    monkeypatch.setattr(tracking, "Mirror", refuse)
+    with pytest.raises(JobError, match=r"MLflow refuses .* check MLFLOW_TRACKING_USERNAME .* MLFLOW_TRACKING_TOKEN"):
         tracking.sync(run)
 
 
