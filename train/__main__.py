@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -39,6 +40,10 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from train.artifact import Artifact
 
 WORK_FAILED, WRONG_USAGE, GATE_FAILED = 1, 2, 3
+GATE_ADVICE = (
+    "All files are kept, but this model does not become champion (exit code 3): train longer with --max-minutes, or "
+    "set other limits with --gate FILE or --gate none"
+)
 AGAIN_SECONDS = 0.05  # a finalizer is over by then
 NULL = "tag:yaml.org,2002:null"
 FILE = click.Path(path_type=Path)
@@ -114,7 +119,10 @@ def cli() -> None:
     help="movie-reviews, digits, toy, chain, topics, long, or your own file or folder of shards.",
 )
 @option("--column", help="The column that holds the text; needed only where it is not obvious.")
-@option("--label-column", help="The classes of texts, which answers name; or a 0/1 column to be predicted.")
+@option(
+    "--label-column",
+    help="The column with the classes of texts; of 0/1 rows, the one that `utility` predicts from the others.",
+)
 @option(
     "--codec",
     type=click.Choice(CODECS),
@@ -155,7 +163,7 @@ def cli() -> None:
 @option(
     "--head",
     type=click.IntRange(4, 30_000),
-    help="How many of the commonest tokens that net knows; rarer ones come from trigrams.",
+    help="How many of the commonest tokens this net tells apart; trigrams choose among the rarer ones.",
 )
 @option("--candidates", type=click.IntRange(1, 64), help="Texts drawn for each one that the discriminator chooses.")
 @option("--width", type=click.IntRange(1, 8192), help="Of 0/1 rows: hidden units of the discriminator.")
@@ -210,7 +218,7 @@ def cli() -> None:
 @option(
     "--baselines",
     type=click.Choice(BASELINES),
-    help="What the GAN is compared with; all adds an RNN given as much time.",
+    help="What the GAN is compared with; all adds a net given as much time: an RNN, of 0/1 rows an autoregressive one.",
 )
 @option(
     "--gate", metavar="default|none|FILE", help="YAML file of limits on the numbers; missing one ends with exit code 3."
@@ -245,6 +253,7 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
     _archive(outcome.run.artifact, outcome.run.archive)
     click.echo(f"archive: {outcome.run.archive}")
     if outcome.verdict.passed is False:
+        click.echo(GATE_ADVICE)
         raise click.exceptions.Exit(GATE_FAILED)
 
 
@@ -403,12 +412,19 @@ def _load_artifact(run: Path) -> "Artifact":
 
     directory = _artifact_directory(run)
     if not (directory / artifact.CARD).is_file():
-        reason = "neither a finished run nor an artifact" if run.exists() else "no such folder"
-        raise InputError(f"RUN {run}: {reason}")
+        raise InputError(f"RUN {run}: {_why_no_artifact(run)}")
     try:
         return artifact.load(directory)
     except artifact.ArtifactError as problem:
         raise InputError(f"RUN {problem}") from problem
+
+
+def _why_no_artifact(run: Path) -> str:
+    """What a path that holds no artifact is instead, and what to do about it."""
+    if (run / "config.json").is_file():
+        return f"the run is not finished; go on with: python -m train fit --resume --out {shlex.quote(str(run))}"
+    reason = "neither a finished run nor an artifact" if run.exists() else "no such folder"
+    return f"{reason}; name one such as runs/00001-movie-reviews-tokens"
 
 
 def _sample_file(loaded: "Artifact", out: Path, n: int, seed: int) -> None:

@@ -294,7 +294,9 @@ def test_a_failed_gate_ends_with_three_and_keeps_everything(tmp_path: Path, caps
     gate = tmp_path / "gate.yaml"
     gate.write_text("c2st_auc: <= 0.1\n")
     assert main(["fit", "--data", "toy", *SMALL, "--epochs", "2", "--gate", str(gate), "--baselines", "none"]) == 3
-    assert "c2st_auc is" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "c2st_auc is" in told
+    assert "All files are kept, but this model does not become champion" in told
     run = rundir.newest(tmp_path / "runs")
     assert run.artifact.is_dir()
     assert json.loads(run.metrics.read_text())["passed"] is False

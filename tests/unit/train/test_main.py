@@ -12,8 +12,47 @@ import pytest
 
 from train import __main__ as commands
 from train import artifact
+from train import fit as job
 from train.codec import BitsCodec
+from train.gate import Verdict
 from train.nade import NadeGenerator
+from train.rundir import RunDirectory
+
+
+class Finished:
+    """What a job leaves whose gate was missed."""
+
+    run = RunDirectory(Path("runs/00001-toy-bits"))
+    verdict = Verdict(reasons=["c2st_auc is 1"], missed=["c2st_auc is 1"])
+
+
+def test_who_misses_the_gate_is_told_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(job, "fit", lambda config, run: Finished)
+    monkeypatch.setattr(commands, "_archive", lambda *_: None)
+    assert commands.main(["fit", "--data", "toy"]) == 3
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"archive: {Finished.run.archive}"
+    assert told[1].startswith("All files are kept, but this model does not become champion (exit code 3)")
+    assert "--max-minutes" in told[1]
+    assert "--gate FILE or --gate none" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ([], "neither a finished run nor an artifact; name one such as"),
+        (["config.json"], "the run is not finished; go on with: python -m train fit --resume --out"),
+    ],
+)
+def test_what_is_no_finished_run_is_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], files: list[str], reason: str
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert commands.main(["export", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"Error: RUN {tmp_path}: {reason} ")
 
 
 class Met:
