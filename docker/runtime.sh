@@ -231,8 +231,9 @@ train_in_docker() { # ARGUMENT...
 
 # The container sees the runs at /models, for reading. The port is published on loopback; metrics only when asked for.
 serve_in_docker() { # ARGUMENT...
-  host=${LOOKALIKE_SERVE_HOST:-127.0.0.1} port=${LOOKALIKE_SERVE_PORT:-8080} metrics=${LOOKALIKE_SERVE_METRICS_PORT:-} runs=${LOOKALIKE_SERVE_RUNS:-${LOOKALIKE_OUT:-runs}} model=${LOOKALIKE_SERVE_MODEL:-}
-  token=${LOOKALIKE_SERVE_TOKEN_FILE:-}
+  host=${LOOKALIKE_SERVE_HOST:-127.0.0.1} port=${LOOKALIKE_SERVE_PORT:-8080}
+  metrics=${LOOKALIKE_SERVE_METRICS_PORT:-} token=${LOOKALIKE_SERVE_TOKEN_FILE:-}
+  runs=${LOOKALIKE_SERVE_RUNS:-${LOOKALIKE_OUT:-runs}} model=${LOOKALIKE_SERVE_MODEL:-}
   left=$#
   while [ "$left" -gt 0 ]; do
     word=$1
@@ -337,8 +338,8 @@ compose() {
   user=$(identity)
   LOOKALIKE_UID=${LOOKALIKE_UID:-${user%:*}} LOOKALIKE_GID=${LOOKALIKE_GID:-${user#*:}}
   RUNS=$(from_here "${RUNS:-runs}") DATA=$(from_here "${DATA:-$(pwd)}")
-  REVISION=$(revision) TORCH=$torch CPU_INDEX=$cpu_index
-  export LOOKALIKE_UID LOOKALIKE_GID RUNS DATA REVISION TORCH CPU_INDEX
+  REVISION=$(revision) TORCH=$torch TORCH_INDEX=$cpu_index
+  export LOOKALIKE_UID LOOKALIKE_GID RUNS DATA REVISION TORCH TORCH_INDEX
   mkdir -p "$RUNS" || fail 1 "$RUNS is no folder for runs" # the engine would make it, and as its own user
   if "$docker" compose version >/dev/null 2>&1; then
     "$docker" compose --project-name "${PROJECT:-lookalike}" --file docker/compose.yaml "$@"

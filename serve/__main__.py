@@ -142,7 +142,7 @@ def use(runs: Path, version: str) -> None:
     _interruptions()  # a version that does not answer must not stay loaded
     used = server.use(runs, version, _tell)
     click.echo(f"version {used} answers now")
-    _warn(used, models.missed_limits(runs, used))
+    _warn(used, models.missed_limits(models.card(runs, used)))
 
 
 @cli.command()

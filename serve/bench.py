@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -162,8 +161,8 @@ def _torchserve(settings: Settings) -> Iterator[State]:
     state = server.start(settings, lambda line: None)
     try:
         store = models.store(settings.runs)
-        manifest: dict[str, Any] = {"runtime": "python", "model": {"modelName": "noop", "handler": "noop.py"}}
-        manifest["model"] |= {"modelVersion": "1", "configFile": archive.CONFIG}
+        model = {"modelName": "noop", "handler": "noop.py", "modelVersion": "1", "configFile": archive.CONFIG}
+        manifest = {"runtime": "python", "model": model}
         with zipfile.ZipFile(store / "noop.mar", "w") as mar:
             mar.writestr("noop.py", NOOP)
             mar.writestr(archive.MANIFEST, json.dumps(manifest))
@@ -175,13 +174,7 @@ def _torchserve(settings: Settings) -> Iterator[State]:
         server.stop(settings.runs)
 
 
-def _loaded(
-    what: str,
-    address: tuple[str, int],
-    path: str,
-    seconds: float,
-    sizes: tuple[int, ...],
-) -> Iterator[Line]:
+def _loaded(what: str, address: tuple[str, int], path: str, seconds: float, sizes: tuple[int, ...]) -> Iterator[Line]:
     """Every size over every number of connections; the largest also as npy."""
     ask = partial(load.run, address, path)
     ask(_bodies(1), connections=max(CONNECTIONS), seconds=WARM_UP_LINES * seconds, accept=CONTENT_TYPES["json"])

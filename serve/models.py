@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 import urllib.parse
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -191,7 +191,7 @@ def card(runs: Path, version: str) -> dict[str, Any]:
         return {}
 
 
-def missed_limits(runs: Path, version: str) -> list[str]:
+def missed_limits(card: Mapping[str, Any]) -> list[str]:
     """The limits of the quality gate that a version missed when it was trained, a sentence each."""
-    missed: list[str] = card(runs, version).get("gate", {}).get("missed", [])
+    missed: list[str] = card.get("gate", {}).get("missed", [])
     return missed

@@ -15,7 +15,7 @@ from typing import Any
 from train.generator import MAX_SEED, Option
 
 CONTENT_TYPES = {"json": "application/json", "npy": "application/x-npy"}
-ANY_TYPE = ("*/*", "application/*")
+ANY_TYPE = ("application/*", "*/*")  # the nearer first
 FIELDS = ("n", "seed", "format")  # of every model
 EXTRAS = ("temperature", "candidates", "label")  # of the models that have them
 NAMES = (*FIELDS, *EXTRAS, "body", "Content-Type", "Accept", "Authorization", "server")  # what an error can name
@@ -184,7 +184,7 @@ def _negotiate(accept: str) -> str:
         media_type, *parameters = (part.strip().lower() for part in choice.split(";"))
         weights[media_type] = next((_weight(part[2:]) for part in parameters if part.startswith("q=")), 1.0)
     liking = {
-        name: next((weights[kind] for kind in (media_type, *reversed(ANY_TYPE)) if kind in weights), 0.0)
+        name: next((weights[kind] for kind in (media_type, *ANY_TYPE) if kind in weights), 0.0)
         for name, media_type in CONTENT_TYPES.items()
     }
     best = max(liking, key=lambda name: liking[name])

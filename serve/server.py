@@ -237,17 +237,7 @@ def status(runs: Path) -> dict[str, Any] | None:
         return None
     described = _manage(state, "GET", f"/models/{MODEL_NAME}/all")
     default = _manage(state, "GET", f"/models/{MODEL_NAME}")[0]["modelVersion"]
-    versions = [
-        {
-            "version": version["modelVersion"],
-            "default": version["modelVersion"] == default,
-            "run_id": models.card(runs, version["modelVersion"]).get("run_id"),
-            "missed": models.missed_limits(runs, version["modelVersion"]),
-            "workers": [{"pid": worker["pid"], "status": worker["status"]} for worker in version["workers"]],
-            "queue": version["jobQueueStatus"],
-        }
-        for version in described
-    ]
+    versions = [_described(version, models.card(runs, version["modelVersion"])) for version in described]
     return {
         "model": MODEL_NAME,
         "address": state.address,
@@ -256,7 +246,18 @@ def status(runs: Path) -> dict[str, Any] | None:
         "tokens": state.tokens,
         "stopping": drain.is_closed(state.gate),
         "logs": str(states.directory(runs) / "logs"),
-        "versions": versions,
+        "versions": [{**version, "default": version["version"] == default} for version in versions],
+    }
+
+
+def _described(version: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a version, from TorchServe's description of it and from its card."""
+    return {
+        "version": version["modelVersion"],
+        "run_id": card.get("run_id"),
+        "missed": models.missed_limits(card),
+        "workers": [{"pid": worker["pid"], "status": worker["status"]} for worker in version["workers"]],
+        "queue": version["jobQueueStatus"],
     }
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 REFERENCE_ROWS = 2048
-ROWS_PER_TELLING = 4096  # a sample is enough to see drift; more would cost a busy worker time
+COMPARED_ROWS = 4096  # a sample is enough to see drift; more would cost a busy worker time
 COLUMNS = 256  # of longer rows, drift is seen in so many: all correlations would keep a core busy
-TELLING_CODES = 64  # of codes other than 0 and 1, drift is seen in the presence of so many
+COMMONEST_CODES = 64  # of codes other than 0 and 1, drift is seen in the presence of so many
 SECONDS = 1.0
 METRICS = {
     "requests_total": ("counter", "Format"),
@@ -65,8 +65,8 @@ class Watch:
         with self._lock:
             self._counts["requests_total", form] += 1
             self._counts["sequences_total", form] += len(codes)
-            if usual and self._waiting_rows < ROWS_PER_TELLING:
-                self._waiting.append(codes[:ROWS_PER_TELLING])
+            if usual and self._waiting_rows < COMPARED_ROWS:
+                self._waiting.append(codes[:COMPARED_ROWS])
                 self._waiting_rows += len(self._waiting[-1])
 
     def refused(self, field: str, status: int) -> None:
@@ -118,7 +118,7 @@ class Drift:
     """How far the sequences seen so far are from a reference: in their marginals and in their correlations."""
 
     def __init__(self, reference: Tensor) -> None:
-        self._telling = _commonest(reference) if reference.to(torch.int32).amax() > 1 else None
+        self._commonest = _commonest(reference) if reference.to(torch.int32).amax() > 1 else None
         self._columns = _evenly_spaced(reference.shape[1])
         rows = self._bits(reference)
         self._expected, self._seen = _Moments(rows.shape[1]), _Moments(rows.shape[1])
@@ -129,10 +129,10 @@ class Drift:
 
     def _bits(self, codes: Tensor) -> Tensor:
         """Columns of codes that are 0 and 1; of others, whether each of the commonest ones is in the row."""
-        if self._telling is None:
+        if self._commonest is None:
             return codes[:, self._columns]
         codes = codes.long()
-        return torch.stack([(codes == code).any(1) for code in self._telling], dim=1)
+        return torch.stack([(codes == code).any(1) for code in self._commonest], dim=1)
 
     def measure(self) -> dict[str, float]:
         """Mean absolute differences of the column means and of the correlations, and how many sequences were seen."""
@@ -152,9 +152,9 @@ def _evenly_spaced(length: int) -> Tensor:
 
 
 def _commonest(codes: Tensor) -> Tensor:
-    """The codes that occur most often, at most `TELLING_CODES`."""
+    """The codes that occur most often, at most `COMMONEST_CODES`."""
     found, counts = codes.long().unique(return_counts=True)
-    return found[counts.argsort(descending=True, stable=True)[:TELLING_CODES]]
+    return found[counts.argsort(descending=True, stable=True)[:COMMONEST_CODES]]
 
 
 class _Moments:

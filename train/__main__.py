@@ -3,7 +3,6 @@
 import _thread
 import contextlib
 import dataclasses
-import difflib
 import io
 import json
 import logging
@@ -12,7 +11,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from train.config import (
     Config,
     InputError,
     JobError,
+    did_you_mean,
     is_out_of_memory,
     resolve,
 )
@@ -67,7 +67,8 @@ def read_config_file(context: click.Context, parameter: click.Parameter, path: P
         where = f"line {key.start_mark.line + 1}"
         option = options.get(str(key.value).replace("-", "_"))
         if option is None:
-            mistakes.append(f"{where}: there is no option {key.value}{_nearest(key.value, options)}")
+            meant = did_you_mean(str(key.value).replace("_", "-"), [name.replace("_", "-") for name in options if name])
+            mistakes.append(f"{where}: there is no option {key.value}{meant}")
         elif option in seen:
             mistakes.append(f"{where}: {key.value} is there twice")
         elif value.tag != NULL:  # nothing behind the colon: as if the line were not there
@@ -92,12 +93,6 @@ def _lines_of(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
     if node is not None and not isinstance(node, yaml.MappingNode):
         raise click.BadParameter(f"{path}: must hold `option: value` lines")
     return [] if node is None else node.value
-
-
-def _nearest(key: object, options: Iterable[str | None]) -> str:
-    """What may have been meant, as a question; empty where no option has a name like this."""
-    close = difflib.get_close_matches(str(key).replace("-", "_"), [name for name in options if name], 1)
-    return "".join(f"; did you mean {name.replace('_', '-')}?" for name in close)
 
 
 def _typed(context: click.Context, option: click.Parameter, value: Any) -> Any:

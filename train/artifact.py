@@ -60,7 +60,7 @@ class Artifact:
         """
         if not chosen:
             return self.generator
-        chosen = dict(generators.check_options(self.options, chosen))
+        generators.check_options(self.options, chosen)
         if "label" in chosen:
             chosen["label"] = self.codec.labels.index(chosen["label"])
         return self.generator.having(**chosen)

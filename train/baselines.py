@@ -249,9 +249,9 @@ def fit_autoregressive(
     tried = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for input_dropout, dropout in DROPOUTS:
+        for dropouts in DROPOUTS:
             generator = _untrained(rows)
-            tried.append((_train(generator, rows, spare, (input_dropout, dropout), deadline), generator))
+            tried.append((_train(generator, rows, spare, dropouts, deadline), generator))
             if time.monotonic() > deadline:
                 break
     return min(tried, key=lambda pair: pair[0])[1].requires_grad_(False)

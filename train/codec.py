@@ -183,13 +183,12 @@ class TokensCodec:
         """
         tokenizer = _untrained_tokenizer(kind, lowercase)
         tokenizer.train_from_iterator(texts, _trainer(kind, vocabulary, min_count))
-        fitted = cls(json.loads(tokenizer.to_str()), length or 1, labels, label_column)
-        if len(fitted.pieces) == len(SPECIAL):
+        if tokenizer.get_vocab_size(with_added_tokens=False) == len(SPECIAL):
             raise ValueError("the texts hold no token that is frequent enough")
         if length is None:
             lengths = sorted(len(encoding) for encoding in tokenizer.encode_batch(texts))
-            fitted.length = min(LONGEST, max(1, lengths[math.ceil(COVERED * len(lengths)) - 1]) + 1)
-        return fitted
+            length = min(LONGEST, max(1, lengths[math.ceil(COVERED * len(lengths)) - 1]) + 1)
+        return cls(json.loads(tokenizer.to_str()), length, labels, label_column)
 
     @property
     def columns(self) -> list[str]:

@@ -5,10 +5,11 @@ that depend on one another. All problems are reported at once.
 """
 
 import dataclasses
+import difflib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,15 +164,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 def resolve(given: Mapping[str, Any]) -> Config:
     """The configuration for the values that were given; the preset supplies the rest.
 
-    Who gives epochs and no minutes means the epochs: the preset's limit of minutes then does not hold.
-
     Raises:
         InputError: as `Config` raises it.
     """
-    values = {**PRESETS[given.get("preset", Config.preset)], **given}
-    if given.get("epochs") is not None and "max_minutes" not in given:
-        values["max_minutes"] = None
-    return Config(**values)
+    return Config(**{**PRESETS[given.get("preset", Config.preset)], **epochs_alone(given)})
+
+
+def did_you_mean(given: str, names: Iterable[str]) -> str:
+    """A question to end a message with; empty where no name is like the given one."""
+    return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(given, list(names), 1))
+
+
+def epochs_alone(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values; who gives epochs and no minutes means the epochs, without a limit of minutes."""
+    return dict(given) if given.get("epochs") is None else {"max_minutes": None, **given}
 
 
 def from_json(text: str) -> Config:

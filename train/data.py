@@ -5,7 +5,6 @@ and named ("reviews.csv row 7: no text"), and too many of them stop the job.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import logging
@@ -21,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from train import builtin, readers, store
-from train.codec import words_of
-from train.config import InputError
+from train.codec import PresenceCodec, words_of
+from train.config import InputError, did_you_mean
 from train.packed import PackedRows
 from train.readers import (
     BITS_SHARE,
@@ -182,6 +181,20 @@ def load(
     return dataset
 
 
+def fit_presence(dataset: Dataset, texts: Sequence[str], words: int) -> PresenceCodec:
+    """The codec of the most telling words of some texts of a data set.
+
+    Raises:
+        InputError: the texts have classes, which it cannot keep, or too few words.
+    """
+    if dataset.classes is not None:
+        raise InputError("--label-column: classes of texts need --codec tokens")
+    try:
+        return PresenceCodec.fit(texts, words)
+    except ValueError as problem:
+        raise InputError(f"--words {words}: {problem}") from problem
+
+
 def some(names: Collection[str]) -> str:
     """The first few names of columns, for a message, and how many more there are."""
     more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
@@ -190,8 +203,7 @@ def some(names: Collection[str]) -> str:
 
 def _no_such_column(name: str, columns: Collection[str]) -> str:
     """Which columns there are instead, and which one may have been meant."""
-    meant = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, columns, 1))
-    return f"the columns are {some(columns)}{meant}"
+    return f"the columns are {some(columns)}{did_you_mean(name, columns)}"
 
 
 def _check_rows(data: str, usable: int, skipped: Sequence[str], max_bad_rows: int) -> None:
@@ -308,9 +320,9 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.exists():
         names = ["movie-reviews", *builtin.BITS]
-        close = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(path.name, names, 1))
         raise InputError(
-            f"--data {path}: no such file or folder, and none of the built-in sets ({', '.join(names)}){close}"
+            f"--data {path}: no such file or folder, and none of the built-in sets ({', '.join(names)})"
+            f"{did_you_mean(path.name, names)}"
         )
     shards = sorted(file for file in path.iterdir() if readers.format_of(file) in READERS and not file.is_dir())
     for shard in shards:

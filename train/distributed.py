@@ -206,7 +206,7 @@ def all_reduce_mean(values: Sequence[Tensor]) -> None:
     if not dist.is_initialized():
         return
     flat = torch.cat([value.reshape(-1) for value in values])
-    with _naming_losses():
+    with _lost_processes_named():
         dist.all_reduce(flat)
     means = (flat / world_size()).split([value.numel() for value in values])
     torch._foreach_copy_(list(values), [mean.view_as(value) for mean, value in zip(means, values, strict=True)])
@@ -217,7 +217,7 @@ def all_reduce_max(*values: float) -> tuple[float, ...]:
     if not dist.is_initialized():
         return values
     shared = torch.tensor(values, dtype=torch.float64)
-    with _naming_losses():
+    with _lost_processes_named():
         dist.all_reduce(shared, dist.ReduceOp.MAX)
     return tuple(shared.tolist())
 
@@ -245,7 +245,7 @@ def _broadcast_from(process: int, value: T) -> T:
     if process == rank():
         torch.save(value, buffer)
     size, content = torch.tensor(len(buffer.getvalue())), bytearray(buffer.getvalue())
-    with _naming_losses():
+    with _lost_processes_named():
         dist.broadcast(size, process)
         bytes_of = (
             torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(int(size), dtype=torch.uint8)
@@ -257,7 +257,7 @@ def _broadcast_from(process: int, value: T) -> T:
 
 
 @contextlib.contextmanager
-def _naming_losses() -> Iterator[None]:
+def _lost_processes_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as problem:

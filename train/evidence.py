@@ -24,7 +24,6 @@ FLOOR = "floor"  # fresh real rows: training rows in the place of synthetic ones
 SYNTHETIC = "synthetic"
 TEMPERATURES = (0.7, 0.85, 1.0, 1.15)
 CURVE_TEXTS = 250  # drawn at each
-PRESENCE_WORDS = 64  # of the held-out texts: what correlations of texts are about
 # What the small table shows: metric, what is best, decimals.
 SHOWN = {
     "correlation_ratio": ("1.00 = as good as a fresh real sample", 2),
@@ -44,17 +43,8 @@ SHOWN = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Texts:
-    """The texts behind the codes of `Evidence`, in the same order."""
-
-    contenders: dict[str, list[str]]
-    heldout: list[str]
-    train: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """The classes of texts, in the same order; of those contenders that have any."""
+class Strings:
+    """One string for each row of `Evidence`, in the same order: its text, or its class where a contender has any."""
 
     contenders: dict[str, list[str]]
     heldout: list[str]
@@ -95,7 +85,7 @@ class Evidence:
     train: Codes
     columns: list[str]
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
-    texts: Texts | None = None
+    texts: Strings | None = None
     curves: dict[str, list[Point]] = field(default_factory=dict)
 
     @property
@@ -142,7 +132,7 @@ def judge_texts(
     train: list[str],
     *,
     validation: Sequence[str] = (),
-    labels: Labels | None = None,
+    labels: Strings | None = None,
     seed: int = 0,
     embed: text_metrics.Embed | None = None,
 ) -> Evidence:
@@ -158,7 +148,7 @@ def judge_texts(
     """
     words = {name: [words_of(text) for text in texts] for name, texts in contenders.items()}
     real, learned, beside = ([words_of(text) for text in texts] for texts in (heldout, train, validation))
-    columns = text_metrics.commonest_tokens(real, PRESENCE_WORDS)
+    columns = text_metrics.commonest_tokens(real, text_metrics.PRESENCE_WORDS)
     n = min(len(real), len(learned), *map(len, words.values()))
     floor = text_metrics.text_floor(real, learned, n, seed=seed, embed=embed)
 
@@ -181,16 +171,16 @@ def judge_texts(
         train=text_metrics.presence(learned, columns),
         columns=columns,
         scores=scores,
-        texts=Texts(contenders=dict(contenders), heldout=heldout, train=train),
+        texts=Strings(contenders=dict(contenders), heldout=heldout, train=train),
     )
 
 
-def labels_of(contenders: Mapping[str, list[str] | None], heldout: Dataset, train: Dataset) -> Labels | None:
+def labels_of(contenders: Mapping[str, list[str] | None], heldout: Dataset, train: Dataset) -> Strings | None:
     """The classes of made and of real texts; None where the real ones have none."""
     if heldout.classes is None or train.classes is None:
         return None
     there = {name: classes for name, classes in contenders.items() if classes is not None}
-    return Labels(contenders=there, heldout=heldout.classes, train=train.classes)
+    return Strings(contenders=there, heldout=heldout.classes, train=train.classes)
 
 
 def _each(contenders: Mapping[str, Rows], score: Callable[[Rows], dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -297,7 +287,7 @@ def of_files(
         if given.texts is not None:
             made = load(str(synthetic), column=_text_column(column, synthetic), label_column=classes)
         else:
-            names, numbers, bad = data.load_numbers(synthetic, max_bad_rows)
+            names, values, bad = data.load_numbers(synthetic, max_bad_rows)
     except InputError as problem:
         files = {"--real": real, "--synthetic": synthetic, "--train": train}
         raise InputError(_with_option(str(problem), files)) from problem
@@ -305,10 +295,12 @@ def of_files(
         if other is not None and (other.texts is None) != (given.texts is None):
             raise InputError(f"{option} {other.source}: one file holds text, the other rows of 0 and 1")
     if made is None:
-        ordered = numbers[:, _places(given, names, f"--synthetic {synthetic}")]
+        ordered = values[:, _places(given, names, f"--synthetic {synthetic}")]
         found, kind = _of_bits(given, ordered, learned)
+    elif codec == "presence":
+        found, kind = _of_presence(given, made, learned, words)
     else:
-        found, kind = _of_texts(given, made, learned, words if codec == "presence" else None)
+        found, kind = _of_texts(given, made, learned)
     skipped = [line for each in (given, learned, made) if each is not None for line in each.skipped]
     skipped += bad
     found.scores[SYNTHETIC]["warnings"] += [f"skipped: {line}" for line in skipped]
@@ -363,20 +355,19 @@ def _of_bits(given: Dataset, synthetic: npt.NDArray[Any], learned: Dataset | Non
     return found, BitsCodec(given.columns)
 
 
-def _of_texts(given: Dataset, made: Dataset, learned: Dataset | None, words: int | None) -> tuple[Evidence, Codec]:
-    """Word by word, or by the presence of so many words."""
+def _of_texts(given: Dataset, made: Dataset, learned: Dataset | None) -> tuple[Evidence, Codec]:
+    """Word by word."""
     heldout, seen = _real_parts(given, learned)
-    if words is None:
-        texts = [list(part.rows) for part in (heldout, seen)]
-        labels = labels_of({SYNTHETIC: made.classes}, heldout, seen)
-        found = judge_texts({SYNTHETIC: list(made.rows)}, *texts, labels=labels, embed=embedder())
-        return found, PresenceCodec(found.columns)
-    if given.classes is not None:
-        raise InputError("--label-column: classes of texts need --codec tokens")
-    try:
-        codec = PresenceCodec.fit(given.rows, words)
-    except ValueError as problem:
-        raise InputError(f"--words {words}: {problem}") from problem
+    texts = [list(part.rows) for part in (heldout, seen)]
+    labels = labels_of({SYNTHETIC: made.classes}, heldout, seen)
+    found = judge_texts({SYNTHETIC: list(made.rows)}, *texts, labels=labels, embed=embedder())
+    return found, PresenceCodec(found.columns)
+
+
+def _of_presence(given: Dataset, made: Dataset, learned: Dataset | None, words: int) -> tuple[Evidence, Codec]:
+    """By the presence of so many words."""
+    heldout, seen = _real_parts(given, learned)
+    codec = data.fit_presence(given, given.rows, words)
     synthetic, real, learned_from = (codec.encode(each.rows).numpy() for each in (made, heldout, seen))
     return judge({SYNTHETIC: synthetic}, real, learned_from, columns=codec.columns), codec
 

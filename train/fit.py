@@ -37,13 +37,13 @@ from train import (
     writers,
 )
 from train.codec import Codec, TokensCodec
-from train.config import Config, InputError, JobError, from_json, is_out_of_memory
+from train.config import Config, InputError, JobError, epochs_alone, from_json, is_out_of_memory
 from train.evidence import Evidence
 from train.gate import Verdict
-from train.generator import Generator, sample
-from train.kinds import EVALUATION_SEED, State
+from train.generator import Generator
+from train.kinds import EVALUATION_SEED
 from train.loop import Tick
-from train.phase import Phase
+from train.phase import GameState, Phase
 from train.prepare import Prepared, prepare, resolved
 from train.progress import LOG_SECONDS
 from train.rundir import RunDirectory
@@ -56,7 +56,7 @@ SAMPLE_ROWS = 1000
 PRINTED_ROWS, PRINTED_VALUES = 5, 64
 LOW_TEMPERATURE = 0.5  # the temperature of further texts that are printed
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "processes", "gate", "baselines")  # when a run is continued
-NOTHING, WARM_START, GAME, REFIT = "nothing", "warm start", "game", "refit"  # what a checkpoint was saved in
+NOTHING, WARM_START, GAME, REFIT = "nothing", "warm start", "game", "refit"  # the phase that a checkpoint was saved in
 BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
 TEXTBOOK_PRINT_EPOCHS = 10  # the textbook prints its losses every so many epochs
 
@@ -99,7 +99,7 @@ def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
             run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}", config.to_json())
         else:
             _mention_older(run)
-        return _run(run, config, prepared)
+        return _locked(run, config, prepared)
 
 
 def _mention_unfinished(config: Config) -> None:
@@ -128,14 +128,11 @@ def _is_unfinished(run: RunDirectory) -> bool:
 def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
     """The configuration with which a run goes on: its own, with what may change.
 
-    Epochs without minutes mean the epochs, as in `config.resolve`.
-
     Raises:
         InputError: a change would make it another run.
     """
     config = from_json(run.config.read_text())
-    if changes.get("epochs") is not None:
-        changes = {"max_minutes": None, **changes}
+    changes = epochs_alone(changes)
     # The data may have been moved; that it is the same can only be seen where a state is saved (`_saved`).
     may_change = (*MAY_CHANGE, "data") if checkpoint.newest(run.checkpoints) else MAY_CHANGE
     for name, value in changes.items():
@@ -155,10 +152,9 @@ def _follow(config: Config, prepared: Prepared) -> None:
     torch.set_num_threads(config.threads)
     kind = kinds.of(config, prepared)
     with _interruptible() as interrupted:
-        going, task = True, distributed.broadcast(None)
-        while going and task is not None:
-            going = _take_part(kind, task, interrupted)
-            task = distributed.broadcast(None) if going else None
+        while (task := distributed.broadcast(None)) is not None:
+            if not _take_part(kind, task, interrupted):
+                return
 
 
 def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[], bool]) -> bool:
@@ -183,10 +179,10 @@ def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[],
     return True
 
 
-def _run(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
+def _locked(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
     try:
         with FileLock(run.path / ".lock", timeout=0), _logging_to(run.log):
-            return Outcome(run=run, verdict=_work(run, config, prepared, _saved(run, config, prepared)))
+            return Outcome(run=run, verdict=_tracked(run, config, prepared, _saved(run, config, prepared)))
     except Timeout as problem:
         raise JobError(f"{run.path}: another process is working on this run") from problem
     except KeyboardInterrupt as problem:
@@ -233,7 +229,7 @@ def _last_good(run: RunDirectory) -> str:
     return f"the last good state is {path}" if path else "nothing was saved yet"
 
 
-def _work(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Verdict:
+def _tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Verdict:
     """The job itself, tracked; nobody else works on the run directory meanwhile."""
     rundir.write(run.config, config.to_json())
     seen = saved["state"]["seen"] if saved and "state" in saved else 0
@@ -284,7 +280,7 @@ def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict
         log.warning("%s", prepared.left_out)
     known = {row.tobytes() for part in (prepared.train, prepared.validation) for row in part.numpy()}
     repeated = sum(row.tobytes() in known for row in prepared.heldout.numpy()) / len(prepared.heldout)
-    if repeated > metrics.COMMON:
+    if repeated > metrics.NOTABLE_REPEATS:
         log.warning("%s", metrics.repeated_rows(repeated))
     log.info("run %s on %s", run.path, _device_name(config))
     if config.device == "cuda" and torch.cuda.device_count() > distributed.world_size():
@@ -304,7 +300,7 @@ class _Job:
     """
 
     warm: Generator
-    state: State
+    state: GameState
 
     def __init__(
         self, run: RunDirectory, config: Config, prepared: Prepared, tracker: Tracker, saved: dict[str, Any] | None
@@ -346,7 +342,7 @@ class _Job:
         if self.saved["phase"] == WARM_START:
             phase.load_state_dict(self.saved["warm_start"])
         limit = self._seconds(self.kind.warm_share)
-        self._work_on(WARM_START, phase, limit, lambda: self._save(WARM_START, warm_start=phase.state_dict()))
+        self._run_phase(WARM_START, phase, limit, lambda: self._save(WARM_START, warm_start=phase.state_dict()))
         self.warm = copy.deepcopy(phase.generator)
         self.state = self.kind.new_state(phase.generator)
         self.state.seconds = phase.seconds
@@ -372,12 +368,12 @@ class _Job:
         def save() -> None:
             self._save(REFIT, **self._game(ended=self._budget()), refit=phase.state_dict())
 
-        self._work_on(REFIT, phase, limit, save)
+        self._run_phase(REFIT, phase, limit, save)
         save()
         self.warm = phase.generator
         self.state.seconds += phase.seconds
 
-    def _work_on(self, name: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
+    def _run_phase(self, name: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
         """Bring a phase to its end within so many seconds, saved from time to time."""
         distributed.broadcast({"phase": name, "state": phase.state_dict(), "seconds": seconds})
         distributed.barrier()  # before the seconds begin
@@ -560,7 +556,7 @@ class _Job:
         generated = _lines(codec, shipped.sample(PRINTED_ROWS, EVALUATION_SEED))
         if isinstance(codec, TokensCodec):
             real = prepared.dataset.take(prepared.parts.heldout[:PRINTED_ROWS])
-            plain = sample(shipped.having(temperature=LOW_TEMPERATURE), PRINTED_ROWS, EVALUATION_SEED)
+            plain = shipped.sample(PRINTED_ROWS, EVALUATION_SEED, temperature=LOW_TEMPERATURE)
             shown = {
                 "real texts": [" ".join(text.split()) for text in real],  # decoded, they would lack unknown words
                 "generated texts": generated,

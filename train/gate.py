@@ -1,6 +1,5 @@
 """The quality gate: limits on the numbers, read from a YAML file such as gate.yaml (texts: gate_text.yaml)."""
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -10,21 +9,26 @@ from typing import Any
 
 import yaml
 
-from train.config import InputError
+from train.config import InputError, did_you_mean
 
 HERE = Path(__file__).parent
 RULE = re.compile(r"(<=|>=)\s*(\S+)")
+
+
+def _ratios(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}_{part}" for name in names for part in ("ratio", "distance", "floor"))
+
+
 # What can be limited: the numbers that are measured, but for the ends of their intervals.
-OF_BOTH = (
-    "correlation_ratio", "correlation_distance", "correlation_floor", "triple_ratio", "triple_distance", "triple_floor",
-    "marginal_ratio", "marginal_distance", "marginal_floor", "row_sum_ratio", "row_sum_distance", "row_sum_floor",
+SHARED = (
+    *_ratios("correlation", "triple", "marginal", "row_sum"),
     "c2st_auc", "c2st_floor", "copy_excess", "copy_rate", "copy_floor", "distinct_ratio", "distinct_share",
     "distinct_floor", "soft_share", "constant_columns", "heldout_constant_columns", "utility", "utility_floor",
     "n", "columns", "synthetic_rows", "heldout_rows", "train_rows",
 )  # fmt: skip
-OF_ROWS = (*OF_BOTH, "lag_ratio", "lag_distance", "lag_floor", "near_copy_share")
-OF_TEXTS = (
-    *OF_BOTH, "c2st_conv_auc", "c2st_conv_floor", "label_distance", "label_distance_floor", "length_distance",
+ROW_METRICS = (*SHARED, *_ratios("lag"), "near_copy_share")
+TEXT_METRICS = (
+    *SHARED, "c2st_conv_auc", "c2st_conv_floor", "label_distance", "label_distance_floor", "length_distance",
     "length_distance_floor", "frechet", "frechet_floor",
     *(f"ngram_js_{k}{floor}" for k in (1, 2, 3, 4) for floor in ("", "_floor")),
     *(f"{each}_{k}{floor}" for each in ("bleu", "self_bleu") for k in (2, 3, 4, 5) for floor in ("", "_floor")),
@@ -102,10 +106,10 @@ def _limit(path: Path, metric: str, rule: str, texts: bool | None) -> Limit:
         bound = math.nan
     if match is None or not math.isfinite(bound):
         raise InputError(f"--gate {path}: {metric}: {rule!r} is not `<= number` or `>= number`")
-    measured = {True: OF_TEXTS, False: OF_ROWS, None: (*OF_ROWS, *OF_TEXTS)}[texts]
+    measured = {True: TEXT_METRICS, False: ROW_METRICS, None: (*ROW_METRICS, *TEXT_METRICS)}[texts]
     if metric not in measured:
         of = {True: " of texts", False: " of rows of 0/1", None: ""}[texts]
-        meant = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(metric, measured, 1))
+        meant = did_you_mean(metric, measured)
         raise InputError(f"--gate {path}: {metric} is no number that is measured{of}{meant}")
     return Limit(metric=metric, sign=match[1], bound=bound)
 

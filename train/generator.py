@@ -65,12 +65,10 @@ class Sample:
     codes: Tensor
     labels: Tensor | None = None
 
-    def split(self, sizes: Sequence[int]) -> list["Sample"]:
-        """The rows cut into parts of these sizes."""
-        codes = self.codes.split(list(sizes))
-        labels: Sequence[Tensor | None] = [None] * len(sizes)
-        if self.labels is not None:
-            labels = self.labels.split(list(sizes))
+    def split(self, size: int | list[int]) -> list["Sample"]:
+        """The rows cut into parts, as `Tensor.split` cuts them."""
+        codes = self.codes.split(size)
+        labels: Sequence[Tensor | None] = [None] * len(codes) if self.labels is None else self.labels.split(size)
         return [Sample(codes=some, labels=theirs) for some, theirs in zip(codes, labels, strict=True)]
 
     def take(self, rows: Tensor) -> "Sample":
@@ -101,7 +99,7 @@ class Generator(nn.Module, ABC):
 
     @property
     def options(self) -> Mapping[str, Option]:
-        """What `having` takes, by name. Each is an attribute, too: the class's value holds where nothing is chosen."""
+        """What `having` takes, by name. Each is an attribute, too, whose value holds where nothing is chosen."""
         return {}
 
     def having(self, **chosen: Any) -> Self:
@@ -110,8 +108,9 @@ class Generator(nn.Module, ABC):
         Raises:
             ValueError: there is no such option, or it does not allow this value; the message names it.
         """
+        check_options(self.options, chosen)
         made = copy.copy(self)
-        for name, value in check_options(self.options, chosen).items():
+        for name, value in chosen.items():
             setattr(made, name, value)
         return made
 
@@ -239,8 +238,8 @@ def normal_noise(noise: Tensor) -> Tensor:
     return torch.special.ndtri(noise.clamp(edge, 1 - edge))
 
 
-def check_options(options: Mapping[str, Option], chosen: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What was chosen, if these options allow it.
+def check_options(options: Mapping[str, Option], chosen: Mapping[str, Any]) -> None:
+    """Refuse what these options do not allow.
 
     Raises:
         ValueError: there is no such option, or it does not allow this value; the message names it.
@@ -252,7 +251,6 @@ def check_options(options: Mapping[str, Option], chosen: Mapping[str, Any]) -> M
             options[name].check(value)
         except ValueError as problem:
             raise ValueError(f"{name}: {problem}") from None
-    return chosen
 
 
 def draw_noise(generator: Generator, n: int, seed: int) -> Tensor:

@@ -20,7 +20,7 @@ from train.loop import Tick
 from train.nade import NadeGenerator
 from train.ngram import fit_ngrams
 from train.packed import PackedRows
-from train.phase import ColdStart, Phase
+from train.phase import ColdStart, GameState, Phase
 from train.prepare import Prepared
 from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_game import TextState
@@ -37,22 +37,6 @@ PATIENCE_PASSES = 6  # the same for passes over texts
 BITS_GAIN, TEXT_GAIN = 2.0, 0.005
 VALIDATION_ROWS = 1000  # generated at each tick: more than there are validation rows sharpen the judge
 EVALUATION_SEED, VALIDATION_SEED = 0, 1  # what is chosen by some noise must not be judged by it
-
-
-class State(Protocol):
-    """What the game changes; see `loop.State`."""
-
-    generator: Any
-    averaged: Any
-    seen: int
-    seconds: float
-    best_score: float
-    best_seen: int
-    best: dict[str, Tensor]
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None: ...
 
 
 class Kind(Protocol):
@@ -79,7 +63,7 @@ class Kind(Protocol):
         Its generator ships in the place of a start that the game has not improved.
         """
 
-    def new_state(self, generator: Any) -> State:
+    def new_state(self, generator: Any) -> GameState:
         """The game at its beginning."""
 
     def play(self, state: Any, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
@@ -217,10 +201,10 @@ class TextKind:
         self.patience, self.gain = PATIENCE_PASSES * min(len(prepared.train), text_game.PASS_ROWS), TEXT_GAIN
         self.warm_share, self.game_share = config.warmup, 1.0
         # To those that learn from the training rows, other tokens are unknown; an untrained embedding would be noise.
-        told = torch.zeros(len(self.codec.pieces), dtype=torch.bool)
-        told[prepared.train.unique().long()] = True
-        self.unseen = prepared.validation.masked_fill(~told[prepared.validation.long()], UNKNOWN)
-        self.validation = Sample(codes=self.unseen, labels=prepared.validation_labels).to(config.device)
+        in_train = torch.zeros(len(self.codec.pieces), dtype=torch.bool)
+        in_train[prepared.train.unique().long()] = True
+        self.validation_codes = prepared.validation.masked_fill(~in_train[prepared.validation.long()], UNKNOWN)
+        self.validation = Sample(codes=self.validation_codes, labels=prepared.validation_labels).to(config.device)
         self.draws: Sample | None = None
 
     def warm_start(self) -> Phase:
@@ -316,7 +300,7 @@ class TextKind:
 
     def _rows(self) -> tuple[Rows, Rows]:
         prepared = self.prepared
-        return Rows(prepared.train, prepared.train_labels), Rows(self.unseen, prepared.validation_labels)
+        return Rows(prepared.train, prepared.train_labels), Rows(self.validation_codes, prepared.validation_labels)
 
     def _check_draws(self, generator: TokenGenerator) -> Sample:
         if self.draws is None:

@@ -8,7 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from train.config import Config
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
 from train.generator import Generator
 from train.packed import PackedRows
-from train.phase import Stateful
+from train.phase import GameState
 
 PENALTY_EVERY = 16  # turns; weighed so many times more: "lazy regularisation" (Karras et al. 2020, "StyleGAN2")
 
@@ -30,31 +30,17 @@ class NonFiniteError(RuntimeError):
     """A loss became infinite or NaN: the weights are lost, the last checkpoint is not."""
 
 
-@dataclass(kw_only=True)
-class State(Stateful):
-    """Everything that training changes.
-
-    Attributes:
-        averaged: exponential moving average of the generator (without averaging, the generator itself); what is
-            judged and shipped.
-        seen: real sequences shown to the discriminator so far.
-        seconds: training time so far, over all sessions.
-        best: the averaged weights with the best validation score so far; `best_score` is that score, `best_seen` when.
-    """
+@dataclass(kw_only=True, eq=False)
+class State(GameState):
+    """Everything that the game on rows of 0/1 changes; without averaging, `averaged` is the generator itself."""
 
     MODULES = ("generator", "discriminator", "averaged", "generator_optimizer", "discriminator_optimizer")
-    VALUES = ("seen", "seconds", "best_score", "best_seen", "best")
 
     generator: Generator
-    discriminator: nn.Module
     averaged: Generator
+    discriminator: nn.Module
     generator_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
-    seen: int = 0
-    seconds: float = 0.0
-    best_score: float = math.inf
-    best_seen: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def new(cls, config: Config, generator: Generator, device: torch.device) -> "State":

@@ -42,9 +42,10 @@ REPLICATES = 200
 WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
 COMPARED_WORDS = 1 << 31  # of 64 bits, by which synthetic rows are compared with real ones: some ten seconds
 NORMAL_95 = 1.959964
-COMMON = 0.05  # of the held-out rows: from here on, being found among the training rows is worth a word
-DEPENDENT = 0.45  # an AUC that is certainly below this is not luck: folds of copies teach a judge the opposite
-RARE = 8  # how often a single column's value is in real rows for its lack to say something: 2^-8 is the chance
+QUICK_FOLDS = 2  # of the judge at each tick
+NOTABLE_REPEATS = 0.05  # of the held-out rows: from here on, being found among the training rows is worth a word
+FOOLED_AUC = 0.45  # an AUC that is certainly below this is not luck: folds of copies teach a judge the opposite
+FEWEST_VALUES = 8  # how often a single column's value is in real rows for its lack to say something: 2^-8 is the chance
 # A score whose 95 % interval reaches further than this to either side cannot tell good from bad.
 RESOLUTION = {
     "c2st_auc": 0.05,
@@ -193,13 +194,13 @@ DISTANCES = {
 }
 
 
-def _over(distance: Array, floor: Array) -> Array:
+def _ratio(distance: Array, floor: Array) -> Array:
     """The ratio: infinite where only the floor is 0, 1 where both are."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((distance == 0) & (floor == 0), 1.0, np.divide(distance, floor))
 
 
-def ratio_spreads(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> dict[str, float]:
+def log_ratio_errors(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> dict[str, float]:
     """Bootstrap standard error of the logarithm of every ratio of DISTANCES; NaN where it has none.
 
     Rows are drawn in blocks, from each set by itself (Efron and Tibshirani 1993). Drawing rows adds noise to distance
@@ -211,9 +212,9 @@ def ratio_spreads(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> dic
     blocks = [Moments.of_blocks(bits, min(BLOCKS, len(bits))) for bits in (synthetic, heldout, train)]
     logs: dict[str, list[float]] = {name: [] for name in DISTANCES}
     for _ in range(_replicates(synthetic.shape[1])):
-        s, h, t = (block.weighted(_draw(rng, len(block.rows))) for block in blocks)
+        s, h, t = (block.weighted(_bootstrap_weights(rng, len(block.rows))) for block in blocks)
         for name, distance in DISTANCES.items():
-            logs[name].append(math.log(_over(distance(s, h), distance(t, h)) or math.nan))
+            logs[name].append(math.log(_ratio(distance(s, h), distance(t, h)) or math.nan))
     kept = {name: [value for value in values if math.isfinite(value)] for name, values in logs.items()}
     return {name: float(np.std(values)) if len(values) > 1 else math.nan for name, values in kept.items()}
 
@@ -223,7 +224,7 @@ def _replicates(length: int) -> int:
     return int(np.clip(20_000_000 // max(1, length * length), 40, REPLICATES))
 
 
-def _draw(rng: np.random.Generator, blocks: int) -> Array:
+def _bootstrap_weights(rng: np.random.Generator, blocks: int) -> Array:
     return rng.multinomial(blocks, np.full(blocks, 1 / blocks)).astype(np.float32)
 
 
@@ -303,7 +304,7 @@ def _trees(x: Array, y: Array, test_x: Array, seed: int) -> Array:
 def utility(synthetic: Bits, heldout: Bits, label: int, seed: int) -> float:
     """Train on synthetic, test on real (Esteban et al. 2017): ROC AUC of predicting column `label` from the others.
 
-    0.5 where the training rows' label is constant or there is no other column, NaN where the held-out one is.
+    0.5 where the label of the rows learned from is constant or there is no other column, NaN where the held-out one is.
     """
     (x, y), (test_x, test_y) = ((np.delete(bits, label, axis=1), bits[:, label]) for bits in (synthetic, heldout))
     if len(np.unique(test_y)) < 2:
@@ -392,7 +393,7 @@ def excess_interval(share: float, other: float, n: int) -> tuple[float, float]:
     return share - other - below, share - other + above
 
 
-def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits, seed: int, folds: int = 2) -> float:
+def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> float:
     """A cheap judge for small n: AUC of kernel ridge regression on the rows' kind, over the held-out rows' folds.
 
     The kernel is exp(-2 d / mean d) of the Hamming distance d (a Laplace kernel on the corners of the cube). Half of
@@ -401,14 +402,14 @@ def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits, seed: int, folds: in
     """
     n = min(len(heldout), len(synthetic) // 2)
     extra = min(len(train), len(synthetic) - n)
-    if n < folds:
+    if n < QUICK_FOLDS:
         return math.nan
     rows = np.concatenate([heldout[:n], synthetic[:n], train[:extra], synthetic[n : n + extra]])
     made = np.repeat([False, True, False, True], [n, n, extra, extra])
     distances = _distances(_words(rows), _words(rows)).astype(np.float32)
     kernel = np.exp(-2 * distances / max(float(distances.mean()), 1e-9))
     aucs = []
-    for fit, judge in StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows[: 2 * n], made[: 2 * n]):
+    for fit, judge in StratifiedKFold(QUICK_FOLDS, shuffle=True, random_state=seed).split(rows[: 2 * n], made[: 2 * n]):
         known = np.concatenate([fit, np.arange(2 * n, len(rows))])
         ridge = kernel[np.ix_(known, known)] + np.float32(0.1) * np.eye(len(known), dtype=np.float32)
         with threadpool_limits(1):
@@ -486,7 +487,7 @@ def quick_score(synthetic: Bits, validation: Bits, train: Bits, *, seed: int = 0
     s, h, t = (rng.permutation(bits)[:n] for bits in (synthetic, validation, train))
     a, b, c = Moments.of(s), Moments.of(h), Moments.of(t)
     scores = {
-        f"{name}_ratio": float(_over(DISTANCES[name](a, b), DISTANCES[name](c, b)))
+        f"{name}_ratio": float(_ratio(DISTANCES[name](a, b), DISTANCES[name](c, b)))
         for name in ("marginal", "correlation", "triple")
     }
     worse = np.log(np.clip(list(scores.values()), 1.0, 100.0)).mean()
@@ -514,11 +515,11 @@ def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
         found.append(f"{scores['constant_columns']} {constant} the synthetic {rows}, unlike in the held-out ones")
     if scores["heldout_constant_columns"]:
         found.append(f"{scores['heldout_constant_columns']} {constant} the held-out {rows}: correlation 0")
-    if scores["copy_floor"] > COMMON:
+    if scores["copy_floor"] > NOTABLE_REPEATS:
         found.append(repeated_rows(scores["copy_floor"], rows))
     for name in ("c2st_auc", "c2st_conv_auc"):
         high = scores.get(f"{name}_high")
-        if high is not None and high < DEPENDENT:
+        if high is not None and high < FOOLED_AUC:
             found.append(f"{name} is below 0.5 by more than chance: are {rows} copies of those that judge?")
     for name, resolution in RESOLUTION.items():
         found += _too_uncertain(name, resolution, scores, texts)
@@ -565,13 +566,13 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
     """
     n = len(h)
     samples, b, c = [Moments.of(s[i : i + n]) for i in range(0, len(s), n)], Moments.of(h), Moments.of(t)
-    spreads = ratio_spreads(s[:n], h, t, seed)
+    errors = log_ratio_errors(s[:n], h, t, seed)
     scores: Scores = {}
     for name, distance in DISTANCES.items():
         found, floor = np.mean([distance(a, b) for a in samples]), distance(c, b)
-        estimate = float(_over(found, floor))
+        estimate = float(_ratio(found, floor))
         scores |= {f"{name}_distance": float(found), f"{name}_floor": float(floor), f"{name}_ratio": estimate}
-        scores[f"{name}_ratio_low"], scores[f"{name}_ratio_high"] = around(estimate, spreads[name])
+        scores[f"{name}_ratio_low"], scores[f"{name}_ratio_high"] = around(estimate, errors[name])
     return scores
 
 
@@ -591,7 +592,7 @@ def collapse_scores(s: Bits, h: Bits) -> Scores:
     # That all of k or more equal values fall among n real rows, and none among n others, has at most a chance of 2^-k.
     # Any of so many columns may be the one.
     ones = h.sum(axis=0, dtype=np.int64)
-    lively = np.minimum(ones, len(h) - ones) >= RARE + math.log2(max(1, h.shape[1]))
+    lively = np.minimum(ones, len(h) - ones) >= FEWEST_VALUES + math.log2(max(1, h.shape[1]))
     return {
         **distinct_scores(*(np.unique(_keys(rows), return_counts=True)[1] for rows in (s, h))),
         "constant_columns": int((flat & lively).sum()),

@@ -207,7 +207,7 @@ class Mirror:
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
             self.client.log_batch(run_id, metrics=batch)
-            known |= {(metric.key, metric.step) for metric in batch}
+            known.update((metric.key, metric.step) for metric in batch)
 
     def send_all(self) -> None:
         """Everything that there is, and how the job ended."""

@@ -118,10 +118,9 @@ class NadeGenerator(Generator):
         if not logistic.is_cpu:
             return self._draw_columns(net, kind, logistic, *(columns or _columns(net)))
         noisy = logistic.clone()
-        weights: tuple[Tensor, ...] = (self.input, self.hidden_bias, self.output, self.direct, self.local)
-        weights += self.bias, self.class_hidden, self.class_bias
         order = np.argsort(net.numpy())  # the weights of a net for long rows fill the cache, those of all do not
-        _draw_rows(order, net.numpy(), kind.numpy(), noisy.numpy(), *(weight.detach().numpy() for weight in weights))
+        weights = (weight.detach().numpy() for weight in self.parameters())  # in the order of `__init__`
+        _draw_rows(order, net.numpy(), kind.numpy(), noisy.numpy(), *weights)
         return noisy
 
     def _draw_columns(self, net: Tensor, kind: Tensor, logistic: Tensor, column: Tensor, width: int) -> Tensor:

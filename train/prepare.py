@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from train import data
-from train.codec import END, LABEL_COLUMN, BitsCodec, Codec, PresenceCodec, TokensCodec
+from train.codec import END, LABEL_COLUMN, BitsCodec, Codec, TokensCodec
 from train.config import Config, InputError
 from train.data import Dataset, Split
 from train.packed import PackedRows
@@ -139,12 +139,7 @@ def _as_tokens(config: Config) -> bool:
 def _bits_codec(config: Config, dataset: Dataset, parts: Split) -> Codec:
     if dataset.texts is None:
         return BitsCodec(dataset.columns)
-    if dataset.classes is not None:
-        raise InputError("--label-column: classes of texts need --codec tokens")
-    try:
-        return PresenceCodec.fit(dataset.take(parts.train), config.words)
-    except ValueError as problem:
-        raise InputError(f"--words {config.words}: {problem}") from problem
+    return data.fit_presence(dataset, dataset.take(parts.train), config.words)
 
 
 def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
@@ -171,12 +166,13 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
         which = "training" if len(validation) else "validation"
         raise InputError(f"--validation {config.validation:g}, --length {codec.length}: that leaves no {which} text")
     labels = None if dataset.classes is None else _labels(config, dataset.classes, names, train)
+    learned = codes[train]
     return Prepared(
         dataset=dataset,
         codec=codec,
         parts=parts,
-        rows=codes[train],
-        train=codes[train],
+        rows=learned,  # the game is played on all of them
+        train=learned,
         validation=codes[validation],
         heldout=codes[parts.heldout[:JUDGING_ROWS]],
         train_labels=None if labels is None else labels[train],

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from train import metrics
 from train.codec import words_of
-from train.evidence import FLOOR, Evidence, Texts
+from train.evidence import FLOOR, Evidence, Strings
 from train.gate import Verdict
 
 Array = npt.NDArray[Any]
@@ -345,12 +345,10 @@ def _cell(measured: dict[str, dict[str, Any]], name: str, row: Row) -> dict[str,
 def _correlations(evidence: Evidence) -> Figure:
     """Real, synthetic and their difference; differences within twice the sampling error are left blank."""
     columns = _most_varying(evidence.heldout)
-    real = _matrix(evidence.heldout[:, columns])
-    synthetic = _matrix(evidence.contenders[evidence.shipped][:, columns])
-    n = min(len(evidence.heldout), len(evidence.contenders[evidence.shipped]))
-    samples = evidence.heldout[:, columns], evidence.contenders[evidence.shipped][:, columns]
+    samples = [codes[:, columns] for codes in (evidence.heldout, evidence.contenders[evidence.shipped])]
+    real, synthetic = map(_matrix, samples)
     errors = [_correlation_errors(matrix, codes) for matrix, codes in zip((real, synthetic), samples, strict=True)]
-    noise = 2 * np.hypot(*errors) / math.sqrt(n)
+    noise = 2 * np.hypot(*errors) / math.sqrt(min(map(len, samples)))
     difference = np.where(np.abs(synthetic - real) > noise, synthetic - real, np.nan)
     off_diagonal = ~np.eye(len(columns), dtype=bool)
     strengths = np.abs(real[off_diagonal])  # a single column has none
@@ -429,7 +427,7 @@ def _ones(evidence: Evidence) -> Figure:
     return _histograms(counts, "ones in a row", "share of rows")
 
 
-def _lengths(texts: Texts) -> Figure:
+def _lengths(texts: Strings) -> Figure:
     """How many words a text has: real against every contender."""
     every = {"real (held-out)": texts.heldout, **texts.contenders}
     counts = {name: np.array([len(words_of(text)) for text in each]) for name, each in every.items()}

@@ -22,7 +22,7 @@ from train.codec import PADDING, UNKNOWN
 from train.config import Config
 from train.generator import Sample, draw_noise, generate_labelled
 from train.loop import NonFiniteError, Tick
-from train.phase import Stateful
+from train.phase import GameState
 from train.text_generator import Scorer, TokenGenerator
 
 PASS_ROWS = 5000  # real rows in a pass, and as many draws
@@ -36,21 +36,19 @@ SCALES = torch.linspace(0, 1.5, 61)
 GROUPINGS = 16  # among how many groups of candidates it is found out how often a draw would be chosen
 
 
-class TextState(Stateful):
-    """Everything that the game changes, with the attributes of `loop.State` that jobs use."""
+class TextState(GameState):
+    """Everything that the game changes; there is no average. `passes` counts those over the training rows."""
 
     MODULES = ("generator", "optimizer")
-    VALUES = ("passes", "seen", "seconds", "best_score", "best_seen", "best")
+    VALUES = ("passes", *GameState.VALUES)
 
     def __init__(self, generator: TokenGenerator) -> None:
-        self.generator = self.averaged = generator
+        super().__init__(generator=generator, averaged=generator)
         net = [weights for name, weights in generator.scorer.named_parameters() if name != "weights"]
         linear = {"params": [generator.scorer.weights], "lr": LINEAR_RATE, "weight_decay": LINEAR_DECAY}
         groups: list[dict[str, Any]] = [{"params": net}, linear]
         self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-        self.passes, self.seen, self.seconds = 0, 0, 0.0
-        self.best_score, self.best_seen = math.inf, 0
-        self.best: dict[str, Tensor] = {}
+        self.passes = 0
 
 
 def play(
@@ -146,19 +144,18 @@ def update(state: TextState, rows: Sample, real: Tensor) -> tuple[Tensor, Tensor
     return loss.detach(), fooled
 
 
-def draw(generator: TokenGenerator, rows: int, seed: int) -> Sample:
-    """Token ids as the language model alone draws them, int64 (rows, length), and their classes."""
+def draw(generator: TokenGenerator, rows: int, seed: int, wanted: slice = slice(None)) -> Sample:
+    """So many rows as the language model alone draws them, or a part of these: token ids, int64, and their classes."""
     alone = generator.having(candidates=1)
-    made = generate_labelled(alone, draw_noise(alone, rows, seed))
+    made = generate_labelled(alone, draw_noise(alone, rows, seed)[wanted])
     return Sample(codes=made.codes.long(), labels=made.labels)
 
 
 def draw_together(generator: TokenGenerator, rows: int, seed: int) -> Sample:
     """The same, of which each process draws a part: all of them must ask for it."""
-    alone = generator.having(candidates=1)
-    mine = generate_labelled(alone, draw_noise(alone, rows, seed)[distributed.portion(rows)])
+    mine = draw(generator, rows, seed, distributed.portion(rows))
     codes, labels = zip(*distributed.all_gather((mine.codes, mine.labels)), strict=True)
-    return Sample(codes=torch.cat(codes).long(), labels=None if mine.labels is None else torch.cat(labels))
+    return Sample(codes=torch.cat(codes), labels=None if mine.labels is None else torch.cat(labels))
 
 
 def joined(first: Sample, second: Sample) -> Sample:
@@ -211,5 +208,4 @@ def chances(generator: TokenGenerator, draws: Sample, seed: int) -> Tensor | Non
 
 def _scores(scorer: Scorer, rows: Sample) -> Tensor:
     """(rows,), on the CPU."""
-    sizes = [len(part) for part in rows.codes.split(SCORED_ROWS)]
-    return torch.cat([scorer(part.codes, part.labels) for part in rows.split(sizes)]).cpu()
+    return torch.cat([scorer(part.codes, part.labels) for part in rows.split(SCORED_ROWS)]).cpu()

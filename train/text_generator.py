@@ -65,7 +65,7 @@ class LanguageModel(nn.Module):
         head: int,
         embedding: int,
         hidden: int,
-        labels: int = 0,
+        classes: int = 0,
         grams: int = 0,
         rare_grams: int = 0,
         length: int = 0,
@@ -78,8 +78,8 @@ class LanguageModel(nn.Module):
         self.register_buffer("ending_shift", torch.zeros(length))
         self.embedding = nn.Embedding(head, embedding)
         nn.init.normal_(self.embedding.weight, std=0.1)
-        self.label = nn.Embedding(labels, embedding) if labels else None
-        self.label_output = nn.Embedding(labels, embedding) if labels else None
+        self.label = nn.Embedding(classes, embedding) if classes else None
+        self.label_output = nn.Embedding(classes, embedding) if classes else None
         if self.label is not None and self.label_output is not None:
             nn.init.normal_(self.label.weight, std=0.1)
             nn.init.zeros_(self.label_output.weight)
@@ -244,19 +244,20 @@ class Scorer(nn.Module):
     """
 
     WIDTHS = (2, 3, 4, 5)
+    EMBEDDING, CHANNELS = 64, 64
     BUCKETS = 1 << 17
     MULTIPLIERS = (1, 40503, 69069)
     CLASS_STEP = 40009  # by which a class's weights of n-grams lie further in the table
 
-    def __init__(self, vocabulary: int, labels: int = 0, embedding: int = 64, channels: int = 64) -> None:
+    def __init__(self, vocabulary: int, classes: int = 0) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, embedding, padding_idx=PADDING)
+        self.embedding = nn.Embedding(vocabulary, self.EMBEDDING, padding_idx=PADDING)
         nn.init.normal_(self.embedding.weight, std=0.3)
-        self.convolutions = nn.ModuleList(nn.Conv1d(embedding, channels, width) for width in self.WIDTHS)
-        self.features = channels * len(self.WIDTHS)
+        self.convolutions = nn.ModuleList(nn.Conv1d(self.EMBEDDING, self.CHANNELS, width) for width in self.WIDTHS)
+        self.features = self.CHANNELS * len(self.WIDTHS)
         self.output = nn.Linear(self.features, 1)
         self.weights = nn.Parameter(torch.zeros(self.BUCKETS))
-        self.label = nn.Embedding(labels, self.features) if labels else None
+        self.label = nn.Embedding(classes, self.features) if classes else None
         if self.label is not None:
             nn.init.zeros_(self.label.weight)
 
@@ -268,7 +269,7 @@ class Scorer(nn.Module):
             kept: factors by which features are dropped, (rows, `features`).
         """
         codes = codes.masked_fill(codes >= self.embedding.num_embeddings, UNKNOWN)
-        padded = F.pad(codes, (1, 4))  # a mark before the first token, and room for the widest window
+        padded = F.pad(codes, (1, max(self.WIDTHS) - 1))  # a mark before, room for the widest window after
         embedded = self.embedding(padded).transpose(1, 2)
         found = [convolution(embedded).relu().amax(2) for convolution in self.convolutions]
         features = torch.cat(found, 1)
@@ -289,7 +290,7 @@ class Scorer(nn.Module):
             key = key + multiplier * before + 7919 * order
             total = total + (self.weights[key % self.BUCKETS] * here).sum(1)
             before = F.pad(before[:, :-1], (1, 0), value=END)
-        return total / (3 * here.sum(1)).sqrt()
+        return total / (len(self.MULTIPLIERS) * here.sum(1)).sqrt()
 
     @torch.no_grad()
     def rescale(self, factor: float) -> None:

@@ -42,6 +42,7 @@ Embed = Callable[[Texts], Array]  # sentence embeddings, (texts, dimensions)
 TextJudge = Callable[[Texts, Array, Texts, int], Array]  # texts, which are made, texts to score, seed
 
 CONV_EPOCHS, CONV_BATCH = 8, 64
+PRESENCE_WORDS = 64  # of the held-out texts, the commonest: what correlations of texts are about
 CONV_FOLDS = 3  # the net is slower to train than the other judges
 EMBEDDED_TEXTS = 1000  # of a kind, for the Frechet distance: a thousand sentences take ten seconds
 WIDEST = 5  # tokens that a filter of the net sees
@@ -75,7 +76,7 @@ def compare_text(
         raise ValueError("there are too few texts to compare")
     n = min(len(synthetic), len(heldout), len(train))
     s, h, t = (_drawn(rows, n, seed) for rows in (synthetic, heldout, train))
-    vocabulary = commonest_tokens(h, 64)
+    vocabulary = commonest_tokens(h, PRESENCE_WORDS)
     a, b, c = (presence(rows, vocabulary) for rows in (s, h, t))
     sizes = {"synthetic_rows": len(synthetic), "heldout_rows": len(heldout), "train_rows": len(train)}
     scores: Scores = {"n": n, **sizes, "columns": len(vocabulary), "soft_share": 0.0}

@@ -251,7 +251,7 @@ def new_generator(
         classes: how many there are.
     """
     ending = ending_tokens(codes, min(head, vocabulary))
-    ngrams, rare = count(codes, vocabulary, head, ending)
+    ngrams, rare = count_ngrams(codes, vocabulary, head, ending)
     grams = len(ngrams.grams), len(rare.grams)
     generator = TokenGenerator(codes.shape[1], vocabulary, head, embedding, hidden, classes, *grams, candidates)
     for ours, counted in ((generator.model.ngrams, ngrams), (generator.model.rare, rare)):
@@ -263,7 +263,7 @@ def new_generator(
     return generator
 
 
-def count(codes: Tensor, vocabulary: int, head: int, ending: Tensor) -> tuple[NgramModel, NgramModel]:
+def count_ngrams(codes: Tensor, vocabulary: int, head: int, ending: Tensor) -> tuple[NgramModel, NgramModel]:
     """The n-grams of token ids, (rows, length): those that give common tokens, and those that give rare ones.
 
     Args:
@@ -299,7 +299,7 @@ def recount(generator: TokenGenerator, codes: Tensor, *, chosen: bool = True) ->
     if model.rare is None:  # the net does not know that there are any
         codes = codes.masked_fill(codes >= model.head, UNKNOWN)
     if model.ngrams is not None:
-        counted = count(codes.cpu(), generator.vocabulary, model.head, model.ending.cpu())
+        counted = count_ngrams(codes.cpu(), generator.vocabulary, model.head, model.ending.cpu())
         ngrams, rare = (each.to(codes.device) for each in counted)
         model.ngrams, generator.grams = ngrams, len(ngrams.grams)
         if model.rare is not None:

@@ -119,7 +119,7 @@ def test_a_server_that_knows_none_of_the_metrics_is_no_hindrance() -> None:
 
 
 def test_drift_looks_at_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "ROWS_PER_TELLING", 10)
+    monkeypatch.setattr(watch, "COMPARED_ROWS", 10)
     metrics = FakeMetrics()
     watched = Watch(metrics, "m", lambda: REFERENCE, len(REFERENCE))
     for _ in range(5):

@@ -61,7 +61,7 @@ def test_what_an_interruption_leaves_is_told_as_it_is(
         os.utime(path, (time.time() - 40,) * 2)
         raise interruption
 
-    monkeypatch.setattr(fit, "_work", work)
+    monkeypatch.setattr(fit, "_tracked", work)
     config = fit.Config(data="toy", device="cpu", out=str(tmp_path))
     with pytest.raises(JobError, match=f"^interrupted; {state}; go on with: .* --out {tmp_path} "):
         fit.fit(config)

@@ -101,5 +101,5 @@ def test_every_number_that_is_measured_can_be_limited() -> None:
     labelled = [(each, ["a", "b"] * 30) for each in texts]
     classes = text_metrics.label_scores(labelled[0], labelled[1], 60)
     compared = text_metrics.compare_text(*texts, embed=lambda some: rng.normal(size=(len(some), 4)))
-    assert set(gate.OF_ROWS) == ends_left_out(metrics.compare(*bits, label=0))
-    assert set(gate.OF_TEXTS) == ends_left_out(compared, classes, [f"{name}_floor" for name in classes])
+    assert set(gate.ROW_METRICS) == ends_left_out(metrics.compare(*bits, label=0))
+    assert set(gate.TEXT_METRICS) == ends_left_out(compared, classes, [f"{name}_floor" for name in classes])

@@ -275,7 +275,7 @@ def test_the_scorer_does_not_tell_rare_tokens_apart() -> None:
 
 def test_the_scorer_hears_of_the_class() -> None:
     torch.manual_seed(0)
-    scorer, rows = Scorer(8, labels=2).eval(), grammar(3)
+    scorer, rows = Scorer(8, classes=2).eval(), grammar(3)
     first, second = torch.zeros(3, dtype=torch.long), torch.ones(3, dtype=torch.long)
     plain = scorer(rows, first)
     assert torch.equal(plain, scorer(rows, second))  # before it has learned
