@@ -6,14 +6,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from train import generator, kinds
+from train import generator, kinds, metrics, text_game
 from train.codec import UNKNOWN, TokensCodec
 from train.config import resolve
 from train.nade import NadeGenerator
 from train.prepare import prepare, resolved
+from train.text_generator import TokenGenerator
 from train.text_warmup import new_generator
 from train.warmup import WarmStart
 
@@ -91,6 +93,51 @@ def test_words_of_validation_texts_alone_are_unknown_until_they_are_counted_in(t
     for each in (made, warm):
         drawn = generator.sample(each.having(candidates=1).double(), 500, seed=1)
         assert only & set(drawn.unique().tolist())
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> tuple[kinds.TextKind, TokenGenerator]:
+    """A job on a few texts, and an untrained generator of them."""
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"a film with number{i % 9} in it\n" for i in range(60)))
+    config = resolve({"data": str(path), "codec": "tokens", "device": "cpu"})
+    found = prepare(config)
+    kind = kinds.of(resolved(config, found), found)
+    assert isinstance(kind, kinds.TextKind)
+    torch.manual_seed(0)
+    return kind, new_generator(
+        found.train, vocabulary=len(kind.codec.pieces), head=10, embedding=8, hidden=16, candidates=2
+    )
+
+
+def test_the_score_of_texts_falls_with_the_nats_won(
+    texts: tuple[kinds.TextKind, TokenGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_game, "nats_won", lambda *_: (1.0, 1.0))
+    kind, made = texts
+    assert kind.validate(made) == {"score": pytest.approx(1 / math.e)}
+
+
+def test_a_complete_generator_of_texts_has_its_scores_scaled(
+    texts: tuple[kinds.TextKind, TokenGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_game, "nats_won", lambda *_: (1.0, 0.5))
+    kind, made = texts
+    torch.nn.init.normal_(made.scorer.weights)
+    codes = kind.validation.codes
+    before = made.scorer(codes).detach()
+    kind.complete(made, copy.deepcopy(made))
+    torch.testing.assert_close(made.scorer(codes), before / 2)
+
+
+def test_rows_are_judged_by_those_that_were_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "c2st", lambda *_: (0.5, 0.01))
+    config = resolve({"data": "toy", "device": "cpu", "baselines": "none"})
+    found = prepare(config)
+    made = NadeGenerator(length=5, hidden=4, nets=1, classes=2)
+    judged = kinds.of(resolved(config, found), found).judge(made, copy.deepcopy(made), 0.0)
+    assert np.array_equal(judged.heldout, found.heldout.numpy())
+    assert np.array_equal(judged.train, found.rows.numpy())
 
 
 def test_one_validation_row_decides_nothing() -> None:
