@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from train import kinds
-from train.codec import END, TokensCodec
+from train.codec import END, SPACE, PresenceCodec, TokensCodec
 from train.config import Config, InputError, resolve
 from train.prepare import Prepared, prepare, resolved
 
@@ -94,6 +94,35 @@ def test_texts_that_are_cut_are_not_learned_from(reviews: Path) -> None:
         f"{found.too_long} of the 80 texts to learn from have more than 4 tokens (--length)"
     )
     assert not prepared(reviews, length=500)[1].left_out
+
+
+@pytest.mark.parametrize("data", [{"length": 500}, {"data": "toy", "column": None}], ids=["texts", "bits"])
+def test_each_part_holds_the_rows_of_its_split(reviews: Path, data: dict[str, Any]) -> None:
+    _, found = prepared(reviews, **data)
+    rows = found.codec.encode(found.dataset.rows)
+    parts = found.parts
+    assert torch.equal(found.train, rows[parts.train])
+    assert torch.equal(torch.as_tensor(found.rows), rows[parts.train])
+    assert torch.equal(found.validation, rows[parts.validation])
+    assert torch.equal(found.heldout, rows[parts.heldout])
+    assert sorted([*parts.train, *parts.validation, *parts.heldout]) == list(range(len(rows)))
+
+
+def own_words(found: Prepared, part: str) -> set[str]:
+    """The one word of each text that no other text has."""
+    return {text.split()[1] for text in found.dataset.take(getattr(found.parts, part))}
+
+
+def test_no_held_out_text_decides_about_the_vocabulary(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"film word{row}\n" for row in range(100)))
+    found = prepare(resolve({"data": str(path), "codec": "tokens", "min_count": 1}))
+    assert isinstance(found.codec, TokensCodec)
+    known = {piece.removeprefix(SPACE) for piece in found.codec.pieces} - {"", "film"}
+    assert known == own_words(found, "train") | own_words(found, "validation")
+    found = prepare(resolve({"data": str(path), "codec": "presence", "words": len(found.parts.train) + 1}))
+    assert isinstance(found.codec, PresenceCodec)
+    assert set(found.codec.words) == {"film"} | own_words(found, "train")
 
 
 def test_a_class_that_nothing_teaches_is_refused(reviews: Path) -> None:
