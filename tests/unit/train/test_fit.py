@@ -1,16 +1,20 @@
 """What a job says and allows when it begins, goes on or is interrupted; whole jobs are in tests/integration/train."""
 
+import copy
 import dataclasses
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 
 from train import checkpoint, fit, rundir
 from train.config import InputError, JobError, resolve
-from train.prepare import prepare
+from train.nade import NadeGenerator
+from train.prepare import prepare, resolved
 
 
 def test_the_same_command_again_says_that_a_run_was_interrupted(
@@ -99,3 +103,25 @@ def test_a_gate_that_cannot_be_read_is_told_before_a_run_goes_on(tmp_path: Path)
     with pytest.raises(InputError, match=r"absent\.yaml"):
         fit.fit(config, run)
     assert not run.log.exists()
+
+
+def test_the_averaged_weights_with_the_best_validation_score_ship(tmp_path: Path) -> None:
+    config = resolve({"data": "toy", "device": "cpu"})
+    found = prepare(config)
+    config = resolved(config, found)
+    tracker: Any = None  # asked for nothing here
+    job = fit._Job(rundir.create(tmp_path, "toy-bits", config.to_json()), config, found, tracker, None)
+    job.warm = NadeGenerator(length=5, hidden=4, nets=1, classes=2)
+    job.state = job.kind.new_state(copy.deepcopy(job.warm))
+    scores = iter([0.9, 0.5, 0.8])
+    job.kind.validate = lambda generator: {"score": next(scores)}  # type: ignore[method-assign]
+    kept = []
+    for tick in range(3):
+        job.state.seen = 1000 * tick
+        for weight in job.state.averaged.parameters():
+            weight.fill_(tick)
+        job._validate()
+        kept.append(copy.deepcopy(job.state.averaged.state_dict()))
+    assert (job.state.best_score, job.state.best_seen) == (0.5, 1000)
+    chosen = job._chosen().state_dict()
+    assert all(torch.equal(chosen[name], value) for name, value in kept[1].items())
