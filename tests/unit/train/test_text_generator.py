@@ -423,6 +423,45 @@ def test_the_net_gives_words_of_the_class() -> None:
     assert likelihood[1] > likelihood[0] + 0.5
 
 
+@pytest.mark.usefixtures("_eager")
+def test_a_warm_start_ends_with_the_weights_under_which_validation_rows_are_likeliest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(text_warmup, "PATIENCE", 1)
+    monkeypatch.setattr(text_warmup, "LEARNING_RATE", 0.1)  # so that it soon gets worse
+    fit = warm_start()
+    fit.rounds = 0
+    began = copy.deepcopy(fit.model.state_dict())
+    last: dict[str, Tensor] = {}
+    choose = fit._choose_weights
+    monkeypatch.setattr(fit, "_choose_weights", lambda: [last.update(copy.deepcopy(fit.model.state_dict())), choose()])
+    assert fit.run(math.inf, lambda: False)
+    shipped = fit.model.state_dict()
+    assert all(torch.equal(value, fit.best_weights[name]) for name, value in shipped.items())
+    for other in (began, last):
+        assert not torch.equal(shipped["gru.weight_hh_l0"], other["gru.weight_hh_l0"])
+    assert fit.best == pytest.approx(text_warmup.mean_loss(fit.model, fit.validation))
+    assert fit.best != pytest.approx(text_warmup.mean_loss(fit.model, fit.train))
+
+
+def test_a_row_is_looked_up_in_the_counts_of_the_others() -> None:
+    codes = torch.cat([torch.arange(3, 43).view(20, 2), torch.full((20, 1), END)], 1)  # no token is in two rows
+    rows, ending = Rows(codes), ending_tokens(codes, 43)
+    rows.look_up(fit_ngrams(codes, 43, 43, left=ending), 43)
+    assert (rows.known[:, 0] > 0).all()
+    rows.look_up_crosswise(fit_ngrams(codes, 43, 43, left=ending), 43, ending)
+    assert (rows.known[:, 0] == 0).all()
+
+
+def test_classes_are_drawn_as_often_as_the_rows_have_them() -> None:
+    rows, labels = grammar(120), torch.tensor([0] * 90 + [1] * 30)
+    made = new_generator(rows, vocabulary=VOCABULARY, embedding=8, hidden=16, labels=labels, classes=2)
+    assert made.shares.tolist() == pytest.approx([0.75, 0.25])
+    told = Rows(rows, labels)
+    rnn = fit_rnn(told, told, vocabulary=VOCABULARY, classes=2, seconds=0, seed=1, embedding=8, hidden=16)
+    assert rnn.shares.tolist() == pytest.approx([0.75, 0.25])
+
+
 def test_an_interrupted_warm_start_goes_on_bit_for_bit() -> None:
     whole = warm_start()
     whole.run(600, after(11))
