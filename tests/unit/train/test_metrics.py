@@ -185,6 +185,14 @@ def test_the_wilson_interval_is_the_one_in_the_paper() -> None:
     assert metrics.share_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shares", "expected"), [((0.9, 0.3), (0.1705, 0.8090)), ((1, 0), (0.6075, 1)), ((0, 0), (-0.2775, 0.2775))]
+)
+def test_the_interval_of_a_difference_is_newcombes(shares: tuple[float, float], expected: tuple[float, float]) -> None:
+    # Newcombe (1998), "Interval estimation for the difference between independent proportions", table II, method 10.
+    assert metrics.excess_interval(*shares, 10) == pytest.approx(expected, abs=1e-4)
+
+
 # What is meant to be caught
 
 
@@ -344,6 +352,16 @@ def test_utility_is_lost_when_the_label_is_shuffled(chain: Sets) -> None:
     assert metrics.utility(shuffled, heldout, 8, 0) == 0.5
     assert math.isnan(metrics.utility(synthetic, shuffled, 8, 0))
     assert metrics.utility(synthetic[:, :1], heldout[:, :1], 0, 0) == 0.5, "there is no other column"
+
+
+def test_the_floors_are_of_real_rows_alone(chain: Sets) -> None:
+    synthetic, heldout, train = chain
+    shuffled = np.random.default_rng(0).permuted(synthetic, axis=0)
+    good, bad = (metrics.compare(rows, heldout, train, label=8) for rows in (synthetic, shuffled))
+    for name in ("utility", "c2st"):
+        assert bad[f"{name}_floor"] == good[f"{name}_floor"]
+    assert bad["utility"] != good["utility"]
+    assert bad["c2st_auc"] != good["c2st_auc"]
 
 
 def test_few_rows_are_said_to_be_few(chain: Sets) -> None:
@@ -508,6 +526,29 @@ def test_the_quick_score_ranks_like_the_judge(chain: Sets) -> None:
     scores = [metrics.quick_score(rows, heldout, train)["score"] for rows in (synthetic, shuffled, train)]
     assert scores[0] < scores[1], "worse statistics"
     assert scores[0] < scores[2], "copies"
+
+
+def test_the_quick_judge_tells_shuffled_columns_and_not_fresh_rows(chain: Sets) -> None:
+    synthetic, heldout, train = chain
+    shuffled = np.random.default_rng(0).permuted(synthetic, axis=0)
+    fresh, caught = (metrics.quick_c2st(rows, heldout, train, 0) for rows in (synthetic, shuffled))
+    assert 0.4 < fresh < 0.6 < caught
+
+
+def test_where_the_quick_judge_is_always_right_the_ratios_still_rank(
+    chain: Sets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "quick_c2st", lambda *_: 1.0)
+    synthetic, heldout, train = chain
+    shuffled = np.random.default_rng(0).permuted(synthetic, axis=0)
+    found = [metrics.quick_score(rows, heldout, train) for rows in (synthetic, shuffled, train, heldout)]
+    for scores in found:
+        ratios = [scores[f"{name}_ratio"] for name in ("marginal", "correlation", "triple")]
+        worse = sum(math.log(min(max(ratio, 1), 100)) for ratio in ratios) / 3
+        assert scores["score"] == pytest.approx(1 + 0.1 * worse + max(scores["copy_excess"], 0))
+    assert found[0]["score"] < found[1]["score"]
+    monkeypatch.setattr(metrics, "quick_c2st", lambda *_: 0.3)
+    assert metrics.quick_score(synthetic, heldout, train)["score"] == pytest.approx(found[0]["score"] - 0.5)
 
 
 @pytest.mark.usefixtures("_no_judge")
