@@ -73,6 +73,17 @@ def test_the_textbook_preset_is_the_textbook() -> None:
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(plain_textbook(ROWS, 2, seed=5)), atol=1e-6, rtol=0)
 
 
+def test_a_tick_tells_the_mean_of_its_steps_and_the_last_one() -> None:
+    ticks: list[Tick] = []
+    trained(textbook(seed=5, tick=7), ticks)
+    parts = torch.tensor(plain_textbook(ROWS, 2, seed=5)).split(7)
+    assert [len(part) for part in parts] == [7] * 17 + [1]
+    for tick, part in zip(ticks, parts, strict=True):
+        for told, expected in ((tick.losses, part.mean(0)), (tick.last_losses, part[-1])):
+            found = torch.tensor([told["generator_loss"], told["discriminator_loss"]])
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 def test_every_epoch_shows_every_row_once() -> None:
     config = configured()
     order = loop.data_order(60, config)
@@ -158,6 +169,17 @@ def test_the_penalty_makes_the_discriminator_flatter() -> None:
         shown = ROWS.float().requires_grad_()
         steepness.append(losses.gradient_penalty(shown, state.discriminator(shown)).item())
     assert steepness[1] < steepness[0] / 2
+
+
+def test_the_penalty_is_that_of_real_rows_and_that_of_generated_ones() -> None:
+    config = configured()
+    state = new_state(config)
+    linear = nn.Linear(5, 1, bias=False)
+    state.discriminator = nn.Sequential(linear, nn.Flatten(0))
+    state.discriminator_optimizer = torch.optim.Adam(linear.parameters())
+    expected = linear.weight.square().sum().item()  # half of it for each of the two
+    _, penalty = loop.update_discriminator(state, ROWS.float(), 1 - ROWS.float(), config, 1.0)
+    assert penalty.item() == pytest.approx(expected)
 
 
 def test_averaged_weights_follow_slowly() -> None:
@@ -260,12 +282,18 @@ def test_flipping_exchanges_zeros_and_ones_where_it_should() -> None:
 def test_the_discriminator_sees_the_share_flipped_that_was_asked_for() -> None:
     config = configured(flip=0.03, head_start=10**6, batch_size=5000)
     state = new_state(config)
+    with torch.no_grad():
+        for weight in state.generator.parameters():
+            weight.zero_()
+        state.generator.bias.fill_(-50)  # it makes zeros
     shown: list[torch.Tensor] = []
     state.discriminator.register_forward_pre_hook(lambda module, rows: shown.append(rows[0]))
     torch.manual_seed(0)
     loop.step(state, torch.zeros(5000, ROWS.shape[1]), config)
-    real = shown[0][:5000]  # the generated rows follow
+    real, fake = shown[0].split(5000)
     assert real.mean().item() == pytest.approx(0.03, abs=0.005)
+    assert fake.mean().item() == pytest.approx(0.03, abs=0.005)
+    assert not torch.equal(real, fake)
 
 
 def test_learning_rates_fall_over_the_second_half_of_the_budget() -> None:
@@ -276,3 +304,16 @@ def test_learning_rates_fall_over_the_second_half_of_the_budget() -> None:
         loop.set_rates(state, config, done)
         rates.append(state.generator_optimizer.param_groups[0]["lr"] / config.generator_rate)
     assert rates == pytest.approx([1.0, 1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("budget", [{"epochs": 8}, {"epochs": 1000, "max_minutes": 2}], ids=["epochs", "minutes"])
+def test_at_the_end_of_either_budget_the_learning_rates_have_fallen(
+    budget: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(10**9))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(seconds)))
+    config = configured(**{"max_minutes": 10**6, **budget})
+    state = trained(config)
+    rates = config.generator_rate, config.discriminator_rate
+    for optimizer, rate in zip((state.generator_optimizer, state.discriminator_optimizer), rates, strict=True):
+        assert optimizer.param_groups[0]["lr"] < rate / 2
