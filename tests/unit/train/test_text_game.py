@@ -72,6 +72,20 @@ def test_an_epoch_is_a_pass_however_many_rows_there_are(state: TextState, monkey
     assert [(tick.epoch, tick.seen) for tick in play(state)[1]] == [(1, 30), (2, 60), (3, 90), (4, 120)]
 
 
+def test_each_pass_has_draws_of_its_own(state: TextState, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    draw = text_game.draw_together
+
+    def spy(generator: TokenGenerator, rows: int, seed: int) -> Sample:
+        seeds.append(seed)
+        return draw(generator, rows, seed)
+
+    monkeypatch.setattr(text_game, "draw_together", spy)
+    config = resolve({"epochs": 4, "generator": "tokens", "seed": 7})
+    text_game.play(state, REAL, config, on_tick=lambda tick: False, interrupted=lambda: False)
+    assert seeds == [7, 8, 9, 10]
+
+
 def test_an_interrupted_game_goes_on_bit_for_bit(state: TextState) -> None:
     whole, first, second = (copied(state) for _ in range(3))
     torch.manual_seed(5)
