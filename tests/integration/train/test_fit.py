@@ -13,6 +13,7 @@ import mlflow
 import numpy as np
 import pytest
 import requests
+import torch
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from requests.adapters import HTTPAdapter
@@ -21,6 +22,8 @@ from urllib3.util import Retry
 from serve import archive
 from train import artifact, builtin, kinds, rundir
 from train.__main__ import main
+from train.config import from_json
+from train.prepare import prepare
 
 SMALL = ["--hidden", "8", "--folds", "2", "--batch-size", "96", "--turns", "2", "--device", "cpu"]
 FAST = [*SMALL, "--epochs", "20", "--tick", "2000", "--baselines", "fast", "--gate", "none"]
@@ -114,13 +117,28 @@ def test_a_start_ships_as_it_is_where_no_time_is_left_for_a_refit(
 
 def test_a_game_that_improved_its_start_ships_without_a_refit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kinds, "BITS_GAIN", -99.0)  # each tick is believed
-    options = ["--epochs", "2", "--head-start", "0", "--generator-rate", "0.1", "--baselines", "none", "--gate", "none"]
+    options = ["--epochs", "2", "--head-start", "0", "--generator-rate", "0.1", "--average", "0"]
+    options += ["--baselines", "none", "--gate", "none"]
     assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
     run = rundir.newest(tmp_path / "runs")
     scores = json.loads(run.metrics.read_text())["scores"]
     assert scores["GAN"] != scores["warm start"]
     assert "the best validation score came after 1,360 sequences" in run.log.read_text()
     assert "refit: " not in run.log.read_text()
+    found = prepare(from_json(run.config.read_text()))
+    known = torch.cat([found.train, found.validation]).double().mean(0)
+    made = artifact.load(run.artifact).sample(20_000, 1).double().mean(0)
+    torch.testing.assert_close(made, known, atol=0.015, rtol=0)  # which the game had lost
+
+
+def test_a_game_that_adds_nothing_for_long_enough_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "PATIENCE_TICKS", 1)
+    monkeypatch.setattr(kinds, "BITS_GAIN", 99.0)
+    options = ["--validation", "0.4", "--epochs", "1000", "--tick", "2000", "--baselines", "none", "--gate", "none"]
+    assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
+    run = rundir.newest(tmp_path / "runs")
+    assert "training ended (stopped)" in run.log.read_text()
+    assert len(run.stats.read_text().splitlines()) == 1
 
 
 def test_mlflow_serves_the_rows_of_the_artifact(tmp_path: Path) -> None:
