@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.unit.train.test_text_metrics import random_texts
 from train import builtin, evidence, gate
 from train.gate import Verdict
 
@@ -34,6 +35,7 @@ FAULTS: dict[str, tuple[Callable[[Rows], Rows], set[str]]] = {
         {"correlation_ratio", "triple_ratio", "c2st_auc"},
     ),
     "a copy of the training rows": (lambda rows: TRAIN, {"copy_excess", "near_copy_share"}),
+    "copies of the rows that judge": (lambda rows: HELDOUT, {"c2st_auc"}),
     "constant columns": (with_dead_columns, {"constant_columns", "marginal_ratio"}),
     "mode collapse": (lambda rows: rows[np.arange(N) % 100], {"distinct_ratio"}),
     "soft output": (lambda rows: np.abs(rows - 0.2), {"soft_share"}),
@@ -47,6 +49,36 @@ def test_the_verdict_names_the_fault(fault: str) -> None:
     assert verdict.passed is False
     assert culprits <= {reason.split(" ")[0] for reason in verdict.missed}
     assert all(culprit in verdict.sentence for culprit in culprits)
+
+
+def sentences(seed: int) -> list[str]:
+    return [" ".join(words) for words in random_texts(200, seed)]
+
+
+REAL_TEXTS, SEEN_TEXTS, FRESH_TEXTS = map(sentences, (1, 2, 3))
+
+
+def with_shuffled_words(texts: list[str]) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.permutation(text.split())) for text in texts]
+
+
+TEXT_FAULTS: dict[str, tuple[Callable[[list[str]], list[str]], set[str]]] = {
+    "shuffled words": (with_shuffled_words, {"c2st_auc", "c2st_conv_auc"}),
+    "training texts": (lambda texts: SEEN_TEXTS, {"copy_excess"}),
+    "copies of the texts that judge": (lambda texts: REAL_TEXTS, {"c2st_auc", "c2st_conv_auc"}),
+    "mode collapse": (lambda texts: texts[:4] * 50, {"distinct_ratio"}),
+    "nothing": (lambda texts: texts, set()),
+}
+
+
+@pytest.mark.parametrize("fault", TEXT_FAULTS)
+def test_the_verdict_on_texts_names_the_fault(fault: str) -> None:
+    spoil, culprits = TEXT_FAULTS[fault]
+    found = evidence.judge_texts({"GAN": spoil(FRESH_TEXTS)}, REAL_TEXTS, SEEN_TEXTS)
+    verdict = gate.check(gate.read("default", texts=True), found.scores["GAN"])
+    assert verdict.passed is (not culprits)
+    assert culprits <= {reason.split(" ")[0] for reason in verdict.missed}
 
 
 def test_fresh_real_rows_pass() -> None:
