@@ -13,6 +13,7 @@ import pytest
 
 from train import builtin, evidence, text_metrics
 from train.__main__ import main
+from train.codec import words_of
 from train.config import InputError
 from train.evidence import FLOOR, SYNTHETIC, Evidence
 
@@ -194,6 +195,17 @@ def test_curves_are_of_equally_many_texts_everywhere() -> None:
     assert [point.temperature for point in found[FLOOR]] == [None]
     assert found["GAN"][0].self_bleu > found["GAN"][-1].self_bleu
     assert found["GAN"][0].bleu > found["GAN"][-1].bleu
+
+
+def test_curves_tell_likeness_to_real_texts_from_likeness_among_themselves() -> None:
+    heldout, train = ([f"{start} film of {i} parts" for i in range(30)] for start in ("a", "the"))
+    found = evidence.curves({"GAN": lambda temperature, n: heldout[:n]}, heldout, train)
+    for point in found["GAN"]:
+        assert point.bleu == pytest.approx(1)
+        assert point.self_bleu < 0.9
+    learned, real = ([words_of(text) for text in texts] for texts in (train, heldout))
+    assert found[FLOOR][0].bleu == pytest.approx(text_metrics.bleu(learned, real)[:, 1].mean())
+    assert found[FLOOR][0].self_bleu == pytest.approx(text_metrics.self_bleu(learned)[:, 1].mean())
 
 
 def test_sentence_embeddings_are_compared_where_there_are_any(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
