@@ -1,5 +1,7 @@
 """Starting, switching and stopping, as far as that shows without TorchServe."""
 
+import dataclasses
+import http.server
 import json
 import os
 import socket
@@ -10,7 +12,8 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +31,37 @@ from serve.state import State
 NO_DUAL_STACK = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no sockets for both versions of IP here")
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[State]:
-    """What passes for the server of `tmp_path`: a process with its command line, a folder and a state."""
-    scratch = Path(tempfile.mkdtemp(prefix=server.SCRATCH, dir=tmp_path))
-    (scratch / "gate").touch()
-    (tmp_path / "serve" / "model-store").mkdir(parents=True)
-    configuration = str(scratch / "config.properties")
-    code = "import time; print('there', flush=True); time.sleep(600)"
-    command = [sys.executable, "-c", code, states.MAIN_CLASS, configuration]
+@contextmanager
+def process_of(scratch: Path, before: str = "pass") -> Iterator[subprocess.Popen[bytes]]:
+    """What passes for a server's process: it has its command line, and does nothing but what it does before."""
+    code = f"import signal, time; {before}; print('there', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, states.MAIN_CLASS, str(scratch / "config.properties")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()  # a process that has only just been made has no command line yet
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def server_of(runs: Path, before: str = "pass") -> Iterator[State]:
+    """What passes for the server of these runs: a process, a folder and a state."""
+    scratch = Path(tempfile.mkdtemp(prefix=server.SCRATCH, dir=runs))
+    (scratch / "gate").touch()
+    (runs / "serve" / "model-store").mkdir(parents=True)
+    with process_of(scratch, before) as process:
         facts: dict[str, Any] = {"port": 1, "metrics_port": 2, "tokens": False, "workers": 1}
         state = State(pid=process.pid, host="127.0.0.1", scratch=str(scratch), **facts)
-        states.write(tmp_path, state)
+        states.write(runs, state)
         yield state
-        process.kill()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[State]:
+    with server_of(tmp_path) as state:
+        yield state
 
 
 def end(state: State) -> None:
@@ -151,6 +168,102 @@ def test_an_interrupted_stop_ends_the_server(running: State, tmp_path: Path, mon
         server.stop(tmp_path)
     assert states.process(running) is None
     assert is_forgotten(tmp_path, running)
+
+
+def test_a_server_that_does_not_end_when_asked_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KILL_SECONDS", 0.2)
+    with server_of(tmp_path, before="signal.signal(signal.SIGTERM, signal.SIG_IGN)") as stubborn:
+        assert server.stop(tmp_path)
+        assert states.process(stubborn) is None
+
+
+def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[State] = []
+    processes = ExitStack()
+
+    def prove(state: State, *rest: object) -> None:
+        assert states.running(tmp_path) == state
+        started.append(state)
+        raise ServeError("it answers with other sequences.")
+
+    def launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
+        return processes.enter_context(process_of(scratch)).pid
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(models, "located", lambda *_: nullcontext(tmp_path))
+    monkeypatch.setattr(models, "put", lambda *_, **__: (tmp_path / "lookalike-1.mar", {}))
+    monkeypatch.setattr(server, "check", lambda settings: None)
+    monkeypatch.setattr(server, "_launch", launch)
+    monkeypatch.setattr(server, "_await_golden", prove)
+    with processes:
+        with pytest.raises(ServeError, match=r"^it answers with other sequences\. Its logs are in "):
+            server.start(Settings(runs=tmp_path), lambda line: None)
+        (state,) = started
+        assert states.process(state) is None
+        assert is_forgotten(tmp_path, state)
+
+
+@dataclass
+class Predictions:
+    """An HTTP server that answers with these (status, sequences) in turn and keeps the tokens that it was given."""
+
+    port: int
+    answers: list[tuple[int, list[list[int]]]] = field(default_factory=list)
+    tokens: list[str | None] = field(default_factory=list)
+
+
+@pytest.fixture
+def predictions() -> Iterator[Predictions]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            facts.tokens.append(self.headers["Authorization"])
+            status, sequences = facts.answers.pop(0)
+            body = json.dumps({"sequences": sequences}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening, ThreadPoolExecutor(1) as pool:
+        facts = Predictions(listening.server_port)
+        pool.submit(listening.serve_forever, 0.01)
+        yield facts
+        listening.shutdown()
+
+
+GOLDEN = [[1, 0], [1, 1]]
+CARD = {"version": "1", "golden": [{"seed": 0, "rows": GOLDEN}]}
+
+
+@pytest.mark.parametrize("sequences", [GOLDEN, GOLDEN[::-1]])
+def test_a_server_is_ready_when_it_answers_with_the_golden_samples(
+    running: State, predictions: Predictions, sequences: list[list[int]]
+) -> None:
+    state = dataclasses.replace(running, port=predictions.port)
+    predictions.answers = [(200, sequences)]
+    wrong = pytest.raises(ServeError, match="answers with other sequences than the model's golden samples")
+    with nullcontext() if sequences == GOLDEN else wrong:
+        server._await_golden(state, CARD, time.monotonic() + 60)
+    assert predictions.tokens == [None]
+
+
+@pytest.mark.parametrize("status", [401, 200])
+def test_a_server_that_answers_strangers_is_not_ready(
+    running: State, predictions: Predictions, tmp_path: Path, status: int
+) -> None:
+    (tmp_path / "token").write_text("a-secret-of-the-server\n")
+    state = dataclasses.replace(running, port=predictions.port, token_file=str(tmp_path / "token"))
+    predictions.answers = [(200, GOLDEN), (status, GOLDEN)]
+    open_to_all = pytest.raises(ServeError, match="this archive's handler checks no token; make it anew")
+    with nullcontext() if status == 401 else open_to_all:
+        server._await_golden(state, CARD, time.monotonic() + 60)
+    assert predictions.tokens == ["Bearer a-secret-of-the-server", None]
 
 
 @pytest.mark.parametrize("held", [True, False])
