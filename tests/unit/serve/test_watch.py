@@ -130,6 +130,18 @@ def test_drift_looks_at_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> Non
     assert metrics.told["sequences_total", "m", "json"] == 500
 
 
+def test_each_telling_looks_at_a_sample_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ROWS_PER_TELLING", 10)
+    metrics = FakeMetrics()
+    watched = Watch(metrics, "m", lambda: REFERENCE, len(REFERENCE))
+    watched.served("json", REFERENCE[:10])
+    watched.tell()
+    watched.tell()
+    watched.served("json", REFERENCE[10:20])
+    watched.tell()
+    assert [value for key, value in metrics.told.items() if key[0] == "drift_compared"] == [20]
+
+
 def test_drift_waits_for_enough_rows_to_compare_with_and_names_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["worker.py", "--sock-type", "unix", "--sock-name", "/tmp/.ts.sock.9001"])
     metrics = FakeMetrics()
