@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import fcntl
 import io
 import json
 import logging
@@ -213,6 +214,14 @@ def test_the_watch_sees_what_was_served(loaded: tuple[LookalikeHandler, Context]
     assert served == [5] * 30
 
 
+def test_the_watch_is_told_the_form_and_which_requests_chose_options(choosy: tuple[LookalikeHandler, Context]) -> None:
+    served: list[tuple[str, bool]] = []
+    watch: Any = SimpleNamespace(served=lambda form, codes, usual: served.append((form, usual)))
+    choosy[0].watch = watch
+    ask(choosy, b"{}", b'{"label": "wild"}', b'{"format": "npy"}')
+    assert served == [("json", True), ("npy", True), ("json", False)], "requests with the same options go together"
+
+
 def test_the_watch_names_only_fields_that_there_are(loaded: tuple[LookalikeHandler, Context]) -> None:
     """Prometheus keeps a series for each name for ever, so no client may choose one."""
     refused: list[tuple[str, int]] = []
@@ -321,6 +330,23 @@ def test_a_closing_gate_lets_no_batch_in_and_waits_for_those_inside(tmp_path: Pa
                 assert not is_open
             assert not closing.done()
         assert closing.result()
+
+
+def test_a_batch_for_which_the_gate_closes_while_it_enters_is_not_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gate"
+    path.touch()
+    gate, flock = drain.Gate(str(path)), fcntl.flock
+
+    def late(file: int, operation: int) -> None:
+        if operation == fcntl.LOCK_SH:
+            path.write_text("closed\n")
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with gate.entered() as is_open:
+        assert not is_open
 
 
 def test_of_the_metrics_only_the_line_for_each_batch_is_dropped(
