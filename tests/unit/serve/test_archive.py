@@ -181,6 +181,16 @@ def test_another_models_card_is_refused_even_with_fitting_checksums(
         archive.verify(archive.build(other, tmp_path / "swapped.mar"))
 
 
+def test_a_manifest_of_another_version_is_refused_even_with_fitting_checksums(mar: Path, tmp_path: Path) -> None:
+    manifest = archive._manifest("2")
+    with zipfile.ZipFile(mar) as source:
+        contents = {name: source.read(name) for name in source.namelist() if name != archive.CHECKSUMS}
+    checksums = json.dumps(archive._checksums(contents | {archive.MANIFEST: manifest})).encode()
+    changed = repacked(mar, tmp_path / "changed.mar", MANIFEST=manifest, SHA256=checksums)
+    with pytest.raises(ArchiveError, match="the manifest names another model or version than the card"):
+        archive.verify(changed)
+
+
 def test_a_name_that_leaves_the_folder_is_refused(mar: Path, tmp_path: Path) -> None:
     evil = tmp_path / "evil.mar"
     contents = {"../evil.py": b"", "card.json": b"{}"}
