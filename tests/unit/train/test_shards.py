@@ -113,6 +113,16 @@ def test_another_sample_is_refused(tmp_path: Path, loaded: Artifact, change: dic
         shards.write(tmp_path, loaded, **{**wanted, **change})
 
 
+def test_a_sample_of_other_weights_is_refused(tmp_path: Path, loaded: Artifact) -> None:
+    shards.write(tmp_path / "rows", loaded, n=50, seed=1, shard_rows=20)
+    torch.manual_seed(1)
+    generator = NadeGenerator(length=6, hidden=3, nets=2, classes=2)
+    other = artifact.save(tmp_path / "artifact", generator, BitsCodec("abcdef"), {})
+    weights = [each.card["weights_sha256"] for each in (loaded, other)]
+    with pytest.raises(InputError, match="holds a sample of weights_sha256 {}, not {}; name another".format(*weights)):
+        shards.write(tmp_path / "rows", other, n=50, seed=1, shard_rows=20)
+
+
 def test_a_file_is_no_folder(tmp_path: Path, loaded: Artifact) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(InputError, match=r"--out .*out: a file that is there already; name a folder, or a file with"):
