@@ -1,6 +1,7 @@
 """Run directories: their numbers and names, and files that are replaced whole or not at all."""
 
 import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, problem: BaseExc
     assert list(tmp_path.iterdir()) == [path]
     if isinstance(caught.value, OSError):
         assert caught.value.filename == (str(path) if caught.value.errno else None)
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    replace = Path.replace
+
+    def record(path: Path, target: Path) -> Path:
+        done.append(f"{path.name} to {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(f"{os.fstat(file).st_size} bytes"))
+    monkeypatch.setattr(Path, "replace", record)
+    rundir.write(tmp_path / "a.json", "text")
+    assert done == ["4 bytes", ".a.json.partial to a.json"]
 
 
 def test_lines_are_kept_that_are_whole_and_wanted(tmp_path: Path) -> None:

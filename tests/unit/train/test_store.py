@@ -160,7 +160,7 @@ def test_a_failed_conversion_leaves_no_set_behind(tmp_path: Path) -> None:
     (folder / "2.csv").write_text("a,b\n" + "0,1\n" * 200)
     with pytest.raises(InputError, match=r"2.csv does not have the columns of the first shard"):
         data.load(str(folder), packed=True)
-    assert not list((tmp_path / "cache").rglob("stored.json"))
+    assert not list((tmp_path / "cache").rglob("rows.bin"))
 
 
 def test_texts_and_small_files_are_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
