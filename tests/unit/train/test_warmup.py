@@ -327,6 +327,14 @@ def test_a_warm_start_that_is_given_minutes_when_it_has_fitted_more_nets_than_th
     assert again.generator.nets == 3  # two of the four are the first fold's
 
 
+@pytest.mark.parametrize(("step", "folds"), [(1.0, 1), (0.25, 3), (0.125, 7), (0.0625, 9)])
+def test_there_are_as_many_folds_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch, step: float, folds: int) -> None:
+    """For FEWEST_STEPS seconds there are nets of FEWEST_STEPS steps, of which the first fold has two."""
+    times = iter([0.0, 100.0, 100.0 + step])  # the first step also warms up
+    monkeypatch.setattr(warmup.time, "monotonic", lambda: next(times))
+    assert warmup.affordable_folds(CHAIN[:200].float(), 4, 9, float(warmup.FEWEST_STEPS)) == folds
+
+
 @pytest.mark.usefixtures("_short")
 def test_a_finished_warm_start_comes_back_finished() -> None:
     phase = WarmStart(CHAIN[:200], hidden=4, folds=2)
