@@ -75,6 +75,7 @@ def test_a_job_leaves_everything_that_was_promised(tmp_path: Path) -> None:
     assert len(client.get_metric_history(tracked.info.run_id, "generator_loss")) == ticks
     files = {file.path for file in client.list_artifacts(tracked.info.run_id, "run")}
     assert {"run/report.html", "run/plots", "run/config.json"} <= files
+    assert not {"run/checkpoints", "run/lookalike.mar", "run/mlflow.json"} & files
     version = client.get_model_version("lookalike", "1")
     assert version.run_id == tracked.info.run_id
     card = artifact.load(run.artifact).card
@@ -194,6 +195,20 @@ def test_a_champion_that_misses_a_later_gate_is_champion_no_more(
     assert "version 1 missed the gate that is asked now, and is champion no more" in capsys.readouterr().out
     with pytest.raises(MlflowException, match="champion"):
         client.get_model_version_by_alias("lookalike", "champion")
+
+
+def test_an_older_run_that_goes_on_does_not_take_the_place_of_a_newer_champion(tmp_path: Path) -> None:
+    (tmp_path / "gate.yaml").write_text("soft_share: <= 0\n")
+    options = [*SMALL, "--epochs", "1", "--baselines", "none", "--gate", str(tmp_path / "gate.yaml")]
+    for seed in ("1", "2"):
+        assert main(["fit", "--data", "toy", *options, "--seed", seed]) == 0
+    assert main(["fit", "--resume", "--out", str(tmp_path / "runs" / "00001-toy-bits")]) == 0
+    client = mlflow.MlflowClient(store(tmp_path))
+    assert len(client.search_model_versions("name = 'lookalike'")) == 2
+    champion = client.get_model_version_by_alias("lookalike", "champion")
+    assert (int(champion.version), champion.tags["run"]) == (2, "00002-toy-bits")
+    older = client.get_model_version("lookalike", "1").run_id
+    assert "run/lookalike.mar" not in {file.path for file in client.list_artifacts(older, "run")}  # it is there by now
 
 
 def test_the_textbook_prints_what_the_textbook_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
