@@ -208,6 +208,7 @@ def test_an_older_run_that_goes_on_does_not_take_the_place_of_a_newer_champion(t
     champion = client.get_model_version_by_alias("lookalike", "champion")
     assert (int(champion.version), champion.tags["run"]) == (2, "00002-toy-bits")
     older = client.get_model_version("lookalike", "1").run_id
+    assert older
     assert "run/lookalike.mar" not in {file.path for file in client.list_artifacts(older, "run")}  # it is there by now
 
 

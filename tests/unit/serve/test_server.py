@@ -4,6 +4,7 @@ import dataclasses
 import http.server
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -173,8 +174,10 @@ def test_an_interrupted_stop_ends_the_server(running: State, tmp_path: Path, mon
 def test_a_server_that_does_not_end_when_asked_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "KILL_SECONDS", 0.2)
     with server_of(tmp_path, before="signal.signal(signal.SIGTERM, signal.SIG_IGN)") as stubborn:
+        process = states.process(stubborn)
+        assert process
         assert server.stop(tmp_path)
-        assert states.process(stubborn) is None
+        assert process.wait(10) == -signal.SIGKILL
 
 
 def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(

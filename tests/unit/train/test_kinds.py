@@ -137,7 +137,7 @@ def test_rows_are_judged_by_those_that_were_held_out(monkeypatch: pytest.MonkeyP
     made = NadeGenerator(length=5, hidden=4, nets=1, classes=2)
     judged = kinds.of(resolved(config, found), found).judge(made, copy.deepcopy(made), 0.0)
     assert np.array_equal(judged.heldout, found.heldout.numpy())
-    assert np.array_equal(judged.train, found.rows.numpy())
+    assert np.array_equal(judged.train, found.train.numpy())
 
 
 def test_one_validation_row_decides_nothing() -> None:

@@ -282,6 +282,7 @@ def test_flipping_exchanges_zeros_and_ones_where_it_should() -> None:
 def test_the_discriminator_sees_the_share_flipped_that_was_asked_for() -> None:
     config = configured(flip=0.03, head_start=10**6, batch_size=5000)
     state = new_state(config)
+    assert isinstance(state.generator, NadeGenerator)
     with torch.no_grad():
         for weight in state.generator.parameters():
             weight.zero_()
