@@ -131,7 +131,7 @@ def test_drift_looks_at_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_each_telling_looks_at_a_sample_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "ROWS_PER_TELLING", 10)
+    monkeypatch.setattr(watch, "COMPARED_ROWS", 10)
     metrics = FakeMetrics()
     watched = Watch(metrics, "m", lambda: REFERENCE, len(REFERENCE))
     watched.served("json", REFERENCE[:10])
