@@ -28,7 +28,7 @@ log = logging.getLogger("lookalike")
 
 FIRST_NETS = 2  # of the first fold: one class, or many; see `WarmStart`
 CLASSES = (8, 16, 32, 64)
-PSEUDO_ROWS = (1.0, 5.0)  # how strongly a class is drawn towards the column means
+PSEUDO_ROWS = (5.0, 1.0)  # how strongly a class is drawn towards the column means; 5 gives the plainer mixture
 ROWS_A_CLASS = 10  # fewer training rows a class than this are not tried
 HIDDEN_VALUES = 1 << 15  # hidden units times bits: the nets of rows of more than 256 bits have fewer, for more steps
 EM_STEPS, EM_LAST_STEPS = 60, 3
@@ -65,9 +65,9 @@ class Mixture:
         means = self.means.clamp(EDGE, 1 - EDGE)
         return rows @ torch.logit(means).T + torch.log1p(-means).sum(1) + self.prior.log()
 
-    def log_likelihood(self, rows: Tensor) -> float:
-        """Mean nats a row."""
-        return float(self.joint_log_prob(rows).logsumexp(1).mean())
+    def log_likelihoods(self, rows: Tensor) -> Tensor:
+        """Nats of each row, (rows,)."""
+        return self.joint_log_prob(rows).logsumexp(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,11 @@ class Choice:
 
 
 def choose_mixture(seen: Tensor, unseen: Tensor) -> Choice:
-    """The choice under which the unseen rows are likeliest."""
+    """The plainest choice under which the unseen rows are not clearly less likely than under the best one.
+
+    The nets find much of what a mixture needs further classes for. Clearly means: by more than a standard error of the
+    difference (Breiman et al. 1984, "Classification and regression trees").
+    """
     seen = _few(seen)
     tried = [
         Choice(classes=classes, pseudo_rows=pseudo)
@@ -87,7 +91,17 @@ def choose_mixture(seen: Tensor, unseen: Tensor) -> Choice:
         for pseudo in PSEUDO_ROWS
         if classes * ROWS_A_CLASS <= len(seen)
     ]
-    return max(tried, key=lambda choice: fit_mixture(seen, choice).log_likelihood(unseen), default=Choice())
+    if not tried:
+        return Choice()
+    nats = [fit_mixture(seen, choice).log_likelihoods(unseen) for choice in tried]
+    best = max(nats, key=lambda each: float(each.mean()))
+    return next(choice for choice, each in zip(tried, nats, strict=True) if not is_lower(each, best, 1))
+
+
+def is_lower(some: Tensor, others: Tensor, errors: float) -> bool:
+    """Whether the mean of some rows' nats is lower than that of others by more than so many standard errors."""
+    lost = others - some
+    return float(lost.mean()) > errors * float(lost.std(correction=0)) / math.sqrt(len(lost))
 
 
 def fit_mixture(rows: Tensor, choice: Choice) -> Mixture:
@@ -288,16 +302,13 @@ def log_likelihoods(net: NadeGenerator, rows: Tensor) -> Tensor:
 
 
 def better_classes(one: NadeGenerator, many: NadeGenerator, unseen: Tensor) -> int:
-    """1 for the net of many classes, unless the rows are likelier under that of one by more than chance explains: 0.
+    """1 for the net of many classes, unless the unseen rows are clearly less likely under it than under that of one: 0.
 
-    Of two nets that are equally likely, judges find that of many classes harder to tell (EXPERIMENTS.md). What chance
-    explains is a standard error, as in the rule of Breiman et al. (1984, "Classification and regression trees").
+    Clearly means: by more than two standard errors. A single net of many classes is less sure of them than the whole
+    generator will be, and of two that are equally likely judges find it harder to tell (EXPERIMENTS.md).
     """
-    if len(unseen) < 2:  # a single row has no standard error
-        return 0
     unseen = unseen[: max(2, COMPARED_VALUES // (unseen.shape[1] * many.classes))]
-    lost = log_likelihoods(one, unseen) - log_likelihoods(many, unseen)
-    return int(lost.mean() <= lost.std() / math.sqrt(len(lost)))
+    return int(not is_lower(log_likelihoods(many, unseen), log_likelihoods(one, unseen), 2))
 
 
 def join(nets: list[NadeGenerator]) -> NadeGenerator:

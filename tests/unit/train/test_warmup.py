@@ -70,7 +70,7 @@ def test_all_rows_teach_the_means_of_the_classes_that_some_have_found(monkeypatc
 def test_expectation_maximisation_beats_one_class_where_there_are_two() -> None:
     torch.manual_seed(0)
     rows = two_kinds(1000)
-    likelihoods = [warmup.fit_mixture(rows, Choice(classes=k)).log_likelihood(rows) for k in (1, 2)]
+    likelihoods = [warmup.fit_mixture(rows, Choice(classes=k)).log_likelihoods(rows).mean() for k in (1, 2)]
     assert likelihoods[1] > likelihoods[0] + 1
 
 
@@ -86,7 +86,7 @@ def test_a_net_starts_as_the_mixture_itself() -> None:
 def test_the_bound_of_a_net_approaches_the_entropy_of_the_chain() -> None:
     torch.manual_seed(0)
     fit = fitted(torch.tensor(builtin.chain(6000, length=10)), 16)
-    independent = warmup.fit_mixture(fit.seen, Choice()).log_likelihood(fit.unseen)
+    independent = warmup.fit_mixture(fit.seen, Choice()).log_likelihoods(fit.unseen).mean()
     # Nats a row of the process itself: the stationary entropy rate is about .55 nats a bit.
     assert independent < -6.5
     assert -5.9 < fit.best < -5.3
@@ -131,7 +131,23 @@ def test_many_classes_are_kept_unless_one_is_clearly_likelier() -> None:
     assert warmup.better_classes(one, many, rows) == 1
     assert warmup.better_classes(one, one, rows) == 1
     assert warmup.better_classes(one, many, coins(of_one, 2000).float()) == 0
-    assert warmup.better_classes(one, many, rows[:1]) == 0
+
+
+def test_lower_means_by_more_than_chance_explains() -> None:
+    nats = torch.tensor([-1.0, -3.0, -2.0, -2.0])
+    lost = torch.tensor([0.0, 0.2, 0.4, 0.2])  # .2 on average, with a standard error of .0707
+    assert warmup.is_lower(nats - lost, nats, 2.8)
+    assert not warmup.is_lower(nats - lost, nats, 2.9)
+    assert not warmup.is_lower(nats + lost, nats, 2)
+    assert not warmup.is_lower(nats, nats, 1)
+
+
+def test_of_choices_that_chance_alone_tells_apart_the_plainest_is_taken() -> None:
+    rows = coins(torch.full((16,), 0.5), 400, seed=1).float()
+    for seed in range(5):
+        torch.manual_seed(seed)
+        found = warmup.choose_mixture(rows[:300], rows[300:])
+        assert (found.classes, found.pseudo_rows) == (warmup.CLASSES[0], warmup.PSEUDO_ROWS[0])
 
 
 def test_the_choice_of_classes_looks_at_unseen_rows() -> None:
