@@ -20,7 +20,7 @@ from train.text_warmup import (
     Rows,
     TextWarmStart,
     calibrate,
-    count,
+    count_ngrams,
     draw_dropped,
     ending_tokens,
     new_generator,
@@ -616,7 +616,7 @@ def test_recounted_a_generator_gives_what_only_the_new_rows_have() -> None:
     generator = new_generator(known, vocabulary=VOCABULARY, head=8, embedding=8, hidden=16, candidates=1)
     assert not (draw(generator, 500, 1).codes == 9).any()
     recount(generator, rows)
-    counted = count(rows, VOCABULARY, 8, generator.model.ending)[0]
+    counted = count_ngrams(rows, VOCABULARY, 8, generator.model.ending)[0]
     assert generator.model.ngrams is not None
     assert torch.equal(generator.model.ngrams.grams, counted.grams)
     found = draw(generator, 500, 1).codes
