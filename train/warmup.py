@@ -304,11 +304,11 @@ def log_likelihoods(net: NadeGenerator, rows: Tensor) -> Tensor:
 def better_classes(one: NadeGenerator, many: NadeGenerator, unseen: Tensor) -> int:
     """1 for the net of many classes, unless the unseen rows are clearly less likely under it than under that of one: 0.
 
-    Clearly means: by more than two standard errors. A single net of many classes is less sure of them than the whole
+    Clearly means: by more than three standard errors. A single net of many classes is less sure of them than the whole
     generator will be, and of two that are equally likely judges find it harder to tell (EXPERIMENTS.md).
     """
     unseen = unseen[: max(2, COMPARED_VALUES // (unseen.shape[1] * many.classes))]
-    return int(not is_lower(log_likelihoods(many, unseen), log_likelihoods(one, unseen), 2))
+    return int(not is_lower(log_likelihoods(many, unseen), log_likelihoods(one, unseen), 3))
 
 
 def join(nets: list[NadeGenerator]) -> NadeGenerator:
