@@ -82,7 +82,9 @@ def numbers(seeds: int) -> range:
 
 def conditions(seeds: int) -> str:
     """When, on what, and with which seeds was measured."""
-    return f"{machine()}; seed{'s' * (seeds > 1)} {', '.join(map(str, numbers(seeds)))}, each with its own split"
+    named = ", ".join(map(str, numbers(seeds)))
+    seeds_and_splits = f"seed {named}, with its own split" if seeds == 1 else f"seeds {named}, each with its own split"
+    return f"{machine()}; {seeds_and_splits}"
 
 
 def measure(path: Path, name: str, given: Mapping[str, Any], *, seeds: int, minutes: float, note: str = "") -> None:
