@@ -133,6 +133,16 @@ def test_many_classes_are_kept_unless_one_is_clearly_likelier() -> None:
     assert warmup.better_classes(one, many, coins(of_one, 2000).float()) == 0
 
 
+@pytest.mark.parametrize(("more", "better"), [(0.0, 1), (0.02, 0)])  # 2.8 and 3.1 standard errors
+def test_one_class_must_be_likelier_by_three_standard_errors(
+    more: float, better: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, many = independent_net([[0.3]]), independent_net([[0.2], [0.4]])
+    nats = {one: torch.zeros(4), many: -torch.tensor([0.0, 0.2, 0.4, 0.2]) - more}
+    monkeypatch.setattr(warmup, "log_likelihoods", lambda net, rows: nats[net])
+    assert warmup.better_classes(one, many, torch.zeros(4, 1)) == better
+
+
 def test_lower_means_by_more_than_chance_explains() -> None:
     nats = torch.tensor([-1.0, -3.0, -2.0, -2.0])
     lost = torch.tensor([0.0, 0.2, 0.4, 0.2])  # .2 on average, with a standard error of .0707
