@@ -41,8 +41,8 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 WORK_FAILED, WRONG_USAGE, GATE_FAILED = 1, 2, 3
 GATE_ADVICE = (
-    "All files are kept, but this model does not become champion (exit code 3): train longer with --max-minutes, or "
-    "set other limits with --gate FILE or --gate none"
+    "All files are kept, but this model does not become champion (exit code 3): train longer with --max-minutes, "
+    "bring more rows, or set other limits with --gate FILE or --gate none"
 )
 AGAIN_SECONDS = 0.05  # a finalizer is over by then
 NULL = "tag:yaml.org,2002:null"

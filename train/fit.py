@@ -478,7 +478,8 @@ class _Job:
         self.kind.complete(generator, self.warm)
         found = self.kind.judge(generator, self.warm, self.state.seconds)
         scores = found.scores[found.shipped]
-        verdict = gate.check(gate.read(self.config.gate, texts=found.texts is not None), scores)
+        limits = gate.read(self.config.gate, texts=found.texts is not None)
+        verdict = gate.check(limits, scores, found.scores.get("independent"))
 
         shipped = artifact.save(run.artifact, generator, codec, self._card(scores, verdict))
         writers.write(run.samples, shipped.draw(SAMPLE_ROWS, EVALUATION_SEED), codec)

@@ -538,7 +538,9 @@ def _too_uncertain(name: str, resolution: float, scores: Scores, texts: bool) ->
     if name not in scores:
         return []
     n, (score, low, high) = scores["n"], (scores[key] for key in (name, f"{name}_low", f"{name}_high"))
-    rows = f"{n} texts" if texts else f"{n} rows"
+    rows = f"{n} {'texts' if texts else 'rows'}"
+    if name.startswith("c2st") and n < FEWEST_JUDGED:
+        return [f"{name} was not measured: {rows} judge, and it takes {FEWEST_JUDGED}"]
     if score is None or low is None:
         return [f"{name} does not exist for these {rows}"]
     if high - low <= 2 * resolution:

@@ -26,10 +26,10 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOKALIKE_OUT", str(tmp_path / "runs"))
 
 
-def scores_of(rows: Bits, folder: Path) -> dict[str, dict[str, Any]]:
+def scores_of(rows: Bits, folder: Path, *options: str) -> dict[str, dict[str, Any]]:
     """Train on the rows and read what was measured."""
     np.save(folder / "rows.npy", rows)
-    assert main(["fit", "--data", str(folder / "rows.npy"), *FAST]) == 0
+    assert main(["fit", "--data", str(folder / "rows.npy"), *FAST, *options]) == 0
     found: dict[str, dict[str, Any]] = json.loads(rundir.newest(folder / "runs").metrics.read_text())["scores"]
     return found
 
@@ -65,10 +65,13 @@ def test_rows_that_come_ten_times_are_named(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_noise_is_learned_as_noise(tmp_path: Path) -> None:
-    scores = scores_of(np.random.default_rng(0).integers(0, 2, (1000, 16)).astype(np.uint8), tmp_path)
+    scores = scores_of(
+        np.random.default_rng(0).integers(0, 2, (1000, 16)).astype(np.uint8), tmp_path, "--gate", "default"
+    )
     assert scores["GAN"]["c2st_auc"] < 0.6
     assert scores["GAN"]["correlation_ratio"] < 1.3
     assert sample(tmp_path, 4000).mean(0) == pytest.approx(np.full(16, 0.5), abs=0.08)
+    assert "independent columns pass it, too" in rundir.newest(tmp_path / "runs").summary.read_text()
 
 
 def test_too_few_rows_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

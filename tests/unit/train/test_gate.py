@@ -61,6 +61,18 @@ def test_what_was_not_measured_does_not_pass(tmp_path: Path, metric: str) -> Non
     assert "was not measured" in verdict.missed[0]
 
 
+def test_a_gate_that_independent_columns_pass_says_so(tmp_path: Path) -> None:
+    gates = limits(tmp_path, "c2st_auc: <= 0.7\nn: '>= 10'")
+    good, poor = {"c2st_auc": 0.6, "n": 10}, {"c2st_auc": 0.8, "n": 10}
+    told = "But independent columns pass it, too"
+    assert told in gate.check(gates, good, good).sentence
+    assert gate.check(gates, good, good).passed is True
+    assert told not in gate.check(gates, good, poor).sentence
+    assert told not in gate.check(gates, good).sentence
+    assert told not in gate.check(gates, poor, good).sentence
+    assert told not in gate.check([], good, good).sentence
+
+
 @pytest.mark.parametrize("text", ["", "{}", "- 1", "a: b: c", "n: < 3", "n: <= high", "n: <= nan", "n: 3"])
 def test_a_bad_gate_file_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"--gate .*gate\.yaml"):

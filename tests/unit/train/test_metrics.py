@@ -376,7 +376,7 @@ def test_few_rows_are_said_to_be_few(chain: Sets) -> None:
 def test_the_judge_needs_some_rows(chain: Sets, n: int) -> None:
     scores = metrics.compare(*(rows[:n] for rows in chain))
     assert scores["c2st_auc"] is None
-    assert f"c2st_auc does not exist for these {n} rows" in scores["warnings"]
+    assert f"c2st_auc was not measured: {n} rows judge, and it takes 25" in scores["warnings"]
     json.dumps(scores, allow_nan=False)
 
 
