@@ -122,8 +122,13 @@ def judge(
     scores = _each(contenders, score)
     scores[FLOOR] = _floor(next(iter(scores.values())))
     n = min(len(heldout), len(train))
-    rounded = {name: codes[:n].round().astype(np.uint8) for name, codes in contenders.items()}  # for pictures and rows
+    rounded = {name: _some_rows(codes, n, seed).round().astype(np.uint8) for name, codes in contenders.items()}
     return Evidence(contenders=rounded, heldout=heldout, train=train, columns=columns, scores=scores)
+
+
+def _some_rows(codes: npt.NDArray[Any], n: int, seed: int) -> npt.NDArray[Any]:
+    """For pictures and to be shown: random ones, in their order, since a file may be sorted."""
+    return codes[np.sort(np.random.default_rng(seed).permutation(len(codes))[:n])]
 
 
 def judge_texts(
