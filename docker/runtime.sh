@@ -172,11 +172,11 @@ become() {
   exec "$@"
 }
 
-# The data of the run that is gone on with: the one named by --out, or the newest.
-data_of_run() {
+# What the run that is gone on with has for an option: the run named by --out, or the newest.
+of_run() { # OPTION
   config=$out/config.json
   [ -f "$config" ] || for config in "$out"/[0-9]*/config.json; do :; done
-  sed -n 's/^ *"data": "\(.*\)",*$/\1/p' "$config" 2>/dev/null || true
+  sed -n 's/^ *"'"$1"'": "\(.*\)",*$/\1/p' "$config" 2>/dev/null | sed 's/\\\(["\\]\)/\1/g' || true
 }
 
 # Paths mean the same inside as outside: this folder is mounted for reading where it is, the folder of runs for writing,
@@ -188,8 +188,8 @@ train_in_docker() { # ARGUMENT...
     [ "$before" != --out ] || out=$word
     before=$word
   done
-  data=
-  [ $resume = no ] || data=$(data_of_run)
+  data='' gate=''
+  [ $resume = no ] || data=$(of_run data) gate=$(of_run gate)
   build_train
   set -- "$image" fit "$@"
   if [ $dry = no ]; then
@@ -198,7 +198,7 @@ train_in_docker() { # ARGUMENT...
     [ ! -f "$out/config.json" ] || out=$(dirname "$out") # a run to go on with: MLflow's store is beside it
     set -- --mount "type=bind,source=$out,target=$out" "$@"
   fi
-  for word in "$@" "${LOOKALIKE_DATA-}" "${LOOKALIKE_GATE-}" "$data"; do
+  for word in "$@" "${LOOKALIKE_DATA-}" "${LOOKALIKE_GATE-}" "$data" "$gate"; do
     path=${word#--*=}
     case $path in -*) continue ;; esac
     [ -e "$path" ] || continue
@@ -218,7 +218,7 @@ train_in_docker() { # ARGUMENT...
   *) set -- --gpus "\"device=$gpus\"" "$@" ;;
   esac
   case ${MLFLOW_TRACKING_URI:-} in
-  *://localhost* | *://127.*) network=host ;;
+  *[/@]localhost* | *[/@]127.* | *[/@]0.0.0.0* | *[/@]"[::1]"*) network=host ;;
   http*://* | databricks* | postgresql* | mysql*) network=bridge ;;
   *) network=none ;;
   esac

@@ -106,6 +106,11 @@ def test_wishes_that_cannot_be_met(
         ("sqlite:////data/mlflow.db", "none"),
         ("http://localhost:5000", "host"),
         ("http://127.0.0.1:5000", "host"),
+        ("http://me:secret@localhost:5000", "host"),
+        ("http://me:secret@127.0.0.1:5000", "host"),
+        ("http://[::1]:5000", "host"),
+        ("http://0.0.0.0:5000", "host"),
+        ("https://me:secret@mlflow.example.org", "bridge"),
         ("https://mlflow.example.org", "bridge"),
     ],
 )
@@ -181,15 +186,17 @@ def test_a_run_that_goes_on_is_seen_beside_its_store(box: Machine, runs: Path) -
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_run_that_goes_on_sees_its_data(box: Machine, runs: Path, tmp_path: Path, named: bool) -> None:
-    table, older = tmp_path / "my reviews.csv", runs / "00000-toy-bits"
+def test_a_run_that_goes_on_sees_its_data_and_its_gate(box: Machine, runs: Path, tmp_path: Path, named: bool) -> None:
+    table, limits, older = tmp_path / "für alle \\.csv", tmp_path / "my gate.yaml", runs / "00000-toy-bits"
     table.touch()
+    limits.touch()
     older.mkdir()
-    for run, data in ((older, "toy"), (runs / "00001-toy-bits", str(table))):
-        (run / "config.json").write_text(resolve({"data": data}).to_json())
+    for run, options in ((older, {}), (runs / "00001-toy-bits", {"data": str(table), "gate": str(limits)})):
+        (run / "config.json").write_text(resolve({"data": "toy", **options}).to_json())
     out = runs / "00001-toy-bits" if named else runs
     mounts = after(box.make("train", f"ARGS=--resume --out {out}", runtimes=NVIDIA).call("docker", "run"), "--mount")
-    assert f"type=bind,source={table},target={table},readonly" in mounts
+    for file in (table, limits):
+        assert f"type=bind,source={file},target={file},readonly" in mounts
 
 
 def test_data_behind_a_link_are_mounted_where_it_leads(box: Machine, runs: Path, tmp_path: Path) -> None:
