@@ -274,8 +274,18 @@ class Mirror:
             self.client.set_registered_model_alias(MODEL_NAME, CHAMPION, made.version)
             self._tell_of_other_data(champion, tags["data"])
         elif passed is False and champion is not None and int(made.version) == int(champion):
+            self._depose(champion)
+
+    def _depose(self, champion: str) -> None:
+        """A champion missed the gate that is asked now: the newest version that passed its own takes its place."""
+        passed = self.client.search_model_versions(f"name='{MODEL_NAME}' and tags.gate='{GATE[True]}'")
+        others = [int(each.version) for each in passed if each.version != champion]
+        if others:
+            self.client.set_registered_model_alias(MODEL_NAME, CHAMPION, str(max(others)))
+        else:
             self.client.delete_registered_model_alias(MODEL_NAME, CHAMPION)
-            log.info("MLflow: version %s missed the gate that is asked now, and is %s no more", champion, CHAMPION)
+        now = f"; version {max(others)} is" if others else ""
+        log.info("MLflow: version %s missed the gate that is asked now, and is %s no more%s", champion, CHAMPION, now)
 
     def _version_tags(self, passed: bool | None) -> dict[str, str]:
         """What a registered version is found by."""

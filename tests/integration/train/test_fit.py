@@ -188,11 +188,17 @@ def test_a_champion_that_misses_a_later_gate_is_champion_no_more(
     (tmp_path / "soft.yaml").write_text("soft_share: <= 0\n")
     (tmp_path / "strict.yaml").write_text("c2st_auc: <= 0.1\n")
     options = [*SMALL, "--epochs", "1", "--baselines", "none", "--gate", str(tmp_path / "soft.yaml")]
-    assert main(["fit", "--data", "toy", *options]) == 0
+    for seed in ("1", "2"):
+        assert main(["fit", "--data", "toy", *options, "--seed", seed]) == 0
     client = mlflow.MlflowClient(store(tmp_path))
+    strict = ["--gate", str(tmp_path / "strict.yaml")]
+    assert int(client.get_model_version_by_alias("lookalike", "champion").version) == 2
+    assert main(["fit", "--resume", *strict]) == 3
+    missed = "missed the gate that is asked now, and is champion no more"
+    assert f"version 2 {missed}; version 1 is\n" in capsys.readouterr().out
     assert int(client.get_model_version_by_alias("lookalike", "champion").version) == 1
-    assert main(["fit", "--resume", "--gate", str(tmp_path / "strict.yaml")]) == 3
-    assert "version 1 missed the gate that is asked now, and is champion no more" in capsys.readouterr().out
+    assert main(["fit", "--resume", "--out", str(tmp_path / "runs" / "00001-toy-bits"), *strict]) == 3
+    assert f"version 1 {missed}\n" in capsys.readouterr().out
     with pytest.raises(MlflowException, match="champion"):
         client.get_model_version_by_alias("lookalike", "champion")
 
