@@ -129,7 +129,9 @@ def cli() -> None:
 @option("--min-count", type=click.IntRange(1), help="A word or piece seen less often gets no token.")
 @option("--lowercase/--no-lowercase", help="Whether capitals are dropped.")
 @option(
-    "--length", type=click.IntRange(2, 512), help="Tokens per text at most; by default enough for 99 % of the texts."
+    "--length",
+    type=click.IntRange(2, 512),
+    help="Tokens per text at most, the one at its end included; by default enough for 99 % of the texts.",
 )
 @option("--holdout", type=click.FloatRange(0.01, 0.9), help="Share of the rows that is held out for judging.")
 @option(

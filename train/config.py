@@ -34,10 +34,14 @@ def is_out_of_memory(problem: BaseException) -> bool:
     return isinstance(problem, MemoryError) or OUT_OF_MEMORY.search(str(problem)) is not None
 
 
-def unequal_shares(batch_size: int, processes: int) -> str:
-    """What is wrong with a batch that so many processes cannot share equally, and which one they could."""
-    fitting = -(-batch_size // processes) * processes
-    return f"--batch-size {batch_size}: {processes} processes cannot share it equally; {fitting} would do"
+def unequal_shares(config: "Config", processes: int) -> str | None:
+    """What is wrong where so many processes cannot share a batch of 0/1 rows equally; None where they can."""
+    if config.batch_size % processes == 0:
+        return None
+    if config.generator == "textbook":
+        return f"--generator textbook learns one sample a step, in one process, not in {processes}"
+    fitting = -(-config.batch_size // processes) * processes
+    return f"--batch-size {config.batch_size}: {processes} processes cannot share it equally; {fitting} would do"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +112,6 @@ class Config:
         ]
         if self.epochs is None and self.max_minutes is None:
             problems.append("--epochs or --max-minutes must say when training ends")
-        if self.holdout + self.validation >= 0.95:
-            problems.append(
-                f"--holdout {self.holdout:g} and --validation {self.validation:g} leave nothing to train on"
-            )
         if self.generator == "textbook" and self.step_rows != 1:
             problems.append(
                 "--generator textbook learns one sample a step: --batch-size 1 and --turns 1, "
@@ -123,8 +123,8 @@ class Config:
             and (self.codec == "tokens") != (self.generator == "tokens")
         ):
             problems.append(f"--generator {self.generator} does not make what --codec {self.codec} reads")
-        if self.codec in ("bits", "presence") and self.batch_size % self.processes:
-            problems.append(unequal_shares(self.batch_size, self.processes))
+        if self.codec in ("bits", "presence") and (unequal := unequal_shares(self, self.processes)):
+            problems.append(unequal)
         if problems:
             raise InputError("; ".join(problems))
 
@@ -134,7 +134,9 @@ class Config:
         return self.batch_size * self.turns
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        # As it is, where it can be: docker/runtime.sh reads names of files here. A name that is no UTF-8 is escaped.
+        text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+        return text.encode(errors="backslashreplace").decode() + "\n"
 
 
 PRESETS: dict[str, dict[str, Any]] = {

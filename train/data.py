@@ -345,7 +345,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
 
 
 def load_numbers(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.NDArray[np.float64], tuple[str, ...]]:
-    """The rows of a file or folder as numbers from 0 to 1, also those of a generator that does not round.
+    """The rows of a file, folder or built-in set as numbers from 0 to 1, also of a generator that does not round.
 
     Returns:
         The names of the columns; the numbers, (rows, columns); and one line for each row that could not be used.
@@ -353,6 +353,8 @@ def load_numbers(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.ND
     Raises:
         InputError: a file cannot be read or has other columns than the first, or too many rows cannot be used.
     """
+    if (given := _load_builtin(str(path), None, None)) is not None and given.bits is not None:
+        return given.columns, np.asarray(given.rows, np.float64), ()
     names: tuple[str, ...] = ()
     parts: list[npt.NDArray[np.float64]] = []
     bad: list[str] = []
@@ -461,14 +463,16 @@ def _text_dataset(column: str, label_column: str | None, table: Table, file: str
 
 
 def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
-    """The only column, or the one whose texts are clearly longest: at least twice the next. Numbers are no texts."""
-    lengths = {
-        name: pc.mean(pc.utf8_length(values.slice(0, PROBE_ROWS))).as_py() or 0.0 for name, values in columns.items()
-    }
+    """The only column, or the one whose texts are clearly longest on average, gaps included: at least twice the next.
+
+    Numbers are no texts.
+    """
+    probes = {name: values.slice(0, PROBE_ROWS) for name, values in columns.items()}
+    lengths = {name: pc.mean(pc.utf8_length(values.fill_null(""))).as_py() or 0.0 for name, values in probes.items()}
     longest, *others = sorted(lengths, key=lambda name: -lengths[name])
     if others and lengths[longest] < 2 * lengths[others[0]]:
         raise InputError(f"which column holds the text? Name it with --column: {some(columns)}{_why_no_bits(columns)}")
-    first = columns[longest].slice(0, PROBE_ROWS)
+    first = probes[longest].drop_null()
     if pc.mean(pc.match_substring_regex(first, NUMBER)).as_py() == 1:  # the numbers of the rows, say
         example = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())
         raise InputError(

@@ -52,8 +52,9 @@ def session(config: Config) -> Iterator[None]:
     if (number := asked_for(config.processes)) == 1:
         yield
         return
-    if config.codec != "tokens" and config.batch_size % number:  # of torchrun's number the options know nothing
-        raise InputError(unequal_shares(config.batch_size, number))
+    # Of torchrun's number the options know nothing.
+    if config.codec != "tokens" and (unequal := unequal_shares(config, number)):
+        raise InputError(unequal)
     if config.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     with contextlib.ExitStack() as stack:

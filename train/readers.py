@@ -44,7 +44,7 @@ CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row that is longer th
 MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
 STRADDLING = "straddling"  # what PyArrow says of a row that is longer than two of them
 SAME_NAMES = "two columns have the same name (is the line of names missing?)"
-OTHER_COLUMNS = "--data {path}: {file} does not have the columns of the first shard"
+OTHER_COLUMNS = "--data {path}: {file} does not have the same columns in the same order as the first shard"
 NAMED_BAD_ROWS = 3  # how many an error message names
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from train import config
-from train.config import PRESETS, Config, InputError, resolve
+from train.config import PRESETS, Config, InputError, from_json, resolve
 
 
 def test_presets_resolve() -> None:
@@ -22,10 +22,10 @@ def test_epochs_alone_lift_the_limit_of_minutes() -> None:
 
 def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        resolve({"generator": "textbook", "max_minutes": None, "holdout": 0.6, "validation": 0.5})
+        resolve({"generator": "textbook", "max_minutes": None, "penalty": float("nan")})
     for part in (
         "--epochs or --max-minutes",
-        "--holdout 0.6 and --validation 0.5",
+        "--penalty nan: not a finite number",
         "--batch-size 1 and --turns 1, not 576 and 32",
     ):
         assert part in str(caught.value)
@@ -34,6 +34,22 @@ def test_all_problems_are_reported_at_once() -> None:
 def test_a_batch_that_cannot_be_shared_equally_is_refused_with_one_that_can() -> None:
     with pytest.raises(InputError, match="--batch-size 576: 5 processes cannot share it equally; 580 would do"):
         resolve({"codec": "bits", "processes": 5})
+
+
+def test_the_textbook_is_told_to_train_alone() -> None:
+    with pytest.raises(InputError, match="textbook learns one sample a step, in one process, not in 2"):
+        resolve({"preset": "textbook", "codec": "bits", "processes": 2})
+
+
+def test_a_large_share_may_be_held_out() -> None:
+    assert resolve({"holdout": 0.9, "validation": 0.5}).holdout == 0.9  # a twentieth is left
+
+
+@pytest.mark.parametrize("text", ["Umfrage für alle.csv", "\udcff.csv", 'a "b" \\c.csv'])
+def test_a_saved_configuration_is_read_again(text: str) -> None:
+    saved = resolve({"data": text}).to_json()
+    assert saved.encode().decode() == saved
+    assert from_json(saved).data == text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -70,7 +70,7 @@ def test_a_folder_of_shards_is_one_set(tmp_path: Path) -> None:
 def test_shards_must_have_the_same_columns(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", BITS)
     np.save(tmp_path / "b.npy", BITS[:, :2])
-    with pytest.raises(InputError, match=r"b\.npy does not have the columns"):
+    with pytest.raises(InputError, match=r"b\.npy does not have the same columns"):
         data.load(str(tmp_path))
 
 
@@ -300,6 +300,8 @@ def test_json_lines_may_be_broken(tmp_path: Path) -> None:
         ("a.csv", b"one,two\n" + b"here,there\n" * 12, "which column holds the text? Name it with --column: one, two"),
         ("a.csv", b"a,b\n" + b"1,0\n2,1\n,0\n" * 9, "--column: a, b (no rows of 0 and 1: column a holds '2')"),
         ("a.csv", b"a,b\n" + b"1,0\n,1\n0,0\n" * 9, "--column: a, b (no rows of 0 and 1: column a holds nothing)"),
+        ("a.jsonl", (b'{"a": "a film"}\n' * 2 + b'{"a": "a film", "b": "a long reply"}\n') * 9, "column holds the t"),
+        ("a.jsonl", b'{"a": null}\n{"a": 7}\n' * 9, "column a holds '7', neither 0 or 1 nor text"),
         ("a.jsonl", b'[{"text": "a film"}, {"text": "a plot"}]', "(row 1: a list of objects, which must stand on a li"),
         ("a.jsonl", b'[\n{"text":\n"a film"}]', "no line holds a JSON object, text or list (row 1: not JSON)"),
         ("a.txt", b"one\ntwo\n", "2 usable rows; at least 10"),
@@ -353,7 +355,7 @@ def test_numbers_may_be_in_a_folder_of_shards(tmp_path: Path) -> None:
     assert numbers.tolist() == [[0, 0.25]] * 10 + [[0, 1]] * 10
     assert bad[0] == "c.csv row 1: column y holds '2', not a number from 0 to 1"
     (tmp_path / "b.csv").write_text("y,x\n" + "0,1\n" * 10)
-    with pytest.raises(InputError, match=r"b\.csv does not have the columns of the first shard"):
+    with pytest.raises(InputError, match=r"b\.csv does not have the same columns in the same order as the first"):
         data.load_numbers(tmp_path, 10)
 
 

@@ -52,6 +52,22 @@ def test_columns_are_compared_by_their_names(tmp_path: Path) -> None:
     assert judged(real, tmp_path / "s.parquet", tmp_path / "t.parquet").scores == expected.scores
 
 
+def test_pictures_show_a_sorted_file_as_it_is(tmp_path: Path) -> None:
+    rows = builtin.toy(1200)
+    real, train = rows[:100], rows[100:200]
+    made = rows[200:]
+    made = made[made[:, 0].argsort()]
+    found = evidence.judge({SYNTHETIC: made}, real, train, columns=NAMES)
+    shown = found.contenders[SYNTHETIC]
+    assert shown.shape == (100, 5)
+    assert shown[:, 0].mean() == pytest.approx(made[:, 0].mean(), abs=0.15)
+
+
+def test_built_in_sets_are_judged_by_their_names() -> None:
+    scores = judged(Path("toy"), Path("toy"), Path("toy")).scores[SYNTHETIC]
+    assert scores["marginal_distance"] == 0
+
+
 def test_files_without_names_are_compared_by_place(tmp_path: Path) -> None:
     rows = builtin.toy(400)
     named = write(tmp_path / "real.parquet", rows[:200], NAMES)

@@ -158,7 +158,7 @@ def test_a_failed_conversion_leaves_no_set_behind(tmp_path: Path) -> None:
     folder.mkdir()
     np.save(folder / "1.npy", BITS)
     (folder / "2.csv").write_text("a,b\n" + "0,1\n" * 200)
-    with pytest.raises(InputError, match=r"2.csv does not have the columns of the first shard"):
+    with pytest.raises(InputError, match=r"2.csv does not have the same columns in the same order as the first"):
         data.load(str(folder), packed=True)
     assert not list((tmp_path / "cache").rglob("rows.bin"))
 
