@@ -155,6 +155,7 @@ def test_pods_are_locked_down(name: str, template: dict[str, Any]) -> None:
     assert spec["securityContext"]["runAsNonRoot"]
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False, "a Service's variables would be taken for ours"
     volumes = {volume["name"] for volume in spec["volumes"]}
     for container in spec["containers"]:
         assert container["securityContext"]["readOnlyRootFilesystem"]
