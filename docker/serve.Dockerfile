@@ -56,6 +56,8 @@ COPY train/__init__.py train/artifact.py train/catalogue.py train/codec.py train
      train/ngram.py train/text_generator.py /opt/lookalike/train/
 COPY serve /opt/lookalike/serve
 COPY docker/entrypoint.py docker/healthcheck.py /opt/lookalike/
+# A checkout may be its owner's alone to read; the server runs as somebody else.
+RUN chmod -R a+rX /opt/lookalike
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="lookalike-serve" \
       org.opencontainers.image.licenses="MIT" \
@@ -74,7 +76,7 @@ ENTRYPOINT ["tini", "--", "python", "/opt/lookalike/entrypoint.py"]
 # An image that holds its model, proved when it is built.
 FROM runtime AS baked
 ARG MODEL
-COPY ${MODEL} /models/lookalike.mar
+COPY --chmod=644 ${MODEL} /models/lookalike.mar
 RUN python -c "import pathlib; from serve import archive; archive.verify(pathlib.Path('/models/lookalike.mar'))"
 
 

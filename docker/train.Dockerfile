@@ -83,6 +83,8 @@ ENV PYTHONPATH=/opt/lookalike \
     MLFLOW_DISABLE_TELEMETRY=true
 COPY train /opt/lookalike/train
 COPY serve /opt/lookalike/serve
+# A checkout may be its owner's alone to read; the job runs as somebody else.
+RUN chmod -R a+rX /opt/lookalike
 # What MLflow shows as the run's commit.
 ARG REVISION=unknown
 ENV MLFLOW_RUN_CONTEXT="{\"mlflow.source.git.commit\": \"${REVISION}\"}"
