@@ -293,8 +293,9 @@ serve_in_docker() { # ARGUMENT...
   echo "try      curl -X POST http://$host:$port/predictions/lookalike -d '{\"n\": 5, \"seed\": 1}' -H 'Content-Type: application/json'$token"
 }
 
+# Longer than any --wait-seconds: a server that does not answer in time ends by itself.
 await_serving() {
-  for _ in $(seq 120); do
+  for _ in $(seq 900); do
     if ! is_serving; then
       "$docker" logs --tail 20 "$container" >&2
       "$docker" rm "$container" >/dev/null
@@ -348,11 +349,19 @@ compose() {
   fi
 }
 
+# Whether the serving container would find a model there: a run's, or one that lies there by itself.
+holds_model() { # FOLDER
+  for archive in "$1"/lookalike.mar "$1"/[0-9][0-9][0-9][0-9][0-9]-*/lookalike.mar; do
+    [ ! -f "$archive" ] || return 0
+  done
+  return 1
+}
+
 up() {
   RUNTIME=docker choose services
   set -- --profile tracking
   build_mlflow
-  if [ -n "$(find "${RUNS:-runs}" -maxdepth 2 -name lookalike.mar 2>/dev/null | head -n 1)" ]; then
+  if holds_model "${RUNS:-runs}"; then
     set -- "$@" --profile serve
     build_serve lookalike-serve --target serve
   else

@@ -271,11 +271,15 @@ def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Pa
     assert after(started, "--profile") == ["tracking", "serve"]
     assert "mlflow is healthy: http://127.0.0.1:5000" in whole.output
     none = tmp_path / "none"
+    (none / "champion").mkdir(parents=True)
+    (none / "champion" / "lookalike.mar").touch()  # from MLflow, to be baked into an image: it is no run's
     alone = box.make("up", runtimes=PLAIN, RUNS=str(none))
-    assert none.owner() == tmp_path.owner(), "the engine would make it, and as its own user"
     (started,) = (call for call in alone.calls if "up" in call and call[0] == "docker-compose")
     assert after(started, "--profile") == ["tracking"]
     assert "MLflow starts alone" in alone.output
+    new = tmp_path / "new"
+    box.make("up", runtimes=PLAIN, RUNS=str(new))
+    assert new.owner() == tmp_path.owner(), "the engine would make it, and as its own user"
 
 
 @pytest.mark.parametrize("target", ["up", "down", "build-images"])
