@@ -23,6 +23,7 @@ HEADERS = {"Content-Type": "application/json"}
 ELSEWHERE = [
     *("/", "/ping", "/models", "/models/lookalike", "/workflows", "/metrics", "/api-description", "/wfpredict/x"),
     *("/predictions", "/predictions/noop", "/predictions/lookalike/1/x"),
+    *("/predictions/lookalike%0a", "/predictions/lookalike/1%0a"),
     *("/predictions/lookalike/../../models", "/predictions/lookalike%2f..%2f..%2fmodels"),
 ]
 AROUND = """
