@@ -14,7 +14,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from train import artifact
 from train.generator import MAX_SEED
 
-MAX_ROWS = 100_000  # a request cannot be taken back once it is at work
+MAX_DRAWS = 100_000  # rows, or candidates for them: a request cannot be taken back once it is at work
 
 
 class Lookalike(PythonModel):
@@ -36,7 +36,8 @@ class Lookalike(PythonModel):
         # A column in which some values are missing holds floats.
         asked |= {name: int(asked[name]) for name in ("n", "seed", "candidates") if name in asked}
         n, seed = asked.pop("n"), asked.pop("seed", secrets.randbelow(MAX_SEED + 1))
-        for name, value, low, high in (("n", n, 1, MAX_ROWS), ("seed", seed, 0, MAX_SEED)):
+        candidates = getattr(self.artifact.having(**asked), "candidates", 1)
+        for name, value, low, high in (("n", n, 1, MAX_DRAWS // candidates), ("seed", seed, 0, MAX_SEED)):
             if not low <= value <= high:
                 raise ValueError(f"{name}: must be a whole number from {low} to {high}")
         sample = self.artifact.draw(n, seed, **asked)

@@ -76,4 +76,6 @@ def test_numbers_that_torchserve_refuses_are_refused() -> None:
     script = PREDICT.rsplit("print", 1)[0] + REFUSED
     asked = [{"n": 0, "seed": 1}, {"n": 10**6, "seed": 1}, {"n": 1, "seed": -1}, {"n": 1, "seed": 2**32}]
     of_n, of_seed = "n: must be a whole number from 1 to 100000", "seed: must be a whole number from 0 to 4294967295"
-    assert output(script, json.dumps(asked)) == [of_n, of_n, of_seed, of_seed]
+    asked += [{"n": 25_001, "seed": 1, "candidates": 4}]
+    of_many = "n: must be a whole number from 1 to 25000"
+    assert output(script, json.dumps(asked)) == [of_n, of_n, of_seed, of_seed, of_many]
