@@ -77,14 +77,20 @@ def start(*, foreground: bool, **given: Any) -> None:
     """Start TorchServe with a model and wait until it answers."""
     settings = Settings(**given)
     interrupted = _interruptions()  # SIGTERM, too, must leave no server behind that nobody knows of
+    before = states.running(settings.runs)
     state = server.start(settings, _tell)
+    stays = state == before  # a server that another start has brought up is not this one's to stop
     try:
         _introduce(settings, state)
-        if not foreground or not server.attend(settings.runs, state, interrupted):
-            return
+        stays = stays or not foreground or not server.attend(settings.runs, state, interrupted)
     except KeyboardInterrupt:
         pass
-    server.finish(settings.runs, state, server.GRACE_SECONDS, _tell)
+    except Exception:
+        stays = stays or not foreground
+        raise
+    finally:
+        if not stays:
+            server.finish(settings.runs, state, server.GRACE_SECONDS, _tell)
 
 
 @cli.command()

@@ -1,10 +1,11 @@
 """A small HTTP load generator: a fixed number of connections, each with one request under way."""
 
+import math
 import selectors
 import socket
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -65,9 +66,18 @@ class _Connection:
 
 
 def run(
-    address: tuple[str, int], path: str, bodies: Iterator[bytes], *, connections: int, seconds: float, accept: str
+    address: tuple[str, int],
+    path: str,
+    bodies: Iterator[bytes],
+    *,
+    connections: int,
+    seconds: float,
+    accept: str,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Load:
     """Load a server for some seconds, after a tenth of that time as warm-up. `bodies` must not end.
+
+    `is_over` may end it earlier.
 
     A refusal, or a connection that the server closes, counts as a failure; the connection is then a new one.
 
@@ -97,7 +107,8 @@ def run(
                 if now > begin:
                     times.append(now - connection.sent)
                     failures += not success
-                going_on = now < begin + seconds  # what is under way at the end still counts, and so does its time
+                # What is under way at the end still counts, and so does its time.
+                going_on = now < begin + seconds and not is_over()
                 if not (going_on and success):  # TorchServe closes the connection after a refusal
                     selector.unregister(connection.socket)
                     connection.close()
@@ -106,7 +117,7 @@ def run(
                     selector.register(connection.socket, selectors.EVENT_READ, connection)
                 if going_on:
                     connection.send()
-    ranks = statistics.quantiles(times, n=100) if len(times) > 1 else times * 99
+    ranks = statistics.quantiles(times, n=100) if len(times) > 1 else (times or [math.nan]) * 99
     whole = len(times) - failures
     return Load(per_second=whole / (now - begin), p50=ranks[49] * 1e3, p99=ranks[98] * 1e3, failures=failures)
 

@@ -147,6 +147,7 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
         states.write(settings.runs, state)
         tell(f"starting TorchServe (process {pid}) with {mar.name}")
         _await_golden(state, card, started + settings.wait_seconds)
+        tell(f"ready after {time.monotonic() - started:.1f} s")
     except BaseException as problem:
         if state:
             _end(state)
@@ -157,7 +158,6 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
             limit = f"--wait-seconds was {settings.wait_seconds:g}"
             raise ServeError(f"{problem} Its logs are in {home / 'logs'}; {limit}.") from problem
         raise
-    tell(f"ready after {time.monotonic() - started:.1f} s")
     return state
 
 
@@ -482,16 +482,25 @@ def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
         if answer.status_code == requests.codes.ok:
             if answer.json()["sequences"] != golden["rows"]:
                 raise ServeError("TorchServe answers with other sequences than the model's golden samples.")
-            if state.token_file and _ask_without_token(session, url) != requests.codes.unauthorized:
-                raise ServeError("this archive's handler checks no token; make it anew: python -m train export RUN.")
-            return
+            if not state.token_file or _refuses_strangers(session, url, deadline):
+                return
         time.sleep(POLL_SECONDS)
     raise ServeError(f"version {card['version']} did not answer a prediction in time.")
 
 
-def _ask_without_token(session: requests.Session, url: str) -> int:
-    """The status that a stranger gets."""
-    return session.post(url, json={"n": 1}, timeout=30).status_code
+def _refuses_strangers(session: requests.Session, url: str, deadline: float) -> bool:
+    """Whether a request without the token is refused for that; False where a busy server has not come to it.
+
+    Raises:
+        ServeError: it is answered.
+    """
+    try:
+        answer = session.post(url, json={"n": 1}, timeout=max(1.0, deadline - time.monotonic()))
+    except requests.RequestException:
+        return False
+    if answer.status_code == requests.codes.ok:
+        raise ServeError("this archive's handler checks no token; make it anew: python -m train export RUN.")
+    return answer.status_code == requests.codes.unauthorized
 
 
 def _clear(runs: Path, scratch: str) -> None:
@@ -502,16 +511,26 @@ def _clear(runs: Path, scratch: str) -> None:
 
 
 def _end(state: State) -> None:
-    """End the server's processes."""
+    """End the server's processes.
+
+    Raises:
+        ServeError: they are another user's.
+    """
     process = states.process(state)
     if process is None:
         return
-    with suppress(psutil.NoSuchProcess):  # another stop may be quicker
+    try:
         family = [process, *process.children(recursive=True)]
         process.terminate()
         for survivor in _await_end(family):
             survivor.kill()
         _await_end(family)
+    except psutil.NoSuchProcess:
+        pass  # another stop was quicker
+    except psutil.AccessDenied as problem:
+        raise ServeError(
+            f"the server (process {process.pid}) belongs to another user, who alone can stop it"
+        ) from problem
 
 
 def _await_end(family: list[psutil.Process]) -> list[psutil.Process]:

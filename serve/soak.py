@@ -3,8 +3,10 @@
 import itertools
 import json
 import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,7 +58,9 @@ def _load(state: State, n: int, seconds: float) -> tuple[Load, list[Memory]]:
     frontend = psutil.Process(state.pid)
     processes = [frontend, *frontend.children(recursive=True)]
     samples: list[list[float]] = []
-    with ThreadPoolExecutor(1) as pool:
+    left = threading.Event()  # an interruption must not wait until the time is over
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        stack.callback(left.set)
         loaded = pool.submit(
             load.run,
             (state.host, state.port),
@@ -65,6 +69,7 @@ def _load(state: State, n: int, seconds: float) -> tuple[Load, list[Memory]]:
             connections=CONNECTIONS,
             seconds=seconds,
             accept=CONTENT_TYPES["json"],
+            is_over=left.is_set,
         )
         while wait([loaded], timeout=seconds / SAMPLES).not_done:
             samples.append([_resident(process) for process in processes])

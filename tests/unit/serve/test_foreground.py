@@ -1,15 +1,17 @@
 """Staying in the foreground: no interruption is lost."""
 
+import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from serve import __main__ as commands
-from serve import drain, server
+from serve import drain, load, server, soak
 from serve import state as states
 from serve.server import ServeError
 from serve.state import State
@@ -57,6 +59,82 @@ def test_a_start_that_does_not_stay_is_interrupted_as_well(
     monkeypatch.setattr(server, "start", lambda *_: signal.raise_signal(signal.SIGTERM))
     assert commands.main(["start", "--runs", str(tmp_path)]) == 1
     assert capsys.readouterr().err.endswith("Error: interrupted\n")
+
+
+class Starts:
+    """What `start` does with the server: a double of the functions that it calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, before: State | None) -> None:
+        self.finished = False
+        self.introduce: Callable[[], object] = lambda: None
+        self.attend: Callable[[], bool] = lambda: True
+        monkeypatch.setattr(states, "running", lambda runs: before)
+        monkeypatch.setattr(server, "start", lambda *_: STATE)
+        monkeypatch.setattr(commands, "_introduce", lambda *_: self.introduce())
+        monkeypatch.setattr(server, "attend", lambda *_: self.attend())
+        monkeypatch.setattr(server, "finish", self.finish)
+
+    def finish(self, *_: object) -> None:
+        self.finished = True
+
+
+def fail() -> None:
+    raise ServeError("it does not say what it serves")
+
+
+@pytest.mark.parametrize(
+    ("foreground", "introduce", "finished"),
+    [
+        (True, lambda: None, True),
+        (True, lambda: signal.raise_signal(signal.SIGTERM), True),
+        (True, fail, True),
+        (False, lambda: None, False),
+        (False, lambda: signal.raise_signal(signal.SIGTERM), True),
+        (False, fail, False),
+    ],
+)
+@pytest.mark.parametrize("before", [None, STATE, replace(STATE, pid=7)])
+def test_a_start_leaves_no_server_that_nobody_attends_and_stops_no_other(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    foreground: bool,
+    introduce: Callable[[], object],
+    finished: bool,
+    before: State | None,
+) -> None:
+    starts = Starts(monkeypatch, before)
+    starts.introduce = introduce
+    code = commands.main(["start", "--runs", str(tmp_path), *["--foreground"] * foreground])
+    assert code == (introduce is fail)
+    assert starts.finished == (finished and before != STATE)
+
+
+def test_a_server_that_another_command_has_stopped_is_not_stopped_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = Starts(monkeypatch, None)
+    starts.attend = lambda: False
+    assert commands.main(["start", "--runs", str(tmp_path), "--foreground"]) == 0
+    assert not starts.finished
+
+
+def test_an_interrupted_soak_does_not_wait_until_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def run(*_: object, is_over: Callable[[], bool], **__: object) -> None:
+        deadline = time.monotonic() + 30
+        while not is_over() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append(is_over())
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(load, "run", run)
+    monkeypatch.setattr(soak, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        soak._load(replace(STATE, pid=os.getpid()), 1, 3600)
+    assert seen == [True]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import http.server
+import itertools
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ import psutil
 import pytest
 
 from serve import __main__ as commands
-from serve import drain, models, server
+from serve import drain, load, models, server
 from serve import state as states
 from serve.models import ServeError
 from serve.server import Settings
@@ -220,6 +221,8 @@ class Predictions:
 @pytest.fixture
 def predictions() -> Iterator[Predictions]:
     class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             facts.tokens.append(self.headers["Authorization"])
@@ -267,6 +270,37 @@ def test_a_server_that_answers_strangers_is_not_ready(
     with nullcontext() if status == 401 else open_to_all:
         server._await_golden(state, CARD, time.monotonic() + 60)
     assert predictions.tokens == ["Bearer a-secret-of-the-server", None]
+
+
+@pytest.mark.parametrize("busy", [503, 507])
+def test_a_server_that_is_too_busy_for_a_stranger_is_asked_again(
+    running: State, predictions: Predictions, tmp_path: Path, busy: int
+) -> None:
+    (tmp_path / "token").write_text("a-secret-of-the-server\n")
+    state = dataclasses.replace(running, port=predictions.port, token_file=str(tmp_path / "token"))
+    predictions.answers = [(200, GOLDEN), (busy, []), (200, GOLDEN), (401, [])]
+    server._await_golden(state, CARD, time.monotonic() + 60)
+    assert predictions.answers == []
+
+
+def test_a_load_may_be_over_before_its_time(predictions: Predictions) -> None:
+    predictions.answers = [(200, GOLDEN)] * 100_000
+    address, bodies = ("127.0.0.1", predictions.port), itertools.repeat(b"{}")
+    begun = time.monotonic()
+    load.run(
+        address, "/", bodies, connections=2, seconds=300, accept="*/*", is_over=lambda: len(predictions.tokens) > 20
+    )
+    assert time.monotonic() - begun < 100
+    assert len(predictions.tokens) < 30
+
+
+def test_a_server_of_another_user_is_said_to_be_one(running: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(process: psutil.Process) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "terminate", refuse)
+    with pytest.raises(ServeError, match=rf"process {running.pid}\) belongs to another user, who alone can stop it"):
+        server._end(running)
 
 
 @pytest.mark.parametrize("held", [True, False])
