@@ -110,7 +110,7 @@ build() { # FILE TAG OPTION...
   "$docker" build --file "docker/$file.Dockerfile" --tag "$tag" "$@" . || fail 1 "the image $tag could not be built"
 }
 
-# Sets image: torch's CUDA build where a GPU will be used, else the small CPU build.
+# Sets image: torch's CUDA build where a GPU will be used, else the CPU build, which is small where TORCH_INDEX names it.
 build_train() {
   if [ "$gpus" = none ]; then image=lookalike-train:cpu index=$cpu_index; else image=lookalike-train:cuda index=; fi
   build train "$image" --target train --build-arg "TORCH=$torch" --build-arg "TORCH_INDEX=$index"
@@ -341,6 +341,9 @@ compose() {
   RUNS=$(from_here "${RUNS:-runs}") DATA=$(from_here "${DATA:-$(pwd)}")
   REVISION=$(revision) TORCH=$torch TORCH_INDEX=$cpu_index
   export LOOKALIKE_UID LOOKALIKE_GID RUNS DATA REVISION TORCH TORCH_INDEX
+  case ${MLFLOW_TRACKING_URI-} in # what a container would look for in itself: the composed MLflow is meant
+  sqlite:* | file:* | *[/@]localhost* | *[/@]127.*) unset MLFLOW_TRACKING_URI ;;
+  esac
   mkdir -p "$RUNS" || fail 1 "$RUNS is no folder for runs" # the engine would make it, and as its own user
   if "$docker" compose version >/dev/null 2>&1; then
     "$docker" compose --project-name "${PROJECT:-lookalike}" --file docker/compose.yaml "$@"

@@ -24,7 +24,7 @@ logs*) echo 'Warning: version 7 missed' >&2; echo 'address  http://0.0.0.0:8080'
 compose*) exit 1 ;;
 *config*--services) echo mlflow ;;
 *ps*--quiet*) echo 0123456789ab ;;
-*up*--detach*) echo "RUNS=$RUNS DATA=$DATA user=$LOOKALIKE_UID:$LOOKALIKE_GID" ;;
+*up*--detach*) echo "RUNS=$RUNS DATA=$DATA user=$LOOKALIKE_UID:$LOOKALIKE_GID store=${MLFLOW_TRACKING_URI-its own}" ;;
 port*) echo '5000/tcp -> 127.0.0.1:5000' ;;
 "exec "*"serve token"*) [ -n "$TOKENS" ] ;;
 esac

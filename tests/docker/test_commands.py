@@ -282,6 +282,21 @@ def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Pa
     assert new.owner() == tmp_path.owner(), "the engine would make it, and as its own user"
 
 
+@pytest.mark.parametrize(
+    ("uri", "store"),
+    [
+        ("sqlite:///runs/mlflow.db", "its own"),
+        ("http://127.0.0.1:5000", "its own"),
+        ("http://me:secret@localhost:5000", "its own"),
+        ("https://mlflow.example.org", "https://mlflow.example.org"),
+    ],
+)
+def test_composed_jobs_are_not_sent_to_a_store_that_they_cannot_see(
+    box: Machine, runs: Path, uri: str, store: str
+) -> None:
+    assert f"store={store}\n" in box.make("up", runtimes=PLAIN, RUNS=str(runs), MLFLOW_TRACKING_URI=uri).output
+
+
 @pytest.mark.parametrize("target", ["up", "down", "build-images"])
 def test_services_and_images_need_an_engine(box: Machine, target: str) -> None:
     done = box.make(target)
@@ -324,10 +339,10 @@ def test_services_run_as_the_caller_also_where_the_engine_is_rootless(box: Machi
     caller = box.folder / "bin" / "id"
     caller.write_text("#!/bin/sh\necho 1234\n")
     caller.chmod(0o755)
-    assert "user=1234:1234\n" in box.make("up", runtimes=PLAIN).output
-    assert "user=0:0\n" in box.make("up", runtimes=PLAIN, SECURITY='["name=rootless"]').output
+    assert "user=1234:1234 " in box.make("up", runtimes=PLAIN).output
+    assert "user=0:0 " in box.make("up", runtimes=PLAIN, SECURITY='["name=rootless"]').output
     chosen = {"LOOKALIKE_UID": "7", "LOOKALIKE_GID": "8"}
-    assert "user=7:8\n" in box.make("up", runtimes=PLAIN, **chosen).output
+    assert "user=7:8 " in box.make("up", runtimes=PLAIN, **chosen).output
 
 
 def python(box: Machine, script: str) -> str:
