@@ -226,7 +226,7 @@ def cli() -> None:
     "--config", type=FILE, is_eager=True, expose_value=False, callback=read_config_file, help="YAML file of options."
 )
 @click.option("--resume", is_flag=True, help="Go on with the newest run under --out, or with the run that --out names.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved configuration and create nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved configuration and start no run; the data are read.")
 @click.pass_context
 def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any) -> None:
     """Train a generator, judge it, and export it."""
