@@ -131,6 +131,13 @@ def _some_rows(codes: npt.NDArray[Any], n: int, seed: int) -> npt.NDArray[Any]:
     return codes[np.sort(np.random.default_rng(seed).permutation(len(codes))[:n])]
 
 
+def of_independent_columns(found: Evidence, seed: int = 0) -> dict[str, Any]:
+    """What rows of 0/1 score whose columns are drawn one by one, as often 1 as in the training rows."""
+    shape = min(len(found.heldout), len(found.train)), len(found.columns)
+    rows = np.random.default_rng(seed).random(shape) < found.train.mean(axis=0)
+    return metrics.compare(rows.astype(np.uint8), found.heldout, found.train, seed=seed)
+
+
 def judge_texts(
     contenders: Mapping[str, list[str]],
     heldout: list[str],

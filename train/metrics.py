@@ -34,7 +34,8 @@ Scores = dict[str, Any]
 TRIPLES = 3000
 TRIPLES_SEED = 0
 FOLDS = 5
-FEWEST_JUDGED = 25  # rows of a kind: of fewer, a fold has not the 40 that the trees need to grow at all
+FEWEST_JUDGED = 25  # rows of a kind: of fewer, there is nothing to be told
+FEWEST_IN_LEAF, MOST_IN_LEAF, ROWS_PER_LEAF = 5, 20, 40  # of the judge's trees: rows in a leaf, rows for each of these
 JUDGED_VALUES = 1 << 21  # values of a kind that the classifier sees: of rows of 1,024 bits it gets 2,048
 SAMPLES, SAMPLED_ROWS = 10, 10_000  # of few rows several samples are judged: so many, and about so many rows in all
 BLOCKS = 50  # the bootstrap draws blocks of rows: with sums kept for each block, a replicate costs next to nothing
@@ -43,6 +44,7 @@ WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
 COMPARED_WORDS = 1 << 31  # of 64 bits, by which synthetic rows are compared with real ones: some ten seconds
 NORMAL_95 = 1.959964
 QUICK_FOLDS = 2  # of the judge at each tick
+FEW_COUNTS = 10  # by which two sets of real rows differ: of fewer, a floor is mostly luck
 NOTABLE_REPEATS = 0.05  # of the held-out rows: from here on, being found among the training rows is worth a word
 FOOLED_AUC = 0.45  # an AUC that is certainly below this is not luck: folds of copies teach a judge the opposite
 FEWEST_VALUES = 8  # how often a single column's value is in real rows for its lack to say something: 2^-8 is the chance
@@ -228,6 +230,33 @@ def _bootstrap_weights(rng: np.random.Generator, blocks: int) -> Array:
     return rng.multinomial(blocks, np.full(blocks, 1 / blocks)).astype(np.float32)
 
 
+def _ratio_of_few_counts(
+    name: str, distance: float, floor: float, made: Sequence[Moments], *real: Moments
+) -> tuple[float, float] | None:
+    """A ratio, and the standard error of its logarithm, where held-out and training rows differ in few counts only.
+
+    How many these are is luck, and none makes the ratio infinite. The floor is then what is expected of two samples
+    that draw from all these rows alike.
+
+    Returns:
+        None where the floor can be relied on, or is no difference of counts.
+    """
+    counted = {"marginal": "ones", "triple": "triples"}.get(name)
+    if counted is None:
+        return None
+    rows = float(real[0].rows)
+    sums = [np.mean([getattr(each, counted) for each in made], axis=0), *(getattr(each, counted) for each in real)]
+    shares = np.mean(sums, axis=0) / rows
+    differing = rows * len(shares)  # times a distance: the number of counts
+    if floor * differing >= FEW_COUNTS or not shares.any():
+        return None
+    # The mean absolute value of a normal number is sqrt(2 / pi) of its standard deviation.
+    floor = float(np.sqrt(4 / math.pi * shares * (1 - shares) / rows).mean())
+    if not distance or not floor:
+        return None
+    return distance / floor, math.sqrt((1 / distance + 1 / floor) / differing)
+
+
 def around(estimate: float, spread: float) -> tuple[float, float]:
     """95 % interval of an estimate whose logarithm has this standard error; NaN where there is none."""
     if not math.isfinite(estimate):
@@ -242,9 +271,9 @@ def around(estimate: float, spread: float) -> tuple[float, float]:
 def c2st(synthetic: Array, heldout: Array, seed: int) -> tuple[float, float]:
     """ROC AUC of a classifier told to tell synthetic from held-out rows, and its standard error.
 
-    A classifier two-sample test (Lopez-Paz and Oquab 2017). Gradient-boosted trees (scikit-learn's defaults), trained
-    and judged on different folds; the mean over folds. 0.5 is cannot tell, 1 is always right. NaN with fewer rows of
-    a kind than FEWEST_JUDGED. Rows beyond JUDGED_VALUES are left out.
+    A classifier two-sample test (Lopez-Paz and Oquab 2017). Gradient-boosted trees (scikit-learn's defaults, but of few
+    rows with smaller leaves), trained and judged on different folds; the mean over folds. 0.5 is cannot tell, 1 is
+    always right. NaN with fewer rows of a kind than FEWEST_JUDGED. Rows beyond JUDGED_VALUES are left out.
     """
     heldout, synthetic = (kind[: JUDGED_VALUES // max(1, kind.shape[1])] for kind in (heldout, synthetic))
     rows = np.concatenate([heldout, synthetic])
@@ -284,10 +313,13 @@ def _mean_over_folds(aucs: Sequence[float], variances: Sequence[float]) -> tuple
 def auc_with_variance(positive: Array, negative: Array) -> tuple[float, float]:
     """P(positive score > negative score) + half the ties, and its variance (DeLong et al. 1988).
 
-    For each score the share of the other kind that it beats is the difference of two ranks (Sun and Xu 2014).
+    For each score the share of the other kind that it beats is the difference of two ranks (Sun and Xu 2014). Where all
+    scores are equal nothing varies, but nothing is known, either: the variance is that of scores that tell nothing.
     """
     ranks = rankdata(np.concatenate([positive, negative]))
     m, n = len(positive), len(negative)
+    if len(np.unique(ranks)) == 1:
+        return 0.5, (m + n + 1) / (12 * m * n)
     beats = (ranks[:m] - rankdata(positive)) / n
     beaten = 1 - (ranks[m:] - rankdata(negative)) / m
     variance = sum(np.var(v, ddof=1) / len(v) for v in (beats, beaten) if len(v) > 1)
@@ -295,8 +327,13 @@ def auc_with_variance(positive: Array, negative: Array) -> tuple[float, float]:
 
 
 def _trees(x: Array, y: Array, test_x: Array, seed: int) -> Array:
-    """P(y = 1) of the test rows by gradient-boosted trees."""
-    trees = HistGradientBoostingClassifier(early_stopping=False, random_state=seed)
+    """P(y = 1) of the test rows by gradient-boosted trees.
+
+    A column can be used where a leaf's rows are on either side of it: with 20 rows in a leaf, the default, judges of a
+    hundred rows would be blind to columns in which one row in eight is 1.
+    """
+    leaf = int(np.clip(len(x) // ROWS_PER_LEAF, FEWEST_IN_LEAF, MOST_IN_LEAF))
+    trees = HistGradientBoostingClassifier(early_stopping=False, min_samples_leaf=leaf, random_state=seed)
     with threadpool_limits(1):  # on a busy machine two threads took sixteen times as long
         return np.asarray(trees.fit(x, y).predict_proba(test_x)[:, 1])
 
@@ -350,15 +387,16 @@ def _distances(a: Array, b: Array) -> Array:
     return distances
 
 
-def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[float, float]:
-    """The share of synthetic rows whose nearest real row was learned from, and its standard error.
+def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[float, float, tuple[float, float]]:
+    """The share of synthetic rows whose nearest real row was learned from, its standard error and 95 % interval.
 
     Of m learned and n held-out rows, those of a generator that has learned the distribution, and no rows, have a
     learned one nearest in m / (m + n) of the cases, since any of the real rows may be it; among several at the same
     distance each counts alike. So a share of p is told as (p / m) / (p / m + (1 - p) / n): 0.5 by chance, 1 for copies.
 
     A real row in a crowded place is the nearest to many: synthetic rows that share theirs count as one cluster
-    (Liang and Zeger 1986), or the luck of a few real rows would pass for evidence.
+    (Liang and Zeger 1986), or the luck of a few real rows would pass for evidence. The interval is Wilson's for as many
+    independent rows as would err so much: near 0 and 1, where m and n differ much, the error says little.
     """
     m, n = len(learned), len(heldout)
     synthetic = synthetic[: max(1, COMPARED_WORDS // (_words(synthetic[:1]).shape[1] * (m + n)))]
@@ -367,8 +405,14 @@ def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[floa
     p = closer.mean()
     whose = np.where(to_learned <= to_heldout, seen, m + unseen)
     error = np.linalg.norm(np.bincount(whose, closer - p)) / len(closer)
-    total = p / m + (1 - p) / n
-    return float(p / m / total), float(error / (m * n * total**2))
+    independent = p * (1 - p) / error**2 if error else len(closer) ** 2 / np.square(np.bincount(whose)).sum()
+    low, high = (_as_many_of_both(end, m, n) for end in share_interval(p, independent))
+    return _as_many_of_both(p, m, n), float(error / (m * n * (p / m + (1 - p) / n) ** 2)), (low, high)
+
+
+def _as_many_of_both(p: float, m: int, n: int) -> float:
+    """What a share of p would be, were there as many held-out rows as learned ones."""
+    return float(p / m / (p / m + (1 - p) / n))
 
 
 def _keys(bits: Bits) -> Array:
@@ -377,7 +421,7 @@ def _keys(bits: Bits) -> Array:
     return words.view(np.dtype((np.void, words.shape[1] * 8))).ravel()
 
 
-def share_interval(share: float, n: int) -> tuple[float, float]:
+def share_interval(share: float, n: float) -> tuple[float, float]:
     """95 % interval of a share of n rows (Wilson 1927)."""
     z2 = NORMAL_95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
@@ -538,6 +582,8 @@ def _too_uncertain(name: str, resolution: float, scores: Scores, texts: bool) ->
     if name not in scores:
         return []
     n, (score, low, high) = scores["n"], (scores[key] for key in (name, f"{name}_low", f"{name}_high"))
+    most = JUDGED_VALUES // max(1, scores["columns"]) if name == "c2st_auc" and not texts else math.inf
+    n = int(min(n, most))
     rows = f"{n} {'texts' if texts else 'rows'}"
     if name.startswith("c2st") and n < FEWEST_JUDGED:
         return [f"{name} was not measured: {rows} judge, and it takes {FEWEST_JUDGED}"]
@@ -547,7 +593,8 @@ def _too_uncertain(name: str, resolution: float, scores: Scores, texts: bool) ->
         return []
     # Intervals shrink with the square root of n; a ratio's does not, once there is nothing but noise in it.
     needed = n * ((high - low) / 2 / resolution) ** 2
-    remedy = f"; about {_round_up(needed)} would do" if not name.endswith("_ratio") else ""
+    helps = needed <= most and not name.endswith("_ratio")
+    remedy = f"; about {_round_up(needed)} would do" if helps else ""
     if name.endswith("_ratio"):
         rows += f" and {scores['columns']} common words" if texts else f" of {scores['columns']} columns"
     return [f"{rows} are too few to tell {name} within {resolution}: it may be {low:.2f} to {high:.2f}{remedy}"]
@@ -573,6 +620,9 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
     for name, distance in DISTANCES.items():
         found, floor = np.mean([distance(a, b) for a in samples]), distance(c, b)
         estimate = float(_ratio(found, floor))
+        if (few := _ratio_of_few_counts(name, float(found), float(floor), samples, b, c)) is not None:
+            estimate, spread = few
+            errors[name] = float(np.nanmax([errors[name], spread]))
         scores |= {f"{name}_distance": float(found), f"{name}_floor": float(floor), f"{name}_ratio": estimate}
         scores[f"{name}_ratio_low"], scores[f"{name}_ratio_high"] = around(estimate, errors[name])
     return scores
@@ -626,12 +676,12 @@ def distinct_scores(made: Array, real: Array) -> Scores:
 
 def _copy_scores(s: Bits, h: Bits, known: Bits) -> Scores:
     rate, floor = copy_rate(s, known), copy_rate(h, known)
-    near, error = near_copy_share(s, h, known)
+    near, _, (low, high) = near_copy_share(s, h, known)
     return {
         **copy_scores(rate, floor, len(s)),
         "near_copy_share": near,
-        "near_copy_share_low": near - NORMAL_95 * error,
-        "near_copy_share_high": near + NORMAL_95 * error,
+        "near_copy_share_low": low,
+        "near_copy_share_high": high,
     }
 
 

@@ -263,7 +263,7 @@ def test_the_error_of_near_copies_counts_those_of_a_real_row_as_one() -> None:
     train, heldout = np.zeros((2, 8), np.uint8), np.ones((2, 8), np.uint8)
     train[1, :2], heldout[1, :4] = 1, 0
     synthetic = np.repeat(np.concatenate([train[:1], heldout]), [3, 2, 1], axis=0)
-    share, error = metrics.near_copy_share(synthetic, heldout, train)
+    share, error, _ = metrics.near_copy_share(synthetic, heldout, train)
     assert share == 3 / 6
     assert error == pytest.approx(math.sqrt((3 * 0.5) ** 2 + (2 * 0.5) ** 2 + 0.5**2) / 6)
 
@@ -275,7 +275,7 @@ def test_the_error_of_near_copies_is_how_they_scatter() -> None:
     def fresh() -> Bits:
         return (rng.random((100, 8)) < 1 / (1 + np.exp(-rng.normal(size=(100, 4)) @ weights))).astype(np.uint8)
 
-    shares, errors = np.transpose([metrics.near_copy_share(fresh(), fresh(), fresh()) for _ in range(150)])
+    shares, errors = np.transpose([metrics.near_copy_share(fresh(), fresh(), fresh())[:2] for _ in range(150)])
     assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
     assert 0.95 < np.mean(errors) / np.std(shares) < 1.4, "rows near the same real row are not independent"
 
@@ -460,12 +460,12 @@ def near_copies(rows: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndar
 def test_near_copies_are_seen_however_many_rows_were_learned_from(times: int) -> None:
     rng = np.random.default_rng(times)
     learned, heldout, fresh = (rng.integers(0, 2, (n, 40)).astype(np.uint8) for n in (400 * times, 400, 400))
-    share, error = metrics.near_copy_share(fresh, heldout, learned)
+    share, error, _ = metrics.near_copy_share(fresh, heldout, learned)
     assert abs(share - 0.5) < 3 * error
     copied = near_copies(rng.permutation(learned)[:400], rng)
     assert metrics.near_copy_share(copied, heldout, learned)[0] > 0.99
     half = np.concatenate([copied[:200], fresh[:200]])
-    share, error = metrics.near_copy_share(half, heldout, learned)
+    share, error, _ = metrics.near_copy_share(half, heldout, learned)
     assert share - 3 * error > 0.5
 
 
@@ -478,6 +478,65 @@ def test_near_copies_are_told_without_bias_where_many_rows_are_alike(times: int)
         learned, heldout, fresh = (rng.integers(0, 2, (n, 4)).astype(np.uint8) for n in (40 * times, 40, 200))
         found.append(metrics.near_copy_share(fresh, heldout, learned)[0])
     assert abs(np.mean(found) - 0.5) < 0.03
+
+
+@pytest.mark.parametrize(("learned", "judging"), [(5000, 50), (2475, 25)])
+def test_fresh_rows_are_not_taken_for_near_copies_where_few_rows_judge(learned: int, judging: int) -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        weights = rng.normal(size=(4, 64))
+        fresh, heldout, train = (
+            (rng.random((n, 64)) < 1 / (1 + np.exp(-rng.normal(size=(n, 4)) @ weights))).astype(np.uint8)
+            for n in (judging, judging, learned)
+        )
+        share, _, (low, high) = metrics.near_copy_share(fresh, heldout, train)
+        assert low < 0.6, share
+        assert 0 <= low < share + 1e-9 < high + 2e-9 < 1 + 3e-9
+
+
+@pytest.mark.parametrize(("length", "ones", "n"), [(6, 0.05, 50), (8, 0.05, 100), (8, 0.02, 300), (3, 0.5, 60)])
+def test_fresh_rows_reach_the_limits_where_few_counts_make_the_floor(length: int, ones: float, n: int) -> None:
+    missed = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        fresh, heldout, train = ((rng.random((k, length)) < ones).astype(np.uint8) for k in (10 * n, n, n))
+        scores = metrics.ratio_scores(fresh, heldout, train, seed)
+        missed += any(scores[f"{name}_ratio_low"] > bound for name, bound in (("triple", 1.3), ("marginal", 1.5)))
+        assert math.isfinite(scores["marginal_ratio"])
+        if scores["triple_distance"]:
+            assert scores["triple_ratio_low"] < scores["triple_ratio"] < scores["triple_ratio_high"] < math.inf
+    assert missed <= 3
+
+
+def test_triples_that_no_real_row_has_are_missed() -> None:
+    rng = np.random.default_rng(0)
+    heldout, train = (np.eye(12, dtype=np.uint8)[rng.integers(0, 12, 2000)] for _ in range(2))
+    made = (rng.random((2000, 12)) < 0.25).astype(np.uint8)
+    scores = metrics.ratio_scores(made, heldout, train, 0)
+    assert scores["triple_floor"] == 0
+    assert scores["triple_ratio_low"] > 1.3
+
+
+@pytest.mark.parametrize(("n", "real", "made"), [(60, 0.1, 0.03), (100, 0.06, 0.02)])
+def test_the_judge_of_few_rows_sees_rare_ones(n: int, real: float, made: float) -> None:
+    rng = np.random.default_rng(0)
+    heldout, synthetic = ((rng.random((n, 64)) < share).astype(np.uint8) for share in (real, made))
+    assert metrics.c2st(synthetic, heldout, 0)[0] > 0.6
+
+
+def test_a_judge_that_sees_nothing_is_not_certain() -> None:
+    equal = np.ones((40, 6), np.uint8)
+    auc, error = metrics.c2st(equal, equal, 0)
+    assert auc == 0.5
+    assert 0.05 < error < 0.2
+
+
+def test_more_rows_than_the_judge_takes_are_not_advised(chain: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "JUDGED_VALUES", 60 * 16)
+    warnings = metrics.compare(*chain)["warnings"]
+    (told,) = (line for line in warnings if "c2st_auc" in line)
+    assert told.startswith("60 rows are too few to tell c2st_auc within 0.05")
+    assert "would do" not in told
 
 
 def test_copies_of_the_rows_that_judge_are_told(chain: Sets) -> None:
