@@ -284,3 +284,13 @@ def generate_labelled(generator: Generator, noise: Tensor) -> Sample:
 def sample(generator: Generator, n: int, seed: int) -> Tensor:
     """`n` rounded sequences for a seed, `code_type` (n, length)."""
     return generate(generator, draw_noise(generator, n, seed))
+
+
+def sample_labelled(generator: Generator, n: int, seed: int) -> Sample:
+    """The same with the rows' classes, for any `n`: the noise of many texts is never in memory as a whole."""
+    stream, parts = torch.Generator().manual_seed(seed), []
+    for block in torch.empty(n).split(generator.rows_per_pass):
+        noise = torch.rand(len(block), generator.noise_size, generator=stream, dtype=torch.float64)
+        parts.append(generate_labelled(generator, noise))
+    labels = [part.labels for part in parts if part.labels is not None]
+    return Sample(codes=torch.cat([part.codes for part in parts]), labels=torch.cat(labels) if labels else None)

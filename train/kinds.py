@@ -15,7 +15,7 @@ from train.codec import UNKNOWN, TokensCodec, class_names
 from train.config import Config
 from train.embeddings import embedder
 from train.evidence import Evidence
-from train.generator import Generator, Sample, TextbookGenerator, draw_noise, generate_labelled, sample
+from train.generator import Generator, Sample, TextbookGenerator, sample, sample_labelled
 from train.loop import Tick
 from train.nade import NadeGenerator
 from train.ngram import fit_ngrams
@@ -270,7 +270,7 @@ class TextKind:
 
     def _contenders(self, served: dict[str, Any], n: int) -> tuple[dict[str, list[str]], dict[str, list[str] | None]]:
         """`n` texts of every contender, and their classes as far as it has any; trigrams have none."""
-        drawn = {name: generate_labelled(each, draw_noise(each, n, EVALUATION_SEED)) for name, each in served.items()}
+        drawn = {name: sample_labelled(each, n, EVALUATION_SEED) for name, each in served.items()}
         texts = {name: self.codec.decode(made.codes) for name, made in drawn.items()}
         if self.config.baselines != "none":
             ngrams = fit_ngrams(self.prepared.train, len(self.codec.pieces))

@@ -1,5 +1,6 @@
 """Generators: noise, rounding, and that a seed means the same everywhere."""
 
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.rated import rated_artifact
 from train import catalogue, generator, nade
 from train.catalogue import GENERATORS
 from train.generator import Generator
@@ -39,6 +41,26 @@ def test_a_seed_always_gives_the_same_rows_and_more_rows_continue_them(made: Gen
     assert torch.equal(generator.sample(made, 40, seed=7), rows)
     assert torch.equal(generator.sample(made, 9, seed=7), rows[:9])
     assert not torch.equal(generator.sample(made, 40, seed=8), rows)
+
+
+@pytest.mark.parametrize("block", [1, 7, 30])
+def test_noise_drawn_block_by_block_is_the_same(made: Generator, block: int) -> None:
+    with mock.patch.object(type(made), "rows_per_pass", block):
+        drawn = generator.sample_labelled(made, 30, 5)
+    assert torch.equal(drawn.codes, generator.sample(made, 30, 5))
+    assert drawn.labels is None
+
+
+@pytest.mark.parametrize("block", [1, 7, 30])
+def test_classes_drawn_block_by_block_are_the_same(tmp_path: Path, block: int) -> None:
+    rated = rated_artifact(tmp_path / "artifact")
+    with mock.patch.object(type(rated.generator), "rows_per_pass", block):
+        drawn = generator.sample_labelled(rated.generator, 30, 5)
+    whole = rated.draw(30, 5)
+    assert torch.equal(drawn.codes, whole.codes)
+    assert drawn.labels is not None
+    assert whole.labels is not None
+    assert torch.equal(drawn.labels, whole.labels)
 
 
 def test_a_row_depends_on_its_own_noise_only(made: Generator) -> None:
