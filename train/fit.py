@@ -44,7 +44,7 @@ from train.generator import Generator
 from train.kinds import EVALUATION_SEED
 from train.loop import Tick
 from train.phase import GameState, Phase
-from train.prepare import Prepared, prepare, resolved
+from train.prepare import JUDGING_ROWS, Prepared, prepare, resolved
 from train.progress import LOG_SECONDS
 from train.rundir import RunDirectory
 from train.tracking import Tracker
@@ -272,7 +272,7 @@ def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict
     log.info(
         "%s: %s, codec %s, %d values a row; %s train, %s validate, %s judge",
         dataset.name, dataset.extent, config.codec, len(prepared.codec.columns),
-        f"{len(parts.train):,}", f"{len(parts.validation):,}", f"{len(parts.heldout):,}",
+        f"{len(parts.train):,}", f"{min(len(parts.validation), JUDGING_ROWS):,}", f"{len(prepared.heldout):,}",
     )  # fmt: skip
     for line in dataset.skipped:
         log.warning("skipped: %s", line)
@@ -334,6 +334,8 @@ class _Job:
                 self._refit(going_on=over)
             distributed.broadcast(None)
             distributed.leave()
+            if self.interrupted():  # in the last step, when it was too late to ask
+                raise Saved
         return self._finish()
 
     def _warm_up(self) -> None:
@@ -483,10 +485,11 @@ class _Job:
 
         shipped = artifact.save(run.artifact, generator, codec, self._card(scores, verdict))
         writers.write(run.samples, shipped.draw(SAMPLE_ROWS, EVALUATION_SEED), codec)
-        rundir.write(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
         notes = "".join(f"\nNote: {warning}\n" for warning in scores["warnings"])
         rundir.write(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n{notes}")
         self._report(found, verdict)
+        # Last, because it says that the run is finished.
+        rundir.write(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
 
         self._print_rows(shipped)
         log.info("\n%s\n", evidence.table(found))
@@ -542,8 +545,8 @@ class _Job:
         return {
             "data": f"{dataset.source}, {dataset.extent} ({len(dataset.skipped)} skipped)",
             "fingerprint (SHA-256)": dataset.fingerprint(),
-            "rows": f"{len(parts.train):,} train, {len(parts.validation):,} validate, {len(parts.heldout):,} judge"
-            + (f"; {self.prepared.left_out}" if self.prepared.left_out else ""),
+            "rows": f"{len(parts.train):,} train, {min(len(parts.validation), JUDGING_ROWS):,} validate, "
+            f"{len(self.prepared.heldout):,} judge" + (f"; {self.prepared.left_out}" if self.prepared.left_out else ""),
             "sequences": f"{len(self.prepared.codec.columns)} values each, codec {self.prepared.codec.name}",
             "training": f"{self.state.seen:,} sequences in {self.state.seconds:.0f} s on {self.device_name}",
             "MLflow run": self.tracker.run_id or "unknown when this was written; mlflow.json names it",

@@ -127,7 +127,8 @@ def train(
             raise NonFiniteError(f"the losses are {tick.losses} after {state.seen:,} sequences")
         (enough,) = distributed.all_reduce_max(is_tick and on_tick(tick))
         if done or stop or enough or late:
-            return "epochs" if done else "interrupted" if stop else "stopped" if enough else "minutes"
+            # Not "interrupted" where a tick was the last one: it would not be known when the game goes on.
+            return "epochs" if done else "stopped" if enough else "interrupted" if stop else "minutes"
         meter = Meter(state)
     return "epochs"
 

@@ -352,7 +352,7 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float =
     chosen = chances(generator, drawn, seed)
     shares = None if chosen is None else chosen.to(codes.device)
     wanted, found = _counts(model, codes), _counts(model, drawn.codes, shares)
-    wanted *= found.sum() / wanted.sum()
+    wanted *= found.sum() / wanted.sum().clamp(min=1)  # of texts of one word all tokens may end a row
     model.bias.add_(rate * ((wanted + PSEUDOCOUNT) / (found + PSEUDOCOUNT)).log())
     (wanted, lasting), (found, left) = _ends(model, codes), _ends(model, drawn.codes, shares)
     wanted *= left / lasting.clamp(min=1)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,20 @@ def test_a_gate_that_cannot_be_read_is_told_before_a_run_goes_on(tmp_path: Path)
     with pytest.raises(InputError, match=r"absent\.yaml"):
         fit.fit(config, run)
     assert not run.log.exists()
+
+
+def test_an_interruption_in_the_last_step_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolve({"data": "toy", "device": "cpu"})
+    found = prepare(config)
+    config = resolved(config, found)
+    tracker: Any = None  # asked for nothing here
+    job = fit._Job(rundir.create(tmp_path, "toy-bits", config.to_json()), config, found, tracker, None)
+    monkeypatch.setattr(job, "_warm_up", lambda: None)
+    monkeypatch.setattr(job, "_play", lambda: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(job, "_is_unimproved", lambda: False)
+    monkeypatch.setattr(job, "_finish", lambda: pytest.fail("judged"))
+    with pytest.raises(fit.Saved):
+        job.work()
 
 
 def test_the_averaged_weights_with_the_best_validation_score_ship(tmp_path: Path) -> None:

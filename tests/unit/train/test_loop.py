@@ -234,6 +234,18 @@ def test_training_stops_when_a_tick_says_so() -> None:
     assert state.seen == 64
 
 
+def test_an_interruption_at_the_last_tick_does_not_make_it_another_one() -> None:
+    config = configured(epochs=100)
+    state, steps = new_state(config), []
+
+    def interrupted() -> bool:
+        steps.append(state.seen)
+        return state.seen == 64
+
+    assert loop.train(state, ROWS, config, on_tick=lambda tick: tick.seen >= 64, interrupted=interrupted) == "stopped"
+    assert steps[-1] == state.seen == 64
+
+
 def test_an_interruption_between_two_ticks_is_no_tick() -> None:
     config = configured(tick=64)
     state, ticks, asked = new_state(config), [], iter([False, True])

@@ -545,6 +545,17 @@ def test_a_net_that_is_not_calibrated_is_not_sharpened(monkeypatch: pytest.Monke
     assert all(torch.equal(values, began[name]) for name, values in fit.model.state_dict().items())
 
 
+def test_texts_of_which_every_token_ends_one_can_be_calibrated() -> None:
+    torch.manual_seed(0)
+    rows = torch.tensor([[3 + i % 3, END, PADDING] for i in range(90)])
+    generator = new_generator(rows, vocabulary=6, embedding=8, hidden=16)
+    assert generator.model.ending[3:].all()
+    for seed in range(2):
+        calibrate(generator, rows, seed)
+    assert generator.model.bias.isfinite().all()
+    assert (draw(generator, 100, 1).codes[:, 0] != PADDING).all()
+
+
 def test_calibrated_draws_have_each_token_as_often_as_the_rows() -> None:
     torch.manual_seed(0)
     generator = TokenGenerator(LENGTH, VOCABULARY, VOCABULARY, 8, 16, candidates=1).eval()

@@ -61,6 +61,21 @@ def test_a_job_that_ends_while_mlflow_is_slow_is_finished_all_the_same(
     tracker.thread.join(60)
 
 
+def test_a_run_is_finished_however_long_somebody_waits_for_mlflow(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking.Tracker, "_connected", lambda tracker: give_up())
+    monkeypatch.setattr(tracking.Tracker, "_work", lambda tracker: None)
+    tracker = tracking.Tracker(run, Record(key="k", tags={}))
+    monkeypatch.setattr(tracker.thread, "join", give_up)
+    with pytest.raises(KeyboardInterrupt):
+        tracker.finish("FINISHED")
+    assert mirror.read(run).status == "FINISHED"
+
+
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
