@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
+import scipy.special
 from scipy.stats import rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
@@ -230,31 +231,31 @@ def _bootstrap_weights(rng: np.random.Generator, blocks: int) -> Array:
     return rng.multinomial(blocks, np.full(blocks, 1 / blocks)).astype(np.float32)
 
 
-def _ratio_of_few_counts(
-    name: str, distance: float, floor: float, made: Sequence[Moments], *real: Moments
-) -> tuple[float, float] | None:
+def _ratio_of_few_counts(name: str, distance: float, floor: float, *real: Moments) -> tuple[float, float] | None:
     """A ratio, and the standard error of its logarithm, where held-out and training rows differ in few counts only.
 
-    How many these are is luck, and none makes the ratio infinite. The floor is then what is expected of two samples
-    that draw from all these rows alike.
+    How many these are is luck, and none makes the ratio infinite. The floor is then what is expected of two samples, by
+    counts of Poisson. A few counts of each moment say little of it, so they are shrunk towards the mean of all
+    (Robbins 1956; a gamma prior of shape 1/2), which is half a count in all where there is none.
+
+    Args:
+        real: both real sets.
 
     Returns:
         None where the floor can be relied on, or is no difference of counts.
     """
     counted = {"marginal": "ones", "triple": "triples"}.get(name)
-    if counted is None:
+    if counted is None or distance == 0:
         return None
-    rows = float(real[0].rows)
-    sums = [np.mean([getattr(each, counted) for each in made], axis=0), *(getattr(each, counted) for each in real)]
-    shares = np.mean(sums, axis=0) / rows
-    differing = rows * len(shares)  # times a distance: the number of counts
-    if floor * differing >= FEW_COUNTS or not shares.any():
+    counts = sum(getattr(each, counted) for each in real)
+    differing = float(real[0].rows) * len(counts)  # times a distance: the number of counts
+    if floor * differing >= FEW_COUNTS:
         return None
-    # The mean absolute value of a normal number is sqrt(2 / pi) of its standard deviation.
-    floor = float(np.sqrt(4 / math.pi * shares * (1 - shares) / rows).mean())
-    if not distance or not floor:
-        return None
-    return distance / floor, math.sqrt((1 / distance + 1 / floor) / differing)
+    mean = (counts.sum() + 0.5) / (2 * len(counts))
+    expected = (counts + 0.5) / (2 + 0.5 / mean)
+    # The mean absolute difference of two Poisson counts (Ramasubban 1958).
+    floor = float((2 * expected * (scipy.special.ive(0, 2 * expected) + scipy.special.ive(1, 2 * expected))).sum())
+    return distance * differing / floor, math.sqrt(1 / (distance * differing) + 1 / floor)
 
 
 def around(estimate: float, spread: float) -> tuple[float, float]:
@@ -318,7 +319,7 @@ def auc_with_variance(positive: Array, negative: Array) -> tuple[float, float]:
     """
     ranks = rankdata(np.concatenate([positive, negative]))
     m, n = len(positive), len(negative)
-    if len(np.unique(ranks)) == 1:
+    if ranks.min() == ranks.max():
         return 0.5, (m + n + 1) / (12 * m * n)
     beats = (ranks[:m] - rankdata(positive)) / n
     beaten = 1 - (ranks[m:] - rankdata(negative)) / m
@@ -405,7 +406,7 @@ def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[floa
     p = closer.mean()
     whose = np.where(to_learned <= to_heldout, seen, m + unseen)
     error = np.linalg.norm(np.bincount(whose, closer - p)) / len(closer)
-    independent = p * (1 - p) / error**2 if error else len(closer) ** 2 / np.square(np.bincount(whose)).sum()
+    independent = p * (1 - p) / error**2 if error > 1e-9 else len(closer) ** 2 / np.square(np.bincount(whose)).sum()
     low, high = (_as_many_of_both(end, m, n) for end in share_interval(p, independent))
     return _as_many_of_both(p, m, n), float(error / (m * n * (p / m + (1 - p) / n) ** 2)), (low, high)
 
@@ -620,7 +621,7 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
     for name, distance in DISTANCES.items():
         found, floor = np.mean([distance(a, b) for a in samples]), distance(c, b)
         estimate = float(_ratio(found, floor))
-        if (few := _ratio_of_few_counts(name, float(found), float(floor), samples, b, c)) is not None:
+        if (few := _ratio_of_few_counts(name, float(found), float(floor), b, c)) is not None:
             estimate, spread = few
             errors[name] = float(np.nanmax([errors[name], spread]))
         scores |= {f"{name}_distance": float(found), f"{name}_floor": float(floor), f"{name}_ratio": estimate}

@@ -508,6 +508,30 @@ def test_fresh_rows_reach_the_limits_where_few_counts_make_the_floor(length: int
     assert missed <= 3
 
 
+def test_rare_triples_that_are_many_times_too_many_are_missed() -> None:
+    """They are spread out over thousands of triples, each of which hardly any real row has."""
+    perfect, found = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        heldout, train, fresh = ((rng.random((n, 30)) < 0.022).astype(np.uint8) for n in (100, 100, 1000))
+        made = (rng.random((1000, 30)) < 0.022 * 10 ** (1 / 3)).astype(np.uint8)
+        perfect.append(metrics.ratio_scores(fresh, heldout, train, seed))
+        found.append(metrics.ratio_scores(made, heldout, train, seed))
+    means = [np.mean([scores["triple_ratio"] for scores in each]) for each in (perfect, found)]
+    assert 0.8 < means[0] < 1.5
+    assert means[1] > 5 * means[0]
+    assert sum(scores["triple_ratio_low"] > 1.3 for scores in perfect) <= 1
+    assert sum(scores["triple_ratio_low"] > 1.3 for scores in found) >= 6, "so few counts leave wide intervals"
+
+
+def test_a_collapsed_generator_is_no_certain_copy() -> None:
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        row, heldout, train = (rng.integers(0, 2, (n, 12)).astype(np.uint8) for n in (1, 30, 100))
+        _, _, (low, high) = metrics.near_copy_share(np.repeat(row, 30, axis=0), heldout, train)
+        assert high - low > 0.3
+
+
 def test_triples_that_no_real_row_has_are_missed() -> None:
     rng = np.random.default_rng(0)
     heldout, train = (np.eye(12, dtype=np.uint8)[rng.integers(0, 12, 2000)] for _ in range(2))
