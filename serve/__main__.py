@@ -82,7 +82,8 @@ def start(*, foreground: bool, **given: Any) -> None:
     stays = state == before  # a server that another start has brought up is not this one's to stop
     try:
         _introduce(settings, state)
-        stays = stays or not foreground or not server.attend(settings.runs, state, interrupted)
+        if not foreground or not server.attend(settings.runs, state, interrupted):
+            stays = True  # or is gone already
     except KeyboardInterrupt:
         pass
     except Exception:

@@ -109,6 +109,14 @@ def test_a_start_leaves_no_server_that_nobody_attends_and_stops_no_other(
     assert starts.finished == (finished and before != STATE)
 
 
+def test_a_server_that_ran_already_is_attended_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts, attended = Starts(monkeypatch, STATE), []
+    starts.attend = lambda: not attended.append(True)
+    assert commands.main(["start", "--runs", str(tmp_path), "--foreground"]) == 0
+    assert attended == [True]
+    assert not starts.finished
+
+
 def test_a_server_that_another_command_has_stopped_is_not_stopped_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
