@@ -162,6 +162,15 @@ absolute() { # PATH of something whose folder exists
   echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
 }
 
+# Whether MLFLOW_TRACKING_URI names a server, and whether that is on this machine.
+is_server() {
+  case ${MLFLOW_TRACKING_URI:-} in http*://* | databricks* | postgresql* | mysql*) ;; *) return 1 ;; esac
+}
+
+is_here() {
+  case ${MLFLOW_TRACKING_URI:-} in *[/@]localhost* | *[/@]127.* | *[/@]0.0.0.0* | *[/@]"[::1]"*) ;; *) return 1 ;; esac
+}
+
 # Shows a command and becomes it.
 become() {
   printf '+' >&2
@@ -217,11 +226,9 @@ train_in_docker() { # ARGUMENT...
   all) set -- --gpus all "$@" ;;
   *) set -- --gpus "\"device=$gpus\"" "$@" ;;
   esac
-  case ${MLFLOW_TRACKING_URI:-} in
-  *[/@]localhost* | *[/@]127.* | *[/@]0.0.0.0* | *[/@]"[::1]"*) network=host ;;
-  http*://* | databricks* | postgresql* | mysql*) network=bridge ;;
-  *) network=none ;;
-  esac
+  network=none
+  if is_server; then network=bridge; fi
+  if is_server && is_here; then network=host; fi
   [ ! -t 1 ] || set -- --tty "$@"
   # shellcheck disable=SC2086
   become "$docker" run --rm --network $network --shm-size 1g --cap-drop ALL --security-opt no-new-privileges \
@@ -341,9 +348,8 @@ compose() {
   RUNS=$(from_here "${RUNS:-runs}") DATA=$(from_here "${DATA:-$(pwd)}")
   REVISION=$(revision) TORCH=$torch TORCH_INDEX=$cpu_index
   export LOOKALIKE_UID LOOKALIKE_GID RUNS DATA REVISION TORCH TORCH_INDEX
-  case ${MLFLOW_TRACKING_URI-} in # what a container would look for in itself: the composed MLflow is meant
-  sqlite:* | file:* | *[/@]localhost* | *[/@]127.*) unset MLFLOW_TRACKING_URI ;;
-  esac
+  # What a container would look for in itself is not meant, but the composed MLflow.
+  if ! is_server || is_here; then unset MLFLOW_TRACKING_URI; fi
   mkdir -p "$RUNS" || fail 1 "$RUNS is no folder for runs" # the engine would make it, and as its own user
   if "$docker" compose version >/dev/null 2>&1; then
     "$docker" compose --project-name "${PROJECT:-lookalike}" --file docker/compose.yaml "$@"

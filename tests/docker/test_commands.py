@@ -104,6 +104,7 @@ def test_wishes_that_cannot_be_met(
     [
         ("", "none"),
         ("sqlite:////data/mlflow.db", "none"),
+        ("sqlite:////mnt/localhost/mlflow.db", "none"),
         ("http://localhost:5000", "host"),
         ("http://127.0.0.1:5000", "host"),
         ("http://me:secret@localhost:5000", "host"),
@@ -288,6 +289,8 @@ def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Pa
         ("sqlite:///runs/mlflow.db", "its own"),
         ("http://127.0.0.1:5000", "its own"),
         ("http://me:secret@localhost:5000", "its own"),
+        ("http://[::1]:5000", "its own"),
+        ("runs/mlruns", "its own"),
         ("https://mlflow.example.org", "https://mlflow.example.org"),
     ],
 )
