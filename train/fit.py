@@ -105,7 +105,7 @@ def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
 def _mention_unfinished(config: Config) -> None:
     """Say so when the newest run is of this very configuration and nobody has finished it."""
     run = max(rundir.existing(Path(config.out)), key=lambda run: run.number, default=None)
-    if run is not None and _is_unfinished(run) and run.config.read_text() == config.to_json():
+    if run is not None and _is_unfinished(run) and run.config.read_text("utf-8") == config.to_json():
         log.info("%s was interrupted; %s", run.path, _go_on(run))
 
 
@@ -131,7 +131,7 @@ def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
     Raises:
         InputError: a change would make it another run.
     """
-    config = from_json(run.config.read_text())
+    config = from_json(run.config.read_text("utf-8"))
     changes = epochs_alone(changes)
     # The data may have been moved; that it is the same can only be seen where a state is saved (`_saved`).
     may_change = (*MAY_CHANGE, "data") if checkpoint.newest(run.checkpoints) else MAY_CHANGE

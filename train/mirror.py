@@ -118,7 +118,7 @@ class Mirror:
     def __init__(self, run: RunDirectory, record: Record) -> None:
         """Find the run in MLflow or make it, and ask what is already there."""
         self.run, self.record = run, record
-        self.config = from_json(run.config.read_text())
+        self.config = from_json(run.config.read_text("utf-8"))
         self.uri = store_uri(run.path.parent)
         _make_store(self.uri)
         self.client = mlflow.MlflowClient(self.uri)
@@ -279,13 +279,15 @@ class Mirror:
     def _depose(self, champion: str) -> None:
         """A champion missed the gate that is asked now: the newest version that passed its own takes its place."""
         passed = self.client.search_model_versions(f"name='{MODEL_NAME}' and tags.gate='{GATE[True]}'")
-        others = [int(each.version) for each in passed if each.version != champion]
-        if others:
-            self.client.set_registered_model_alias(MODEL_NAME, CHAMPION, str(max(others)))
-        else:
-            self.client.delete_registered_model_alias(MODEL_NAME, CHAMPION)
-        now = f"; version {max(others)} is" if others else ""
+        others = [each for each in passed if int(each.version) != int(champion)]
+        newest = max(others, key=lambda each: int(each.version), default=None)
+        now = "" if newest is None else f"; version {newest.version} is"
         log.info("MLflow: version %s missed the gate that is asked now, and is %s no more%s", champion, CHAMPION, now)
+        if newest is None:
+            self.client.delete_registered_model_alias(MODEL_NAME, CHAMPION)
+        else:
+            self.client.set_registered_model_alias(MODEL_NAME, CHAMPION, newest.version)
+            self._tell_of_other_data(champion, newest.tags["data"])
 
     def _version_tags(self, passed: bool | None) -> dict[str, str]:
         """What a registered version is found by."""
