@@ -74,10 +74,8 @@ class Tracker:
         """Send everything, and end the run in MLflow as FINISHED, FAILED or KILLED."""
         self.ended.set()
         self.record.status, self.record.ended = status, time.time()
-        with contextlib.suppress(OSError):
-            self.record.save(
-                self.run
-            )  # first: who is tired of waiting for MLflow must not leave a run that seems killed
+        with contextlib.suppress(OSError):  # before the wait: who is tired of it must not leave a run that seems killed
+            self.record.save(self.run)
         self.thread.join(PATIENCE_SECONDS)
         if self.thread.is_alive() or not self._try(Mirror.send_all):
             log.warning("MLflow lacks a part of this run; later, send it with: python -m train sync %s", self.run.path)

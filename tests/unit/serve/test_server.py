@@ -259,27 +259,28 @@ def test_a_server_is_ready_when_it_answers_with_the_golden_samples(
     assert predictions.tokens == [None]
 
 
-@pytest.mark.parametrize("status", [401, 200])
-def test_a_server_that_answers_strangers_is_not_ready(
-    running: State, predictions: Predictions, tmp_path: Path, status: int
-) -> None:
+@pytest.fixture
+def guarded(running: State, predictions: Predictions, tmp_path: Path) -> State:
+    """A server that was given a token."""
     (tmp_path / "token").write_text("a-secret-of-the-server\n")
-    state = dataclasses.replace(running, port=predictions.port, token_file=str(tmp_path / "token"))
+    return dataclasses.replace(running, port=predictions.port, token_file=str(tmp_path / "token"))
+
+
+@pytest.mark.parametrize("status", [401, 200])
+def test_a_server_that_answers_strangers_is_not_ready(guarded: State, predictions: Predictions, status: int) -> None:
     predictions.answers = [(200, GOLDEN), (status, GOLDEN)]
     open_to_all = pytest.raises(ServeError, match="this archive's handler checks no token; make it anew")
     with nullcontext() if status == 401 else open_to_all:
-        server._await_golden(state, CARD, time.monotonic() + 60)
+        server._await_golden(guarded, CARD, time.monotonic() + 60)
     assert predictions.tokens == ["Bearer a-secret-of-the-server", None]
 
 
 @pytest.mark.parametrize("busy", [503, 507])
 def test_a_server_that_is_too_busy_for_a_stranger_is_asked_again(
-    running: State, predictions: Predictions, tmp_path: Path, busy: int
+    guarded: State, predictions: Predictions, busy: int
 ) -> None:
-    (tmp_path / "token").write_text("a-secret-of-the-server\n")
-    state = dataclasses.replace(running, port=predictions.port, token_file=str(tmp_path / "token"))
     predictions.answers = [(200, GOLDEN), (busy, []), (200, GOLDEN), (401, [])]
-    server._await_golden(state, CARD, time.monotonic() + 60)
+    server._await_golden(guarded, CARD, time.monotonic() + 60)
     assert predictions.answers == []
 
 
