@@ -69,7 +69,7 @@ class Outcome:
     verdict: Verdict
 
 
-class Saved(KeyboardInterrupt):
+class SavedInterrupt(KeyboardInterrupt):
     """An interruption of training, once all of its state is saved."""
 
 
@@ -99,7 +99,7 @@ def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
             run = rundir.create(Path(config.out), f"{prepared.dataset.name}-{config.codec}", config.to_json())
         else:
             _mention_older(run)
-        return _locked(run, config, prepared)
+        return _run_locked(run, config, prepared)
 
 
 def _mention_unfinished(config: Config) -> None:
@@ -133,7 +133,7 @@ def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
     """
     config = from_json(run.config.read_text("utf-8"))
     changes = epochs_alone(changes)
-    # The data may have been moved; that it is the same can only be seen where a state is saved (`_saved`).
+    # The data may have been moved; that it is the same can only be seen where a state is saved (`_load_checkpoint`).
     may_change = (*MAY_CHANGE, "data") if checkpoint.newest(run.checkpoints) else MAY_CHANGE
     for name, value in changes.items():
         decided = value == "auto" and name in ("codec", "generator")  # as when the run was started
@@ -179,14 +179,15 @@ def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[],
     return True
 
 
-def _locked(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
+def _run_locked(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
     try:
         with FileLock(run.path / ".lock", timeout=0), _logging_to(run.log):
-            return Outcome(run=run, verdict=_tracked(run, config, prepared, _saved(run, config, prepared)))
+            saved = _load_checkpoint(run, config, prepared)
+            return Outcome(run=run, verdict=_run_tracked(run, config, prepared, saved))
     except Timeout as problem:
         raise JobError(f"{run.path}: another process is working on this run") from problem
     except KeyboardInterrupt as problem:
-        state = "everything is saved" if isinstance(problem, Saved) else _last_saved(run)
+        state = "everything is saved" if isinstance(problem, SavedInterrupt) else _last_saved(run)
         raise JobError(f"interrupted; {state}; {_go_on(run)}") from problem
     except loop.NonFiniteError as problem:
         raise JobError(f"{problem}; {_last_good(run)}") from problem
@@ -202,7 +203,7 @@ def _locked(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
         raise JobError(f"out of memory; {_last_good(run)}. {advice}; to {_go_on(run)}") from problem
 
 
-def _saved(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, Any] | None:
+def _load_checkpoint(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, Any] | None:
     """The state of the last good checkpoint, if there is one."""
     saved = checkpoint.load_newest(run.checkpoints)
     if saved is not None and saved["fingerprint"] != prepared.dataset.fingerprint():
@@ -229,7 +230,7 @@ def _last_good(run: RunDirectory) -> str:
     return f"the last good state is {path}" if path else "nothing was saved yet"
 
 
-def _tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Verdict:
+def _run_tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Verdict:
     """The job itself, tracked; nobody else works on the run directory meanwhile."""
     rundir.write(run.config, config.to_json())
     seen = saved["state"]["seen"] if saved and "state" in saved else 0
@@ -295,12 +296,16 @@ class _Job:
     """What the callbacks of one training run share.
 
     Attributes:
+        interrupted: whether Ctrl-C or SIGTERM has come; asked while training.
         warm: the generator as the game found it, or the refit that took its place.
         state: of the game.
+        bar: of the game's progress.
     """
 
+    interrupted: Callable[[], bool]
     warm: Generator
     state: GameState
+    bar: "tqdm[Any]"
 
     def __init__(
         self, run: RunDirectory, config: Config, prepared: Prepared, tracker: Tracker, saved: dict[str, Any] | None
@@ -309,14 +314,14 @@ class _Job:
         self.kind = kinds.of(config, prepared)
         self.saved = saved or {"phase": NOTHING}
         self.device_name = _device_name(config)  # while there are other processes
-        self.checkpointed = time.monotonic()
-        self.printed = 0.0
+        self.checkpointed_at = time.monotonic()
+        self.printed_at = 0.0
 
     def work(self) -> Verdict:
         """Train, then judge, save and report.
 
         Raises:
-            Saved: on Ctrl-C or SIGTERM while training, after the state was saved.
+            SavedInterrupt: on Ctrl-C or SIGTERM while training, after the state was saved.
             KeyboardInterrupt: on a second one, or later.
             NonFiniteError: training failed.
         """
@@ -335,7 +340,7 @@ class _Job:
             distributed.broadcast(None)
             distributed.leave()
             if self.interrupted():  # in the last step, when it was too late to ask
-                raise Saved
+                raise SavedInterrupt
         return self._finish()
 
     def _warm_up(self) -> None:
@@ -368,7 +373,7 @@ class _Job:
             phase.load_state_dict(self.saved["refit"])
 
         def save() -> None:
-            self._save(REFIT, **self._game(ended=self._budget()), refit=phase.state_dict())
+            self._save(REFIT, **self._game_content(ended=self._budget()), refit=phase.state_dict())
 
         self._run_phase(REFIT, phase, limit, save)
         save()
@@ -390,7 +395,7 @@ class _Job:
                 (stop,) = distributed.all_reduce_max(self.interrupted())
                 if stop:
                     distributed.leave()
-                    raise Saved
+                    raise SavedInterrupt
         if phase.seconds:
             log.info("%s: %.0f s", name, phase.seconds)
 
@@ -424,7 +429,7 @@ class _Job:
         if reason == "interrupted":
             distributed.leave()  # as the others do now: where NCCL parts, it waits for all
             self._checkpoint()
-            raise Saved
+            raise SavedInterrupt
         self._checkpoint(ended=self._budget())
         log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{state.seen:,}", state.seconds)
 
@@ -453,14 +458,14 @@ class _Job:
         return scores
 
     def _checkpoint_is_due(self) -> bool:
-        return time.monotonic() - self.checkpointed > CHECKPOINT_SECONDS
+        return time.monotonic() - self.checkpointed_at > CHECKPOINT_SECONDS
 
     def _checkpoint(self, ended: list[float | None] | None = None) -> None:
         """Save the game; `ended` is the budget that it has used up."""
-        self._save(GAME, **self._game(ended))
+        self._save(GAME, **self._game_content(ended))
         self.tracker.checkpointed(self.state.seen)
 
-    def _game(self, ended: list[float | None] | None) -> dict[str, Any]:
+    def _game_content(self, ended: list[float | None] | None) -> dict[str, Any]:
         return {
             "state": self.state.state_dict(),
             "generator": self.state.generator.config(),
@@ -471,7 +476,7 @@ class _Job:
     def _save(self, phase: str, **content: Any) -> None:
         fingerprint = self.prepared.dataset.fingerprint()
         checkpoint.save(self.run.checkpoints, {"phase": phase, "fingerprint": fingerprint, **content})
-        self.checkpointed = time.monotonic()
+        self.checkpointed_at = time.monotonic()
 
     def _finish(self) -> Verdict:
         """Ship the best averaged weights: artifact, samples, evidence, report."""
@@ -582,8 +587,8 @@ class _Job:
         self.bar.update(percent - self.bar.n)
         if self.config.preset == "textbook":
             self._show_textbook(tick)
-        elif self.bar.disable and time.monotonic() - self.printed > LOG_SECONDS:
-            self.printed = time.monotonic()
+        elif self.bar.disable and time.monotonic() - self.printed_at > LOG_SECONDS:
+            self.printed_at = time.monotonic()
             line = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
             log.info(
                 "%3.0f %%  epoch %.0f  %s  %s sequences/s",

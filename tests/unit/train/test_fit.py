@@ -56,7 +56,7 @@ def test_a_run_that_is_older_than_a_finished_one_is_named_and_can_go_on(
 
 @pytest.mark.parametrize(
     ("interruption", "state"),
-    [(fit.Saved, "everything is saved"), (KeyboardInterrupt, "saved is the state of 4[0-9] s ago")],
+    [(fit.SavedInterrupt, "everything is saved"), (KeyboardInterrupt, "saved is the state of 4[0-9] s ago")],
 )
 def test_what_an_interruption_leaves_is_told_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException], state: str
@@ -66,7 +66,7 @@ def test_what_an_interruption_leaves_is_told_as_it_is(
         os.utime(path, (time.time() - 40,) * 2)
         raise interruption
 
-    monkeypatch.setattr(fit, "_tracked", work)
+    monkeypatch.setattr(fit, "_run_tracked", work)
     config = fit.Config(data="toy", device="cpu", out=str(tmp_path))
     with pytest.raises(JobError, match=f"^interrupted; {state}; go on with: .* --out {tmp_path} "):
         fit.fit(config)
@@ -95,7 +95,7 @@ def test_a_run_goes_on_with_data_that_have_been_moved(tmp_path: Path) -> None:
     config = fit.continued(run, {"data": "moved/rows.npy"})
     assert config.data == "moved/rows.npy"
     with pytest.raises(InputError, match=r"--resume: moved/rows\.npy is not what .* was started with; name that data"):
-        fit._saved(run, config, prepare(resolve({"data": "toy"})))
+        fit._load_checkpoint(run, config, prepare(resolve({"data": "toy"})))
 
 
 def test_a_gate_that_cannot_be_read_is_told_before_a_run_goes_on(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_an_interruption_in_the_last_step_is_not_lost(tmp_path: Path, monkeypatc
     monkeypatch.setattr(job, "_play", lambda: signal.raise_signal(signal.SIGTERM))
     monkeypatch.setattr(job, "_is_unimproved", lambda: False)
     monkeypatch.setattr(job, "_finish", lambda: pytest.fail("judged"))
-    with pytest.raises(fit.Saved):
+    with pytest.raises(fit.SavedInterrupt):
         job.work()
 
 
