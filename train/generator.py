@@ -258,8 +258,8 @@ def draw_noise(generator: Generator, n: int, seed: int) -> Tensor:
 
     The first rows do not depend on `n`: asking for more sequences with the same seed continues the list.
     """
-    stream = torch.Generator().manual_seed(seed)
-    return torch.rand(n, generator.noise_size, generator=stream, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(seed)
+    return torch.rand(n, generator.noise_size, generator=rng, dtype=torch.float64)
 
 
 def generate(generator: Generator, noise: Tensor) -> Tensor:
@@ -288,9 +288,9 @@ def sample(generator: Generator, n: int, seed: int) -> Tensor:
 
 def sample_labelled(generator: Generator, n: int, seed: int) -> Sample:
     """The same with the rows' classes, for any `n`: the noise of many texts is never in memory as a whole."""
-    stream, parts = torch.Generator().manual_seed(seed), []
+    rng, parts = torch.Generator().manual_seed(seed), []
     for block in torch.empty(n).split(generator.rows_per_pass):
-        noise = torch.rand(len(block), generator.noise_size, generator=stream, dtype=torch.float64)
+        noise = torch.rand(len(block), generator.noise_size, generator=rng, dtype=torch.float64)
         parts.append(generate_labelled(generator, noise))
     labels = [part.labels for part in parts if part.labels is not None]
     return Sample(codes=torch.cat([part.codes for part in parts]), labels=torch.cat(labels) if labels else None)

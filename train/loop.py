@@ -44,7 +44,7 @@ class State(GameState):
 
     @classmethod
     def new(cls, config: Config, generator: Generator, device: torch.device) -> "State":
-        """A fresh state around a generator; draws the discriminator's first weights from torch's global stream."""
+        """A fresh state around a generator; the discriminator's first weights follow from torch's global seed."""
         generator = generator.to(device)
         discriminator = new_discriminator(config, generator.length).to(device)
         # The textbook system keeps Adam's standard momentum; adversarial training is steadier without it.

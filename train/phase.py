@@ -14,9 +14,9 @@ from train.generator import Generator
 class Phase(Protocol):
     """A warm start, or a refit that takes its place: work in small steps that ends in a generator.
 
-    With the same torch streams at its beginning and without a limit of seconds, a phase that was interrupted, saved and
-    loaded into a new object (made of the same rows and options) ends in the same generator, bit for bit, as an
-    undisturbed one.
+    Where torch's random number generators start in the same state and no seconds limit it, a phase that was
+    interrupted, saved and loaded into a new object (made of the same rows and options) ends in the same generator, bit
+    for bit, as an undisturbed one.
 
     Attributes:
         seconds: used so far, over all sessions.
@@ -45,14 +45,17 @@ class Phase(Protocol):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `run` changes as tensors, numbers, strings, lists and dicts; torch's streams included."""
+        """Everything that `run` changes, as tensors, numbers, strings, lists and dicts.
+
+        That includes the states of torch's random number generators.
+        """
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Put everything back, torch's streams included."""
+        """Put everything back."""
 
 
 class Stateful:
-    """What is saved and put back part by part, with torch's streams.
+    """What is saved and put back part by part, with the states of torch's random number generators.
 
     Attributes:
         MODULES: the names of the parts that have a `state_dict` of their own.
@@ -64,14 +67,14 @@ class Stateful:
 
     def state_dict(self) -> dict[str, Any]:
         modules = {name: getattr(self, name).state_dict() for name in self.MODULES}
-        return {**modules, **{name: getattr(self, name) for name in self.VALUES}, "streams": streams()}
+        return {**modules, **{name: getattr(self, name) for name in self.VALUES}, "streams": rng_states()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         for name in self.MODULES:
             getattr(self, name).load_state_dict(saved[name])
         for name in self.VALUES:
             setattr(self, name, saved[name])
-        restore_streams(saved["streams"])
+        restore_rng_states(saved["streams"])
 
 
 @dataclass(kw_only=True, eq=False)
@@ -110,15 +113,15 @@ class ColdStart(Stateful):
         return True
 
 
-def streams() -> dict[str, Any]:
-    """The state of torch's global random streams: the CPU's, and that of the GPU in use, if any."""
-    # To ask for a GPU's stream starts CUDA, which fails where a driver is too old for torch, though nobody wants a GPU.
+def rng_states() -> dict[str, Any]:
+    """The states of torch's global random number generators: the CPU's, and that of the GPU in use, if any."""
+    # To ask for a GPU's starts CUDA, which fails where a driver is too old for torch, though nobody wants a GPU.
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def restore_streams(saved: dict[str, Any]) -> None:
-    """Set torch's global random streams; a GPU's only where there still is one."""
+def restore_rng_states(saved: dict[str, Any]) -> None:
+    """Set the states of torch's global random number generators; a GPU's only where there still is one."""
     torch.set_rng_state(saved["cpu"])
     if saved["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved["cuda"])

@@ -138,12 +138,12 @@ def samples(generator: Generator, rows: range, seed: int) -> Iterator[Sample]:
 
 def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[Sample]:
     """Those rows of one block; the noise of the rows before them is drawn and dropped."""
-    stream = torch.Generator().manual_seed(stream_seed)
+    rng = torch.Generator().manual_seed(stream_seed)
     step = max(1, PASS_VALUES // generator.noise_size)
     done = 0
     while done < rows.stop:
         end = min(done + step, rows.stop if done >= rows.start else rows.start)
-        noise = torch.rand(end - done, generator.noise_size, generator=stream, dtype=torch.float64)
+        noise = torch.rand(end - done, generator.noise_size, generator=rng, dtype=torch.float64)
         if done >= rows.start:
             yield generate_labelled(generator, noise)
         done = end

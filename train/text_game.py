@@ -193,12 +193,12 @@ def chances(generator: TokenGenerator, draws: Sample, seed: int) -> Tensor | Non
         draws: as `draw` makes them, at least as many as there are candidates.
         seed: of the random groups in which they compete, within their class.
     """
-    k, stream = generator.candidates, torch.Generator().manual_seed(seed)
+    k, rng = generator.candidates, torch.Generator().manual_seed(seed)
     if k == 1:
         return None
     scores, total = _scores(generator.scorer, draws).double(), torch.zeros(len(draws.codes), dtype=torch.float64)
     for _ in range(GROUPINGS):
-        groups = torch.randperm(len(scores), generator=stream)[: len(scores) // k * k]
+        groups = torch.randperm(len(scores), generator=rng)[: len(scores) // k * k]
         if draws.labels is not None:
             groups = groups[draws.labels.cpu()[groups].argsort(stable=True)]
         groups = groups.view(-1, k)

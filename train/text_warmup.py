@@ -319,10 +319,10 @@ def draw_dropped(model: LanguageModel, rows: int, width: int) -> Dropped:
 
 def batches_by_length(lengths: Tensor, size: int, seed: int) -> list[Tensor]:
     """All rows in batches of about equal lengths, in random order."""
-    stream = torch.Generator().manual_seed(seed)
-    order = (lengths + JITTER * torch.rand(len(lengths), generator=stream)).argsort()
+    rng = torch.Generator().manual_seed(seed)
+    order = (lengths + JITTER * torch.rand(len(lengths), generator=rng)).argsort()
     parts = order.split(size)
-    return [parts[i] for i in torch.randperm(len(parts), generator=stream).tolist()]
+    return [parts[i] for i in torch.randperm(len(parts), generator=rng).tolist()]
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from train import distributed
 from train.average import move_average
 from train.generator import draw_noise
 from train.nade import NadeGenerator
-from train.phase import Stateful, restore_streams, streams
+from train.phase import Stateful, restore_rng_states, rng_states
 
 log = logging.getLogger("lookalike")
 
@@ -505,7 +505,7 @@ class WarmStart:
             "fitted": [net.state_dict() for net in self.fitted],
             "begun": [*(distributed.all_gather(mine) if self.round else ()), *self.begun],
             "joined": None if self.joined is None else self.joined.state_dict(),
-            "streams": streams(),
+            "streams": rng_states(),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -515,7 +515,7 @@ class WarmStart:
         self.fitted = [self._net(weights) for weights in saved["fitted"]]
         self.round, self.fit, self.begun = range(0), None, saved["begun"]
         self.joined = None if saved["joined"] is None else self._net(saved["joined"])
-        restore_streams(saved["streams"])
+        restore_rng_states(saved["streams"])
 
     def _net(self, weights: dict[str, Tensor]) -> NadeGenerator:
         nets, classes = weights["prior"].shape

@@ -63,8 +63,8 @@ def test_only_usual_requests_count_as_drift() -> None:
 
 
 def test_drift_of_other_codes_is_in_which_of_the_commonest_occur() -> None:
-    stream = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 300, (2000, 8), generator=stream).to(torch.uint16)
+    rng = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 300, (2000, 8), generator=rng).to(torch.uint16)
     drift = Drift(codes)
     drift.add(codes)
     same = drift.measure()
@@ -174,8 +174,8 @@ def test_drift_shows_wrong_marginals_and_wrong_correlations() -> None:
 
 
 def test_drift_of_long_rows_is_that_of_evenly_spaced_columns() -> None:
-    stream = torch.Generator().manual_seed(2)
-    reference, seen = ((torch.rand(50, 1000, generator=stream) < p).to(torch.uint8) for p in (0.4, 0.6))
+    rng = torch.Generator().manual_seed(2)
+    reference, seen = ((torch.rand(50, 1000, generator=rng) < p).to(torch.uint8) for p in (0.4, 0.6))
     columns = torch.linspace(0, 999, watch.COLUMNS).round().long()
     assert torch.equal(columns[[0, -1]], torch.tensor([0, 999]))
     whole, some = Drift(reference), Drift(reference[:, columns])
@@ -187,8 +187,8 @@ def test_drift_of_long_rows_is_that_of_evenly_spaced_columns() -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 64, 255, 256])
 def test_drift_of_rows_of_ordinary_length_is_that_of_all_columns(length: int) -> None:
-    stream = torch.Generator().manual_seed(2)
-    reference, seen = ((torch.rand(50, length, generator=stream) < p).to(torch.uint8) for p in (0.4, 0.6))
+    rng = torch.Generator().manual_seed(2)
+    reference, seen = ((torch.rand(50, length, generator=rng) < p).to(torch.uint8) for p in (0.4, 0.6))
     drift = Drift(reference)
     drift.add(seen)
     expected, found = watch._Moments(length), watch._Moments(length)

@@ -1,4 +1,4 @@
-"""Random streams as a phase saves them."""
+"""Random number generators as a phase saves them."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ import torch
 from train import phase
 
 
-def test_streams_continue_where_they_were_saved() -> None:
+def test_random_numbers_continue_where_they_were_saved() -> None:
     torch.manual_seed(1)
-    saved = phase.streams()
+    saved = phase.rng_states()
     drawn = torch.rand(3)
-    phase.restore_streams(saved)
+    phase.restore_rng_states(saved)
     assert torch.equal(torch.rand(3), drawn)
 
 
@@ -21,4 +21,4 @@ def test_a_job_on_the_cpu_does_not_ask_the_gpu(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_rng_state", too_old)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", too_old)
-    assert phase.streams()["cuda"] is None
+    assert phase.rng_states()["cuda"] is None

@@ -607,9 +607,9 @@ def test_ngrams_leave_the_end_to_the_net(generator: TokenGenerator) -> None:
 
 
 def test_calibrated_draws_end_where_the_rows_do() -> None:
-    stream = torch.Generator().manual_seed(0)
-    rows = torch.randint(3, VOCABULARY, (600, LENGTH), generator=stream)
-    lengths = torch.where(torch.rand(600, generator=stream) < 0.5, 2, LENGTH - 1)
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randint(3, VOCABULARY, (600, LENGTH), generator=rng)
+    lengths = torch.where(torch.rand(600, generator=rng) < 0.5, 2, LENGTH - 1)
     rows[torch.arange(LENGTH) == lengths[:, None]] = END
     rows[torch.arange(LENGTH) > lengths[:, None]] = PADDING
     torch.manual_seed(0)

@@ -32,9 +32,9 @@ def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
 
 def two_kinds(n: int) -> torch.Tensor:
     """Rows of two clear classes: mostly ones, a quarter of them, or mostly zeros."""
-    stream = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     mostly = torch.where(torch.arange(n)[:, None] % 4 == 0, 0.9, 0.1)
-    return (torch.rand(n, 12, generator=stream) < mostly).float()
+    return (torch.rand(n, 12, generator=rng) < mostly).float()
 
 
 def fitted(rows: torch.Tensor, hidden: int) -> NetFit:
