@@ -321,7 +321,7 @@ def evaluate(
     *, real: Path, synthetic: Path, train: Path | None, gate: str, out: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Judge synthetic rows against real ones."""
-    from train import evidence, report, rundir, writers
+    from train import atomic, evidence, report, writers
     from train import gate as gates
 
     gates.read(gate)  # judging takes long: what can be refused is refused before
@@ -348,7 +348,7 @@ def evaluate(
             decode=kind.decode,
             provenance=provenance,
         )
-        rundir.write(out, report.render(found, page, report.figures(found, [])))
+        atomic.write_text(out, report.render(found, page, report.figures(found, [])))
     if verdict.passed is False:
         raise click.exceptions.Exit(GATE_FAILED)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from train import rundir
+from train import atomic
 from train.config import InputError
 
 FORMAT = 7  # changes with what a state holds, or with how training goes on from it
@@ -25,7 +25,7 @@ def save(directory: Path, state: dict[str, Any]) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     number = max((int(old.name.split("-")[0]) for old in directory.glob("*.pt")), default=0) + 1
     path = directory / f"{number:06d}-{_digest(content)}.pt"
-    rundir.write_bytes(path, content)
+    atomic.write_bytes(path, content)
     older = _newest_first(directory)[1:]
     spare = next(filter(_is_good, older), None)
     for old in older:

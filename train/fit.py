@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from train import (
     artifact,
+    atomic,
     catalogue,
     checkpoint,
     distributed,
@@ -232,10 +233,10 @@ def _last_good(run: RunDirectory) -> str:
 
 def _run_tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Verdict:
     """The job itself, tracked; nobody else works on the run directory meanwhile."""
-    rundir.write(run.config, config.to_json())
+    atomic.write_text(run.config, config.to_json())
     seen = saved["state"]["seen"] if saved and "state" in saved else 0
     # What a crashed session wrote after its last checkpoint comes again.
-    rundir.keep_lines(run.stats, lambda line: line["seen"] <= seen)
+    atomic.keep_lines(run.stats, lambda line: line["seen"] <= seen)
     run.stats.touch()  # where the warm start takes all the time, the game adds no line
     _announce(run, config, prepared, saved)
     tracker = tracking.start(run, tags=_tags(config, prepared), datasets=_datasets(prepared), seen=seen)
@@ -491,10 +492,10 @@ class _Job:
         shipped = artifact.save(run.artifact, generator, codec, self._card(scores, verdict))
         writers.write(run.samples, shipped.draw(SAMPLE_ROWS, EVALUATION_SEED), codec)
         notes = "".join(f"\nNote: {warning}\n" for warning in scores["warnings"])
-        rundir.write(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n{notes}")
+        atomic.write_text(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n{notes}")
         self._report(found, verdict)
         # Last, because it says that the run is finished.
-        rundir.write(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
+        atomic.write_text(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
 
         self._print_rows(shipped)
         log.info("\n%s\n", evidence.table(found))
@@ -516,7 +517,7 @@ class _Job:
             generator=self.config.generator,
         )
         pictures = report.figures(found, history)
-        rundir.write(self.run.report, report.render(found, page, pictures))
+        atomic.write_text(self.run.report, report.render(found, page, pictures))
         report.save_figures(pictures, self.run.plots)
 
     def _chosen(self) -> Generator:

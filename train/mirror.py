@@ -31,7 +31,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
-from train import LEAVES, evidence, rundir
+from train import LEAVES, atomic, evidence
 from train.artifact import CARD
 from train.config import InputError, from_json
 from train.rundir import RunDirectory
@@ -92,7 +92,7 @@ class Record:
 
     def save(self, run: RunDirectory) -> None:
         with SAVING:
-            rundir.write(run.tracking, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+            atomic.write_text(run.tracking, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
 def read(run: RunDirectory) -> Record:
@@ -228,7 +228,7 @@ class Mirror:
         path = self.run.artifact / CARD
         card = json.loads(path.read_text())
         if card["run_id"] != self.run_id:
-            rundir.write(path, json.dumps({**card, "run_id": self.run_id}, indent=1) + "\n")
+            atomic.write_text(path, json.dumps({**card, "run_id": self.run_id}, indent=1) + "\n")
 
     def _send_results(self, results: Mapping[str, Any]) -> None:
         """The final numbers, those of the contenders as child runs."""

@@ -1,17 +1,13 @@
 """The run directory: where a run keeps its files, and how runs are numbered and found."""
 
-import contextlib
-import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
+from train import atomic
 from train.config import InputError
 
 NAME = re.compile(r"(\d{5})-.+")
@@ -61,7 +57,7 @@ def create(out: Path, name: str, config: str) -> RunDirectory:
             partial = path.with_name(f".{path.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            write(partial / "config.json", config)
+            atomic.write_text(partial / "config.json", config)
             partial.rename(path)
     except OSError as problem:
         raise InputError(f"--out {out}: {problem.strerror or problem}; nothing was started") from problem
@@ -84,47 +80,3 @@ def newest(out: Path) -> RunDirectory:
 
 def existing(out: Path) -> list[RunDirectory]:
     return [RunDirectory(path) for path in out.glob("*") if path.is_dir() and NAME.fullmatch(path.name)]
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file's text; a crash leaves the old text or the new one."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """`write`, for bytes."""
-    with replacing(path) as partial, partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` when all went well and is removed when something went wrong.
-
-    Raises:
-        OSError: as the block raised it, but naming `path`.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException as problem:
-        partial.unlink(missing_ok=True)
-        if isinstance(problem, OSError) and problem.errno is not None:
-            problem.filename = str(path)
-        raise
-
-
-def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda line: True) -> int:
-    """Drop the lines of a JSONL file that are not wanted, and a last one that a crash has cut off.
-
-    Returns:
-        How many are left.
-    """
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and wanted(json.loads(line))]
-    if kept != lines:
-        write(path, "".join(kept))
-    return len(kept)

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import torch
 from filelock import FileLock
 
-from train import rundir, writers
+from train import atomic, writers
 from train.artifact import Artifact
 from train.config import InputError
 from train.generator import MAX_SEED, Generator, Sample, generate_labelled
@@ -102,7 +102,7 @@ def _claim(folder: Path, plan: Plan) -> None:
         if not manifest.exists():
             if any(folder.glob("*.parquet")):
                 raise InputError(f"--out {folder}: holds Parquet files that no {MANIFEST} explains; name another")
-            rundir.write(manifest, json.dumps(asdict(plan), indent=1) + "\n")
+            atomic.write_text(manifest, json.dumps(asdict(plan), indent=1) + "\n")
         try:
             found = json.loads(manifest.read_text())
         except ValueError as problem:
@@ -122,7 +122,7 @@ def _whole(path: Path, rows: int, columns: list[str]) -> bool:
 
 def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progress: Progress) -> None:
     codec = artifact.codec
-    with rundir.replacing(path) as partial, pa.parquet.ParquetWriter(partial, writers.schema(codec)) as writer:
+    with atomic.replacing(path) as partial, pa.parquet.ParquetWriter(partial, writers.schema(codec)) as writer:
         for some in samples(artifact.generator, rows, seed):
             writer.write_table(writers.arrow(some, codec))
             progress.add(len(some.codes))

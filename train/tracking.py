@@ -26,7 +26,7 @@ from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-from train import mirror, rundir
+from train import atomic, mirror
 from train.config import InputError, JobError
 from train.mirror import Mirror, Record
 from train.rundir import RunDirectory
@@ -116,7 +116,7 @@ class SystemMetrics:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.step = rundir.keep_lines(path)
+        self.step = atomic.keep_lines(path)
         self.monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
         try:
             self.monitors.append(GPUMonitor())

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from train import rundir
+from train import atomic
 from train.codec import LABEL_COLUMN, Codec, TokensCodec, class_names
 from train.config import InputError
 from train.generator import Sample
@@ -43,7 +43,7 @@ def check_folder(path: Path) -> None:
 
 def write(path: Path, sample: Sample, codec: Codec) -> None:
     """Write rows as users know them (see `arrow`); the file appears whole or not at all. NPY holds no classes."""
-    with rundir.replacing(path) as partial, partial.open("wb") as file:
+    with atomic.replacing(path) as partial, partial.open("wb") as file:
         WRITERS[path.suffix.lower()](file, arrow(sample, codec))
 
 

@@ -9,7 +9,7 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
-from train import mirror, rundir, tracking
+from train import atomic, mirror, tracking
 from train.config import Config, InputError, JobError
 from train.mirror import Record
 from train.rundir import RunDirectory
@@ -179,4 +179,4 @@ def test_a_line_for_which_the_disk_has_no_room_leaves_no_half(tmp_path: Path) ->
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     machine.measure()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1]
-    assert rundir.keep_lines(path) == 2
+    assert atomic.keep_lines(path) == 2

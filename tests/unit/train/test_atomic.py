@@ -1,0 +1,56 @@
+"""Files that are replaced whole or not at all, and lines that a crash has cut off."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from train import atomic
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "full"), OSError("of zip"), KeyboardInterrupt()])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, problem: BaseException) -> None:
+    path = tmp_path / "a.json"
+
+    def interrupted() -> None:
+        with atomic.replacing(path) as partial:
+            partial.write_text("half")
+            raise problem
+
+    for text in ("old", "new"):
+        atomic.write_text(path, text)
+        assert path.read_text() == text
+    with pytest.raises(type(problem)) as caught:
+        interrupted()
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+    if isinstance(caught.value, OSError):
+        assert caught.value.filename == (str(path) if caught.value.errno else None)
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    replace = Path.replace
+
+    def record(path: Path, target: Path) -> Path:
+        done.append(f"{path.name} to {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(f"{os.fstat(file).st_size} bytes"))
+    monkeypatch.setattr(Path, "replace", record)
+    atomic.write_text(tmp_path / "a.json", "text")
+    assert done == ["4 bytes", ".a.json.partial to a.json"]
+
+
+def test_lines_are_kept_that_are_whole_and_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "stats.jsonl"
+    assert atomic.keep_lines(path) == 0
+    assert not path.exists()
+    path.write_text('{"seen": 1}\n{"seen": 2}\n{"se')
+    assert atomic.keep_lines(path) == 2
+    assert path.read_text() == '{"seen": 1}\n{"seen": 2}\n'
+    assert atomic.keep_lines(path, lambda line: line["seen"] < 2) == 1
+    assert path.read_text() == '{"seen": 1}\n'
