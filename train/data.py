@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from train import builtin, readers, store
+from train import builtin, readers, row_cache
 from train.codec import PresenceCodec, words_of
 from train.config import InputError, did_you_mean
 from train.packed import PackedRows
@@ -111,7 +111,7 @@ class Dataset:
         if self.known_fingerprint is not None:
             return self.known_fingerprint
         if isinstance(self.bits, np.ndarray):
-            return store.fingerprint(self.columns, self.bits.shape, [self.bits])
+            return row_cache.fingerprint(self.columns, self.bits.shape, [self.bits])
         return hashlib.sha256("\0".join([*self.rows, *(self.classes or ())]).encode()).hexdigest()
 
 
@@ -253,7 +253,7 @@ def _load_builtin(name: str, column: str | None, label_column: str | None) -> Da
 def _load_packed(path: Path, codec: str, max_bad_rows: int) -> Dataset | None:
     """Files that are too large for the memory, from the cache of packed rows; None where they are small or text."""
     files = _shards(path)
-    found = store.load(files, codec=codec, max_bad_rows=max_bad_rows) if store.is_large(files) else None
+    found = row_cache.load(files, codec=codec, max_bad_rows=max_bad_rows) if row_cache.is_large(files) else None
     if found is None:
         return None
     stored, rows = found
@@ -344,7 +344,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
     return tuple(readers.read(_shards(path)[0]).columns)
 
 
-def load_numbers(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.NDArray[np.float64], tuple[str, ...]]:
+def load_values(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.NDArray[np.float64], tuple[str, ...]]:
     """The rows of a file, folder or built-in set as numbers from 0 to 1, also of a generator that does not round.
 
     Returns:
@@ -362,22 +362,22 @@ def load_numbers(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.ND
         table = readers.read(file)
         if tuple(table.columns) != (names := names or tuple(table.columns)):
             raise InputError(OTHER_COLUMNS.format(path=path, file=file.name))
-        numbers = np.stack([_numbers(values) for values in table.columns.values()], axis=1)
-        usable, unusable = _usable(table, file.name, ~np.isnan(numbers).T, "a number from 0 to 1")
-        parts.append(numbers[usable])
+        values = np.stack([_column_values(column) for column in table.columns.values()], axis=1)
+        usable, unusable = _usable(table, file.name, ~np.isnan(values).T, "a number from 0 to 1")
+        parts.append(values[usable])
         bad += unusable
     _check_rows(str(path), sum(map(len, parts)), tuple(bad), max_bad_rows)
     return names, np.concatenate(parts), tuple(bad)
 
 
-def _numbers(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def _column_values(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     """A column as numbers; NaN for what is none from 0 to 1. Every different text is looked at once."""
     encoded = values.combine_chunks().dictionary_encode()
-    known = [_number(text) for text in encoded.dictionary.to_pylist()]
+    known = [_value(text) for text in encoded.dictionary.to_pylist()]
     return np.array([*known, np.nan])[encoded.indices.fill_null(len(known)).to_numpy()]
 
 
-def _number(text: str) -> float:
+def _value(text: str) -> float:
     try:
         number = float(ZERO_ONE.get(text.lower(), text))
     except ValueError:
@@ -393,12 +393,12 @@ def _usable(
     Args:
         fits: for each column, which of its values are what is wanted.
     """
-    usable = np.ones(len(table.numbers), bool)
+    usable = np.ones(len(table.row_numbers), bool)
     bad = list(table.bad)
     for (name, values), fit in zip(table.columns.items(), fits, strict=True):
         for row in np.flatnonzero(~fit & usable):
             bad.append(
-                f"{file} row {table.numbers[row]}: column {name} holds {shown(values[row].as_py())}, not {wanted}"
+                f"{file} row {table.row_numbers[row]}: column {name} holds {shown(values[row].as_py())}, not {wanted}"
             )
         usable &= fit
     return usable, tuple(bad)
@@ -451,7 +451,7 @@ def _text_dataset(column: str, label_column: str | None, table: Table, file: str
     names = [column] if label_column is None else [column, label_column]
     rows = [[(cell or "").strip() for cell in table.columns[name].to_pylist()] for name in names]
     usable, bad = [], list(table.bad)
-    for number, *cells in zip(table.numbers, *rows, strict=True):
+    for number, *cells in zip(table.row_numbers, *rows, strict=True):
         if all(cells):
             usable.append(cells)
         else:

@@ -299,7 +299,7 @@ def of_files(
         if given.texts is not None:
             made = load(str(synthetic), column=_text_column(column, synthetic), label_column=classes)
         else:
-            names, values, bad = data.load_numbers(synthetic, max_bad_rows)
+            names, values, bad = data.load_values(synthetic, max_bad_rows)
     except InputError as problem:
         files = {"--real": real, "--synthetic": synthetic, "--train": train}
         raise InputError(_with_option(str(problem), files)) from problem

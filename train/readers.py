@@ -58,7 +58,7 @@ class Table:
     """
 
     columns: dict[str, pa.ChunkedArray]
-    numbers: npt.NDArray[np.int64]
+    row_numbers: npt.NDArray[np.int64]
     bad: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -79,7 +79,7 @@ def read(path: Path) -> Table:
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise InputError("the text is UTF-16; save it as UTF-8")
         table = reader(content, path.name)
-        if len(table.numbers) == 0:
+        if len(table.row_numbers) == 0:
             raise InputError(f"no row can be used: {table.bad[0] if table.bad else 'there are only column names'}")
     except (InputError, zlib.error, *UNREADABLE) as problem:
         raise InputError(f"--data {path}: {in_a_line(problem)}") from problem
@@ -198,22 +198,22 @@ def _first_line(content: bytes) -> bytes:
 
 def _decoded(
     columns: dict[str, pa.ChunkedArray],
-    numbers: npt.NDArray[np.int64],
+    row_numbers: npt.NDArray[np.int64],
     bad: dict[int, str],
     file: str,
     damaged: bool = False,
 ) -> Table:
     """Columns of bytes as text; rows that are not UTF-8, or are marked in a damaged file, join the bad ones."""
-    good = np.ones(len(numbers), bool)
+    good = np.ones(len(row_numbers), bool)
     for name, values in columns.items():
         for row, value in enumerate(values.to_pylist()) if damaged or not _is_text(values) else ():
             if value is not None and (not _is_utf8(value) or (damaged and MARK in value)):
                 good[row] = False
-                bad[int(numbers[row])] = f"column {name} is not UTF-8"
+                bad[int(row_numbers[row])] = f"column {name} is not UTF-8"
     mask = pa.array(good)
     return Table(
         columns={name: values.filter(mask).cast(pa.string()) for name, values in columns.items()},
-        numbers=numbers[good],
+        row_numbers=row_numbers[good],
         bad=tuple(f"{file} row {number}: {why}" for number, why in sorted(bad.items())),
     )
 
@@ -253,12 +253,12 @@ def _read_txt(content: bytes, file: str) -> Table:
     kept = list(itertools.compress(rows, good))
     columns = [pa.chunked_array([pa.array([row[i] for row in kept])]) for i in range(width)]
     bad = [
-        f"{file} row {table.numbers[row]}: holds {widths[row] if widths[row] > 0 else shown(texts[row])}, "
+        f"{file} row {table.row_numbers[row]}: holds {widths[row] if widths[row] > 0 else shown(texts[row])}, "
         f"not {width} values of 0 or 1"
         for row in np.flatnonzero(~good)
     ]
     named = dict(zip(column_names(width), columns, strict=True))
-    return Table(columns=named, numbers=table.numbers[good], bad=(*table.bad, *bad))
+    return Table(columns=named, row_numbers=table.row_numbers[good], bad=(*table.bad, *bad))
 
 
 def _commonest(shapes: Iterable[Shape]) -> Shape | None:
@@ -294,7 +294,7 @@ def _read_jsonl(content: bytes, file: str) -> Table:
         raise InputError(f"no line holds a JSON object, text or list{why}")
     return Table(
         columns=columns,
-        numbers=np.array(list(records)),
+        row_numbers=np.array(list(records)),
         bad=tuple(f"{file} row {number}: {why}" for number, why in sorted(bad.items())),
         left_out=tuple(name for name in names if name not in told),
     )
@@ -375,7 +375,7 @@ def _read_npy(content: bytes, file: str) -> Table:
         columns = {name: pa.chunked_array([pa.array(values).cast(pa.string())]) for name, values in named}
     else:
         raise InputError(f"an array of shape {array.shape} and type {array.dtype}; rows of 0/1 or texts are needed")
-    return Table(columns=columns, numbers=np.arange(1, len(array) + 1))
+    return Table(columns=columns, row_numbers=np.arange(1, len(array) + 1))
 
 
 READERS: dict[str, Callable[[bytes, str], Table]] = {

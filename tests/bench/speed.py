@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.bench.tables import machine
-from train import artifact, builtin, data, loop, losses, metrics, nade, shards, store
+from train import artifact, builtin, data, loop, losses, metrics, nade, row_cache, shards
 from train.artifact import Artifact
 from train.codec import BitsCodec
 from train.config import Config, resolve
@@ -255,7 +255,7 @@ def _conversion(rounds: int) -> None:
         for turn in range(rounds):
             started = time.process_time()
             with mock.patch.dict(os.environ, LOOKALIKE_CACHE=str(Path(folder) / f"cache-{turn}")):
-                store.load([file], codec="bits", max_bad_rows=0)
+                row_cache.load([file], codec="bits", max_bad_rows=0)
             rates.append(CSV_SHAPE[0] / (time.process_time() - started))
     print(f"Converting CSV of {CSV_SHAPE[1]} bits, rows a second: {_shown(rates, '{:,.0f}')}")
     print(f"  10 million rows at that: {10_000_000 / statistics.median(rates) / 60:.1f} minutes\n", flush=True)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train import builtin, data, readers, store
+from train import builtin, data, readers, row_cache
 from train.config import InputError
 
 TEXTS = [f'film number {i}, "really"\nit says' for i in range(12)]
@@ -350,13 +350,13 @@ def test_an_archive_of_arrays_is_refused(tmp_path: Path, packed: bool) -> None:
 def test_numbers_may_be_in_a_folder_of_shards(tmp_path: Path) -> None:
     for name, value in (("a", "0.25"), ("b", "1"), ("c", "2")):
         (tmp_path / f"{name}.csv").write_text("x,y\n" + f"0,{value}\n" * 10)
-    names, numbers, bad = data.load_numbers(tmp_path, 10)
+    names, numbers, bad = data.load_values(tmp_path, 10)
     assert names == ("x", "y")
     assert numbers.tolist() == [[0, 0.25]] * 10 + [[0, 1]] * 10
     assert bad[0] == "c.csv row 1: column y holds '2', not a number from 0 to 1"
     (tmp_path / "b.csv").write_text("y,x\n" + "0,1\n" * 10)
     with pytest.raises(InputError, match=r"b\.csv does not have the same columns in the same order as the first"):
-        data.load_numbers(tmp_path, 10)
+        data.load_values(tmp_path, 10)
 
 
 def test_json_texts_that_are_no_unicode_make_bad_rows(tmp_path: Path) -> None:
@@ -479,8 +479,8 @@ def test_a_damaged_file_is_read_or_refused(
     path.write_bytes(content[: drawn.draw(st.integers(1, len(content)))] if drawn.draw(st.booleans()) else content)
     try:
         if large:
-            store.is_large([path])
-            list(store._Source(path).batches())
+            row_cache.is_large([path])
+            list(row_cache._Source(path).batches())
         else:
             data.load(str(path), max_bad_rows=1000)
     except InputError as problem:
@@ -494,7 +494,7 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path: Path, shape: str) 
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(36))
     with pytest.raises(InputError, match="--data"):
         data.load(str(path))
-    assert not store.is_large([path]) or "1000000" in shape
+    assert not row_cache.is_large([path]) or "1000000" in shape
 
 
 def test_a_part_has_the_chosen_rows_and_a_fingerprint_of_its_own() -> None:

@@ -72,7 +72,7 @@ class Stored:
 class Batch:
     """Some rows of a file: their numbers in it and their values, uint8 (rows, columns), which may be `NEITHER`."""
 
-    numbers: npt.NDArray[np.int64]
+    row_numbers: npt.NDArray[np.int64]
     values: Bits
 
 
@@ -192,7 +192,7 @@ def _too_many(file: Path, skipped: list[str], limit: int) -> InputError:
 def _named(file: Path, columns: tuple[str, ...], batch: Batch, usable: npt.NDArray[np.bool_]) -> Iterator[str]:
     for row in np.flatnonzero(~usable):
         column = columns[int((batch.values[row] == NEITHER).argmax())]
-        yield f"{file.name} row {batch.numbers[row]}: column {column} holds neither 0 nor 1"
+        yield f"{file.name} row {batch.row_numbers[row]}: column {column} holds neither 0 nor 1"
 
 
 def fingerprint(columns: Sequence[str], shape: tuple[int, ...], parts: Iterable[Bits]) -> str:
@@ -246,7 +246,7 @@ def _open_parquet(file: Path, bad: list[str]) -> Opened:
         with pa.parquet.ParquetFile(file) as opened:
             for batch in opened.iter_batches(batch_size=BATCH_ROWS):
                 values = np.stack([_values(column) for column in batch.columns], axis=1)
-                yield Batch(numbers=np.arange(done + 1, done + len(values) + 1), values=values)
+                yield Batch(row_numbers=np.arange(done + 1, done + len(values) + 1), values=values)
                 done += len(values)
 
     names = tuple(pa.parquet.read_schema(file).names)
@@ -263,7 +263,7 @@ def _open_npy(file: Path, bad: list[str]) -> Opened:
     def batches() -> Iterator[Batch]:
         for start in range(0, len(array), BATCH_ROWS):
             values = _from_numbers(array[start : start + BATCH_ROWS])
-            yield Batch(numbers=np.arange(start + 1, start + len(values) + 1), values=values)
+            yield Batch(row_numbers=np.arange(start + 1, start + len(values) + 1), values=values)
 
     return column_names(array.shape[1]), batches
 
@@ -289,7 +289,8 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
             with pa.csv.open_csv(file, **options) as opened:
                 for batch in opened:
                     numbers = np.setdiff1d(np.arange(done + 1, done + len(batch) + len(short) + 1), short)[: len(batch)]
-                    yield Batch(numbers=numbers, values=np.stack([_values(column) for column in batch.columns], axis=1))
+                    values = np.stack([_values(column) for column in batch.columns], axis=1)
+                    yield Batch(row_numbers=numbers, values=values)
                     done = int(numbers[-1]) if len(numbers) else done
                     rows += len(batch)
         except pa.ArrowInvalid as problem:

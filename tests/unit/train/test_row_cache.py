@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train import data, store
+from train import data, row_cache
 from train.config import InputError
 from train.packed import PackedRows
 
@@ -24,8 +24,8 @@ BITS = np.random.default_rng(0).integers(0, 2, (100, 11)).astype(np.uint8)
 @pytest.fixture(autouse=True)
 def _everything_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(store, "LARGE", 100)
-    monkeypatch.setattr(store, "BATCH_ROWS", 16)
+    monkeypatch.setattr(row_cache, "LARGE", 100)
+    monkeypatch.setattr(row_cache, "BATCH_ROWS", 16)
 
 
 def table(kind: pa.DataType) -> pa.Table:
@@ -78,7 +78,7 @@ def test_a_folder_is_one_set_and_is_converted_once(tmp_path: Path, monkeypatch: 
     np.save(folder / "1.npy", BITS[:64])
     np.save(folder / "2.npy", BITS[64:])
     data.load(str(folder), packed=True)
-    monkeypatch.setattr(store, "_convert", pytest.fail)
+    monkeypatch.setattr(row_cache, "_convert", pytest.fail)
     found = data.load(str(folder), packed=True)
     assert isinstance(found.bits, PackedRows)
     np.testing.assert_array_equal(found.bits[torch.arange(100)].numpy(), BITS)
@@ -140,7 +140,7 @@ def test_marks_around_values_and_names_harm_nobody(tmp_path: Path) -> None:
 
 
 def test_a_row_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "CSV_BATCH", 1000)
+    monkeypatch.setattr(row_cache, "CSV_BATCH", 1000)
     (tmp_path / "a.csv").write_text("a,b\n" + "0,1\n" * 400 + f"0,{'1' * 3000}\n")
     with pytest.raises(InputError, match=r"a\.csv: a row is longer than 2,000 bytes"):
         data.load(str(tmp_path / "a.csv"), packed=True)
@@ -166,7 +166,7 @@ def test_a_failed_conversion_leaves_no_set_behind(tmp_path: Path) -> None:
 def test_texts_and_small_files_are_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.csv").write_text("text\n" + "a good film\n" * 50)
     assert data.load(str(tmp_path / "a.csv"), packed=True).texts is not None
-    monkeypatch.setattr(store, "LARGE", 10_000)
+    monkeypatch.setattr(row_cache, "LARGE", 10_000)
     np.save(tmp_path / "a.npy", BITS)
     assert isinstance(data.load(str(tmp_path / "a.npy"), packed=True).bits, np.ndarray)
 
