@@ -95,7 +95,7 @@ class LookalikeHandler:
 
     def _generate(self, asked: Sequence[Request]) -> list[Sample]:
         """The rows of requests with the same options. Every request has its own stream of noise."""
-        generator = self.artifact.having(**dict(asked[0].options))
+        generator = self.artifact.with_options(**dict(asked[0].options))
         noise = torch.cat([generators.draw_noise(generator, request.n, request.seed) for request in asked])
         return generators.generate_labelled(generator, noise).split([request.n for request in asked])
 

@@ -443,14 +443,14 @@ def _sample_file(loaded: "Artifact", out: Path, n: int, seed: int) -> None:
 def _sample_shards(loaded: "Artifact", out: Path, plan: dict[str, Any], processes: int, command: list[str]) -> None:
     """This process's shards; unless torchrun has started the others, it starts them, with such a command."""
     from train import shards
-    from train.processes import asked_for, await_all, started
+    from train.processes import await_all, process_count, started
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    rank, number = int(os.environ.get("RANK", 0)), asked_for(processes)
+    rank, number = int(os.environ.get("RANK", 0)), process_count(processes)
     try:
-        with started(1 if "WORLD_SIZE" in os.environ else number, command) as others:
+        with started(1 if "WORLD_SIZE" in os.environ else number, command) as workers:
             shards.write(out, loaded, **plan, rank=rank, processes=number)
-            await_all(others)
+            await_all(workers)
     except KeyboardInterrupt as problem:
         raise JobError(f"interrupted; the same command goes on with {out}") from problem
 
@@ -463,7 +463,7 @@ def _command(*words: str, **options: Any) -> list[str]:
 def _choosing(loaded: "Artifact", options: dict[str, Any]) -> "Artifact":
     """The artifact with options of its generator chosen."""
     try:
-        return dataclasses.replace(loaded, generator=loaded.having(**options))
+        return dataclasses.replace(loaded, generator=loaded.with_options(**options))
     except ValueError as problem:
         raise InputError(f"--{problem}") from problem
 

@@ -52,7 +52,7 @@ class Artifact:
             options["label"] = Option(kind=str, choices=self.codec.labels)
         return options
 
-    def having(self, **chosen: Any) -> Generator:
+    def with_options(self, **chosen: Any) -> Generator:
         """The generator with some options chosen; the generator itself where none is.
 
         Raises:
@@ -63,19 +63,19 @@ class Artifact:
         generators.check_options(self.options, chosen)
         if "label" in chosen:
             chosen["label"] = self.codec.labels.index(chosen["label"])
-        return self.generator.having(**chosen)
+        return self.generator.with_options(**chosen)
 
     def sample(self, n: int, seed: int, **chosen: Any) -> Tensor:
         """`n` rounded sequences, (n, length), with some options chosen; the same for the same seed on every machine.
 
         Raises:
-            ValueError: as for `having`.
+            ValueError: as for `with_options`.
         """
-        return generators.sample(self.having(**chosen), n, seed)
+        return generators.sample(self.with_options(**chosen), n, seed)
 
     def draw(self, n: int, seed: int, **chosen: Any) -> Sample:
         """What `sample` returns, with the rows' classes."""
-        generator = self.having(**chosen)
+        generator = self.with_options(**chosen)
         return generators.generate_labelled(generator, generators.draw_noise(generator, n, seed))
 
     def readings(self, sample: Sample) -> dict[str, list[str]]:

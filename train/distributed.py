@@ -27,12 +27,12 @@ import torch.distributed.nn.functional
 from torch import Tensor
 
 from train.config import Config, InputError, JobError, from_json, is_out_of_memory, unequal_shares
-from train.processes import GRACE_SECONDS, POLL_SECONDS, Other, asked_for, started
+from train.processes import GRACE_SECONDS, POLL_SECONDS, Worker, process_count, started
 
 log = logging.getLogger("lookalike")
 
 T = TypeVar("T")
-MEETING = "LOOKALIKE_MEETING"  # where a process that was started here finds the file at which all meet
+RENDEZVOUS = "LOOKALIKE_RENDEZVOUS"  # where a process that was started here finds the file at which all meet
 CONFIG = "config"  # what the first one leaves there
 PATIENCE = timedelta(days=7)  # the others wait while the first one validates; one that dies is noticed at once
 
@@ -49,7 +49,7 @@ def session(config: Config) -> Iterator[None]:
         InputError: a batch of 0/1 rows cannot be shared equally among them, or their number is contradictory.
         JobError: one of them has failed.
     """
-    if (number := asked_for(config.processes)) == 1:
+    if (number := process_count(config.processes)) == 1:
         yield
         return
     # Of torchrun's number the options know nothing.
@@ -58,26 +58,27 @@ def session(config: Config) -> Iterator[None]:
     if config.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     with contextlib.ExitStack() as stack:
-        others: list[Other] = []
+        workers: list[Worker] = []
         if "WORLD_SIZE" not in os.environ:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lookalike-"))
             os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())  # nobody else shall take part
-            others = stack.enter_context(started(number, ["follow"], **{MEETING: str(Path(folder, "store"))}))
-            place = _meet(0, number, Path(folder, "store"), config, others)
-        elif MEETING in os.environ:
-            place = _meet(int(os.environ["RANK"]), number, Path(os.environ[MEETING]), config)
+            workers = stack.enter_context(started(number, ["follow"], **{RENDEZVOUS: str(Path(folder, "store"))}))
+            group_options = _rendezvous(0, number, Path(folder, "store"), config, workers)
+        elif RENDEZVOUS in os.environ:
+            group_options = _rendezvous(int(os.environ["RANK"]), number, Path(os.environ[RENDEZVOUS]), config)
         else:
-            place = {}  # torchrun says it by itself
+            group_options = {}  # torchrun says it by itself
         # Gloo carries what the processes agree on, so that agreeing does not wait for the GPU.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo", timeout=PATIENCE, **place)
+        backend = "cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE, **group_options)
         try:
             yield
         except LostError as problem:
-            raise LostError(f"{_reason(others)}{problem}") from problem
+            raise LostError(f"{_reason(workers)}{problem}") from problem
         leave()  # not after a failure: NCCL would wait here for processes that wait for this one
 
 
-def _meet(rank: int, number: int, path: Path, config: Config, others: Sequence[Other] = ()) -> dict[str, Any]:
+def _rendezvous(rank: int, number: int, path: Path, config: Config, workers: Sequence[Worker] = ()) -> dict[str, Any]:
     """Wait until the others are there; what `init_process_group` must be told then.
 
     They meet at a file, for torch's other stores listen to everybody on the network.
@@ -87,8 +88,8 @@ def _meet(rank: int, number: int, path: Path, config: Config, others: Sequence[O
         store.set(str(rank), "here")
     else:
         store.set(CONFIG, config.to_json())
-    while not store.check([str(other.rank) for other in others]):
-        if any(other.check() for other in others):
+    while not store.check([str(worker.rank) for worker in workers]):
+        if any(worker.check() for worker in workers):
             raise JobError(f"--processes {number}: a process ended before it had met the others")
         time.sleep(POLL_SECONDS)
     return {"store": store, "rank": rank, "world_size": number}
@@ -100,9 +101,9 @@ def given_config() -> Config:
     Raises:
         InputError: nobody has started this process.
     """
-    if MEETING not in os.environ:
+    if RENDEZVOUS not in os.environ:
         raise InputError("follow is what `fit --processes` starts, and nothing by itself")
-    store = dist.FileStore(os.environ[MEETING], int(os.environ["WORLD_SIZE"]))
+    store = dist.FileStore(os.environ[RENDEZVOUS], int(os.environ["WORLD_SIZE"]))
     return from_json(store.get(CONFIG).decode())
 
 
@@ -112,13 +113,13 @@ def _loopback() -> str:
     return next(name for name in addresses if any(each.address == "127.0.0.1" for each in addresses[name]))
 
 
-def _reason(others: Sequence[Other]) -> str:
+def _reason(workers: Sequence[Worker]) -> str:
     """Why one of the others has ended, if that can be told."""
     deadline = time.monotonic() + GRACE_SECONDS
-    while others and time.monotonic() < deadline:
+    while workers and time.monotonic() < deadline:
         try:
-            for other in others:
-                other.check()
+            for worker in workers:
+                worker.check()
         except JobError as problem:
             return f"{problem}; "
         time.sleep(POLL_SECONDS)
@@ -168,7 +169,7 @@ def shard(batch: Tensor) -> Tensor:
     return batch.chunk(world_size())[rank()] if _is_sharded(len(batch)) else batch
 
 
-def before(rows: int) -> int:
+def shard_start(rows: int) -> int:
     """How many rows of a batch of so many come before this process's shard."""
     return rank() * rows // world_size() if _is_sharded(rows) else 0
 

@@ -99,10 +99,10 @@ class Generator(nn.Module, ABC):
 
     @property
     def options(self) -> Mapping[str, Option]:
-        """What `having` takes, by name. Each is an attribute, too, whose value holds where nothing is chosen."""
+        """What `with_options` takes, by name. Each is an attribute, too, whose value holds where nothing is chosen."""
         return {}
 
-    def having(self, **chosen: Any) -> Self:
+    def with_options(self, **chosen: Any) -> Self:
         """This generator with some options chosen: a shallow copy, which shares the weights.
 
         Raises:

@@ -249,7 +249,7 @@ class TextKind:
 
     def judge(self, generator: TokenGenerator, warm: TokenGenerator, seconds: float) -> Evidence:
         prepared, dataset = self.prepared, self.prepared.dataset
-        fitted = {"GAN": generator, "warm start": warm.having(candidates=1), **self._learned_baselines(seconds)}
+        fitted = {"GAN": generator, "warm start": warm.with_options(candidates=1), **self._learned_baselines(seconds)}
         served = {name: artifact.for_serving(copy.deepcopy(each)) for name, each in fitted.items()}
         judges = prepared.parts.heldout[: len(prepared.heldout)]
         real = [dataset.part(part) for part in (judges, prepared.parts.train)]
@@ -295,7 +295,7 @@ class TextKind:
 
     def _drawer(self, generator: Any) -> Callable[[float, int], list[str]]:
         return lambda temperature, n: self.codec.decode(
-            sample(generator.having(temperature=temperature), n, EVALUATION_SEED)
+            sample(generator.with_options(temperature=temperature), n, EVALUATION_SEED)
         )
 
     def _rows(self) -> tuple[Rows, Rows]:

@@ -142,7 +142,7 @@ def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
     size = min(config.batch_size, len(real))
     noise = torch.rand(size, state.generator.noise_size, device=real.device)
     drawn = state.seen // config.turns
-    fake = state.generator.stratified(distributed.shard(noise), drawn + distributed.before(size))
+    fake = state.generator.stratified(distributed.shard(noise), drawn + distributed.shard_start(size))
     batches = [batch for batch in real.split(size) if len(batch) == size]  # the last step may leave a part of one
     every = min(PENALTY_EVERY, len(batches))
     turns = []

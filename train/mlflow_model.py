@@ -36,7 +36,7 @@ class Lookalike(PythonModel):
         # A column in which some values are missing holds floats.
         asked |= {name: int(asked[name]) for name in ("n", "seed", "candidates") if name in asked}
         n, seed = asked.pop("n"), asked.pop("seed", secrets.randbelow(MAX_SEED + 1))
-        candidates = getattr(self.artifact.having(**asked), "candidates", 1)
+        candidates = getattr(self.artifact.with_options(**asked), "candidates", 1)
         for name, value, low, high in (("n", n, 1, MAX_DRAWS // candidates), ("seed", seed, 0, MAX_SEED)):
             if not low <= value <= high:
                 raise ValueError(f"{name}: must be a whole number from {low} to {high}")

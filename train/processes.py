@@ -17,8 +17,8 @@ POLL_SECONDS = 0.05
 GRACE_SECONDS = 2.0  # for those that are told to end
 
 
-class Other:
-    """A process that was started here. What it prints is kept from the terminal.
+class Worker:
+    """Another process of the job, started here. What it prints is kept from the terminal.
 
     Args:
         rank: its number; the process that starts it is number 0.
@@ -37,7 +37,7 @@ class Other:
             stdin=subprocess.PIPE,  # see `end_with_the_first`
             stdout=subprocess.DEVNULL,
             stderr=self.said,
-            start_new_session=True,  # Ctrl-C is for the first one, which tells the others
+            start_new_session=True,  # Ctrl-C is for the first one, which tells the workers
         )
 
     def check(self) -> bool:
@@ -55,33 +55,33 @@ class Other:
 
 
 @contextlib.contextmanager
-def started(number: int, command: Sequence[str], **variables: str) -> Iterator[list[Other]]:
+def started(number: int, command: Sequence[str], **variables: str) -> Iterator[list[Worker]]:
     """All processes of a command but this one; at the end none is left."""
-    others: list[Other] = []
+    workers: list[Worker] = []
     try:
         for rank in range(1, number):
-            others.append(Other(rank, number, command, variables))
-        yield others
+            workers.append(Worker(rank, number, command, variables))
+        yield workers
     finally:
-        for other in others:
-            other.process.terminate()
+        for worker in workers:
+            worker.process.terminate()
         deadline = time.monotonic() + GRACE_SECONDS
-        for other in others:
+        for worker in workers:
             try:
-                other.process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+                worker.process.communicate(timeout=max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:  # it waits for this one
-                other.process.kill()
-                other.process.communicate()
-            other.said.close()
+                worker.process.kill()
+                worker.process.communicate()
+            worker.said.close()
 
 
-def await_all(others: Sequence[Other]) -> None:
+def await_all(workers: Sequence[Worker]) -> None:
     """Wait until all have ended.
 
     Raises:
         JobError: as soon as one fails.
     """
-    while sum(other.check() for other in others) < len(others):  # all are asked: any may have failed
+    while sum(worker.check() for worker in workers) < len(workers):  # all are asked: any may have failed
         time.sleep(POLL_SECONDS)
 
 
@@ -96,7 +96,7 @@ def _end_when_nobody_holds_standard_input() -> None:
     os._exit(1)
 
 
-def asked_for(processes: int) -> int:
+def process_count(processes: int) -> int:
     """How many processes share the work: torchrun's number, or the one that the options ask for.
 
     Raises:

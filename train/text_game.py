@@ -146,7 +146,7 @@ def update(state: TextState, rows: Sample, real: Tensor) -> tuple[Tensor, Tensor
 
 def draw(generator: TokenGenerator, rows: int, seed: int, wanted: slice = slice(None)) -> Sample:
     """So many rows as the language model alone draws them, or a part of these: token ids, int64, and their classes."""
-    alone = generator.having(candidates=1)
+    alone = generator.with_options(candidates=1)
     made = generate_labelled(alone, draw_noise(alone, rows, seed)[wanted])
     return Sample(codes=made.codes.long(), labels=made.labels)
 

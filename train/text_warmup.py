@@ -179,7 +179,8 @@ class TextWarmStart(Stateful):
 
     def _calibrate(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
         """Whether all rounds are over that there is time for. A net that is not calibrated is not sharpened, either."""
-        started, alone = time.monotonic() - self.seconds, self.generator.having(candidates=1)  # nobody can choose yet
+        started = time.monotonic() - self.seconds
+        alone = self.generator.with_options(candidates=1)  # nobody can choose yet
         while self.calibrated < self.rounds and self.seconds < seconds:
             if not self.calibrated:
                 sharpen(self.model)
@@ -304,7 +305,7 @@ def recount(generator: TokenGenerator, codes: Tensor, *, chosen: bool = True) ->
         model.ngrams, generator.grams = ngrams, len(ngrams.grams)
         if model.rare is not None:
             model.rare, generator.rare_grams = rare, len(rare.grams)
-    drawing = generator if chosen else generator.having(candidates=1)
+    drawing = generator if chosen else generator.with_options(candidates=1)
     for each in range(RECOUNT_ROUNDS):
         calibrate(drawing, codes, CALIBRATION_SEED + CALIBRATION_ROUNDS + each, rate=1 / max(1, each - 1))
 

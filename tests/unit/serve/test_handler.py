@@ -163,7 +163,7 @@ def test_n_is_limited_by_the_candidates_of_the_model(
     choosy: tuple[LookalikeHandler, Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert choosy[0].offer.candidates == 1
-    generator = choosy[0].artifact.generator.having(candidates=4)
+    generator = choosy[0].artifact.generator.with_options(candidates=4)
     offer = handler.offered(dataclasses.replace(choosy[0].artifact, generator=generator), {"max_draws": 12})
     assert (offer.candidates, offer.max_draws) == (4, 12)
 

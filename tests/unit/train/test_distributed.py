@@ -32,7 +32,7 @@ def test_a_share_begins_where_it_says(rows: int, begins: list[int], monkeypatch:
     monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 3)
     for rank, begin in enumerate(begins):
         monkeypatch.setattr(distributed.dist, "get_rank", lambda rank=rank: rank)
-        assert distributed.before(rows) == distributed.shard(torch.arange(rows))[0] == begin
+        assert distributed.shard_start(rows) == distributed.shard(torch.arange(rows))[0] == begin
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 7, 64])

@@ -74,9 +74,9 @@ def test_nothing_asked_for_is_nothing_given(made: Generator) -> None:
 
 
 def test_without_options_nothing_can_be_chosen(made: Generator) -> None:
-    assert torch.equal(generator.sample(made.having(), 5, seed=1), generator.sample(made, 5, seed=1))
+    assert torch.equal(generator.sample(made.with_options(), 5, seed=1), generator.sample(made, 5, seed=1))
     with pytest.raises(ValueError, match="temperature: this model has no such option"):
-        made.having(temperature=1.0)
+        made.with_options(temperature=1.0)
 
 
 def test_config_builds_the_same_network(made: Generator) -> None:

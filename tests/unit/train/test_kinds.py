@@ -91,7 +91,7 @@ def test_words_of_validation_texts_alone_are_unknown_until_they_are_counted_in(t
     kind.complete(made, warm)
     only = set(found.validation.unique().tolist()) - set(found.train.unique().tolist())
     for each in (made, warm):
-        drawn = generator.sample(each.having(candidates=1).double(), 500, seed=1)
+        drawn = generator.sample(each.with_options(candidates=1).double(), 500, seed=1)
         assert only & set(drawn.unique().tolist())
 
 

@@ -136,7 +136,7 @@ def test_a_draw_has_the_chance_that_it_has_among_its_rivals() -> None:
     found = text_game.chances(made, draws, seed=2)
     assert found is not None
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
-    assert text_game.chances(made.having(candidates=1), draws, seed=2) is None
+    assert text_game.chances(made.with_options(candidates=1), draws, seed=2) is None
 
 
 def test_draws_compete_within_their_class() -> None:

@@ -215,7 +215,7 @@ def test_low_temperature_seldom_draws_tokens_that_are_likely_only_together() -> 
     torch.manual_seed(0)
     rows = torch.tensor([[8 + i % 4, 1, 0, 0, 0, 0] for i in range(600)] + [[4, 1, 0, 0, 0, 0]] * 300)
     generator = new_generator(rows, vocabulary=VOCABULARY, head=8, embedding=8, hidden=16, candidates=1)
-    usual, cool, cold = (draw(generator.having(temperature=each), 2000, 1).codes[:, 0] for each in (1, 0.7, 0.1))
+    usual, cool, cold = (draw(generator.with_options(temperature=each), 2000, 1).codes[:, 0] for each in (1, 0.7, 0.1))
     shares = [(each >= 8).double().mean() for each in (usual, cool, cold)]
     assert shares[0] > 0.35  # the net has not learned and draws as it likes
     assert 0.05 < shares[1] < shares[0] - 0.1
@@ -302,7 +302,7 @@ class Starts(torch.nn.Module):
 
 def test_resampling_follows_the_density_ratio(generator: TokenGenerator) -> None:
     generator.scorer = Starts()  # type: ignore[assignment]
-    single, many = generator.having(candidates=1), generator.having(candidates=64)
+    single, many = generator.with_options(candidates=1), generator.with_options(candidates=64)
     plain = generate(single, draw_noise(single, 6000, seed=1))[:, 0].bincount(minlength=VOCABULARY)
     chosen = generate(many, draw_noise(many, 3000, seed=2))[:, 0].bincount(minlength=VOCABULARY)
     wanted = plain * SCORES.exp()
@@ -311,7 +311,7 @@ def test_resampling_follows_the_density_ratio(generator: TokenGenerator) -> None
 
 
 def test_settings_do_not_change_the_original(generator: TokenGenerator) -> None:
-    other = generator.having(candidates=5, temperature=0.5)
+    other = generator.with_options(candidates=5, temperature=0.5)
     assert (other.candidates, other.noise_size, other.temperature) == (5, 3 * 5 * LENGTH + 2, 0.5)
     assert (generator.candidates, generator.noise_size, generator.temperature) == (3, 3 * 3 * LENGTH + 2, 1.0)
     assert next(other.parameters()) is next(generator.parameters())
@@ -398,7 +398,7 @@ def test_labels_are_followed() -> None:
     generator = fit.generator
     assert isinstance(generator, TokenGenerator)
     for label in range(3):
-        only = generator.having(label=label)
+        only = generator.with_options(label=label)
         starts = generate(only, draw_noise(only, 100, seed=1))[:, 0]
         assert (starts == 3 + label).double().mean() > 0.55
     shares = (generate(generator, draw_noise(generator, 600, seed=1))[:, 0] == 3).double().mean()
@@ -415,7 +415,7 @@ def test_the_net_gives_words_of_the_class() -> None:
     model.label_output.weight.data[1] = 100 * model.embedding.weight[4]
     shares = []
     for label in (0, 1):
-        only = generator.having(label=label)
+        only = generator.with_options(label=label)
         shares.append((generate(only, draw_noise(only, 200, seed=1)) == 4).double().mean())
     assert shares[1] > 2 * shares[0]
     rows = Rows(torch.full((1, 1), 4).repeat(2, 1), torch.tensor([0, 1]))
@@ -516,7 +516,7 @@ def test_a_sharpened_net_draws_as_at_a_lower_temperature() -> None:
         torch.nn.init.normal_(parameter)
     noise = draw_noise(generator, 400, seed=1)
     plain = generate(generator, noise)
-    colder = generate(generator.having(temperature=text_warmup.TEMPERATURE), noise)
+    colder = generate(generator.with_options(temperature=text_warmup.TEMPERATURE), noise)
     sharpen(generator.model)
     assert torch.equal(generate(generator, noise), colder)
     assert not torch.equal(colder, plain)
@@ -572,7 +572,7 @@ def test_calibrated_a_generator_has_each_token_as_often_as_the_rows_after_its_ch
     rows = grammar(300)
     wanted = shares(rows)
     for seed in range(4):
-        calibrate(generator.having(candidates=1), rows, seed)
+        calibrate(generator.with_options(candidates=1), rows, seed)
     before = (shares(chosen(generator)) - wanted).abs().max()
     for seed in range(4, 10):
         calibrate(generator, rows, seed, rate=0.7)
