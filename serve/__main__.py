@@ -16,16 +16,15 @@ import click
 from serve import client as clients
 from serve import models, server
 from serve import state as states
-from serve.archive import MODEL_NAME
 from serve.client import Client, ClientError
 from serve.models import ServeError, UsageError
 from serve.server import Settings
+from train import MAX_SEED, MODEL_NAME
 
 WORK_FAILED, WRONG_USAGE = 1, 2
 RUNS = Path("runs")
 PORT = click.IntRange(1, 65535)
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-MAX_SEED = 2**32 - 1  # train.generator.MAX_SEED, whose module would bring torch into every command
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import train
+from train import CARD, MODEL_NAME, WEIGHTS
 
 HERE = Path(__file__).resolve().parent
-MODEL_NAME = "lookalike"
-CARD = "card.json"
-ARTIFACT_FILES = ("generator.safetensors", CARD)
+ARTIFACT_FILES = (WEIGHTS, CARD)
 LEAVES = {
     "serve": ("__init__.py", "bearer.py", "drain.py", "request.py", "watch.py"),
     "train": train.LEAVES,

@@ -21,11 +21,11 @@ from pathlib import Path
 import yaml
 
 from serve import archive, handler, load, management, models, request, server
-from serve.archive import MODEL_NAME
 from serve.models import ServeError
 from serve.request import CONTENT_TYPES
 from serve.server import Settings
 from serve.state import State
+from train import MODEL_NAME
 from train import artifact as artifacts
 
 SIZES = (1, 100, 1000, 10_000)  # sequences a request, as far as the model gives so many at once

@@ -9,7 +9,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NewConnectionError
 from urllib3.util.retry import Retry
 
-from serve.archive import MODEL_NAME
+from train import MODEL_NAME
 
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 610  # more than responseTimeout in model-config.yaml, so that the server is the first to give up

@@ -23,13 +23,13 @@ from serve import bearer, drain
 from serve import request as requests
 from serve.request import Offer, Request, RequestError
 from serve.watch import Watch
+from train import MAX_SEED, MODEL_NAME
 from train import artifact as artifacts
 from train import generator as generators
 from train.artifact import Artifact
 from train.codec import Codec
 from train.generator import Generator, Sample
 
-MODEL_NAME = "lookalike"
 NEEDS_TOKEN = "needs the server's token: send the header 'Authorization: Bearer TOKEN'"
 BATCH_METRICS = "ts.metrics.caching_metric"  # a line for each batch, which the frontend would parse
 DEFAULT_MAX_BYTES = 6_000_000  # under TorchServe's own default limit, 6,553,500, beyond which a worker dies
@@ -87,7 +87,7 @@ class LookalikeHandler:
             return None
 
         def draw() -> Tensor:
-            return self.artifact.sample(self.artifact.generator.rows_per_pass, secrets.randbelow(generators.MAX_SEED))
+            return self.artifact.sample(self.artifact.generator.rows_per_pass, secrets.randbelow(MAX_SEED))
 
         watch = Watch(metrics, MODEL_NAME, draw)
         watch.start()

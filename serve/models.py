@@ -17,7 +17,8 @@ from typing import Any, TypeGuard
 
 from serve import archive
 from serve import state as states
-from serve.archive import MODEL_NAME, ArchiveError
+from serve.archive import ArchiveError
+from train import CARD, MODEL_NAME
 
 RUN = re.compile(r"(\d{5})-.+")
 PROVING = "proving-"  # how the name of a folder begins in which a model is proved
@@ -69,7 +70,7 @@ def find(runs: Path, model: Path | str | None) -> Path:
         return max(archives, key=lambda path: path.parent.name)
     path = Path(model)
     for candidate in (path / "lookalike.mar", path / "artifact", path):
-        if candidate.is_file() or (candidate / archive.CARD).is_file():
+        if candidate.is_file() or (candidate / CARD).is_file():
             return candidate
     raise UsageError(f"--model {model}: neither an archive, nor a run directory with one, nor an artifact")
 
@@ -96,7 +97,7 @@ def _fetch(name: str, runs: Path, folder: Path) -> Path:
         mlflow.artifacts.download_artifacts(artifact_uri=name, dst_path=str(folder))
     except mlflow.MlflowException as problem:
         raise UsageError(f"--model {name}: {problem}") from problem
-    cards = list(folder.rglob(archive.CARD))
+    cards = list(folder.rglob(CARD))
     if len(cards) != 1:
         raise UsageError(f"--model {name}: a model of something else, without an artifact of Lookalike")
     return cards[0].parent

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from train.generator import MAX_SEED, Option
+from train import MAX_SEED
+from train.generator import Option
 
 CONTENT_TYPES = {"json": "application/json", "npy": "application/x-npy"}
 ANY_TYPE = ("application/*", "*/*")  # the nearer first

@@ -27,10 +27,10 @@ from filelock import FileLock, Timeout
 
 from serve import bearer, cpus, drain, management, models
 from serve import state as states
-from serve.archive import MODEL_NAME
 from serve.management import ManagementError
 from serve.models import ServeError, UsageError
 from serve.state import State
+from train import MODEL_NAME
 
 HERE = Path(__file__).resolve().parent
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")

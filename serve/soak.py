@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 
 from serve import load, models, server
-from serve.archive import MODEL_NAME
 from serve.client import Client
 from serve.load import Load
 from serve.request import CONTENT_TYPES
 from serve.server import Settings
 from serve.state import State
+from train import MODEL_NAME
 
 CONNECTIONS = 16
 SAMPLES = 180  # of the memory, over the whole time

@@ -15,6 +15,7 @@ import torch
 from serve import handler
 from serve import request as requests
 from serve.request import Offer
+from train import MODEL_NAME
 from train import artifact as artifacts
 from train.artifact import Artifact
 
@@ -23,7 +24,7 @@ OFFER = Offer(max_rows={"json": 100_000, "npy": 100_000})
 
 def answer(artifact: Artifact, n: int, seed: int, form: str) -> bytes:
     """Generate and encode, as the handler does it for one request."""
-    model = {"name": handler.MODEL_NAME, "version": artifact.card["version"], "run_id": None}
+    model = {"name": MODEL_NAME, "version": artifact.card["version"], "run_id": None}
     return handler.encoded(artifact, artifact.draw(n, seed), form, seed, model)
 
 

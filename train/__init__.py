@@ -2,9 +2,14 @@
 
 __version__ = "0.1.0"
 
+# Named here, because naming them must not import torch.
+MODEL_NAME = "lookalike"  # in MLflow's registry and in TorchServe
+CARD, WEIGHTS = "card.json", "generator.safetensors"  # the files of an artifact
+MAX_SEED = 2**32 - 1  # torch's CPU generator (Mersenne Twister) ignores the higher bits of a seed
+
 # The LEAF modules, which an artifact needs to run: they travel inside the model archive unchanged, with those of serve
 # (`serve.archive.LEAVES`). They import the standard library, torch, numpy, numba, orjson, safetensors, tokenizers and
-# one another only. Named here, because naming them must not import torch.
+# one another only.
 LEAVES = (
     "__init__.py",
     "artifact.py",

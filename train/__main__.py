@@ -20,6 +20,7 @@ import yaml
 from click.core import ParameterSource
 from tqdm import tqdm
 
+from train import CARD
 from train.config import (
     BASELINES,
     CODECS,
@@ -411,7 +412,7 @@ def _load_artifact(run: Path) -> "Artifact":
     from train import artifact
 
     directory = _artifact_directory(run)
-    if not (directory / artifact.CARD).is_file():
+    if not (directory / CARD).is_file():
         raise InputError(f"RUN {run}: {_why_no_artifact(run)}")
     try:
         return artifact.load(directory)

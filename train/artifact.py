@@ -19,14 +19,12 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from train import catalogue
+from train import CARD, WEIGHTS, catalogue
 from train import codec as codecs
 from train import generator as generators
 from train.codec import Codec
 from train.generator import Generator, Option, Sample
 
-WEIGHTS = "generator.safetensors"
-CARD = "card.json"
 FORMAT = 1
 GOLDEN_SEEDS = (0, 1)
 GOLDEN_ROWS = 8

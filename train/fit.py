@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train import (
+    MODEL_NAME,
     artifact,
     atomic,
     catalogue,
@@ -536,7 +537,7 @@ class _Job:
     def _card(self, scores: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
         dataset = self.prepared.dataset
         return {
-            "name": "lookalike",
+            "name": MODEL_NAME,
             "version": str(self.run.number),
             "run_id": self.tracker.run_id,
             "run": self.run.path.name,

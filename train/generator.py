@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAX_SEED = 2**32 - 1  # torch's CPU generator (Mersenne Twister) ignores the higher bits of a seed
 ROWS_PER_PASS = 2048  # a pass stays within the cache: with 4,096 a row takes half as long again
 
 

@@ -31,14 +31,12 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
-from train import LEAVES, atomic, evidence
-from train.artifact import CARD
+from train import CARD, LEAVES, MODEL_NAME, atomic, evidence
 from train.config import InputError, from_json
 from train.rundir import RunDirectory
 
 log = logging.getLogger("lookalike")
 
-MODEL_NAME = "lookalike"
 CHAMPION = "champion"  # the alias of the newest version that passed the quality gate
 KEY = "lookalike.key"  # the tag by which a run is found again
 GATE = {True: "passed", False: "failed", None: "none"}  # the tag that holds the verdict

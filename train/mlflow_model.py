@@ -11,8 +11,7 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from train import artifact
-from train.generator import MAX_SEED
+from train import MAX_SEED, artifact
 
 MAX_DRAWS = 100_000  # rows, or candidates for them: a request cannot be taken back once it is at work
 

@@ -16,10 +16,10 @@ import pyarrow.parquet
 import torch
 from filelock import FileLock
 
-from train import atomic, writers
+from train import MAX_SEED, atomic, writers
 from train.artifact import Artifact
 from train.config import InputError
-from train.generator import MAX_SEED, Generator, Sample, generate_labelled
+from train.generator import Generator, Sample, generate_labelled
 from train.progress import Progress
 
 BLOCK_ROWS = 100_000

@@ -10,7 +10,19 @@ import pytest
 import torch
 
 from tests.pretend_gpu import NAME
-from train import artifact, checkpoint, evidence, fit, kinds, rundir, text_metrics, text_warmup, tracking, warmup
+from train import (
+    WEIGHTS,
+    artifact,
+    checkpoint,
+    evidence,
+    fit,
+    kinds,
+    rundir,
+    text_metrics,
+    text_warmup,
+    tracking,
+    warmup,
+)
 from train.__main__ import main
 from train.gate import Verdict
 
@@ -82,7 +94,7 @@ def interrupting(steps: int) -> Iterator[Callable[[], bool]]:
 
 
 def weights(run: rundir.RunDirectory) -> bytes:
-    return (run.artifact / artifact.WEIGHTS).read_bytes()
+    return (run.artifact / WEIGHTS).read_bytes()
 
 
 @pytest.fixture

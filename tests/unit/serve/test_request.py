@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from serve import request as requests
 from serve.request import Offer, Request, RequestError
-from train.generator import CANDIDATES, MAX_SEED, TEMPERATURE, Option
+from train import MAX_SEED
+from train.generator import CANDIDATES, TEMPERATURE, Option
 
 OFFER = Offer(max_rows={"json": 100, "npy": 1000})
 LABEL = Option(kind=str, choices=("calm", "wild"))
