@@ -154,26 +154,27 @@ class NgramModel(nn.Module):
         The temperature holds for the choice among a context's own tokens, not for how often a shorter one is used.
         """
         token = torch.zeros_like(first)
-        left = torch.ones_like(first, dtype=torch.bool)
+        undecided = torch.ones_like(first, dtype=torch.bool)
         contexts = (first * self.vocabulary + second, second, torch.zeros_like(first))
         for level, context, summed in zip(self.levels(), contexts, self._at(temperature)[0], strict=True):
             at, held = level.find(context)
-            here = left & (uniform < held)
+            here = undecided & (uniform < held)
             token[here] = level.draw(at[here], (uniform / held)[here], summed)
-            left = left & ~here
+            undecided = undecided & ~here
             uniform = ((uniform - held) / (1 - held).clamp(min=1e-300)).clamp(0, 1)
         return token
 
 
 def fit_ngrams(
-    codes: Tensor, vocabulary: int, head: int | None = None, *, rare: bool = False, left: Tensor | None = None
+    codes: Tensor, vocabulary: int, head: int | None = None, *, rare: bool = False, deferred: Tensor | None = None
 ) -> NgramModel:
     """Count the trigrams of (rows, length) token ids; those with an unknown token are left out.
 
     Args:
         head: where it is given, tokens from this one on are given as UNKNOWN, although a context may hold them.
         rare: instead only they are given, so that it is known that UNKNOWN comes.
-        left: whether a token is left to others, (vocabulary,): it is given as PADDING, although a context may hold it.
+        deferred: whether a token is left to the net, (vocabulary,): it is given as PADDING, although a context may hold
+            it.
     """
     first, second, token = windows(codes)
     usable = (token != PADDING) & (first != UNKNOWN) & (second != UNKNOWN) & (token != UNKNOWN)
@@ -181,8 +182,8 @@ def fit_ngrams(
         usable &= token >= head
     elif head is not None:
         token = token.masked_fill(token >= head, UNKNOWN)
-    if left is not None:
-        token = token.masked_fill(left[token], PADDING)
+    if deferred is not None:
+        token = token.masked_fill(deferred[token], PADDING)
     grams, counts = torch.unique(torch.stack([first, second, token], -1)[usable], dim=0, return_counts=True)
     model = NgramModel(vocabulary, len(grams))
     model.grams.copy_(torch.cat([grams, counts[:, None]], 1))

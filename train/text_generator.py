@@ -95,7 +95,7 @@ class LanguageModel(nn.Module):
         codes: Tensor,
         known: Tensor,
         confidence: Tensor,
-        left: Tensor,
+        backoff: Tensor,
         labels: Tensor | None = None,
         dropped: Dropped | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -105,8 +105,9 @@ class LanguageModel(nn.Module):
 
         Args:
             codes: token ids, int64 (rows, length).
-            known, confidence: what the n-gram model gives as its `own` for each token, and its `confidence` there.
-            left: the share that it does not give.
+            known: what the n-gram model gives as its `own` for each token, (rows, length).
+            confidence: its `confidence` there, (rows, length, 2).
+            backoff: the share that it does not give but leaves to the net, (rows, length).
             labels: classes (rows,), where the model knows any.
             dropped: what it shall not see of them.
         """
@@ -122,7 +123,7 @@ class LanguageModel(nn.Module):
         judged = (codes != PADDING) & (codes != UNKNOWN)
         if self.rare is None:
             judged &= codes < self.head
-        # Of padding, too, which is not much: to look for the rest a GPU would have to be waited for.
+        # For padding, too: there is little of it, and selecting the rest would make the CPU wait for the GPU.
         rows, width = codes.shape
         theirs = None if labels is None else labels.repeat_interleave(width)
         logits = self._logits(features.flatten(0, 1), theirs, self.ending_shift[:width].repeat(rows))
@@ -131,7 +132,7 @@ class LanguageModel(nn.Module):
         if self.ngrams is None:
             return net, net
         gate = self.gate(torch.cat([state, confidence], 2)).squeeze(2)
-        share = torch.logaddexp(F.logsigmoid(gate), F.logsigmoid(-gate) + left.clamp(min=1e-12).log())
+        share = torch.logaddexp(F.logsigmoid(gate), F.logsigmoid(-gate) + backoff.clamp(min=1e-12).log())
         table = known.clamp(min=1e-12).log() + F.logsigmoid(-gate)
         return torch.where(judged, torch.logaddexp(net + share, table), 0.0), net
 
@@ -193,11 +194,11 @@ class LanguageModel(nn.Module):
             return pick(self._logits(self.project(state), labels, shift) / temperature, uniform[:, 0])
         confidence = self.ngrams.confidence(before, token).to(state)
         gate = self.gate(torch.cat([state, confidence], 1)).squeeze(1).sigmoid()
-        left = left_by_ngrams(confidence)
-        share = gate + (1 - gate) * left
+        backoff = backoff_share(confidence)
+        share = gate + (1 - gate) * backoff
         first, second = uniform.unbind(1)
         by_ngrams = first >= share
-        rest = ((1 - left) * (first - share) / (1 - share)).double()[by_ngrams]
+        rest = ((1 - backoff) * (first - share) / (1 - share)).double()[by_ngrams]
         drawn = torch.full_like(token, PADDING)
         drawn[by_ngrams] = self.ngrams.draw(before[by_ngrams], token[by_ngrams], rest, temperature)
         if spread is not None:
@@ -405,7 +406,7 @@ class TokenGenerator(Generator):
         return codes
 
 
-def left_by_ngrams(confidence: Tensor) -> Tensor:
+def backoff_share(confidence: Tensor) -> Tensor:
     """The share that neither trigrams nor bigrams keep: (...) from a `NgramModel.confidence`, (..., 2)."""
     return (1 - confidence).prod(-1)
 

@@ -30,7 +30,7 @@ from train.config import Config
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import Stateful
 from train.text_game import chances, draw_together
-from train.text_generator import Dropped, LanguageModel, TokenGenerator, left_by_ngrams
+from train.text_generator import Dropped, LanguageModel, TokenGenerator, backoff_share
 
 log = logging.getLogger("lookalike")
 
@@ -60,14 +60,14 @@ class Rows:
 
     Attributes:
         codes: int64 (rows, length).
-        known, confidence, left: see `LanguageModel.forward`: (rows, length), (rows, length, 2), (rows, length).
+        known, confidence, backoff: see `LanguageModel.forward`.
         labels: int64 (rows,), or None.
         lengths: tokens a row, (rows,), on the CPU: a batch's width must not wait for the device.
     """
 
     def __init__(self, codes: Tensor, labels: Tensor | None = None) -> None:
         self.codes, self.labels, self.lengths = codes.long(), labels, (codes != PADDING).sum(1)
-        self.known, self.left = torch.zeros(2, *codes.shape)
+        self.known, self.backoff = torch.zeros(2, *codes.shape)
         self.confidence = torch.zeros(*codes.shape, 2)
 
     def look_up(self, ngrams: NgramModel, head: int) -> None:
@@ -79,7 +79,7 @@ class Rows:
         self._note(row >= len(counted), ngrams, head)
         fold = row[: len(counted)] % FOLDS
         for each in range(min(FOLDS, len(counted))):
-            others = fit_ngrams(counted[fold != each], ngrams.vocabulary, head, left=ending)
+            others = fit_ngrams(counted[fold != each], ngrams.vocabulary, head, deferred=ending)
             self._note((row % FOLDS == each) & (row < len(counted)), others, head)
 
     def _note(self, rows: Any, ngrams: NgramModel, head: int) -> None:
@@ -87,14 +87,14 @@ class Rows:
         shape = self.codes[rows].shape
         token = token.masked_fill(token >= head, UNKNOWN)
         confidence = ngrams.confidence(first, second)
-        left = left_by_ngrams(confidence) + ngrams.own(first, second, torch.full_like(token, PADDING))
+        backoff = backoff_share(confidence) + ngrams.own(first, second, torch.full_like(token, PADDING))
         self.known[rows] = ngrams.own(first, second, token).view(shape).float()
-        self.confidence[rows], self.left[rows] = confidence.view(*shape, 2).float(), left.view(shape).float()
+        self.confidence[rows], self.backoff[rows] = confidence.view(*shape, 2).float(), backoff.view(shape).float()
 
     def to(self, device: str) -> None:
         """Move them, in place as a module's weights."""
         self.codes, self.known = self.codes.to(device), self.known.to(device)
-        self.confidence, self.left = self.confidence.to(device), self.left.to(device)
+        self.confidence, self.backoff = self.confidence.to(device), self.backoff.to(device)
         self.labels = None if self.labels is None else self.labels.to(device)
 
     def width(self, rows: Tensor) -> int:
@@ -104,7 +104,7 @@ class Rows:
     def batch(self, rows: Tensor, width: int) -> dict[str, Any]:
         """The arguments of `LanguageModel.forward` for some rows, whose numbers are where the rows are."""
         labels = None if self.labels is None else self.labels[rows]
-        values = {"codes": self.codes, "known": self.known, "confidence": self.confidence, "left": self.left}
+        values = {"codes": self.codes, "known": self.known, "confidence": self.confidence, "backoff": self.backoff}
         return {**{name: value[rows, :width] for name, value in values.items()}, "labels": labels}
 
 
@@ -271,7 +271,7 @@ def count_ngrams(codes: Tensor, vocabulary: int, head: int, ending: Tensor) -> t
         ending: whether a common token is left to the net, (head,).
     """
     counted = codes[:NGRAM_ROWS]
-    return fit_ngrams(counted, vocabulary, head, left=ending), fit_ngrams(counted, vocabulary, head, rare=True)
+    return fit_ngrams(counted, vocabulary, head, deferred=ending), fit_ngrams(counted, vocabulary, head, rare=True)
 
 
 def ending_tokens(codes: Tensor, head: int) -> Tensor:
@@ -355,8 +355,8 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float =
     wanted, found = _counts(model, codes), _counts(model, drawn.codes, shares)
     wanted *= found.sum() / wanted.sum().clamp(min=1)  # of texts of one word all tokens may end a row
     model.bias.add_(rate * ((wanted + PSEUDOCOUNT) / (found + PSEUDOCOUNT)).log())
-    (wanted, lasting), (found, left) = _ends(model, codes), _ends(model, drawn.codes, shares)
-    wanted *= left / lasting.clamp(min=1)
+    (wanted, lasting), (found, going_on) = _ends(model, codes), _ends(model, drawn.codes, shares)
+    wanted *= going_on / lasting.clamp(min=1)
     model.ending_shift.add_(rate * ((wanted + ENDING_PSEUDOCOUNT) / (found + ENDING_PSEUDOCOUNT)).log())
 
 

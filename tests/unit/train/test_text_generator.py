@@ -15,7 +15,7 @@ from train.generator import draw_noise, generate
 from train.ngram import fit_ngrams
 from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_game import draw
-from train.text_generator import Scorer, TokenGenerator, left_by_ngrams, pick
+from train.text_generator import Scorer, TokenGenerator, backoff_share, pick
 from train.text_warmup import (
     Rows,
     TextWarmStart,
@@ -98,7 +98,7 @@ def test_draws_follow_the_likelihood(generator: TokenGenerator, before: int) -> 
     model.ending_shift[1] = 1.5
     rows = Rows(torch.stack([torch.full_like(tokens, before), tokens], 1))
     rows.look_up(model.ngrams, model.head)
-    both, _ = model(rows.codes, rows.known.double(), rows.confidence.double(), rows.left.double())
+    both, _ = model(rows.codes, rows.known.double(), rows.confidence.double(), rows.backoff.double())
     expected = both[:, 1].exp()
     assert expected.sum().item() == pytest.approx(1, abs=1e-6)
     n = 20_000
@@ -116,7 +116,7 @@ def test_after_what_the_ngrams_never_saw_the_net_speaks_alone(generator: TokenGe
     rows = Rows(torch.tensor([[11, 6], [3, 6]]))
     assert generator.model.ngrams is not None
     rows.look_up(generator.model.ngrams, VOCABULARY)
-    both, net = generator.model(rows.codes, rows.known.double(), rows.confidence.double(), rows.left.double())
+    both, net = generator.model(rows.codes, rows.known.double(), rows.confidence.double(), rows.backoff.double())
     torch.testing.assert_close(both[0, 1], net[0, 1])
     assert both[1, 1] > net[1, 1] + 1
 
@@ -126,7 +126,7 @@ def test_words_that_are_dropped_are_not_read(generator: TokenGenerator, monkeypa
     rows = Rows(torch.tensor([[3, 6], [4, 6]]))
     assert generator.model.ngrams is not None
     rows.look_up(generator.model.ngrams, VOCABULARY)
-    found = rows.codes, rows.known.double(), rows.confidence.double(), rows.left.double()
+    found = rows.codes, rows.known.double(), rows.confidence.double(), rows.backoff.double()
     for share, alike in ((0, False), (1, True)):
         monkeypatch.setattr(text_warmup, "WORD_DROPOUT", share)
         _, net = generator.model(*found, dropped=draw_dropped(generator.model, 2, 2))
@@ -164,8 +164,8 @@ def test_ngrams_own_share_is_what_single_tokens_leave() -> None:
     model, tokens = fit_ngrams(codes, VOCABULARY), torch.arange(VOCABULARY)
     for first, second in ((3, 4), (END, END), (11, 11)):
         before = torch.full_like(tokens, first), torch.full_like(tokens, second)
-        left = left_by_ngrams(model.confidence(*before))
-        torch.testing.assert_close(model.own(*before, tokens).sum(), 1 - left[0])
+        backoff = backoff_share(model.confidence(*before))
+        torch.testing.assert_close(model.own(*before, tokens).sum(), 1 - backoff[0])
 
 
 def test_ngrams_count_what_was_seen() -> None:
@@ -419,7 +419,7 @@ def test_the_net_gives_words_of_the_class() -> None:
         shares.append((generate(only, draw_noise(only, 200, seed=1)) == 4).double().mean())
     assert shares[1] > 2 * shares[0]
     rows = Rows(torch.full((1, 1), 4).repeat(2, 1), torch.tensor([0, 1]))
-    likelihood, _ = model(rows.codes, rows.known.double(), rows.confidence.double(), rows.left.double(), rows.labels)
+    likelihood, _ = model(rows.codes, rows.known.double(), rows.confidence.double(), rows.backoff.double(), rows.labels)
     assert likelihood[1] > likelihood[0] + 0.5
 
 
@@ -447,9 +447,9 @@ def test_a_warm_start_ends_with_the_weights_under_which_validation_rows_are_like
 def test_a_row_is_looked_up_in_the_counts_of_the_others() -> None:
     codes = torch.cat([torch.arange(3, 43).view(20, 2), torch.full((20, 1), END)], 1)  # no token is in two rows
     rows, ending = Rows(codes), ending_tokens(codes, 43)
-    rows.look_up(fit_ngrams(codes, 43, 43, left=ending), 43)
+    rows.look_up(fit_ngrams(codes, 43, 43, deferred=ending), 43)
     assert (rows.known[:, 0] > 0).all()
-    rows.look_up_crosswise(fit_ngrams(codes, 43, 43, left=ending), 43, ending)
+    rows.look_up_crosswise(fit_ngrams(codes, 43, 43, deferred=ending), 43, ending)
     assert (rows.known[:, 0] == 0).all()
 
 
