@@ -28,7 +28,7 @@ from train import artifact as artifacts
 from train import generator as generators
 from train.artifact import Artifact
 from train.codec import Codec
-from train.generator import Generator, Sample
+from train.generator import Generator, LabelledRows
 
 NEEDS_TOKEN = "needs the server's token: send the header 'Authorization: Bearer TOKEN'"
 BATCH_METRICS = "ts.metrics.caching_metric"  # a line for each batch, which the frontend would parse
@@ -93,13 +93,13 @@ class LookalikeHandler:
         watch.start()
         return watch
 
-    def _generate(self, asked: Sequence[Request]) -> list[Sample]:
+    def _generate(self, asked: Sequence[Request]) -> list[LabelledRows]:
         """The rows of requests with the same options. Every request has its own stream of noise."""
         generator = self.artifact.with_options(**dict(asked[0].options))
         noise = torch.cat([generators.draw_noise(generator, request.n, request.seed) for request in asked])
         return generators.generate_labelled(generator, noise).split([request.n for request in asked])
 
-    def _answer(self, request: Request, sample: Sample, index: int, context: Any) -> bytes:
+    def _answer(self, request: Request, sample: LabelledRows, index: int, context: Any) -> bytes:
         if self.watch:
             self.watch.served(request.format, sample.codes, usual=not request.options)
         context.set_response_content_type(index, requests.CONTENT_TYPES[request.format])
@@ -136,7 +136,7 @@ def _passes(accepted: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int,
     yield from groups.values()
 
 
-def encoded(artifact: Artifact, sample: Sample, form: str, seed: int, model: Mapping[str, Any]) -> bytes:
+def encoded(artifact: Artifact, sample: LabelledRows, form: str, seed: int, model: Mapping[str, Any]) -> bytes:
     """The body of an answer; "npy" has no room for more than the codes."""
     if form == "npy":
         file = io.BytesIO()
@@ -153,7 +153,7 @@ def offered(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
         settings.get("max_response_bytes", DEFAULT_MAX_BYTES),
         generator.length,
         (*_longest_text(artifact.codec, generator), *_longest(artifact.codec.labels)),
-        generator.codes,
+        generator.code_values,
         generator.code_type.itemsize,
     )
     return Offer(
@@ -166,7 +166,7 @@ def offered(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
 
 def _longest_text(codec: Codec, generator: Generator) -> list[str]:
     """The text that takes the most room in JSON: one code over and over. Empty where the codec has no text."""
-    codes = torch.arange(generator.codes).to(generator.code_type)[:, None]
+    codes = torch.arange(generator.code_values).to(generator.code_type)[:, None]
     # Three of each code show what one adds; whole texts of a large vocabulary would be hundreds of megabytes.
     texts = codec.decode(codes.expand(-1, min(3, generator.length)))
     if not texts:

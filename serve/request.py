@@ -90,18 +90,18 @@ def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], offer: Offe
 
 
 def max_rows(
-    max_bytes: int, length: int, longest: tuple[str, ...] = (), codes: int = 2, code_bytes: int = 1
+    max_bytes: int, length: int, longest: tuple[str, ...] = (), code_values: int = 2, code_bytes: int = 1
 ) -> dict[str, int]:
     """How many sequences fit into an answer of `max_bytes`, for each format, at the worst.
 
     Args:
         length: how many codes a sequence has.
         longest: what takes the most room of all that stands in JSON for a row besides its codes: text, class.
-        codes: how many values a code can have.
+        code_values: how many values a code can have.
         code_bytes: what one takes in an array.
     """
     text_bytes = sum(len(json.dumps(text)) + 1 for text in longest)
-    digits = len(str(codes - 1))
+    digits = len(str(code_values - 1))
     room = max_bytes - ENVELOPE_BYTES
     return {"json": room // ((digits + 1) * length + 2 + text_bytes), "npy": room // (code_bytes * length)}
 

@@ -25,7 +25,7 @@ OFFER = Offer(max_rows={"json": 100_000, "npy": 100_000})
 def answer(artifact: Artifact, n: int, seed: int, form: str) -> bytes:
     """Generate and encode, as the handler does it for one request."""
     model = {"name": MODEL_NAME, "version": artifact.card["version"], "run_id": None}
-    return handler.encoded(artifact, artifact.draw(n, seed), form, seed, model)
+    return handler.encoded(artifact, artifact.sample_labelled(n, seed), form, seed, model)
 
 
 def serve(artifact: Artifact, port: int) -> None:

@@ -16,7 +16,7 @@ class ChoosyGenerator(Generator):
 
     name = "choosy"
     length = 4
-    codes = 300
+    code_values = 300
     code_type = torch.uint16
     temperature = 1.0
     candidates = 1

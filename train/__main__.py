@@ -432,7 +432,7 @@ def _sample_file(loaded: "Artifact", out: Path, n: int, seed: int) -> None:
     from train import writers
 
     try:
-        writers.write(out, loaded.draw(n, seed), loaded.codec)
+        writers.write(out, loaded.sample_labelled(n, seed), loaded.codec)
     except (MemoryError, RuntimeError) as problem:
         if not is_out_of_memory(problem):
             raise

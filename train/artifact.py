@@ -23,7 +23,7 @@ from train import CARD, WEIGHTS, catalogue
 from train import codec as codecs
 from train import generator as generators
 from train.codec import Codec
-from train.generator import Generator, Option, Sample
+from train.generator import Generator, LabelledRows, Option
 
 FORMAT = 1
 GOLDEN_SEEDS = (0, 1)
@@ -71,12 +71,12 @@ class Artifact:
         """
         return generators.sample(self.with_options(**chosen), n, seed)
 
-    def draw(self, n: int, seed: int, **chosen: Any) -> Sample:
+    def sample_labelled(self, n: int, seed: int, **chosen: Any) -> LabelledRows:
         """What `sample` returns, with the rows' classes."""
         generator = self.with_options(**chosen)
         return generators.generate_labelled(generator, generators.draw_noise(generator, n, seed))
 
-    def readings(self, sample: Sample) -> dict[str, list[str]]:
+    def readings(self, sample: LabelledRows) -> dict[str, list[str]]:
         """What rows say to people, by the name that answers have for it: "text" and "labels", where there are any."""
         text, labels = self.codec.decode(sample.codes), codecs.class_names(self.codec, sample.labels)
         found = {"text": text, "labels": labels}

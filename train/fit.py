@@ -491,7 +491,7 @@ class _Job:
         verdict = gate.check(limits, scores, found.scores.get("independent"))
 
         shipped = artifact.save(run.artifact, generator, codec, self._card(scores, verdict))
-        writers.write(run.samples, shipped.draw(SAMPLE_ROWS, EVALUATION_SEED), codec)
+        writers.write(run.samples, shipped.sample_labelled(SAMPLE_ROWS, EVALUATION_SEED), codec)
         notes = "".join(f"\nNote: {warning}\n" for warning in scores["warnings"])
         atomic.write_text(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n{notes}")
         self._report(found, verdict)

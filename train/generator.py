@@ -53,7 +53,7 @@ CANDIDATES = Option(kind=int, low=1, high=64)  # how many are drawn for each one
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class LabelledRows:
     """Rows of codes, generated or real, with their classes.
 
     Attributes:
@@ -64,18 +64,18 @@ class Sample:
     codes: Tensor
     labels: Tensor | None = None
 
-    def split(self, size: int | list[int]) -> list["Sample"]:
+    def split(self, size: int | list[int]) -> list["LabelledRows"]:
         """The rows cut into parts, as `Tensor.split` cuts them."""
         codes = self.codes.split(size)
         labels: Sequence[Tensor | None] = [None] * len(codes) if self.labels is None else self.labels.split(size)
-        return [Sample(codes=some, labels=theirs) for some, theirs in zip(codes, labels, strict=True)]
+        return [LabelledRows(codes=some, labels=theirs) for some, theirs in zip(codes, labels, strict=True)]
 
-    def take(self, rows: Tensor) -> "Sample":
+    def take(self, rows: Tensor) -> "LabelledRows":
         """Some of the rows, by their numbers."""
-        return Sample(codes=self.codes[rows], labels=None if self.labels is None else self.labels[rows])
+        return LabelledRows(codes=self.codes[rows], labels=None if self.labels is None else self.labels[rows])
 
-    def to(self, device: str | torch.device) -> "Sample":
-        return Sample(codes=self.codes.to(device), labels=None if self.labels is None else self.labels.to(device))
+    def to(self, device: str | torch.device) -> "LabelledRows":
+        return LabelledRows(codes=self.codes.to(device), labels=None if self.labels is None else self.labels.to(device))
 
 
 class Generator(nn.Module, ABC):
@@ -83,7 +83,7 @@ class Generator(nn.Module, ABC):
 
     Attributes:
         length: how many codes a sequence has.
-        codes: how many values a code can have.
+        code_values: how many values a code can have.
         code_type: what holds them.
         noise_size: how many uniform numbers one sequence is made from; may depend on the options chosen.
         rows_per_pass: how many sequences are best made at once.
@@ -91,7 +91,7 @@ class Generator(nn.Module, ABC):
 
     name: str
     length: int
-    codes: int = 2
+    code_values: int = 2
     code_type: torch.dtype = torch.uint8
     noise_size: int
     rows_per_pass: int = ROWS_PER_PASS
@@ -274,10 +274,10 @@ def generate(generator: Generator, noise: Tensor) -> Tensor:
     return torch.cat(rounded) if rounded else torch.empty(0, generator.length, dtype=kind)
 
 
-def generate_labelled(generator: Generator, noise: Tensor) -> Sample:
+def generate_labelled(generator: Generator, noise: Tensor) -> LabelledRows:
     """What `generate` makes of the noise, with the rows' classes."""
     labels = generator.labels_of(noise.to(next(generator.parameters())))
-    return Sample(codes=generate(generator, noise), labels=None if labels is None else labels.cpu())
+    return LabelledRows(codes=generate(generator, noise), labels=None if labels is None else labels.cpu())
 
 
 def sample(generator: Generator, n: int, seed: int) -> Tensor:
@@ -285,11 +285,11 @@ def sample(generator: Generator, n: int, seed: int) -> Tensor:
     return generate(generator, draw_noise(generator, n, seed))
 
 
-def sample_labelled(generator: Generator, n: int, seed: int) -> Sample:
+def sample_labelled(generator: Generator, n: int, seed: int) -> LabelledRows:
     """The same with the rows' classes, for any `n`: the noise of many texts is never in memory as a whole."""
     rng, parts = torch.Generator().manual_seed(seed), []
     for block in torch.empty(n).split(generator.rows_per_pass):
         noise = torch.rand(len(block), generator.noise_size, generator=rng, dtype=torch.float64)
         parts.append(generate_labelled(generator, noise))
     labels = [part.labels for part in parts if part.labels is not None]
-    return Sample(codes=torch.cat([part.codes for part in parts]), labels=torch.cat(labels) if labels else None)
+    return LabelledRows(codes=torch.cat([part.codes for part in parts]), labels=torch.cat(labels) if labels else None)

@@ -15,7 +15,7 @@ from train.codec import UNKNOWN, TokensCodec, class_names
 from train.config import Config
 from train.embeddings import embedder
 from train.evidence import Evidence
-from train.generator import Generator, Sample, TextbookGenerator, sample, sample_labelled
+from train.generator import Generator, LabelledRows, TextbookGenerator, sample, sample_labelled
 from train.loop import Tick
 from train.nade import NadeGenerator
 from train.ngram import fit_ngrams
@@ -204,8 +204,8 @@ class TextKind:
         in_train = torch.zeros(len(self.codec.pieces), dtype=torch.bool)
         in_train[prepared.train.unique().long()] = True
         self.validation_codes = prepared.validation.masked_fill(~in_train[prepared.validation.long()], UNKNOWN)
-        self.validation = Sample(codes=self.validation_codes, labels=prepared.validation_labels).to(config.device)
-        self.draws: Sample | None = None
+        self.validation = LabelledRows(codes=self.validation_codes, labels=prepared.validation_labels).to(config.device)
+        self.draws: LabelledRows | None = None
 
     def warm_start(self) -> Phase:
         prepared, config = self.prepared, self.config
@@ -227,7 +227,7 @@ class TextKind:
         return TextState(generator.to(self.config.device))
 
     def play(self, state: TextState, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
-        rows = Sample(codes=self.prepared.train, labels=self.prepared.train_labels)
+        rows = LabelledRows(codes=self.prepared.train, labels=self.prepared.train_labels)
         return text_game.play(state, rows, self.config, on_tick=on_tick, interrupted=interrupted)
 
     def validate(self, generator: TokenGenerator) -> dict[str, float]:
@@ -302,7 +302,7 @@ class TextKind:
         prepared = self.prepared
         return Rows(prepared.train, prepared.train_labels), Rows(self.validation_codes, prepared.validation_labels)
 
-    def _check_draws(self, generator: TokenGenerator) -> Sample:
+    def _check_draws(self, generator: TokenGenerator) -> LabelledRows:
         if self.draws is None:
             n = text_game.CHECKED_DRAWS * len(self.validation.codes)
             self.draws = text_game.draw(generator, n, text_game.CHECK_SEED).to(self.config.device)

@@ -39,7 +39,7 @@ class Lookalike(PythonModel):
         for name, value, low, high in (("n", n, 1, MAX_DRAWS // candidates), ("seed", seed, 0, MAX_SEED)):
             if not low <= value <= high:
                 raise ValueError(f"{name}: must be a whole number from {low} to {high}")
-        sample = self.artifact.draw(n, seed, **asked)
+        sample = self.artifact.sample_labelled(n, seed, **asked)
         return {"sequences": sample.codes.tolist(), **self.artifact.readings(sample), "seed": seed}
 
 

@@ -19,7 +19,7 @@ from filelock import FileLock
 from train import MAX_SEED, atomic, writers
 from train.artifact import Artifact
 from train.config import InputError
-from train.generator import Generator, Sample, generate_labelled
+from train.generator import Generator, LabelledRows, generate_labelled
 from train.progress import Progress
 
 BLOCK_ROWS = 100_000
@@ -128,7 +128,7 @@ def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progres
             progress.add(len(some.codes))
 
 
-def samples(generator: Generator, rows: range, seed: int) -> Iterator[Sample]:
+def samples(generator: Generator, rows: range, seed: int) -> Iterator[LabelledRows]:
     """The rows of these numbers in the sample of a seed, some at a time."""
     for block in range(rows.start // BLOCK_ROWS, -(-rows.stop // BLOCK_ROWS)):
         first = block * BLOCK_ROWS
@@ -136,7 +136,7 @@ def samples(generator: Generator, rows: range, seed: int) -> Iterator[Sample]:
         yield from _block(generator, wanted, (seed + block * STREAM_STEP) % (MAX_SEED + 1))
 
 
-def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[Sample]:
+def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[LabelledRows]:
     """Those rows of one block; the noise of the rows before them is drawn and dropped."""
     rng = torch.Generator().manual_seed(stream_seed)
     step = max(1, PASS_VALUES // generator.noise_size)

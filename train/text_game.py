@@ -20,7 +20,7 @@ from torch import Tensor
 from train import distributed
 from train.codec import PADDING, UNKNOWN
 from train.config import Config
-from train.generator import Sample, draw_noise, generate_labelled
+from train.generator import LabelledRows, draw_noise, generate_labelled
 from train.loop import NonFiniteError, Tick
 from train.phase import GameState
 from train.text_generator import Scorer, TokenGenerator
@@ -53,7 +53,7 @@ class TextState(GameState):
 
 def play(
     state: TextState,
-    rows: Sample,
+    rows: LabelledRows,
     config: Config,
     *,
     on_tick: Callable[[Tick], bool],
@@ -98,7 +98,9 @@ def play(
     return "epochs" if state.passes >= total else "minutes"
 
 
-def one_pass(state: TextState, rows: Sample, seed: int, interrupted: Callable[[], bool]) -> dict[str, float] | None:
+def one_pass(
+    state: TextState, rows: LabelledRows, seed: int, interrupted: Callable[[], bool]
+) -> dict[str, float] | None:
     """Show the discriminator training rows and as many fresh draws; None if interrupted.
 
     Of several processes each draws a part of the rows, and computes on its part of each batch.
@@ -120,7 +122,7 @@ def one_pass(state: TextState, rows: Sample, seed: int, interrupted: Callable[[]
     return {"generator_loss": generator.nanmean().item(), "discriminator_loss": discriminator.mean().item()}
 
 
-def update(state: TextState, rows: Sample, real: Tensor) -> tuple[Tensor, Tensor]:
+def update(state: TextState, rows: LabelledRows, real: Tensor) -> tuple[Tensor, Tensor]:
     """One step of the discriminator's optimizer.
 
     Args:
@@ -144,30 +146,30 @@ def update(state: TextState, rows: Sample, real: Tensor) -> tuple[Tensor, Tensor
     return loss.detach(), fooled
 
 
-def draw(generator: TokenGenerator, rows: int, seed: int, wanted: slice = slice(None)) -> Sample:
+def draw(generator: TokenGenerator, rows: int, seed: int, wanted: slice = slice(None)) -> LabelledRows:
     """So many rows as the language model alone draws them, or a part of these: token ids, int64, and their classes."""
     alone = generator.with_options(candidates=1)
     made = generate_labelled(alone, draw_noise(alone, rows, seed)[wanted])
-    return Sample(codes=made.codes.long(), labels=made.labels)
+    return LabelledRows(codes=made.codes.long(), labels=made.labels)
 
 
-def draw_together(generator: TokenGenerator, rows: int, seed: int) -> Sample:
+def draw_together(generator: TokenGenerator, rows: int, seed: int) -> LabelledRows:
     """The same, of which each process draws a part: all of them must ask for it."""
     mine = draw(generator, rows, seed, distributed.portion(rows))
     codes, labels = zip(*distributed.all_gather((mine.codes, mine.labels)), strict=True)
-    return Sample(codes=torch.cat(codes), labels=None if mine.labels is None else torch.cat(labels))
+    return LabelledRows(codes=torch.cat(codes), labels=None if mine.labels is None else torch.cat(labels))
 
 
-def joined(first: Sample, second: Sample) -> Sample:
+def joined(first: LabelledRows, second: LabelledRows) -> LabelledRows:
     """The rows of both, with classes where both have them; token ids are int64."""
     labels = None
     if first.labels is not None and second.labels is not None:
         labels = torch.cat([first.labels, second.labels])
-    return Sample(codes=torch.cat([first.codes.long(), second.codes]), labels=labels)
+    return LabelledRows(codes=torch.cat([first.codes.long(), second.codes]), labels=labels)
 
 
 @torch.no_grad()
-def nats_won(scorer: Scorer, validation: Sample, draws: Sample) -> tuple[float, float]:
+def nats_won(scorer: Scorer, validation: LabelledRows, draws: LabelledRows) -> tuple[float, float]:
     """How many nats likelier a validation row becomes at the best by weighting draws with exp(scale * score).
 
     Only ratios between draws matter for resampling, so each scale has an offset of its own: the one with which the
@@ -184,7 +186,7 @@ def nats_won(scorer: Scorer, validation: Sample, draws: Sample) -> tuple[float, 
 
 
 @torch.no_grad()
-def chances(generator: TokenGenerator, draws: Sample, seed: int) -> Tensor | None:
+def chances(generator: TokenGenerator, draws: LabelledRows, seed: int) -> Tensor | None:
     """Each draw's relative chance of being chosen, 1 on average: (rows,), on the CPU; None with one candidate.
 
     So a few draws weighed by their chances tell as much of what the generator returns as many times more would.
@@ -206,6 +208,6 @@ def chances(generator: TokenGenerator, draws: Sample, seed: int) -> Tensor | Non
     return total / total.mean()
 
 
-def _scores(scorer: Scorer, rows: Sample) -> Tensor:
+def _scores(scorer: Scorer, rows: LabelledRows) -> Tensor:
     """(rows,), on the CPU."""
     return torch.cat([scorer(part.codes, part.labels) for part in rows.split(SCORED_ROWS)]).cpu()

@@ -343,7 +343,7 @@ class TokenGenerator(Generator):
         self.labels, self.grams, self.rare_grams, self.candidates = labels, grams, rare_grams, candidates
         self.temperature = 1.0
         self.label: int | None = None
-        self.codes = vocabulary
+        self.code_values = vocabulary
         self.model = LanguageModel(vocabulary, self.head, embedding, hidden, labels, grams, rare_grams, length)
         self.scorer = Scorer(self.head, labels)
         self.shares: Tensor

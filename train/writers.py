@@ -14,7 +14,7 @@ import pyarrow.parquet
 from train import atomic
 from train.codec import LABEL_COLUMN, Codec, TokensCodec, class_names
 from train.config import InputError
-from train.generator import Sample
+from train.generator import LabelledRows
 from train.readers import TEXT_COLUMN
 
 
@@ -41,13 +41,13 @@ def check_folder(path: Path) -> None:
         raise InputError(f"--out {path}: there is no folder {path.parent}")
 
 
-def write(path: Path, sample: Sample, codec: Codec) -> None:
+def write(path: Path, sample: LabelledRows, codec: Codec) -> None:
     """Write rows as users know them (see `arrow`); the file appears whole or not at all. NPY holds no classes."""
     with atomic.replacing(path) as partial, partial.open("wb") as file:
         WRITERS[path.suffix.lower()](file, arrow(sample, codec))
 
 
-def arrow(sample: Sample, codec: Codec) -> pa.Table:
+def arrow(sample: LabelledRows, codec: Codec) -> pa.Table:
     """Rows as an Arrow table.
 
     Where codes are token ids: a column of texts and, where they have classes, one of those, under the name that it has

@@ -261,7 +261,7 @@ def test_a_model_with_classes_names_those_of_its_rows(served: Served, tmp_path: 
     try:
         answer = post(served, {"n": 30, "seed": 1}).json()
         conform("Response", answer)
-        assert {name: answer[name] for name in ("text", "labels")} == made.readings(made.draw(30, 1))
+        assert {name: answer[name] for name in ("text", "labels")} == made.readings(made.sample_labelled(30, 1))
         assert set(answer["labels"]) == set(CLASSES)
         assert post(served, {"n": 4, "seed": 1, "label": CLASSES[0]}).json()["labels"] == [CLASSES[0]] * 4
         drawn = post(served, {"n": 3}).json()

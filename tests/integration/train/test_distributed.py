@@ -43,7 +43,7 @@ TEXTS = """
 import json, torch
 from train import distributed, text_game, text_warmup
 from train.config import Config
-from train.generator import Sample
+from train.generator import LabelledRows
 
 torch.set_num_threads(1)
 with distributed.session(Config(device="cpu", codec="tokens")):
@@ -64,7 +64,7 @@ with distributed.session(Config(device="cpu", codec="tokens")):
     losses += generator.model.bias.tolist() + generator.model.ending_shift.tolist()
     game = text_game.TextState(generator)
     for seed in range(2):
-        found = text_game.one_pass(game, Sample(codes=rows, labels=labels), seed, lambda: False)
+        found = text_game.one_pass(game, LabelledRows(codes=rows, labels=labels), seed, lambda: False)
         losses += found.values()
     if distributed.is_main():
         print(json.dumps(losses))

@@ -133,7 +133,7 @@ def test_answers_name_the_classes_of_their_rows(rated: tuple[LookalikeHandler, C
     assert list(answers[0]) == ["sequences", "text", "labels", "seed", "model"]
     made = rated[0].artifact
     assert [answer["labels"] for answer in answers[:2]] == [
-        made.readings(made.draw(n, seed))["labels"] for n, seed in ((20, 1), (3, 2))
+        made.readings(made.sample_labelled(n, seed))["labels"] for n, seed in ((20, 1), (3, 2))
     ]
     assert set(answers[0]["labels"]) == set(CLASSES)
     assert answers[2]["labels"] == ["1 star"] * 3
@@ -254,7 +254,7 @@ def test_the_longest_text_of_all_is_the_one_reckoned_with(kind: str, length: int
     for size in range(len(WORDS) + 1):
         vocabulary = {word: code for code, word in enumerate([*SPECIAL, *WORDS[:size]])}
         codec = TokensCodec({"model": {"type": kind, "vocab": vocabulary}}, length)
-        generator: Any = SimpleNamespace(codes=len(vocabulary), length=length, code_type=torch.int32)
+        generator: Any = SimpleNamespace(code_values=len(vocabulary), length=length, code_type=torch.int32)
         (found,) = handler._longest_text(codec, generator)
         texts = codec.decode(torch.arange(len(vocabulary))[:, None].expand(-1, length))
         assert len(json.dumps(found)) == max(len(json.dumps(text)) for text in texts)
@@ -271,7 +271,7 @@ def test_a_large_vocabulary_is_not_decoded_at_full_length() -> None:
     codec.pieces = [str(code) for code in range(30_000)]
     decoded: list[int] = []
     counted: Any = SimpleNamespace(decode=lambda codes: decoded.append(codes.numel()) or codec.decode(codes))
-    generator: Any = SimpleNamespace(codes=30_000, length=512, code_type=torch.int32)
+    generator: Any = SimpleNamespace(code_values=30_000, length=512, code_type=torch.int32)
     assert handler._longest_text(counted, generator) == ["10000" * 512]
     assert decoded == [3 * 30_000, 512]
 

@@ -206,7 +206,7 @@ def test_max_rows_fit_into_the_answer() -> None:
 
 
 def test_max_rows_know_longer_codes() -> None:
-    limits = requests.max_rows(10_000, 6, codes=70_000, code_bytes=4)
+    limits = requests.max_rows(10_000, 6, code_values=70_000, code_bytes=4)
     longest = json.dumps([[69_999] * 6] * limits["json"], separators=(",", ":"))
     assert 5000 < len(longest) < 10_000 - requests.ENVELOPE_BYTES
     assert limits["npy"] == (10_000 - requests.ENVELOPE_BYTES) // 24

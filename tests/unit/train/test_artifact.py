@@ -109,7 +109,7 @@ def test_a_choice_that_the_model_does_not_have_is_refused(chosen: dict[str, Any]
 
 def test_the_class_of_a_row_is_the_one_that_it_was_drawn_for(tmp_path: Path) -> None:
     made = rated_artifact(tmp_path / "artifact")
-    drawn = made.draw(200, 1)
+    drawn = made.sample_labelled(200, 1)
     assert drawn.labels is not None
     assert torch.equal(drawn.codes, made.sample(200, 1))
     assert drawn.labels.double().mean() == pytest.approx(0.75, abs=0.1)
@@ -117,20 +117,20 @@ def test_the_class_of_a_row_is_the_one_that_it_was_drawn_for(tmp_path: Path) -> 
     assert not torch.equal(*only)
     assert torch.equal(drawn.codes, torch.where(drawn.labels[:, None] == 0, *only))
     first, _ = drawn.split([30, 170])
-    assert made.readings(first) == made.readings(made.draw(30, 1)), "a row's class is its own"
+    assert made.readings(first) == made.readings(made.sample_labelled(30, 1)), "a row's class is its own"
     assert made.readings(first)["labels"] == [CLASSES[label] for label in drawn.labels[:30]]
 
 
 def test_a_chosen_class_is_that_of_all_rows(tmp_path: Path) -> None:
     made = rated_artifact(tmp_path / "artifact")
     for name in CLASSES:
-        assert made.readings(made.draw(50, 1, label=name, candidates=1))["labels"] == [name] * 50
+        assert made.readings(made.sample_labelled(50, 1, label=name, candidates=1))["labels"] == [name] * 50
 
 
 def test_rows_without_classes_have_no_labels(saved: Path) -> None:
     made = artifact.load(saved)
-    assert made.draw(5, 1).labels is None
-    assert made.readings(made.draw(5, 1)) == {}
+    assert made.sample_labelled(5, 1).labels is None
+    assert made.readings(made.sample_labelled(5, 1)) == {}
 
 
 def test_a_card_that_does_not_know_the_column_of_the_classes_is_read(tmp_path: Path) -> None:

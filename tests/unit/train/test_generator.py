@@ -56,7 +56,7 @@ def test_classes_drawn_block_by_block_are_the_same(tmp_path: Path, block: int) -
     rated = rated_artifact(tmp_path / "artifact")
     with mock.patch.object(type(rated.generator), "rows_per_pass", block):
         drawn = generator.sample_labelled(rated.generator, 30, 5)
-    whole = rated.draw(30, 5)
+    whole = rated.sample_labelled(30, 5)
     assert torch.equal(drawn.codes, whole.codes)
     assert drawn.labels is not None
     assert whole.labels is not None

@@ -57,7 +57,7 @@ def output(script: str, argument: str) -> Any:
 def test_texts_come_with_their_classes_and_the_signature_names_them(tmp_path: Path) -> None:
     outputs, answer = output(RATED, f"{tmp_path}/artifact")
     made = artifact.load(tmp_path / "artifact")
-    drawn = made.draw(30, 1)
+    drawn = made.sample_labelled(30, 1)
     assert answer == {"sequences": drawn.codes.tolist(), **made.readings(drawn), "seed": 1}
     assert set(answer["labels"]) == set(CLASSES)
     assert outputs == {"sequences": True, "text": False, "labels": False, "seed": True}

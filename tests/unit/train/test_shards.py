@@ -90,7 +90,7 @@ def test_shards_of_texts_hold_their_classes(tmp_path: Path) -> None:
     rows = pyarrow.parquet.read_table(tmp_path / "rows")
     assert rows.column_names == ["text", "rating"]
     read = {"text": rows["text"].to_pylist()[:40], "labels": rows["rating"].to_pylist()[:40]}
-    assert read == rated.readings(rated.draw(40, 3))
+    assert read == rated.readings(rated.sample_labelled(40, 3))
 
     lacking = plan.path(tmp_path / "rows", 1)  # as an older version wrote it
     pyarrow.parquet.write_table(pyarrow.parquet.read_table(lacking).select(["text"]), lacking)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from train import text_game
 from train.config import resolve
-from train.generator import Sample, draw_noise, generate_labelled
+from train.generator import LabelledRows, draw_noise, generate_labelled
 from train.loop import Tick
 from train.text_game import TextState
 from train.text_generator import TokenGenerator
 from train.text_warmup import CALIBRATION_ROUNDS, calibrate, new_generator
 
 ROWS = torch.tensor([[3, 6, 7, 1, 0, 0], [4, 6, 6, 8, 1, 0], [5, 6, 6, 6, 9, 1]]).repeat(40, 1)
-REAL = Sample(codes=ROWS)
+REAL = LabelledRows(codes=ROWS)
 CONFIG = resolve({"epochs": 4, "generator": "tokens"})
 
 
@@ -31,7 +31,7 @@ def state() -> TextState:
 
 
 def play(
-    state: TextState, interrupted: Callable[[], bool] = lambda: False, rows: Sample = REAL
+    state: TextState, interrupted: Callable[[], bool] = lambda: False, rows: LabelledRows = REAL
 ) -> tuple[str, list[Tick]]:
     ticks: list[Tick] = []
     reason = text_game.play(state, rows, CONFIG, on_tick=lambda t: bool(ticks.append(t)), interrupted=interrupted)
@@ -58,7 +58,7 @@ def test_choosing_brings_the_words_of_the_class(monkeypatch: pytest.MonkeyPatch)
     for seed in range(CALIBRATION_ROUNDS):  # as games begin: with texts that are as long as the rows
         calibrate(made, ROWS, seed)
     before = share_of_its_own(made)
-    assert play(TextState(made), rows=Sample(codes=ROWS, labels=labels))[0] == "epochs"
+    assert play(TextState(made), rows=LabelledRows(codes=ROWS, labels=labels))[0] == "epochs"
     assert share_of_its_own(made) > before + 0.2
 
 
@@ -76,7 +76,7 @@ def test_each_pass_has_draws_of_its_own(state: TextState, monkeypatch: pytest.Mo
     seeds: list[int] = []
     draw = text_game.draw_together
 
-    def spy(generator: TokenGenerator, rows: int, seed: int) -> Sample:
+    def spy(generator: TokenGenerator, rows: int, seed: int) -> LabelledRows:
         seeds.append(seed)
         return draw(generator, rows, seed)
 
@@ -122,7 +122,7 @@ def test_the_scale_is_that_of_the_density_ratio() -> None:
     share = math.e / (1 + math.e)
     real = (torch.arange(10_000) < 10_000 * share).long()[:, None]
     scorer: Any = Scores()
-    won, scale = text_game.nats_won(scorer, Sample(codes=real), Sample(codes=draws))
+    won, scale = text_game.nats_won(scorer, LabelledRows(codes=real), LabelledRows(codes=draws))
     assert scale == pytest.approx(1, abs=0.05)
     assert won == pytest.approx(share * math.log(2 * share) + (1 - share) * math.log(2 * (1 - share)), abs=1e-3)
 
@@ -144,7 +144,7 @@ def test_draws_compete_within_their_class() -> None:
     labels = (ROWS[:, 0] != 3).long()
     made = new_generator(ROWS, vocabulary=12, embedding=8, hidden=16, labels=labels, classes=2, candidates=3)
     torch.nn.init.normal_(made.scorer.weights)
-    draws = Sample(codes=ROWS[:6].long(), labels=torch.tensor([0, 1, 0, 1, 1, 0]))
+    draws = LabelledRows(codes=ROWS[:6].long(), labels=torch.tensor([0, 1, 0, 1, 1, 0]))
     found = text_game.chances(made, draws, seed=2)
     assert found is not None
     for label in (0, 1):
@@ -156,7 +156,7 @@ def test_draws_compete_within_their_class() -> None:
 def test_a_useless_discriminator_is_not_believed() -> None:
     rows = torch.randint(0, 9, (2000, 1), generator=torch.Generator().manual_seed(0))
     scorer: Any = Scores()
-    won, scale = text_game.nats_won(scorer, Sample(codes=rows.flip(0)), Sample(codes=rows))
+    won, scale = text_game.nats_won(scorer, LabelledRows(codes=rows.flip(0)), LabelledRows(codes=rows))
     assert scale == 0
     assert won == pytest.approx(0, abs=1e-6)
 

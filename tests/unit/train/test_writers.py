@@ -10,7 +10,7 @@ import torch
 from train import data, writers
 from train.codec import BitsCodec, TokensCodec
 from train.config import InputError
-from train.generator import Sample
+from train.generator import LabelledRows
 
 BITS = np.random.default_rng(1).integers(0, 2, (12, 3)).astype(np.uint8)
 
@@ -23,7 +23,7 @@ def codec_of(texts: list[str], **classes: Any) -> TokensCodec:
 def test_what_is_written_can_be_read(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"out{ending}"
     writers.check_writable(path)
-    writers.write(path, Sample(codes=torch.from_numpy(BITS)), BitsCodec(["x1", "x2", "x3"]))
+    writers.write(path, LabelledRows(codes=torch.from_numpy(BITS)), BitsCodec(["x1", "x2", "x3"]))
     assert np.array_equal(data.load(str(path)).rows, BITS)
 
 
@@ -31,7 +31,7 @@ def test_what_is_written_can_be_read(tmp_path: Path, ending: str) -> None:
 def test_written_tokens_are_texts(tmp_path: Path, ending: str) -> None:
     texts = [f'a "{word}" film, isn\'t it?' for word in ("dull", "fine", "long", "new", "old")] * 2
     codec = codec_of(texts)
-    writers.write(tmp_path / f"out{ending}", Sample(codes=codec.encode(texts)), codec)
+    writers.write(tmp_path / f"out{ending}", LabelledRows(codes=codec.encode(texts)), codec)
     assert data.load(str(tmp_path / f"out{ending}")).texts == texts
 
 
@@ -41,14 +41,14 @@ def test_written_classes_have_the_name_of_their_column(tmp_path: Path, ending: s
     texts, labels = ["a dull film", "a fine film"] * 5, torch.arange(10) % 2
     codec = codec_of(texts, labels=["1 star", "5 stars"], label_column=named)
     path = tmp_path / f"out{ending}"
-    writers.write(path, Sample(codes=codec.encode(texts), labels=labels), codec)
+    writers.write(path, LabelledRows(codes=codec.encode(texts), labels=labels), codec)
     found = data.load(str(path), column="text", label_column=written)
     assert (found.texts, found.classes) == (texts, ["1 star", "5 stars"] * 5)
 
 
 def test_an_array_of_texts_holds_no_classes(tmp_path: Path) -> None:
     codec = codec_of(["a film"], labels=["dull", "fine"])
-    writers.write(tmp_path / "out.npy", Sample(codes=codec.encode(["a film"]), labels=torch.ones(1).int()), codec)
+    writers.write(tmp_path / "out.npy", LabelledRows(codes=codec.encode(["a film"]), labels=torch.ones(1).int()), codec)
     assert np.load(tmp_path / "out.npy").tolist() == ["a film"]
 
 
