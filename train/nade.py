@@ -17,7 +17,7 @@ from train.generator import Generator
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
-BLOCK = 16  # bits whose hidden units `deep_in_blocks` computes by one matrix product
+BLOCK = 16  # bits whose hidden units `hidden_term` computes by one matrix product
 
 
 class NadeGenerator(Generator):
@@ -64,19 +64,19 @@ class NadeGenerator(Generator):
 
     def forward(self, noise: Tensor) -> Tensor:
         net = self._net(noise)
-        kind, logistic = self._read(noise, net)
-        bits = _rounded(self._draw(net, kind, logistic))
+        latent, logistic = self._read(noise, net)
+        bits = _rounded(self._draw(net, latent, logistic))
         if not torch.is_grad_enabled():
             return bits
-        return self._relaxed(bits, self._logits(bits, kind, _rows_of(net)) + logistic)
+        return self._relaxed(bits, self._logits(bits, latent, _rows_of(net)) + logistic)
 
     def stratified(self, noise: Tensor, first: int) -> Tensor:
         place, width = torch.arange(len(noise), device=noise.device), -(-len(noise) // self.nets)
         net, column = (first + place) % self.nets, place // self.nets
-        kind, logistic = self._read(noise, net)
-        bits = _rounded(self._draw(net, kind, logistic, (column, width)))
+        latent, logistic = self._read(noise, net)
+        bits = _rounded(self._draw(net, latent, logistic, (column, width)))
         rows = [((first + i) % self.nets, slice(i, None, self.nets)) for i in range(min(self.nets, len(noise)))]
-        return self._relaxed(bits, self._logits(bits, kind, rows) + logistic)
+        return self._relaxed(bits, self._logits(bits, latent, rows) + logistic)
 
     def probabilities(self, noise: Tensor) -> Tensor:
         """P(bit = 1 | the bits before it) of the rows drawn from the noise, (rows, length).
@@ -84,8 +84,8 @@ class NadeGenerator(Generator):
         Its mean over rows estimates a column's mean as the bits do, but scatters less (Rao and Blackwell).
         """
         net = self._net(noise)
-        kind, logistic = self._read(noise, net)
-        return (self._draw(net, kind, logistic) - logistic).sigmoid()
+        latent, logistic = self._read(noise, net)
+        return (self._draw(net, latent, logistic) - logistic).sigmoid()
 
     def _net(self, noise: Tensor) -> Tensor:
         """Each row's net, (rows,)."""
@@ -93,37 +93,45 @@ class NadeGenerator(Generator):
 
     def _read(self, noise: Tensor, net: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's class (rows,), and logistic noise for its bits (rows, length)."""
-        kind = (noise[:, -1:] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
-        return kind, torch.logit(noise[:, : self.length], eps=torch.finfo(noise.dtype).eps)
+        latent = (noise[:, -1:] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
+        return latent, torch.logit(noise[:, : self.length], eps=torch.finfo(noise.dtype).eps)
 
     def _relaxed(self, bits: Tensor, noisy_logits: Tensor) -> Tensor:
         """The bits, with the gradient of their relaxation."""
         soft = torch.sigmoid(noisy_logits / self.TAU)
         return bits + (soft - soft.detach())
 
-    def _logits(self, bits: Tensor, kind: Tensor, rows_of: list[tuple[int, Any]]) -> Tensor:
+    def _logits(self, bits: Tensor, latent: Tensor, rows_of: list[tuple[int, Any]]) -> Tensor:
         """As `logits`, for rows of several nets: each net that has any, and which these are."""
         logit = torch.empty_like(bits)
         for net, rows in rows_of:
-            logit[rows] = self.logits(bits[rows], net, kind[rows])
+            logit[rows] = self.logits(bits[rows], net, latent[rows])
         return logit
 
     @torch.no_grad()
-    def _draw(self, net: Tensor, kind: Tensor, logistic: Tensor, columns: tuple[Tensor, int] | None = None) -> Tensor:
+    def _draw(self, net: Tensor, latent: Tensor, logistic: Tensor, columns: tuple[Tensor, int] | None = None) -> Tensor:
         """Each bit's logit plus its logistic noise, (rows, length): the bit is 1 where that is positive.
 
         Args:
             columns: where known without a look at `net`, what `_columns` finds there.
         """
         if not logistic.is_cpu:
-            return self._draw_columns(net, kind, logistic, *(columns or _columns(net)))
+            return self._draw_columns(net, latent, logistic, *(columns or _columns(net)))
         noisy = logistic.clone()
-        order = np.argsort(net.numpy())  # the weights of a net for long rows fill the cache, those of all do not
-        weights = (weight.detach().numpy() for weight in self.parameters())  # in the order of `__init__`
-        _draw_rows(order, net.numpy(), kind.numpy(), noisy.numpy(), *weights)
+        weights = (
+            self.input,
+            self.hidden_bias,
+            self.output,
+            self.direct,
+            self.local,
+            self.bias,
+            self.class_hidden,
+            self.class_bias,
+        )
+        _draw_rows(net.numpy(), latent.numpy(), noisy.numpy(), *(weight.detach().numpy() for weight in weights))
         return noisy
 
-    def _draw_columns(self, net: Tensor, kind: Tensor, logistic: Tensor, column: Tensor, width: int) -> Tensor:
+    def _draw_columns(self, net: Tensor, latent: Tensor, logistic: Tensor, column: Tensor, width: int) -> Tensor:
         """As `_draw`, in few operations: the rows of a net stand side by side as columns, as many for each
         net, so that a step is one product for each net instead of weights gathered for each row.
 
@@ -131,7 +139,7 @@ class NadeGenerator(Generator):
             column: where each row stands, (rows,).
             width: columns a net.
         """
-        start, logit = self._start(net, kind)
+        start, logit = self._start(net, latent)
         hidden = logistic.new_zeros(self.nets, self.hidden, width)
         hidden[net, :, column] = start
         noisy = logistic.new_zeros(self.length, self.nets, 1, width)
@@ -155,23 +163,23 @@ class NadeGenerator(Generator):
             hidden.addcmul_(effect[t], bit)
         return noisy[:, net, 0, column].T
 
-    def logits(self, rows: Tensor, net: int, kind: Tensor) -> Tensor:
+    def logits(self, rows: Tensor, net: int, latent: Tensor) -> Tensor:
         """The logit of every bit of given rows, (rows, length), as one net sees them in the given classes (rows,)."""
-        hidden, logit = self._start(torch.full_like(kind, net), kind)
+        hidden, logit = self._start(torch.full_like(latent, net), latent)
         centred = rows - 0.5
         logit = logit + centred @ self.direct[net].tril(-1).T + self.local[net][(rows @ self.place.T).long()]
-        deep: Any = Deep.apply if rows.is_cpu else deep_in_blocks
-        return logit + deep(centred, hidden, self.input[net], self.output[net])
+        term: Any = HiddenTerm.apply if rows.is_cpu else hidden_term
+        return logit + term(centred, hidden, self.input[net], self.output[net])
 
-    def _start(self, net: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
+    def _start(self, net: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden units and logits before any bit is known: (rows, hidden) and (rows, length)."""
         return (
-            self.hidden_bias[net] + self.class_hidden[net, kind],
-            self.bias[net] + self.class_bias[net, kind],
+            self.hidden_bias[net] + self.class_hidden[net, latent],
+            self.bias[net] + self.class_bias[net, latent],
         )
 
 
-def deep_in_blocks(bits: Tensor, start: Tensor, effect: Tensor, output: Tensor) -> Tensor:
+def hidden_term(bits: Tensor, start: Tensor, effect: Tensor, output: Tensor) -> Tensor:
     """What the hidden units of one net say about every bit of given rows, (rows, length), in few operations.
 
     Args:
@@ -188,22 +196,22 @@ def deep_in_blocks(bits: Tensor, start: Tensor, effect: Tensor, output: Tensor) 
     return torch.cat(found, dim=1)
 
 
-class Deep(torch.autograd.Function):
-    """As `deep_in_blocks`, in compiled code: a quarter of the time with the gradient."""
+class HiddenTerm(torch.autograd.Function):
+    """As `hidden_term`, in compiled code: a quarter of the time with the gradient."""
 
     @staticmethod
     def forward(ctx: Any, bits: Tensor, start: Tensor, effect: Tensor, output: Tensor) -> Tensor:
         ctx.save_for_backward(bits, start, effect, output)
         found = torch.empty_like(bits)
-        _deep_rows(*(each.detach().numpy() for each in (bits, start, effect, output, found)))
+        _hidden_term_forward(*(each.detach().numpy() for each in (bits, start, effect, output, found)))
         return found
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         given = [each.detach() for each in ctx.saved_tensors]
-        slopes = [torch.zeros_like(each) for each in given[1:]]
-        _deep_slopes(slope.contiguous().numpy(), *(each.numpy() for each in (*given, *slopes)))
-        return None, *slopes
+        grads = [torch.zeros_like(each) for each in given[1:]]
+        _hidden_term_backward(grad_output.contiguous().numpy(), *(each.numpy() for each in (*given, *grads)))
+        return None, *grads
 
 
 def _rows_of(net: Tensor) -> list[tuple[int, Any]]:
@@ -211,12 +219,12 @@ def _rows_of(net: Tensor) -> list[tuple[int, Any]]:
     return [(each, net == each) for each in net.unique().tolist()]
 
 
-def _columns(group: Tensor) -> tuple[Tensor, int]:
-    """How many earlier rows are of the same group, for each row: (rows,); and how many rows the largest group has."""
-    order = group.argsort(stable=True)
-    counts = group.bincount()
-    rank = torch.empty_like(group)
-    rank[order] = torch.arange(len(group), device=group.device) - (counts.cumsum(0) - counts)[group[order]]
+def _columns(net: Tensor) -> tuple[Tensor, int]:
+    """How many earlier rows are of the same net, for each row: (rows,); and how many rows the net with most has."""
+    order = net.argsort(stable=True)
+    counts = net.bincount()
+    rank = torch.empty_like(net)
+    rank[order] = torch.arange(len(net), device=net.device) - (counts.cumsum(0) - counts)[net[order]]
     return rank, int(counts.max())
 
 
@@ -227,9 +235,8 @@ def _rounded(noisy_logits: Tensor) -> Tensor:
 # Sums may be taken in another order ("reassoc"): a row then takes less than half the time.
 @njit(nogil=True, fastmath={"reassoc"})
 def _draw_rows(
-    order: Ints,
     net: Ints,
-    kind: Ints,
+    latent: Ints,
     noisy: Floats,
     input: Floats,
     hidden_bias: Floats,
@@ -243,35 +250,35 @@ def _draw_rows(
     """Draw bits one after the other, row by row, in compiled code: each bit must wait for the one before it.
 
     Args:
-        order: the rows' numbers, int64 (rows,): which is drawn first, which next.
-        net, kind: each row's net and class, int64 (rows,).
+        net, latent: each row's net and latent class, int64 (rows,).
         noisy: logistic noise, (rows, length); every bit's logit is added to it.
-        input, ...: the generator's parameters, in their order.
+        input, ...: the generator's parameters.
     """
     length, units, recently = noisy.shape[1], hidden_bias.shape[1], local.shape[1]
     half, zero = noisy.dtype.type(0.5), noisy.dtype.type(0)
     bits = np.empty(length, noisy.dtype)  # less 1/2
     hidden = np.empty(units, noisy.dtype)
-    for row in order:
-        own, group, recent = net[row], kind[row], 0
-        for unit in range(units):
-            hidden[unit] = hidden_bias[own, unit] + class_hidden[own, group, unit]
-        for t in range(length):
-            logit = noisy[row, t] + bias[own, t] + class_bias[own, group, t] + local[own, recent]
-            for s in range(t):
-                logit += direct[own, t, s] * bits[s]
+    for r in range(len(hidden_bias)):  # the weights of one net fit into the cache, those of all may not
+        for row in np.nonzero(net == r)[0]:
+            k, recent = latent[row], 0
             for unit in range(units):
-                logit += output[own, t, unit] * max(hidden[unit], zero)
-            noisy[row, t] = logit
-            bits[t] = half if logit > 0 else -half
-            recent = (2 * recent + (logit > 0)) % recently
-            for unit in range(units):
-                hidden[unit] += input[own, t, unit] * bits[t]
+                hidden[unit] = hidden_bias[r, unit] + class_hidden[r, k, unit]
+            for t in range(length):
+                logit = noisy[row, t] + bias[r, t] + class_bias[r, k, t] + local[r, recent]
+                for s in range(t):
+                    logit += direct[r, t, s] * bits[s]
+                for unit in range(units):
+                    logit += output[r, t, unit] * max(hidden[unit], zero)
+                noisy[row, t] = logit
+                bits[t] = half if logit > 0 else -half
+                recent = (2 * recent + (logit > 0)) % recently
+                for unit in range(units):
+                    hidden[unit] += input[r, t, unit] * bits[t]
 
 
 @njit(nogil=True, fastmath={"reassoc"})
-def _deep_rows(bits: Floats, start: Floats, effect: Floats, output: Floats, found: Floats) -> None:
-    """Fill `found` with what `deep_in_blocks` returns."""
+def _hidden_term_forward(bits: Floats, start: Floats, effect: Floats, output: Floats, found: Floats) -> None:
+    """Fill `found` with what `hidden_term` returns."""
     rows, length = bits.shape
     units, zero = start.shape[1], bits.dtype.type(0)
     hidden = np.empty(units, bits.dtype)
@@ -288,17 +295,17 @@ def _deep_rows(bits: Floats, start: Floats, effect: Floats, output: Floats, foun
 
 
 @njit(nogil=True, fastmath={"reassoc"})
-def _deep_slopes(
-    slope: Floats,
+def _hidden_term_backward(
+    grad_output: Floats,
     bits: Floats,
     start: Floats,
     effect: Floats,
     output: Floats,
-    start_slope: Floats,
-    effect_slope: Floats,
-    output_slope: Floats,
+    start_grad: Floats,
+    effect_grad: Floats,
+    output_grad: Floats,
 ) -> None:
-    """Add the gradient of what `_deep_rows` finds, given the slope of each of it, (rows, length), to the last three."""
+    """Add the gradients to the last three, given that of what `_hidden_term_forward` finds, (rows, length)."""
     rows, length = bits.shape
     units, zero = start.shape[1], bits.dtype.type(0)
     hidden = np.empty((length + 1, units), bits.dtype)
@@ -308,9 +315,9 @@ def _deep_slopes(
         for t in range(length):
             for unit in range(units):
                 hidden[t + 1, unit] = hidden[t, unit] + effect[t, unit] * bits[row, t]
-        later = start_slope[row]  # the slope of the hidden units by all bits from t on
+        later = start_grad[row]  # the gradient of the hidden units by all bits from t on
         for t in range(length - 1, -1, -1):
             for unit in range(units):
-                effect_slope[t, unit] += later[unit] * bits[row, t]
-                output_slope[t, unit] += slope[row, t] * max(hidden[t, unit], zero)
-                later[unit] += slope[row, t] * output[t, unit] if hidden[t, unit] > 0 else zero
+                effect_grad[t, unit] += later[unit] * bits[row, t]
+                output_grad[t, unit] += grad_output[row, t] * max(hidden[t, unit], zero)
+                later[unit] += grad_output[row, t] * output[t, unit] if hidden[t, unit] > 0 else zero

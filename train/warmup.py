@@ -138,7 +138,7 @@ class NetFit(Stateful):
     """
 
     MODULES = ("net", "average", "optimizer")
-    VALUES = ("kinds", "entropy", "best", "best_step", "best_weights", "steps", "seconds")
+    VALUES = ("latents", "entropy", "best", "best_step", "best_weights", "steps", "seconds")
 
     def __init__(self, seen: Tensor, unseen: Tensor, mixture: Mixture, hidden: int) -> None:
         self.seen, self.unseen, self.mixture = seen, unseen, mixture
@@ -148,8 +148,10 @@ class NetFit(Stateful):
         self.posterior = mixture.joint_log_prob(seen).softmax(1)
         # Four draws of the unseen rows' classes, taken in turn; their entropy completes the bound.
         unseen_posterior = mixture.joint_log_prob(unseen).softmax(1)
-        self.kinds = torch.multinomial(unseen_posterior, 4, replacement=True)
-        self.entropy = (mixture.prior[self.kinds].log() - unseen_posterior.gather(1, self.kinds).log()).mean().item()
+        self.latents = torch.multinomial(unseen_posterior, 4, replacement=True)
+        self.entropy = (
+            (mixture.prior[self.latents].log() - unseen_posterior.gather(1, self.latents).log()).mean().item()
+        )
         self.best, self.best_step, self.best_weights = -math.inf, 0, copy.deepcopy(self.average.state_dict())
         self.steps = 0
         self.seconds = 0.0
@@ -173,8 +175,8 @@ class NetFit(Stateful):
         self.seconds += time.monotonic() - started
 
     def _check(self) -> None:
-        kind = self.kinds[:, self.steps // CHECK_STEPS % 4]
-        score = self.entropy - held_nats(self.average, self.unseen, kind)
+        latent = self.latents[:, self.steps // CHECK_STEPS % 4]
+        score = self.entropy - held_nats(self.average, self.unseen, latent)
         if score > self.best:
             self.best, self.best_step = score, self.steps
             self.best_weights = copy.deepcopy(self.average.state_dict())
@@ -189,7 +191,7 @@ class NetFit(Stateful):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on with a fit of the same rows; it must have been made with the saved `prior` and `means`."""
         super().load_state_dict(saved)
-        self.kinds = self.kinds.to(self.seen.device)
+        self.latents = self.latents.to(self.seen.device)
 
 
 def draw_classes(posterior: Tensor) -> Tensor:
@@ -213,9 +215,9 @@ def new_net(length: int, mixture: Mixture, hidden: int) -> NadeGenerator:
     return net
 
 
-def descend(net: NadeGenerator, optimizer: torch.optim.Optimizer, rows: Tensor, kind: Tensor) -> None:
+def descend(net: NadeGenerator, optimizer: torch.optim.Optimizer, rows: Tensor, latent: Tensor) -> None:
     """One step towards the rows, given their classes."""
-    loss = F.binary_cross_entropy_with_logits(net.logits(rows, 0, kind), rows)
+    loss = F.binary_cross_entropy_with_logits(net.logits(rows, 0, latent), rows)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
@@ -242,10 +244,10 @@ def affordable_folds(rows: Tensor, hidden: int, folds: int, seconds: float) -> i
     net = new_net(rows.shape[1], fit_mixture(rows, Choice()), hidden)
     batch, optimizer = rows[:BATCH], new_optimizer(net)
     set_schedule(optimizer, 0.0)
-    kind = torch.zeros(len(batch), dtype=torch.long, device=rows.device)
+    latent = torch.zeros(len(batch), dtype=torch.long, device=rows.device)
     for _ in range(2):  # the first one also warms up
         started = time.monotonic()
-        descend(net, optimizer, batch, kind)
+        descend(net, optimizer, batch, latent)
         net.bias.sum().item()  # waits for a GPU, which would otherwise only have been told what to do
     affordable = seconds / (FEWEST_STEPS * (time.monotonic() - started))
     return max((nets for nets in range(1, folds + 1) if rounds(nets + 1) <= affordable), default=1)
@@ -284,25 +286,26 @@ def _geometric(ends: tuple[float, float], done: float) -> float:
 
 
 @torch.no_grad()
-def held_nats(net: NadeGenerator, rows: Tensor, kind: Tensor) -> float:
+def held_nats(net: NadeGenerator, rows: Tensor, latent: Tensor) -> float:
     """Mean nats a row that the net needs for the rows, given their classes."""
-    return float(F.binary_cross_entropy_with_logits(net.logits(rows, 0, kind), rows)) * rows.shape[1]
+    return float(F.binary_cross_entropy_with_logits(net.logits(rows, 0, latent), rows)) * rows.shape[1]
 
 
 @torch.no_grad()
 def log_likelihoods(net: NadeGenerator, rows: Tensor) -> Tensor:
     """log p(row) in nats, over all classes of a single net: (rows,)."""
     every = torch.arange(net.classes, device=rows.device)
-    joint = [
-        net.prior[0, kind].log()
-        - F.binary_cross_entropy_with_logits(net.logits(rows, 0, kind.expand(len(rows))), rows, reduction="none").sum(1)
-        for kind in every
-    ]
-    return torch.stack(joint).logsumexp(0)
+    nats = torch.stack([_nats(net, rows, latent.expand(len(rows))) for latent in every])
+    return (net.prior[0].log()[:, None] - nats).logsumexp(0)
+
+
+def _nats(net: NadeGenerator, rows: Tensor, latent: Tensor) -> Tensor:
+    """Nats that the net needs for each of the rows, given their classes: (rows,)."""
+    return F.binary_cross_entropy_with_logits(net.logits(rows, 0, latent), rows, reduction="none").sum(1)
 
 
 def better_classes(one: NadeGenerator, many: NadeGenerator, unseen: Tensor) -> int:
-    """1 for the net of many classes, unless the unseen rows are clearly less likely under it than under that of one: 0.
+    """Which net to keep: 0 (one class) if the unseen rows are clearly less likely under the other, else 1 (many).
 
     Clearly means: by more than three standard errors. A single net of many classes is less sure of them than the whole
     generator will be, and of two that are equally likely judges find it harder to tell (EXPERIMENTS.md).

@@ -45,12 +45,12 @@ Measured = dict[str, list[float]]
 class Eager(NadeGenerator):
     """The same generator in operations of torch alone: weights gathered for each row, a step for each bit."""
 
-    def logits(self, rows: Tensor, net: int, kind: Tensor) -> Tensor:
-        with mock.patch.object(nade.Deep, "apply", nade.deep_in_blocks):
-            return super().logits(rows, net, kind)
+    def logits(self, rows: Tensor, net: int, latent: Tensor) -> Tensor:
+        with mock.patch.object(nade.HiddenTerm, "apply", nade.hidden_term):
+            return super().logits(rows, net, latent)
 
-    def _draw(self, net: Tensor, kind: Tensor, logistic: Tensor, columns: Any = None) -> Tensor:
-        hidden, logit = self._start(net, kind)
+    def _draw(self, net: Tensor, latent: Tensor, logistic: Tensor, columns: Any = None) -> Tensor:
+        hidden, logit = self._start(net, latent)
         later = self.direct.tril(-1).transpose(1, 2)
         recent, noisy = torch.zeros_like(net), []
         for t in range(self.length):

@@ -128,12 +128,12 @@ def drawn_plainly(made: NadeGenerator, noise: Tensor) -> Tensor:
     rows = torch.zeros(len(noise), made.length, dtype=noise.dtype)
     for row, numbers in zip(rows, noise, strict=True):
         net = int(numbers[-2] * made.nets)
-        kind = min(int((numbers[-1] >= made.prior[net].cumsum(0)).sum()), made.classes - 1)
+        latent = min(int((numbers[-1] >= made.prior[net].cumsum(0)).sum()), made.classes - 1)
         for t in range(made.length):
             before = row[:t] - 0.5
-            hidden = made.hidden_bias[net] + made.class_hidden[net, kind] + before @ made.input[net, :t]
+            hidden = made.hidden_bias[net] + made.class_hidden[net, latent] + before @ made.input[net, :t]
             window = sum(2**age * int(bit) for age, bit in enumerate(reversed(row[max(t - made.WINDOW, 0) : t])))
-            logit = made.bias[net, t] + made.class_bias[net, kind, t] + before @ made.direct[net, t, :t]
+            logit = made.bias[net, t] + made.class_bias[net, latent, t] + before @ made.direct[net, t, :t]
             logit = logit + made.local[net, window] + hidden.relu() @ made.output[net, t]
             row[t] = logit + torch.logit(numbers[t], eps=1e-16) > 0
     return rows
@@ -180,14 +180,14 @@ def test_probabilities_are_those_that_the_bits_were_drawn_with() -> None:
 def relaxed_plainly(made: NadeGenerator, noise: Tensor) -> Tensor:
     """The same with a gradient: a bit is its rounded value, with the slope of the relaxed one at its own logit."""
     net = (noise[:, -2] * made.nets).long()
-    kind = (noise[:, -1:] >= made.prior.cumsum(1)[net]).sum(1).clamp(max=made.classes - 1)
+    latent = (noise[:, -1:] >= made.prior.cumsum(1)[net]).sum(1).clamp(max=made.classes - 1)
     bits = [torch.zeros(len(noise)).to(noise)] * made.WINDOW  # before the first bit
     for t in range(made.length):
         before = torch.stack(bits, dim=1)[:, made.WINDOW :].detach() - 0.5 if t else noise[:, :0]
-        hidden = made.hidden_bias[net] + made.class_hidden[net, kind]
+        hidden = made.hidden_bias[net] + made.class_hidden[net, latent]
         hidden = hidden + (before[:, :, None] * made.input[net, :t]).sum(1)
         window = sum(2**age * bit.detach().long() for age, bit in enumerate(reversed(bits[t:])))
-        logit = made.bias[net, t] + made.class_bias[net, kind, t] + (before * made.direct[net, t, :t]).sum(1)
+        logit = made.bias[net, t] + made.class_bias[net, latent, t] + (before * made.direct[net, t, :t]).sum(1)
         logit = logit + made.local[net, window] + (hidden.relu() * made.output[net, t]).sum(1)
         logit = logit + torch.logit(noise[:, t], eps=1e-16)
         soft = torch.sigmoid(logit / made.TAU)
@@ -237,11 +237,11 @@ def test_rows_that_take_turns_are_those_of_noise_that_says_so(
 def test_logits_see_earlier_bits_only() -> None:
     made = lively_nade(LONG)
     rows = (torch.rand(1, LONG, dtype=torch.float64) < 0.5).double()
-    kind = torch.zeros(1, dtype=torch.long)
+    latent = torch.zeros(1, dtype=torch.long)
     for t in range(LONG):
         changed = rows.clone()
         changed[0, t] = 1 - changed[0, t]
-        same = torch.isclose(made.logits(rows, 0, kind)[0], made.logits(changed, 0, kind)[0], rtol=0, atol=1e-12)
+        same = torch.isclose(made.logits(rows, 0, latent)[0], made.logits(changed, 0, latent)[0], rtol=0, atol=1e-12)
         assert same[: t + 1].all()
         assert not same[t + 1 :].any()
 

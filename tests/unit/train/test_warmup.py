@@ -78,8 +78,8 @@ def test_a_net_starts_as_the_mixture_itself() -> None:
     torch.manual_seed(0)
     rows = two_kinds(1000)
     classes = warmup.fit_mixture(rows, Choice(classes=2))
-    net, kind = warmup.new_net(12, classes, hidden=8), torch.arange(1000) % 2
-    torch.testing.assert_close(net.logits(rows.float(), 0, kind).sigmoid(), classes.means[kind])
+    net, latent = warmup.new_net(12, classes, hidden=8), torch.arange(1000) % 2
+    torch.testing.assert_close(net.logits(rows.float(), 0, latent).sigmoid(), classes.means[latent])
     assert torch.equal(net.prior, classes.prior[None])
 
 
@@ -106,9 +106,9 @@ def test_what_chance_does_not_explain_is() -> None:
     rows[:, 15] = rows[:, 2] ^ (torch.rand(3000) < 0.2)  # beyond the window of the last bits
     net, zeros, ones = fitted(rows, 8).best_net(), rows.float(), rows.float()
     zeros[:, 2], ones[:, 2] = 0, 1
-    kind = torch.zeros(len(rows), dtype=torch.long)
+    latent = torch.zeros(len(rows), dtype=torch.long)
     with torch.no_grad():
-        effect = (net.logits(ones, 0, kind) - net.logits(zeros, 0, kind))[:, 15].mean()
+        effect = (net.logits(ones, 0, latent) - net.logits(zeros, 0, latent))[:, 15].mean()
     assert 2 < effect < 3  # 2 log 4 = 2.77 in truth
 
 
