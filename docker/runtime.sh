@@ -162,11 +162,12 @@ absolute() { # PATH of something whose folder exists
   echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
 }
 
-# Whether MLFLOW_TRACKING_URI names a server, and whether that is on this machine.
+# Whether MLFLOW_TRACKING_URI names a server.
 is_server() {
   case ${MLFLOW_TRACKING_URI:-} in http*://* | databricks* | postgresql* | mysql*) ;; *) return 1 ;; esac
 }
 
+# Whether that server is on this machine.
 is_here() {
   case ${MLFLOW_TRACKING_URI:-} in *[/@]localhost* | *[/@]127.* | *[/@]0.0.0.0* | *[/@]"[::1]"*) ;; *) return 1 ;; esac
 }

@@ -145,12 +145,14 @@ def cli() -> None:
 @option("--preset", type=click.Choice(list(PRESETS)), help="textbook: the classic GAN, one sample per step.")
 @option("--generator", type=click.Choice(GENERATORS), help="Which networks play; auto: those for the codec.")
 @option(
-    "--hidden", type=click.IntRange(1, 8192), help="Of 0/1 rows: hidden units of each of the generator's nets, at most."
+    "--hidden",
+    type=click.IntRange(1, 8192),
+    help="For 0/1 rows: hidden units of each net of the generator, at most.",
 )
 @option(
     "--folds",
     type=click.IntRange(2, 100),
-    help="Of 0/1 rows: how many nets the generator has, one for each fold of the rows.",
+    help="For 0/1 rows: how many nets the generator has, one for each fold of the rows.",
 )
 @option(
     "--warmup",
@@ -164,37 +166,37 @@ def cli() -> None:
     help="How many of the commonest tokens this net tells apart; trigrams choose among the rarer ones.",
 )
 @option("--candidates", type=click.IntRange(1, 64), help="Texts drawn for each one that the discriminator chooses.")
-@option("--width", type=click.IntRange(1, 8192), help="Of 0/1 rows: hidden units of the discriminator.")
-@option("--blocks", type=click.IntRange(0, 64), help="Of 0/1 rows: residual blocks of the discriminator.")
-@option("--batch-size", type=click.IntRange(1, 1_000_000), help="Of 0/1 rows: sequences per update of the weights.")
+@option("--width", type=click.IntRange(1, 8192), help="For 0/1 rows: hidden units of the discriminator.")
+@option("--blocks", type=click.IntRange(0, 64), help="For 0/1 rows: residual blocks of the discriminator.")
+@option("--batch-size", type=click.IntRange(1, 1_000_000), help="For 0/1 rows: sequences per update of the weights.")
 @option(
     "--turns",
     type=click.IntRange(1, 1000),
-    help="Of 0/1 rows: updates of the discriminator for each one of the generator.",
+    help="For 0/1 rows: updates of the discriminator for each one of the generator.",
 )
 @option(
-    "--generator-rate", type=click.FloatRange(0, 1, min_open=True), help="Of 0/1 rows: learning rate of the generator."
+    "--generator-rate", type=click.FloatRange(0, 1, min_open=True), help="For 0/1 rows: learning rate of the generator."
 )
 @option(
     "--discriminator-rate",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Of 0/1 rows: learning rate of the discriminator.",
+    help="For 0/1 rows: learning rate of the discriminator.",
 )
 @option(
     "--head-start",
     type=click.IntRange(0),
-    help="Of 0/1 rows: sequences that the discriminator sees before the generator moves.",
+    help="For 0/1 rows: sequences that the discriminator sees before the generator moves.",
 )
-@option("--penalty", type=click.FloatRange(0), help="Of 0/1 rows: weight of the zero-centred gradient penalties.")
+@option("--penalty", type=click.FloatRange(0), help="For 0/1 rows: weight of the zero-centred gradient penalties.")
 @option(
     "--flip",
     type=click.FloatRange(0, 0.5),
-    help="Of 0/1 rows: share of the bits flipped in what the discriminator sees.",
+    help="For 0/1 rows: share of the bits flipped in what the discriminator sees.",
 )
 @option(
     "--average",
     type=click.FloatRange(0, 1, max_open=True),
-    help="Of 0/1 rows: decay of the averaged weights; 0 ships the last ones.",
+    help="For 0/1 rows: decay of the averaged weights; 0 ships the last ones.",
 )
 @option(
     "--epochs",
@@ -211,7 +213,7 @@ def cli() -> None:
 @option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Nets of the default size gain nothing from more.")
 @option("--processes", type=click.IntRange(1, 1024), help="Processes that train together: one GPU each, or the CPU.")
 @option(
-    "--tick", type=click.IntRange(1), help="Of 0/1 rows: sequences between two looks at losses and validation scores."
+    "--tick", type=click.IntRange(1), help="For 0/1 rows: sequences between two looks at losses and validation scores."
 )
 @option(
     "--baselines",
@@ -273,9 +275,9 @@ def follow() -> None:
     "--shard-rows", type=click.IntRange(1), default=1_000_000, help="Rows of a Parquet file where --out is a folder."
 )
 @option("--processes", type=click.IntRange(1, 1024), help="Processes that share the work where --out is a folder.")
-@click.option("--temperature", type=float, help="Of texts: below 1 they are likelier and vary less.")
-@click.option("--candidates", type=int, help="Of texts: how many are drawn for each one that is kept.")
-@click.option("--label", help="Of texts with classes: the class.")
+@click.option("--temperature", type=float, help="For texts: below 1 they are likelier and vary less.")
+@click.option("--candidates", type=int, help="For texts: how many are drawn for each one that is kept.")
+@click.option("--label", help="For texts with classes: the class.")
 def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, processes: int, **options: Any) -> None:
     """Write lookalikes from RUN, a run directory or an artifact.
 

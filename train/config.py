@@ -100,7 +100,7 @@ class Config:
     gate: str = "default"
 
     def __post_init__(self) -> None:
-        """Check what depends on one another.
+        """Check the values that depend on one another.
 
         Raises:
             InputError: naming every problem, one after the other.

@@ -463,9 +463,9 @@ def _text_dataset(column: str, label_column: str | None, table: Table, file: str
 
 
 def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
-    """The only column, or the one whose texts are clearly longest on average, gaps included: at least twice the next.
+    """The only column, or the one whose texts are clearly longest: on average at least twice as long as the next.
 
-    Numbers are no texts.
+    Missing texts count as empty, and numbers are no texts.
     """
     probes = {name: values.slice(0, PROBE_ROWS) for name, values in columns.items()}
     lengths = {name: pc.mean(pc.utf8_length(values.fill_null(""))).as_py() or 0.0 for name, values in probes.items()}

@@ -21,7 +21,7 @@ from train.generator import Generator
 from train.packed import PackedRows
 from train.phase import GameState
 
-PENALTY_EVERY = 16  # turns; weighed so many times more: "lazy regularisation" (Karras et al. 2020, "StyleGAN2")
+PENALTY_EVERY = 16  # turns between penalties, which weigh as much more: "lazy regularisation" (Karras et al. 2020)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -127,7 +127,7 @@ def train(
             raise NonFiniteError(f"the losses are {tick.losses} after {state.seen:,} sequences")
         (enough,) = distributed.all_reduce_max(is_tick and on_tick(tick))
         if done or stop or enough or late:
-            # Not "interrupted" where a tick was the last one: it would not be known when the game goes on.
+            # The tick goes first: a job that goes on later would not know that this one was the last.
             return "epochs" if done else "stopped" if enough else "interrupted" if stop else "minutes"
         meter = Meter(state)
     return "epochs"

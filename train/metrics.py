@@ -35,7 +35,7 @@ Scores = dict[str, Any]
 TRIPLES = 3000
 TRIPLES_SEED = 0
 FOLDS = 5
-FEWEST_JUDGED = 25  # rows of a kind: of fewer, there is nothing to be told
+FEWEST_JUDGED = 25  # rows of each kind; with fewer, no AUC is measured
 FEWEST_IN_LEAF, MOST_IN_LEAF, ROWS_PER_LEAF = 5, 20, 40  # of the judge's trees: rows in a leaf, rows for each of these
 JUDGED_VALUES = 1 << 21  # values of a kind that the classifier sees: of rows of 1,024 bits it gets 2,048
 SAMPLES, SAMPLED_ROWS = 10, 10_000  # of few rows several samples are judged: so many, and about so many rows in all
@@ -59,7 +59,7 @@ RESOLUTION = {
 }
 
 
-# Moments: sums over rows, from which every ratio follows
+# --- moments: sums over rows, from which every ratio follows -------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def lag_correlations(moments: Moments) -> Array:
     return sums[..., :kept] / sizes[:kept]
 
 
-# Distances and ratios
+# --- distances and ratios ------------------------------------------------------------------------------------
 
 
 def marginal_distance(a: Moments, b: Moments) -> Array:
@@ -258,6 +258,9 @@ def _ratio_of_few_counts(name: str, distance: float, floor: float, *real: Moment
     return distance * differing / floor, math.sqrt(1 / (distance * differing) + 1 / floor)
 
 
+# --- intervals -----------------------------------------------------------------------------------------------
+
+
 def around(estimate: float, spread: float) -> tuple[float, float]:
     """95 % interval of an estimate whose logarithm has this standard error; NaN where there is none."""
     if not math.isfinite(estimate):
@@ -266,7 +269,23 @@ def around(estimate: float, spread: float) -> tuple[float, float]:
     return estimate / factor, estimate * factor
 
 
-# A judge: can a classifier tell?
+def share_interval(share: float, n: float) -> tuple[float, float]:
+    """95 % interval of a share of n rows (Wilson 1927)."""
+    z2 = NORMAL_95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = NORMAL_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def excess_interval(share: float, other: float, n: int) -> tuple[float, float]:
+    """95 % interval of the difference of two independent shares of n rows (Newcombe 1998, method 10)."""
+    (low, high), (other_low, other_high) = share_interval(share, n), share_interval(other, n)
+    below = math.hypot(share - low, other_high - other)
+    above = math.hypot(high - share, other - other_low)
+    return share - other - below, share - other + above
+
+
+# --- judges: can a classifier tell? --------------------------------------------------------------------------
 
 
 def c2st(synthetic: Array, heldout: Array, seed: int) -> tuple[float, float]:
@@ -339,6 +358,32 @@ def _trees(x: Array, y: Array, test_x: Array, seed: int) -> Array:
         return np.asarray(trees.fit(x, y).predict_proba(test_x)[:, 1])
 
 
+def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> float:
+    """A cheap judge for small n: AUC of kernel ridge regression on the rows' kind, over the held-out rows' folds.
+
+    The kernel is exp(-2 d / mean d) of the Hamming distance d (a Laplace kernel on the corners of the cube). Half of
+    the synthetic rows are judged; the others join the fit against training rows, so that it learns something
+    even from few held-out ones. NaN with fewer rows than folds.
+    """
+    n = min(len(heldout), len(synthetic) // 2)
+    extra = min(len(train), len(synthetic) - n)
+    if n < QUICK_FOLDS:
+        return math.nan
+    rows = np.concatenate([heldout[:n], synthetic[:n], train[:extra], synthetic[n : n + extra]])
+    made = np.repeat([False, True, False, True], [n, n, extra, extra])
+    distances = _distances(_words(rows), _words(rows)).astype(np.float32)
+    kernel = np.exp(-2 * distances / max(float(distances.mean()), 1e-9))
+    aucs = []
+    for fit, judge in StratifiedKFold(QUICK_FOLDS, shuffle=True, random_state=seed).split(rows[: 2 * n], made[: 2 * n]):
+        known = np.concatenate([fit, np.arange(2 * n, len(rows))])
+        ridge = kernel[np.ix_(known, known)] + np.float32(0.1) * np.eye(len(known), dtype=np.float32)
+        with threadpool_limits(1):
+            weights = scipy.linalg.solve(ridge, made[known] - np.float32(0.5), assume_a="pos", check_finite=False)
+        scores = kernel[np.ix_(judge, known)] @ weights
+        aucs.append(auc_with_variance(scores[made[judge]], scores[~made[judge]])[0])
+    return float(np.mean(aucs))
+
+
 def utility(synthetic: Bits, heldout: Bits, label: int, seed: int) -> float:
     """Train on synthetic, test on real (Esteban et al. 2017): ROC AUC of predicting column `label` from the others.
 
@@ -352,7 +397,7 @@ def utility(synthetic: Bits, heldout: Bits, label: int, seed: int) -> float:
     return float(roc_auc_score(test_y, _trees(x, y, test_x, seed)))
 
 
-# Copies and collapse
+# --- copies and collapse -------------------------------------------------------------------------------------
 
 
 def copy_rate(rows: Bits, train: Bits) -> float:
@@ -422,49 +467,7 @@ def _keys(bits: Bits) -> Array:
     return words.view(np.dtype((np.void, words.shape[1] * 8))).ravel()
 
 
-def share_interval(share: float, n: float) -> tuple[float, float]:
-    """95 % interval of a share of n rows (Wilson 1927)."""
-    z2 = NORMAL_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    reach = NORMAL_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - reach), min(1.0, centre + reach)
-
-
-def excess_interval(share: float, other: float, n: int) -> tuple[float, float]:
-    """95 % interval of the difference of two independent shares of n rows (Newcombe 1998, method 10)."""
-    (low, high), (other_low, other_high) = share_interval(share, n), share_interval(other, n)
-    below = math.hypot(share - low, other_high - other)
-    above = math.hypot(high - share, other - other_low)
-    return share - other - below, share - other + above
-
-
-def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> float:
-    """A cheap judge for small n: AUC of kernel ridge regression on the rows' kind, over the held-out rows' folds.
-
-    The kernel is exp(-2 d / mean d) of the Hamming distance d (a Laplace kernel on the corners of the cube). Half of
-    the synthetic rows are judged; the others join the fit against training rows, so that it learns something
-    even from few held-out ones. NaN with fewer rows than folds.
-    """
-    n = min(len(heldout), len(synthetic) // 2)
-    extra = min(len(train), len(synthetic) - n)
-    if n < QUICK_FOLDS:
-        return math.nan
-    rows = np.concatenate([heldout[:n], synthetic[:n], train[:extra], synthetic[n : n + extra]])
-    made = np.repeat([False, True, False, True], [n, n, extra, extra])
-    distances = _distances(_words(rows), _words(rows)).astype(np.float32)
-    kernel = np.exp(-2 * distances / max(float(distances.mean()), 1e-9))
-    aucs = []
-    for fit, judge in StratifiedKFold(QUICK_FOLDS, shuffle=True, random_state=seed).split(rows[: 2 * n], made[: 2 * n]):
-        known = np.concatenate([fit, np.arange(2 * n, len(rows))])
-        ridge = kernel[np.ix_(known, known)] + np.float32(0.1) * np.eye(len(known), dtype=np.float32)
-        with threadpool_limits(1):
-            weights = scipy.linalg.solve(ridge, made[known] - np.float32(0.5), assume_a="pos", check_finite=False)
-        scores = kernel[np.ix_(judge, known)] @ weights
-        aucs.append(auc_with_variance(scores[made[judge]], scores[~made[judge]])[0])
-    return float(np.mean(aucs))
-
-
-# All of it
+# --- all numbers of a set ------------------------------------------------------------------------------------
 
 
 def compare(
@@ -547,63 +550,6 @@ def quick_score(synthetic: Bits, validation: Bits, train: Bits, *, seed: int = 0
 def soft_share(rows: Array) -> float:
     """Share of the values that are neither 0 nor 1: what was not rounded."""
     return float(((rows != 0) & (rows != 1)).mean()) if rows.size else 0.0
-
-
-def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
-    """What a reader must know before believing the scores; of texts in words for texts."""
-    rows = "texts" if texts else "rows"
-    constant = "common words are in none or all of" if texts else "columns are constant in"
-    found = []
-    if scores["soft_share"]:
-        found.append(f"{scores['soft_share']:.1%} of the synthetic values are neither 0 nor 1: rounded to measure")
-    if scores["constant_columns"]:
-        found.append(f"{scores['constant_columns']} {constant} the synthetic {rows}, unlike in the held-out ones")
-    if scores["heldout_constant_columns"]:
-        found.append(f"{scores['heldout_constant_columns']} {constant} the held-out {rows}: correlation 0")
-    if scores["copy_floor"] > NOTABLE_REPEATS:
-        found.append(repeated_rows(scores["copy_floor"], rows))
-    for name in ("c2st_auc", "c2st_conv_auc"):
-        high = scores.get(f"{name}_high")
-        if high is not None and high < FOOLED_AUC:
-            found.append(f"{name} is below 0.5 by more than chance: are {rows} copies of those that judge?")
-    for name, resolution in RESOLUTION.items():
-        found += _too_uncertain(name, resolution, scores, texts)
-    return found
-
-
-def repeated_rows(share: float, rows: str = "rows") -> str:
-    return (
-        f"{share:.0%} of the held-out {rows} are also found among the training {rows}: "
-        "repeating those looks like quality"
-    )
-
-
-def _too_uncertain(name: str, resolution: float, scores: Scores, texts: bool) -> list[str]:
-    """A score says something only where its 95 % interval is narrower than the differences that matter."""
-    if name not in scores:
-        return []
-    n, (score, low, high) = scores["n"], (scores[key] for key in (name, f"{name}_low", f"{name}_high"))
-    most = JUDGED_VALUES // max(1, scores["columns"]) if name == "c2st_auc" and not texts else math.inf
-    n = int(min(n, most))
-    rows = f"{n} {'texts' if texts else 'rows'}"
-    if name.startswith("c2st") and n < FEWEST_JUDGED:
-        return [f"{name} was not measured: {rows} judge, and it takes {FEWEST_JUDGED}"]
-    if score is None or low is None:
-        return [f"{name} does not exist for these {rows}"]
-    if high - low <= 2 * resolution:
-        return []
-    # Intervals shrink with the square root of n; a ratio's does not, once there is nothing but noise in it.
-    needed = n * ((high - low) / 2 / resolution) ** 2
-    helps = needed <= most and not name.endswith("_ratio")
-    remedy = f"; about {_round_up(needed)} would do" if helps else ""
-    if name.endswith("_ratio"):
-        rows += f" and {scores['columns']} common words" if texts else f" of {scores['columns']} columns"
-    return [f"{rows} are too few to tell {name} within {resolution}: it may be {low:.2f} to {high:.2f}{remedy}"]
-
-
-def _round_up(number: float) -> int:
-    step = 10 ** max(0, math.floor(math.log10(number)) - 1)
-    return math.ceil(number / step) * step
 
 
 def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
@@ -712,3 +658,63 @@ def _check_lengths(*sets: Bits) -> None:
 
 def finite(score: Any) -> Any:
     return None if isinstance(score, float) and not math.isfinite(score) else score
+
+
+# --- warnings ------------------------------------------------------------------------------------------------
+
+
+def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
+    """What a reader must know before believing the scores; of texts in words for texts."""
+    rows = "texts" if texts else "rows"
+    constant = "common words are in none or all of" if texts else "columns are constant in"
+    found = []
+    if scores["soft_share"]:
+        found.append(f"{scores['soft_share']:.1%} of the synthetic values are neither 0 nor 1: rounded to measure")
+    if scores["constant_columns"]:
+        found.append(f"{scores['constant_columns']} {constant} the synthetic {rows}, unlike in the held-out ones")
+    if scores["heldout_constant_columns"]:
+        found.append(f"{scores['heldout_constant_columns']} {constant} the held-out {rows}: correlation 0")
+    if scores["copy_floor"] > NOTABLE_REPEATS:
+        found.append(repeated_rows(scores["copy_floor"], rows))
+    for name in ("c2st_auc", "c2st_conv_auc"):
+        high = scores.get(f"{name}_high")
+        if high is not None and high < FOOLED_AUC:
+            found.append(f"{name} is below 0.5 by more than chance: are {rows} copies of those that judge?")
+    for name, resolution in RESOLUTION.items():
+        found += _too_uncertain(name, resolution, scores, texts)
+    return found
+
+
+def repeated_rows(share: float, rows: str = "rows") -> str:
+    return (
+        f"{share:.0%} of the held-out {rows} are also found among the training {rows}: "
+        "repeating those looks like quality"
+    )
+
+
+def _too_uncertain(name: str, resolution: float, scores: Scores, texts: bool) -> list[str]:
+    """A score says something only where its 95 % interval is narrower than the differences that matter."""
+    if name not in scores:
+        return []
+    n, (score, low, high) = scores["n"], (scores[key] for key in (name, f"{name}_low", f"{name}_high"))
+    most = JUDGED_VALUES // max(1, scores["columns"]) if name == "c2st_auc" and not texts else math.inf
+    n = int(min(n, most))
+    rows = f"{n} {'texts' if texts else 'rows'}"
+    if name.startswith("c2st") and n < FEWEST_JUDGED:
+        return [f"{name} was not measured: {rows} judge, and it takes {FEWEST_JUDGED}"]
+    if score is None or low is None:
+        return [f"{name} does not exist for these {rows}"]
+    if high - low <= 2 * resolution:
+        return []
+    # Intervals shrink with the square root of n; a ratio's does not, once there is nothing but noise in it.
+    needed = n * ((high - low) / 2 / resolution) ** 2
+    helps = needed <= most and not name.endswith("_ratio")
+    remedy = f"; about {_round_up(needed)} would do" if helps else ""
+    if name.endswith("_ratio"):
+        rows += f" and {scores['columns']} common words" if texts else f" of {scores['columns']} columns"
+    return [f"{rows} are too few to tell {name} within {resolution}: it may be {low:.2f} to {high:.2f}{remedy}"]
+
+
+def _round_up(number: float) -> int:
+    step = 10 ** max(0, math.floor(math.log10(number)) - 1)
+    return math.ceil(number / step) * step

@@ -34,7 +34,7 @@ from train.rundir import RunDirectory
 log = logging.getLogger("lookalike")
 
 SECONDS = 5  # between two looks at the machine, and between two attempts to send
-REFUSED = re.compile(r"error code 40[13]|PERMISSION_DENIED")  # what MLflow's client says of a server that does
+REFUSED = re.compile(r"error code 40[13]|PERMISSION_DENIED")  # in the client's message when the server refuses us
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 PATIENCE_SECONDS = 60  # at the end, for a request that is still under way
 # MLflow's own defaults wait for an absent server for minutes, and draw bars of their own.
@@ -74,7 +74,7 @@ class Tracker:
         """Send everything, and end the run in MLflow as FINISHED, FAILED or KILLED."""
         self.ended.set()
         self.record.status, self.record.ended = status, time.time()
-        with contextlib.suppress(OSError):  # before the wait: who is tired of it must not leave a run that seems killed
+        with contextlib.suppress(OSError):  # before the wait, which a second Ctrl-C may cut short
             self.record.save(self.run)
         self.thread.join(PATIENCE_SECONDS)
         if self.thread.is_alive() or not self._try(Mirror.send_all):
