@@ -324,34 +324,15 @@ def evaluate(
     *, real: Path, synthetic: Path, train: Path | None, gate: str, out: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Judge synthetic rows against real ones."""
-    from train import atomic, evidence, report, writers
-    from train import gate as gates
+    from train import evaluate as evaluation
+    from train import evidence
 
-    gates.read(gate)  # judging takes long: what can be refused is refused before
-    if out is not None:
-        writers.check_folder(out)
-        if out.suffix.lower() != ".html":
-            raise InputError(f"--out {out}: the report is a web page; its name must end in .html")
-    found, kind = evidence.of_files(real, synthetic, train, **options)
-    limits = gates.read(gate, texts=found.texts is not None)
-    verdict = gates.check(limits, found.scores[found.shipped])
-    if verdict.passed and found.texts is None:
-        verdict = gates.check(limits, found.scores[found.shipped], evidence.of_independent_columns(found))
+    found, verdict = evaluation.evaluate(real, synthetic, train, limits=gate, out=out, **options)
     if as_json:
         click.echo(json.dumps({"passed": verdict.passed, "reasons": verdict.reasons, **found.to_dict()}))
     else:
         notes = "".join(f"Note: {warning}\n" for warning in found.scores[found.shipped]["warnings"])
         click.echo(f"{evidence.table(found)}\n\n{notes}{verdict.sentence}")
-    if out is not None:
-        provenance = {"real": str(real), "synthetic": str(synthetic), "train": str(train or "half of the real rows")}
-        page = report.Page(
-            title=f"{synthetic.name} against {real.name}",
-            verdict=verdict,
-            history=[],
-            decode=kind.decode,
-            provenance=provenance,
-        )
-        atomic.write_text(out, report.render(found, page, report.figures(found, [])))
     if verdict.passed is False:
         raise click.exceptions.Exit(GATE_FAILED)
 

@@ -3,18 +3,14 @@
 import math
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from train import data, metrics, text_metrics
-from train.codec import BitsCodec, Codec, PresenceCodec, words_of
-from train.config import InputError
+from train import metrics, text_metrics
+from train.codec import words_of
 from train.data import Dataset
-from train.embeddings import embedder
 from train.progress import Progress
 
 Codes = npt.NDArray[np.uint8]
@@ -129,13 +125,6 @@ def judge(
 def _some_rows(codes: npt.NDArray[Any], n: int, seed: int) -> npt.NDArray[Any]:
     """For pictures and to be shown: random ones, in their order, since a file may be sorted."""
     return codes[np.sort(np.random.default_rng(seed).permutation(len(codes))[:n])]
-
-
-def of_independent_columns(found: Evidence, seed: int = 0) -> dict[str, Any]:
-    """What rows of 0/1 score whose columns are drawn one by one, as often 1 as in the training rows."""
-    shape = min(len(found.heldout), len(found.train)), len(found.columns)
-    rows = np.random.default_rng(seed).random(shape) < found.train.mean(axis=0)
-    return metrics.compare(rows.astype(np.uint8), found.heldout, found.train, seed=seed)
 
 
 def judge_texts(
@@ -260,133 +249,3 @@ def table(evidence: Evidence) -> str:
 def _cell(scores: Mapping[str, Any], metric: str, decimals: int) -> str:
     value = scores.get(metric)
     return "-" if value is None else f"{value:z.{decimals}f}"
-
-
-def of_files(
-    real: Path,
-    synthetic: Path,
-    train: Path | None,
-    *,
-    column: str | None,
-    label_column: str | None = None,
-    codec: str,
-    words: int,
-    max_bad_rows: int,
-) -> tuple[Evidence, Codec]:
-    """Evidence for files of any origin, and the codec through which rows are shown.
-
-    Without the training rows, one half of the real rows takes their place: floor and copies are then those of a tool
-    that learned from that half, and near copies are left out. Columns are compared by name, or by place where a file
-    names none. Texts are compared word by word, or, with the codec "presence", by which of the most telling words they
-    use.
-
-    Args:
-        column: the column that holds the text; the synthetic file may have none of this name.
-        label_column: the column that holds the texts' classes, or that a model would predict from the others.
-        max_bad_rows: how many rows of a file may be skipped; a warning among the scores names them.
-
-    Raises:
-        InputError: a file cannot be read, or they do not hold the same kind of rows.
-    """
-    load = partial(data.load, codec=codec, max_bad_rows=max_bad_rows)
-    try:
-        given = load(str(real), column=column, label_column=label_column)
-        data.check_classes(given, label_column)
-        classes = None if given.texts is None else label_column
-        learned = None if train is None else load(str(train), column=column, label_column=classes)
-        made = None
-        bad: tuple[str, ...] = ()
-        if given.texts is not None:
-            made = load(str(synthetic), column=_text_column(column, synthetic), label_column=classes)
-        else:
-            names, values, bad = data.load_values(synthetic, max_bad_rows)
-    except InputError as problem:
-        files = {"--real": real, "--synthetic": synthetic, "--train": train}
-        raise InputError(_with_option(str(problem), files)) from problem
-    for option, other in (("--train", learned), ("--synthetic", made)):
-        if other is not None and (other.texts is None) != (given.texts is None):
-            raise InputError(f"{option} {other.source}: one file holds text, the other rows of 0 and 1")
-    if made is None:
-        ordered = values[:, _places(given, names, f"--synthetic {synthetic}")]
-        found, kind = _of_bits(given, ordered, learned)
-    elif codec == "presence":
-        found, kind = _of_presence(given, made, learned, words)
-    else:
-        found, kind = _of_texts(given, made, learned)
-    skipped = [line for each in (given, learned, made) if each is not None for line in each.skipped]
-    skipped += bad
-    found.scores[SYNTHETIC]["warnings"] += [f"skipped: {line}" for line in skipped]
-    if learned is None:
-        _leave_out_near_copies(found.scores[SYNTHETIC])
-    return found, kind
-
-
-def _leave_out_near_copies(scores: dict[str, Any]) -> None:
-    """A tool that has seen both halves of the real rows is as near to either, whatever it copied."""
-    for end in ("", "_low", "_high"):
-        scores.pop(f"near_copy_share{end}", None)
-    scores["warnings"].append("without --train near copies cannot be told, and of exact ones about half are counted")
-
-
-def _text_column(column: str | None, path: Path) -> str | None:
-    """Where a file has no column of this name, the one that we write; another tool may have chosen any."""
-    if column is None:
-        return None
-    names = data.columns_of(path)
-    return next((name for name in (column, data.TEXT_COLUMN) if name in names), None)
-
-
-def _with_option(message: str, files: Mapping[str, Path | None]) -> str:
-    """A message of the readers, which speak of --data, with the option that named the file."""
-    for option, path in files.items():
-        if message.startswith((f"--data {path}:", f"--data {path}/")):
-            return option + message.removeprefix("--data")
-    return message
-
-
-def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
-    """Where another file has the columns of the given one: by name, or in the same order where one has no names."""
-    lacking = [name for name in given.columns if name not in names]
-    others = [name for name in names if name not in given.columns]
-    if not lacking and not others:
-        return [names.index(name) for name in given.columns]
-    if len(names) == len(given.columns) and data.column_names(len(names)) in (given.columns, tuple(names)):
-        return list(range(len(names)))
-    facts = [f"{len(names)} columns where {given.source} has {len(given.columns)}"]
-    if len(names) == len(given.columns):
-        facts = [f"other columns than {given.source}"]
-    facts += [f"it lacks {data.some(lacking)}"] * bool(lacking) + [f"only it has {data.some(others)}"] * bool(others)
-    raise InputError(f"{source}: {'; '.join(facts)}")
-
-
-def _of_bits(given: Dataset, synthetic: npt.NDArray[Any], learned: Dataset | None) -> tuple[Evidence, Codec]:
-    heldout, seen = (np.asarray(part.rows) for part in _real_parts(given, learned))
-    if learned is not None:
-        seen = seen[:, _places(given, learned.columns, f"--train {learned.source}")]
-    found = judge({SYNTHETIC: synthetic}, heldout, seen, columns=list(given.columns), label=given.label)
-    return found, BitsCodec(given.columns)
-
-
-def _of_texts(given: Dataset, made: Dataset, learned: Dataset | None) -> tuple[Evidence, Codec]:
-    """Word by word."""
-    heldout, seen = _real_parts(given, learned)
-    texts = [list(part.rows) for part in (heldout, seen)]
-    labels = labels_of({SYNTHETIC: made.classes}, heldout, seen)
-    found = judge_texts({SYNTHETIC: list(made.rows)}, *texts, labels=labels, embed=embedder())
-    return found, PresenceCodec(found.columns)
-
-
-def _of_presence(given: Dataset, made: Dataset, learned: Dataset | None, words: int) -> tuple[Evidence, Codec]:
-    """By the presence of so many words."""
-    heldout, seen = _real_parts(given, learned)
-    codec = data.fit_presence(given, given.rows, words)
-    synthetic, real, learned_from = (codec.encode(each.rows).numpy() for each in (made, heldout, seen))
-    return judge({SYNTHETIC: synthetic}, real, learned_from, columns=codec.columns), codec
-
-
-def _real_parts(given: Dataset, learned: Dataset | None) -> tuple[Dataset, Dataset]:
-    """The rows that judge, and those that were learned from: halves of the given ones where there are no others."""
-    if learned is not None:
-        return given, learned
-    parts = data.split(len(given), holdout=0.5, validation=0.0, seed=0)
-    return given.part(parts.heldout), given.part(parts.train)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from train import builtin, evidence, text_metrics
+from train import builtin, evaluate, evidence, text_metrics
 from train.__main__ import main
 from train.codec import words_of
 from train.config import InputError
@@ -22,7 +22,7 @@ NAMES = list("abcde")
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "embedder", lambda: None)
+    monkeypatch.setattr(evaluate, "embedder", lambda: None)
     monkeypatch.setattr(text_metrics, "text_c2st", lambda *_: (0.5, 0.01))
 
 
@@ -33,7 +33,7 @@ def write(path: Path, rows: npt.NDArray[np.uint8], names: list[str]) -> Path:
 
 def judged(real: Path, synthetic: Path, train: Path | None = None, **options: Any) -> Evidence:
     settings: dict[str, Any] = {"column": None, "codec": "auto", "words": 64, "max_bad_rows": 1, **options}
-    found, codec = evidence.of_files(real, synthetic, train, **settings)
+    found, codec = evaluate._judged_files(real, synthetic, train, **settings)
     assert codec.columns == found.columns
     return found
 
@@ -225,7 +225,7 @@ def test_curves_tell_likeness_to_real_texts_from_likeness_among_themselves() -> 
 
 
 def test_sentence_embeddings_are_compared_where_there_are_any(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "embedder", lambda: lambda texts: np.eye(len(texts), 3))
+    monkeypatch.setattr(evaluate, "embedder", lambda: lambda texts: np.eye(len(texts), 3))
     assert "frechet" in judged(reviews, reviews, column="review").scores[SYNTHETIC]
 
 
@@ -303,6 +303,6 @@ def test_evaluate_refuses_what_it_can_before_it_judges(
     option: str,
     message: str,
 ) -> None:
-    monkeypatch.setattr(evidence, "of_files", lambda *_, **__: pytest.fail("judged"))
+    monkeypatch.setattr(evaluate, "_judged_files", lambda *_, **__: pytest.fail("judged"))
     assert main(["evaluate", "--real", "toy", "--synthetic", "toy", *option.format(tmp_path).split()]) == 2
     assert message.format(tmp_path) in capsys.readouterr().err
