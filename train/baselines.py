@@ -1,9 +1,10 @@
-"""Baselines: ordinary generators, fitted to the rows that the GAN learns from.
+"""Baselines: ordinary generators, fitted to the rows that the GAN learns from: training and validation rows.
 
     fit_marginals       every column a coin of its own
     fit_gaussian        every pairwise correlation as well, in closed form and seconds
     fit_autoregressive  one bit after another by maximum likelihood: what a recurrent net is for sequences of bits
 
+Where something must be chosen, validation rows choose, and then the baseline is fitted anew to both, as the GAN is.
 Codes are uint8 tensors (rows, length) with values 0 and 1. Weights are fitted in float64 and kept in float32, which is
 what an artifact stores.
 """
@@ -11,6 +12,7 @@ what an artifact stores.
 import copy
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -28,9 +30,12 @@ TOLERANCE = 1e-11
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 PAIRS_PER_PASS = 1 << 16  # keeps the solver's intermediate results in the cache
 
-DROPOUTS = ((0.1, 0.5), (0.2, 0.5), (0.0, 0.2))  # of the bits seen, of the hidden units
+Dropouts = tuple[float, float]  # of the bits seen, of the hidden units
+
+DROPOUTS: tuple[Dropouts, ...] = ((0.1, 0.5), (0.2, 0.5), (0.0, 0.2))
 LEARNING_RATES = (2e-3, 7e-4, 2.5e-4)
 PATIENCE = 5
+CHOOSING_SHARE = 0.7  # of the seconds, so that there is time to learn from all rows
 BATCH, AVERAGE = 100, 0.99
 
 
@@ -70,28 +75,32 @@ def fit_gaussian(train_codes: Tensor, validation_codes: Tensor) -> GaussianGener
     """The dichotomised Gaussian with the marginals of all rows and shrunken pairwise correlations.
 
     Latent correlations are tetrachoric, shrunk by the reliability of each (`shrink`), and repaired to a positive
-    definite matrix. The width of the prior is the one that makes the pairs of bits of the validation rows
-    likeliest (a composite likelihood: Lindsay 1988). Then they count for the marginals, too, as they do for the GAN.
+    definite matrix. The width of the prior is the one with which the training rows' correlations make the pairs of bits
+    of the validation rows likeliest (a composite likelihood: Lindsay 1988).
 
     Raises:
         ValueError: there are no training rows, or the two sets have different lengths.
     """
     _check(train_codes, validation_codes)
     length = train_codes.shape[1]
-    pairs = torch.triu_indices(length, length, offset=1)
-    bias = _thresholds(train_codes)
-    raw, error = tetrachoric(train_codes)
-    seen = _pair_counts(validation_codes)
-    best, best_score = torch.eye(length, dtype=torch.float64), -math.inf
-    for width in PRIOR_WIDTHS:
-        latent = nearest_correlation(_symmetric(shrink(raw, error, width), length))
-        score = _composite_likelihood(seen, bias[pairs[0]], bias[pairs[1]], latent[*pairs])
-        if score > best_score:
-            best, best_score = latent, score
+    first, second = torch.triu_indices(length, length, offset=1)
+    bias, known, seen = _thresholds(train_codes), tetrachoric(train_codes), _pair_counts(validation_codes)
+
+    def score(width: float) -> float:
+        latent = _latent_correlations(*known, width, length)
+        return _composite_likelihood(seen, bias[first], bias[second], latent[first, second])
+
+    width = max(PRIOR_WIDTHS, key=score)
+    codes = torch.cat([train_codes, validation_codes])
     generator = GaussianGenerator(length).requires_grad_(False)
-    generator.linear.weight.copy_(torch.linalg.cholesky(best))
-    generator.linear.bias.copy_(_thresholds(torch.cat([train_codes, validation_codes])))
+    generator.linear.weight.copy_(torch.linalg.cholesky(_latent_correlations(*tetrachoric(codes), width, length)))
+    generator.linear.bias.copy_(_thresholds(codes))
     return generator
+
+
+def _latent_correlations(raw: Tensor, error: Tensor, width: float, length: int) -> Tensor:
+    """Shrunken correlations of all pairs as a positive definite matrix, (length, length)."""
+    return nearest_correlation(_symmetric(shrink(raw, error, width), length))
 
 
 def _thresholds(codes: Tensor) -> Tensor:
@@ -235,13 +244,14 @@ def fit_autoregressive(
     """An autoregressive net trained by maximum likelihood where the rows are, for `seconds` of wall clock at most.
 
     Several nets that differ in their dropout are trained one after another, each until the validation rows stop getting
-    likelier; the one under which they are likeliest wins. What ends by the clock differs from run to run.
+    likelier. The one under which they are likeliest is trained anew on all rows, for as many looks at each rate, if
+    there is time for that. What ends by the clock differs from run to run.
 
     Raises:
         ValueError: there are no training rows, or the two sets have different lengths.
     """
     _check(train_codes, validation_codes)
-    deadline = time.monotonic() + seconds
+    started, every = time.monotonic(), torch.cat([train_codes, validation_codes]).float()
     if len(validation_codes) == 0:
         validation_codes = train_codes[::5]
         train_codes = torch.cat([train_codes[k::5] for k in range(1, 5)]) if len(train_codes) > 1 else train_codes
@@ -249,12 +259,16 @@ def fit_autoregressive(
     tried = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        deadline = started + CHOOSING_SHARE * seconds
         for dropouts in DROPOUTS:
-            generator = _untrained(rows)
-            tried.append((_train(generator, rows, spare, dropouts, deadline), generator))
+            chosen = _untrained(rows)
+            tried.append((*_train(chosen, rows, spare, dropouts, deadline), dropouts, chosen))
             if time.monotonic() > deadline:
                 break
-    return min(tried, key=lambda pair: pair[0])[1].requires_grad_(False)
+        _, looks, dropouts, chosen = min(tried, key=lambda each: each[0])
+        final = _untrained(every)
+        is_whole = _train_again(final, every, dropouts, looks, started + seconds)
+    return (final if is_whole else chosen).requires_grad_(False)
 
 
 def _untrained(rows: Tensor) -> AutoregressiveGenerator:
@@ -268,29 +282,56 @@ def _untrained(rows: Tensor) -> AutoregressiveGenerator:
 
 
 def _train(
-    generator: AutoregressiveGenerator, rows: Tensor, spare: Tensor, dropouts: tuple[float, float], deadline: float
-) -> float:
-    """Train in place by Adam and return the validation loss; the weights' running average is what is judged and kept.
+    generator: AutoregressiveGenerator, rows: Tensor, spare: Tensor, dropouts: Dropouts, deadline: float
+) -> tuple[float, list[int]]:
+    """Train in place by Adam; the weights' running average is what is judged and kept.
 
     At each learning rate until PATIENCE looks in a row were not better, then from the best weights at the next rate.
-    Bits are dropped at the first rate only: they teach the net not to trust a single one, but blur its marginals.
+
+    Returns:
+        The validation loss, and at each rate the number of looks that it took.
     """
     average = copy.deepcopy(generator)
-    best, best_loss = copy.deepcopy(average.state_dict()), _loss(average, spare)
-    for rate in LEARNING_RATES:
+    best, best_loss, best_looks = copy.deepcopy(average.state_dict()), _loss(average, spare), [0] * len(LEARNING_RATES)
+    for i, rate in enumerate(LEARNING_RATES):
         generator.load_state_dict(best)
         average.load_state_dict(best)
-        optimizer = torch.optim.AdamW(generator.parameters(), lr=rate, weight_decay=0.01)
-        dropouts = (dropouts[0] if rate == LEARNING_RATES[0] else 0.0, dropouts[1])
-        stale = 0
+        optimizer = _optimizer(generator, rate)
+        looks = stale = 0
         while stale < PATIENCE and time.monotonic() < deadline:
-            _look(generator, average, optimizer, rows, dropouts)
+            _look(generator, average, optimizer, rows, _at_rate(dropouts, rate))
+            looks += 1
             loss = _loss(average, spare)
             stale = 0 if loss < best_loss - 1e-3 else stale + 1
             if loss < best_loss:
-                best, best_loss = copy.deepcopy(average.state_dict()), loss
+                best, best_loss, best_looks[i] = copy.deepcopy(average.state_dict()), loss, looks
     generator.load_state_dict(best)
-    return best_loss
+    return best_loss, best_looks
+
+
+def _train_again(
+    generator: AutoregressiveGenerator, rows: Tensor, dropouts: Dropouts, looks: Sequence[int], deadline: float
+) -> bool:
+    """Train in place for so many looks at each rate, as `_train` did; False when there is no time for all of them."""
+    average = copy.deepcopy(generator)
+    for rate, number in zip(LEARNING_RATES, looks, strict=True):
+        generator.load_state_dict(average.state_dict())
+        optimizer = _optimizer(generator, rate)
+        for _ in range(number):
+            if time.monotonic() > deadline:
+                return False
+            _look(generator, average, optimizer, rows, _at_rate(dropouts, rate))
+    generator.load_state_dict(average.state_dict())
+    return True
+
+
+def _optimizer(generator: AutoregressiveGenerator, rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(generator.parameters(), lr=rate, weight_decay=0.01)
+
+
+def _at_rate(dropouts: Dropouts, rate: float) -> Dropouts:
+    """Bits are dropped at the first rate only: they teach the net not to trust a single one, but blur its marginals."""
+    return dropouts if rate == LEARNING_RATES[0] else (0.0, dropouts[1])
 
 
 def _look(
@@ -298,7 +339,7 @@ def _look(
     average: AutoregressiveGenerator,
     optimizer: torch.optim.Optimizer,
     rows: Tensor,
-    dropouts: tuple[float, float],
+    dropouts: Dropouts,
 ) -> None:
     """Train on about as many rows as there are, but neither very few nor very many, drawn with replacement."""
     steps = min(max(len(rows), 2_000), 10_000) // BATCH

@@ -484,8 +484,9 @@ class _Job:
         """Ship the best averaged weights: artifact, samples, evidence, report."""
         run, codec = self.run, self.prepared.codec
         generator = self._chosen()
+        started = time.monotonic()
         self.kind.complete(generator, self.warm)
-        found = self.kind.judge(generator, self.warm, self.state.seconds)
+        found = self.kind.judge(generator, self.warm, self.state.seconds + time.monotonic() - started)
         scores = found.scores[found.shipped]
         limits = gate.read(self.config.gate, texts=found.texts is not None)
         verdict = gate.check(limits, scores, found.scores.get("independent"))

@@ -273,7 +273,8 @@ class TextKind:
         drawn = {name: sample_labelled(each, n, EVALUATION_SEED) for name, each in served.items()}
         texts = {name: self.codec.decode(made.codes) for name, made in drawn.items()}
         if self.config.baselines != "none":
-            ngrams = fit_ngrams(self.prepared.train, len(self.codec.pieces))
+            known = torch.cat([self.prepared.train, self.prepared.validation])
+            ngrams = fit_ngrams(known, len(self.codec.pieces))
             if len(ngrams.grams):  # none where each has a word that has no token
                 texts["trigram"] = self.codec.decode(draw_trigrams(ngrams, n, self.codec.length, EVALUATION_SEED))
         return texts, {name: class_names(self.codec, made.labels) for name, made in drawn.items()}
