@@ -8,20 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.memory import from_bare_process
+
 ROOT = Path(__file__).parents[3]
 ROWS, LENGTH = 1_000_000, 128
 
 # Prints the CPU seconds until the first step is done, and how much more memory was resident at the most.
 FIRST_STEPS = """
-import json, resource, sys, time
+import json, sys, time
 import torch
-from tests.memory import peak_mebibytes
+from tests.memory import own_peak as peak
 from train import fit, loop
 from train.config import resolve
 from train.nade import NadeGenerator
-
-def peak():
-    return peak_mebibytes(resource.getrusage(resource.RUSAGE_SELF))
 
 torch.set_num_threads(1)
 before, started = peak(), time.process_time()
@@ -39,7 +38,7 @@ print(json.dumps({"first_step": seconds[0], "mebibytes": peak() - before, "rows"
 
 
 def first_steps(path: Path, cache: Path) -> dict[str, float]:
-    command = [sys.executable, "-c", FIRST_STEPS, str(path)]
+    command = from_bare_process([sys.executable, "-c", FIRST_STEPS, str(path)], path.with_suffix(".peak"))
     environment = os.environ | {"LOOKALIKE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
