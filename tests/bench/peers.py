@@ -7,7 +7,6 @@ report included.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,13 +23,14 @@ import torch
 
 from tests.bench import tables
 from tests.bench.quality import SETS
-from tests.memory import peak_mebibytes
+from tests.memory import from_bare_process, reported
 from train import metrics, prepare, rundir
 from train.config import resolve
 from train.prepare import Prepared
 
 OURS = "lookalike"
 PACKAGES = {"mostlyai": "mostlyai-engine==2.7.3", "ctgan": "ctgan==0.12.1"}
+ALL = (OURS, *PACKAGES)
 SHOWN = {"c2st_auc": 3, "correlation_ratio": 2, "triple_ratio": 2, "marginal_ratio": 2, "copy_excess": 3}
 WORKER = Path(__file__).with_name("peer_worker.py")
 
@@ -47,9 +47,7 @@ class Cost:
 
 @click.command()
 @click.option("--sets", multiple=True, type=click.Choice(SETS), default=SETS, show_default=True)
-@click.option(
-    "--peers", multiple=True, type=click.Choice([OURS, *PACKAGES]), default=[OURS, *PACKAGES], show_default=True
-)
+@click.option("--peers", multiple=True, type=click.Choice(ALL), default=ALL, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="Of ours.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench/peers"), show_default=True)
@@ -61,20 +59,28 @@ def main(sets: Sequence[str], peers: Sequence[str], seeds: int, minutes: float, 
         for peer in peers:
             for name in sets:
                 found = [_measure(peer, name, seed, minutes, out.absolute()) for seed in tables.numbers(seeds)]
-                kept = {"caption": tables.conditions(seeds), "scores": found}
+                caption = f"{tables.conditions(seeds)}; at most {minutes:g} minutes of training for ours"
+                kept = {"caption": caption, "name": PACKAGES.get(peer, OURS), "scores": found}
                 _kept(out, name, peer).write_text(json.dumps(kept, indent=1) + "\n")
-    made: list[str] = []
-    for name in SETS:
-        files = {peer: _kept(out, name, peer) for peer in (OURS, *PACKAGES)}
-        kept = {peer: json.loads(file.read_text()) for peer, file in files.items() if file.exists()}
-        for each in kept.values():  # sets measured under the same conditions share a caption
-            if each["caption"] not in made:
-                made.append(each["caption"])
-        if kept:
-            made.append(_table(name, {peer: each["scores"] for peer, each in kept.items()}))
-    print("\n\n".join(made))
+    made = {name: _captioned_table(name, out) for name in SETS if any(_kept(out, name, peer).exists() for peer in ALL)}
+    print(tables.captioned(made))
     if write:
+        if not made:
+            raise click.ClickException("--write: nothing was measured here yet")
         tables.put("peers", made)
+
+
+def _captioned_table(name: str, out: Path) -> tuple[str, str]:
+    """The caption of a set's table, and the table with a line for each peer that was measured.
+
+    Raises:
+        ClickException: they were measured under different conditions, so they cannot share a table.
+    """
+    kept = [json.loads(file.read_text()) for peer in ALL if (file := _kept(out, name, peer)).exists()]
+    if len({each["caption"] for each in kept}) > 1:
+        lines = "\n".join(f"  {each['name']}: {each['caption']}" for each in kept)
+        raise click.ClickException(f"{name}: measure all of them again under the same conditions; there are\n{lines}")
+    return kept[0]["caption"], _table(name, {each["name"]: each["scores"] for each in kept})
 
 
 def _kept(out: Path, name: str, peer: str) -> Path:
@@ -84,10 +90,11 @@ def _kept(out: Path, name: str, peer: str) -> Path:
 def _measure(peer: str, name: str, seed: int, minutes: float, out: Path) -> Scores:
     options = {
         "data": name, "codec": "presence" if name == "movie-reviews" else "auto", "seed": seed, "split_seed": seed,
-        "holdout": 0.5, "max_minutes": minutes, "baselines": "none", "out": str(out / OURS), "gate": "none",
+        "holdout": 0.5, "max_minutes": minutes, "baselines": "none", "out": str(out / OURS / f"{name}-{seed}"),
+        "gate": "none",
     }  # fmt: skip
     if peer == OURS:
-        scores, cost = _ours(options, out / OURS)
+        scores, cost = _ours(options)
     else:
         scores, cost = _theirs(peer, prepare.prepare(resolve(options)), out)
     shown = {metric: scores[metric] for metric in SHOWN if scores.get(metric) is not None}
@@ -97,10 +104,10 @@ def _measure(peer: str, name: str, seed: int, minutes: float, out: Path) -> Scor
     return {**shown, "seconds": cost.seconds, "memory": cost.memory}
 
 
-def _ours(options: dict[str, Any], out: Path) -> tuple[dict[str, Any], Cost]:
+def _ours(options: dict[str, Any]) -> tuple[dict[str, Any], Cost]:
     arguments = [f"--{option.replace('_', '-')}={value}" for option, value in options.items()]
     cost = _run([sys.executable, "-m", "train", "fit", *arguments])
-    found = json.loads(rundir.newest(out).metrics.read_text())
+    found = json.loads(rundir.newest(Path(options["out"])).metrics.read_text())
     return found["scores"][found["shipped"]], cost
 
 
@@ -124,17 +131,18 @@ def _read(file: Path) -> npt.NDArray[np.uint8]:
 
 
 def _install(peer: str, out: Path) -> Path:
-    """The Python of the peer's environment, made when it is missing; torch first, as our own build names it."""
+    """The Python of the peer's environment, made when it is missing or of other versions; torch first, as ours is."""
     folder = out / f"venv-{peer}"
     python, ready = folder / "bin" / "python", folder / ".ready"
-    if not ready.exists():
+    versions = f"{PACKAGES[peer]}, torch {torch.__version__}"
+    if not ready.exists() or ready.read_text() != versions:
         print(f"installing {PACKAGES[peer]} into {folder}", file=sys.stderr, flush=True)
         _run([sys.executable, "-m", "venv", "--clear", str(folder)])
         _run([str(python), "-m", "pip", "install", "--quiet", f"torch=={torch.__version__.split('+')[0]}"])
         _run([str(python), "-m", "pip", "install", "--quiet", PACKAGES[peer]])
         # Built for CUDA, they do not load beside a torch for the CPU, and rows of numbers need neither.
         _run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision", "torchaudio"])
-        ready.touch()
+        ready.write_text(versions)
     return python
 
 
@@ -145,15 +153,13 @@ def _run(command: list[str]) -> Cost:
         ClickException: it failed; the message ends with its last line.
     """
     started = time.monotonic()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            last = (said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-            raise click.ClickException(f"{' '.join(command[:5])} … failed ({process.returncode}): {last}")
-    return Cost(seconds=time.monotonic() - started, memory=peak_mebibytes(usage))
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "peak")
+        done = subprocess.run(from_bare_process(command, report), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode:
+            last = (done.stdout.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+            raise click.ClickException(f"{' '.join(command[:5])} … failed ({done.returncode}): {last}")
+        return Cost(seconds=time.monotonic() - started, memory=reported(report))
 
 
 def _table(name: str, kept: Mapping[str, list[Scores]]) -> str:
@@ -162,7 +168,7 @@ def _table(name: str, kept: Mapping[str, list[Scores]]) -> str:
     columns = {**SHOWN, "seconds": 0, "memory": 0}
     for peer, scores in kept.items():
         cells = [tables.cell([each[metric] for each in scores if metric in each], n) for metric, n in columns.items()]
-        lines.append(f"| {PACKAGES.get(peer, OURS)} | {' | '.join(cells)} |")
+        lines.append(f"| {peer} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

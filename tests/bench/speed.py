@@ -71,7 +71,7 @@ class Eager(NadeGenerator):
 def main(rounds: int, seconds: float, sampled: int, quality: bool) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    print(f"{machine()}, one thread; median (lowest to highest) of {rounds} measurements\n", flush=True)
+    print(f"{machine(with_gpu=False)}, one thread; median (lowest to highest) of {rounds} measurements\n", flush=True)
     rows = torch.as_tensor(builtin.digits())
     _throughput(rows, rounds, seconds)
     _split(rows, rounds)

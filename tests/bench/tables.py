@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
-from train import fit, rundir
+from train import CARD, fit, rundir
 from train.config import resolve
 from train.evidence import SHOWN
+from train.rundir import RunDirectory
 
 README = Path(__file__).parents[2] / "README.md"
 FIRST_SEED = 500  # designs were compared on lower ones, whose tables would flatter what was kept
@@ -23,20 +25,28 @@ FIRST_SEED = 500  # designs were compared on lower ones, whose tables would flat
 Scores = dict[str, dict[str, list[float]]]  # contender -> metric -> one value a seed
 
 
-def job(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a training job as `python -m train fit` does; the content of its metrics.json.
+def job(given: Mapping[str, Any]) -> RunDirectory:
+    """Run a training job as `python -m train fit` does.
 
-    A job that has ended in the same folder with the same options, and with the code as it is, is not run again: so a
-    bench that was cut off goes on.
+    A job that has ended in the same folder with the same options, and was begun with the code, the data and the torch
+    that are there now, is not run again: so a bench that was cut off goes on.
     """
-    changed = max(file.stat().st_mtime for file in Path(fit.__file__).parent.glob("*.py"))
+    sources = [*Path(fit.__file__).parent.glob("*.py"), Path(given["data"])]
+    changed = max(file.stat().st_mtime for file in sources if file.exists())
     for run in rundir.existing(Path(given["out"])):
-        ended = run.metrics.exists() and run.metrics.stat().st_mtime > changed
-        if ended and given.items() <= json.loads(run.config.read_text()).items():
-            return json.loads(run.metrics.read_text())
+        if _is_current(run, changed) and given.items() <= json.loads(run.config.read_text("utf-8")).items():
+            return run
     outcome = fit.fit(resolve(given))
     assert outcome is not None, "benches run without torchrun"
-    return json.loads(outcome.run.metrics.read_text())
+    return outcome.run
+
+
+def _is_current(run: RunDirectory, changed: float) -> bool:
+    """Whether the run has ended, and was begun after that time and with the present torch."""
+    if not run.metrics.exists() or run.config.stat().st_mtime <= changed:
+        return False
+    libraries: dict[str, str] = json.loads((run.artifact / CARD).read_text())["libraries"]
+    return libraries["torch"] == torch.__version__
 
 
 def gather(jobs: Iterable[Mapping[str, Mapping[str, Any]]]) -> Scores:
@@ -68,10 +78,11 @@ def cell(values: list[float], decimals: int) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{decimals}f}"
 
 
-def machine() -> str:
-    """When and on what was measured."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    day = datetime.datetime.now(tz=datetime.UTC).date()
+def machine(day: datetime.date | None = None, *, with_gpu: bool = True) -> str:
+    """When (today, if no day is given) and on what was measured."""
+    is_gpu = with_gpu and torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if is_gpu else f"{os.cpu_count()} CPU cores"
+    day = day or datetime.datetime.now(tz=datetime.UTC).date()
     return f"Measured on {day}: {device} ({platform.machine()}), torch {torch.__version__}"
 
 
@@ -80,11 +91,11 @@ def numbers(seeds: int) -> range:
     return range(FIRST_SEED, FIRST_SEED + seeds)
 
 
-def conditions(seeds: int) -> str:
+def conditions(seeds: int, day: datetime.date | None = None) -> str:
     """When, on what, and with which seeds was measured."""
     named = ", ".join(map(str, numbers(seeds)))
     seeds_and_splits = f"seed {named}, with its own split" if seeds == 1 else f"seeds {named}, each with its own split"
-    return f"{machine()}; {seeds_and_splits}"
+    return f"{machine(day)}; {seeds_and_splits}"
 
 
 def measure(path: Path, name: str, given: Mapping[str, Any], *, seeds: int, minutes: float, note: str = "") -> None:
@@ -94,31 +105,56 @@ def measure(path: Path, name: str, given: Mapping[str, Any], *, seeds: int, minu
         given: options that the jobs share.
         note: what else the caption says of them.
     """
-    caption = f"{conditions(seeds)}; at most {minutes:g} minutes of training{note}"
     shared = {"holdout": 0.5, "max_minutes": minutes, "out": str(path.parent), "gate": "none", **given}
-    jobs = []
+    jobs, ended = [], 0.0
     for seed in numbers(seeds):
-        jobs.append(job({**shared, "seed": seed, "split_seed": seed})["scores"])
-        judged = {contender: f"{scores['c2st_auc']:.3f}" for contender, scores in jobs[-1].items()}
+        run = job({**shared, "seed": seed, "split_seed": seed})
+        jobs.append(json.loads(run.metrics.read_text())["scores"])
+        ended = max(ended, run.metrics.stat().st_mtime)
+        judged = {contender: cell(found.get("c2st_auc", []), 3) for contender, found in gather(jobs[-1:]).items()}
         print(f"{name}, seed {seed}, AUC: {judged}", file=sys.stderr, flush=True)
-    scores = gather(jobs)
+    scores, day = gather(jobs), datetime.datetime.fromtimestamp(ended, tz=datetime.UTC).date()
+    caption = f"{conditions(seeds, day)}; at most {minutes:g} minutes of training{note}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"set": name, "caption": caption, "scores": scores}, indent=1) + "\n")
     print(f"{caption}\n\n{table(name, scores)}\n", flush=True)
 
 
 def write(mark: str, kept: Iterable[Path]) -> None:
-    """Put tables into the README; sets measured under the same conditions share a caption."""
-    parts: list[str] = []
-    for each in (json.loads(path.read_text()) for path in kept if path.exists()):
-        if each["caption"] not in parts:
-            parts.append(each["caption"])
-        parts.append(table(each["set"], each["scores"]))
-    put(mark, parts)
+    """Put the tables that were measured into the README, each in the place of its set's; others stay.
+
+    Raises:
+        ClickException: nothing was measured.
+    """
+    measured = [json.loads(path.read_text()) for path in kept if path.exists()]
+    if not measured:
+        raise click.ClickException("--write: nothing was measured here yet")
+    put(mark, {each["set"]: (each["caption"], table(each["set"], each["scores"])) for each in measured})
 
 
-def put(mark: str, parts: Iterable[str]) -> None:
-    """Put paragraphs into the README, between the marks of that name."""
-    start, end = f"<!-- {mark}: start -->", f"<!-- {mark}: end -->"
+def put(mark: str, tables: Mapping[str, tuple[str, str]]) -> None:
+    """Put captions and tables into the README, between the marks of that name, by set."""
+    start, end = f"<!-- {mark}: start -->\n", f"\n<!-- {mark}: end -->"
     before, rest = README.read_text().split(start)
-    README.write_text(before + start + "\n" + "\n\n".join(parts) + "\n" + end + rest.split(end)[1])
+    there, after = rest.split(end)
+    README.write_text(before + start + captioned({**_tables(there), **tables}) + end + after)
+
+
+def _tables(section: str) -> dict[str, tuple[str, str]]:
+    """The captions and tables of a section of the README, by set, as `captioned` wrote them."""
+    found, caption = {}, ""
+    for part in filter(None, section.split("\n\n")):
+        if part.startswith("| "):
+            found[part.split(" | ")[0].removeprefix("| ")] = caption, part
+        else:
+            caption = part
+    return found
+
+
+def captioned(tables: Mapping[str, tuple[str, str]]) -> str:
+    """Captions and tables as paragraphs; neighbours that were measured under the same conditions share a caption."""
+    parts, last = [], None
+    for caption, content in tables.values():
+        parts += [content] if caption == last else [caption, content]
+        last = caption
+    return "\n\n".join(parts)

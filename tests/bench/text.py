@@ -9,7 +9,10 @@ from pathlib import Path
 import click
 
 from tests.bench import tables
+from train import readers
 from train.config import Config
+
+BUILT_IN = "movie-reviews"
 
 
 @click.command()
@@ -24,11 +27,22 @@ def main(data: tuple[str, ...], seeds: int, minutes: float, candidates: int, out
     if write:
         tables.write("text", sorted(out.glob("text-*.json")))
         return
-    for source in data or ("movie-reviews",):
-        name = Path(source).name.split(".")[0]
+    sources = {_name(source): source for source in data or (BUILT_IN,)}
+    if len(sources) < len(data):
+        raise click.UsageError("two of the files have the same name; their tables would replace each other")
+    for name, source in sources.items():
         given = {"data": source, "codec": "tokens", "candidates": candidates, "baselines": "all"}
         note = f"; one of {candidates} candidates ships"
         tables.measure(out / f"text-{name}.json", name, given, seeds=seeds, minutes=minutes, note=note)
+
+
+def _name(source: str) -> str:
+    """What the table is called: a built-in set's name, or a file's without its ending."""
+    path = Path(source.removesuffix(".gz"))
+    name = path.stem if path.suffix in readers.READERS else path.name
+    if name == BUILT_IN != source:
+        raise click.UsageError(f"{source}: there is a built-in set of this name; give the file another")
+    return name
 
 
 if __name__ == "__main__":
