@@ -5,22 +5,31 @@ import selectors
 import socket
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 CHUNK = 1 << 20
+WARM_UP = 0.1  # of the time, and besides it
 PATIENCE_SECONDS = 120  # a batch of the largest requests for texts takes half a minute
 END_OF_HEADERS = b"\r\n\r\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What a load measured: whole answers a second, milliseconds at the median and at the 99th percentile, failures."""
+    """What a load measured.
+
+    Attributes:
+        per_second: whole answers, after the warm-up: the sum over the connections of what each got in its time.
+        p50, p99: milliseconds at the median and at the 99th percentile.
+        answers: whole ones in all, those of the warm-up included.
+        failures: refusals and connections that the server closed, those of the warm-up included.
+    """
 
     per_second: float
     p50: float
     p99: float
+    answers: int
     failures: int
 
 
@@ -29,7 +38,18 @@ class _Connection:
 
     def __init__(self, address: tuple[str, int], requests: Iterator[bytes]) -> None:
         self._address, self._requests = address, requests
+        self.times: list[float] = []  # of answers that count
+        self.began, self.ended, self.whole = math.inf, 0.0, 0
         self.connect()
+
+    def count(self, now: float, success: bool) -> None:
+        """Count an answer, or what came instead of one, that was asked for after the warm-up."""
+        self.times.append(now - self.sent)
+        self.began, self.ended, self.whole = min(self.began, self.sent), now, self.whole + success
+
+    @property
+    def per_second(self) -> float:
+        return self.whole / (self.ended - self.began) if self.times else 0.0
 
     def connect(self) -> None:
         self.socket = socket.create_connection(self._address, timeout=PATIENCE_SECONDS)
@@ -75,26 +95,24 @@ def run(
     accept: str,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Load:
-    """Load a server for some seconds, after a tenth of that time as warm-up. `bodies` must not end.
+    """Load a server for some seconds, after `WARM_UP` of that time. `bodies` must not end.
 
-    `is_over` may end it earlier.
-
-    A refusal, or a connection that the server closes, counts as a failure; the connection is then a new one.
+    `is_over` may end it earlier. What is under way at the end still counts, and so does its time. A refusal, or a
+    connection that the server closes, counts as a failure; the connection is then a new one.
 
     Raises:
         OSError: there is no server, or it answers nobody any more.
     """
     headers = f"POST {path} HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: application/json\r\nAccept: {accept}\r\n"
     requests = (f"{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies)
-    times: list[float] = []
-    failures = 0
+    answers = failures = 0
     with selectors.DefaultSelector() as selector, ExitStack() as stack:
-        for _ in range(connections):
-            connection = _Connection(address, requests)
+        all_connections = [_Connection(address, requests) for _ in range(connections)]
+        for connection in all_connections:
             stack.callback(connection.close)
             selector.register(connection.socket, selectors.EVENT_READ, connection)
             connection.send()
-        begin = time.perf_counter() + seconds / 10
+        begin = time.perf_counter() + WARM_UP * seconds
         while selector.get_map():
             if not (ready := selector.select(timeout=PATIENCE_SECONDS)):
                 raise TimeoutError(f"no answer came for {PATIENCE_SECONDS} seconds")
@@ -104,11 +122,11 @@ def run(
                 if success is None:
                     continue
                 now = time.perf_counter()
-                if now > begin:
-                    times.append(now - connection.sent)
-                    failures += not success
-                # What is under way at the end still counts, and so does its time.
-                going_on = now < begin + seconds and not is_over()
+                answers, failures = answers + success, failures + (not success)
+                if connection.sent >= begin:
+                    connection.count(now, success)
+                # A request that takes longer than all the time is waited for once more, so that one counts.
+                going_on = (now < begin + seconds or (success and not connection.times)) and not is_over()
                 if not (going_on and success):  # TorchServe closes the connection after a refusal
                     selector.unregister(connection.socket)
                     connection.close()
@@ -117,9 +135,21 @@ def run(
                     selector.register(connection.socket, selectors.EVENT_READ, connection)
                 if going_on:
                     connection.send()
-    ranks = statistics.quantiles(times, n=100) if len(times) > 1 else (times or [math.nan]) * 99
-    whole = len(times) - failures
-    return Load(per_second=whole / (now - begin), p50=ranks[49] * 1e3, p99=ranks[98] * 1e3, failures=failures)
+    ranks = percentiles([each for connection in all_connections for each in connection.times])
+    return Load(
+        per_second=sum(connection.per_second for connection in all_connections),
+        p50=ranks[49] * 1e3,
+        p99=ranks[98] * 1e3,
+        answers=answers,
+        failures=failures,
+    )
+
+
+def percentiles(times: Sequence[float]) -> Sequence[float]:
+    """The 1st to the 99th, none beyond the slowest; NaN where there are no times."""
+    if len(times) < 2:
+        return [*times, math.nan][:1] * 99
+    return statistics.quantiles(times, n=100, method="inclusive")
 
 
 def _content_length(headers: bytes | bytearray) -> int:

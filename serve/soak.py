@@ -96,7 +96,7 @@ def _compare(samples: list[list[float]]) -> list[Memory]:
 def text(measured: Load, memories: list[Memory], seconds: float) -> str:
     """What was measured, for people."""
     first = (
-        f"{measured.per_second * seconds:,.0f} answers in {seconds:,.0f} s ({measured.per_second:,.0f}/s), "
+        f"{measured.answers:,} answers in {(1 + load.WARM_UP) * seconds:,.0f} s ({measured.per_second:,.0f}/s), "
         f"median {measured.p50:.1f} ms, 99th percentile {measured.p99:.1f} ms, {measured.failures} failures"
     )
     lines = [f"{memory.what:10} {memory.first:7.1f} MiB, then {memory.last:7.1f} MiB" for memory in memories]

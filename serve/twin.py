@@ -5,14 +5,13 @@ python -m serve.twin loop ARTIFACT SECONDS N...
 """
 
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
 
-from serve import handler
+from serve import handler, load
 from serve import request as requests
 from serve.request import Offer
 from train import MODEL_NAME
@@ -54,7 +53,7 @@ def loop(artifact: Artifact, seconds: float, sizes: list[int]) -> None:
             while (start := time.perf_counter()) < begin + seconds or len(times) < 2:
                 answer(artifact, n, len(times), form)
                 times.append(time.perf_counter() - start)
-            ranks = statistics.quantiles(times, n=100)
+            ranks = load.percentiles(times)
             measured = {"n": n, "format": form, "per_second": len(times) / sum(times)}
             print(json.dumps(measured | {"p50": ranks[49] * 1e3, "p99": ranks[98] * 1e3}), flush=True)
 

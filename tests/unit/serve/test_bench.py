@@ -1,8 +1,10 @@
 """The bench: what is counted, and which sizes are asked for."""
 
 import itertools
+import math
 import socket
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,7 +41,64 @@ def test_refusals_and_lost_connections_are_no_throughput(refusal: bytes) -> None
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert found.failures > 0
+    assert found.answers == 1
     assert found.per_second < 20, "at most the first answer"
+
+
+def _slow_server(server: socket.socket, seconds: float) -> None:
+    """Answers each connection's requests one after the other, so many seconds each."""
+
+    def answer(connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            while connection.recv(1 << 16):
+                time.sleep(seconds)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    with suppress(OSError):  # at the end
+        while True:
+            threading.Thread(target=answer, args=(server.accept()[0],)).start()
+
+
+@pytest.mark.parametrize("duration", [0.1, 0.9])
+def test_slow_answers_are_not_counted_too_often(duration: float) -> None:
+    """What was asked for in the warm-up took part of its time there. An answer may take longer than all the time."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=_slow_server, args=(server, duration))
+        thread.start()
+        found = load.run(server.getsockname(), "/", itertools.repeat(b"{}"), connections=4, seconds=0.5, accept="*/*")
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert 0.8 * 4 / duration < found.per_second <= 4 / duration
+    assert found.p50 >= 1000 * duration
+
+
+def test_failures_of_the_warm_up_count_too() -> None:
+    """A server that refuses at first and then answers."""
+    refusals = iter([True] * 3)
+
+    def answer(server: socket.socket) -> None:
+        with suppress(OSError):  # at the end
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    while connection.recv(1 << 16):
+                        if next(refusals, False):
+                            break
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, args=(server,))
+        thread.start()
+        found = load.run(server.getsockname(), "/", itertools.repeat(b"{}"), connections=1, seconds=1, accept="*/*")
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert found.failures == 3
+
+
+def test_no_percentile_is_beyond_the_slowest() -> None:
+    assert load.percentiles([1.0, 2.0, 3.0])[98] <= 3
+    assert load.percentiles([4.0]) == [4.0] * 99
+    assert all(map(math.isnan, load.percentiles([])))
 
 
 def test_a_server_that_falls_silent_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
