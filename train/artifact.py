@@ -73,8 +73,7 @@ class Artifact:
 
     def sample_labelled(self, n: int, seed: int, **chosen: Any) -> LabelledRows:
         """What `sample` returns, with the rows' classes."""
-        generator = self.with_options(**chosen)
-        return generators.generate_labelled(generator, generators.draw_noise(generator, n, seed))
+        return generators.sample_labelled(self.with_options(**chosen), n, seed)
 
     def readings(self, sample: LabelledRows) -> dict[str, list[str]]:
         """What rows say to people, by the name that answers have for it: "text" and "labels", where there are any."""

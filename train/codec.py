@@ -11,19 +11,21 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+# Vowel signs and accents that follow a letter: \w of Python's patterns lacks them, that of the tokenizers has them.
+MARKS = "".join(chr(code) for code in range(0x20000) if unicodedata.category(chr(code)).startswith("M"))
+WORD = re.compile(rf"\w[\w{MARKS}]*(?:['\u2019]\w[\w{MARKS}]*)*")
 PADDING, END, UNKNOWN = 0, 1, 2  # the first token ids
 SPACE = "\u2581"  # marks a token that follows a space
 TOKEN = rf"{SPACE}?\w+(?:['\u2019]\w+)*|{SPACE}?\.\.\.|{SPACE}?[^\w{SPACE}]|{SPACE}"
 APART = "\uffff"  # stands between tokens until they are joined; no text holds it, for it is no character
 SPECIAL = (f"{APART}pad", f"{APART}end", f"{APART}unk")  # tokenizers would find plainer names within texts
-GLUED = re.compile(rf"(?<=\w){APART}+(?=\w)")
+GLUED = re.compile(rf"(?<=[\w{MARKS}]){APART}+(?=\w)")
 LABEL_COLUMN = "label"  # of classes whose column has no name: artifacts did not always know it
 COVERED = 0.99  # share of the training texts that fit into the length chosen for them
 LONGEST = 512  # token ids a row; of longer texts, training and judging take hours on a CPU
@@ -185,10 +187,13 @@ class TokensCodec:
         tokenizer.train_from_iterator(texts, _trainer(kind, vocabulary, min_count))
         if tokenizer.get_vocab_size(with_added_tokens=False) == len(SPECIAL):
             raise ValueError("the texts hold no token that is frequent enough")
+        encoded = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
         if length is None:
-            lengths = sorted(len(encoding) for encoding in tokenizer.encode_batch(texts))
+            lengths = sorted(map(len, encoded))
             length = min(LONGEST, max(1, lengths[math.ceil(COVERED * len(lengths)) - 1]) + 1)
-        return cls(json.loads(tokenizer.to_str()), length, labels, label_column)
+        state = json.loads(tokenizer.to_str())
+        state["model"]["vocab"] = _commonest_first(state["model"]["vocab"], encoded)
+        return cls(state, length, labels, label_column)
 
     @property
     def columns(self) -> list[str]:
@@ -238,6 +243,13 @@ def _untrained_tokenizer(kind: str, lowercase: bool) -> Any:
         ]
     )
     return tokenizer
+
+
+def _commonest_first(vocabulary: dict[str, int], encoded: Iterable[Sequence[int]]) -> dict[str, int]:
+    """The vocabulary with its tokens numbered by how often they come, which pairs of pieces are not by themselves."""
+    counts = Counter(chain.from_iterable(encoded))
+    others = sorted(vocabulary.keys() - set(SPECIAL), key=lambda each: (-counts[vocabulary[each]], vocabulary[each]))
+    return {piece: number for number, piece in enumerate([*SPECIAL, *others])}
 
 
 def _trainer(kind: str, vocabulary: int, min_count: int) -> Any:

@@ -204,8 +204,7 @@ class TextKind:
         in_train = torch.zeros(len(self.codec.pieces), dtype=torch.bool)
         in_train[prepared.train.unique().long()] = True
         self.validation_codes = prepared.validation.masked_fill(~in_train[prepared.validation.long()], UNKNOWN)
-        self.validation = LabelledRows(codes=self.validation_codes, labels=prepared.validation_labels).to(config.device)
-        self.draws: LabelledRows | None = None
+        self.checked: tuple[LabelledRows, LabelledRows] | None = None
 
     def warm_start(self) -> Phase:
         prepared, config = self.prepared, self.config
@@ -227,21 +226,34 @@ class TextKind:
         return TextState(generator.to(self.config.device))
 
     def play(self, state: TextState, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
-        rows = LabelledRows(codes=self.prepared.train, labels=self.prepared.train_labels)
+        rows = self._shown(state.generator, self.prepared.train, self.prepared.train, self.prepared.train_labels)
         return text_game.play(state, rows, self.config, on_tick=on_tick, interrupted=interrupted)
+
+    def _shown(self, generator: TokenGenerator, codes: Tensor, given: Tensor, labels: Tensor | None) -> LabelledRows:
+        """Real rows as the discriminator sees them.
+
+        To it a rare word is UNKNOWN, real or drawn. Without rare words, nothing that is drawn ever is.
+
+        Args:
+            codes: token ids, those that the generator has not learned from as UNKNOWN.
+            given: the same, of which only words without a token are UNKNOWN.
+        """
+        unknown = (codes if generator.model.rare is None else given) == UNKNOWN
+        rows = LabelledRows(codes=codes, labels=labels).to(self.config.device)
+        return text_game.filled(generator, rows, unknown.to(self.config.device), text_game.CHECK_SEED)
 
     def validate(self, generator: TokenGenerator) -> dict[str, float]:
         """The score is 1 where choosing among candidates makes validation rows no likelier, 1/e where it wins a nat."""
-        if len(self.validation.codes) == 0:
+        if len(self.validation_codes) == 0:
             return {}
-        won, _ = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))
+        won, _ = text_game.nats_won(generator.scorer, *self._checked(generator))
         return {"score": math.exp(-won)}
 
     def complete(self, generator: TokenGenerator, warm: TokenGenerator) -> None:
         """Scale the scores by the validation texts, then count these in."""
-        if len(self.validation.codes):
+        if len(self.validation_codes):
             log.info("calibrating by training and validation texts")
-            _, scale = text_game.nats_won(generator.scorer, self.validation, self._check_draws(generator))
+            _, scale = text_game.nats_won(generator.scorer, *self._checked(generator))
             generator.scorer.rescale(scale)
             known = torch.cat([self.prepared.train, self.prepared.validation]).to(self.config.device)
             text_warmup.recount(generator, known)
@@ -303,11 +315,14 @@ class TextKind:
         prepared = self.prepared
         return Rows(prepared.train, prepared.train_labels), Rows(self.validation_codes, prepared.validation_labels)
 
-    def _check_draws(self, generator: TokenGenerator) -> LabelledRows:
-        if self.draws is None:
-            n = text_game.CHECKED_DRAWS * len(self.validation.codes)
-            self.draws = text_game.draw(generator, n, text_game.CHECK_SEED).to(self.config.device)
-        return self.draws
+    def _checked(self, generator: TokenGenerator) -> tuple[LabelledRows, LabelledRows]:
+        """The validation rows, and draws of the language model, which the game does not change."""
+        if self.checked is None:
+            n = text_game.CHECKED_DRAWS * len(self.validation_codes)
+            draws = text_game.draw(generator, n, text_game.CHECK_SEED).to(self.config.device)
+            given, labels = self.prepared.validation, self.prepared.validation_labels
+            self.checked = self._shown(generator, self.validation_codes, given, labels), draws
+        return self.checked
 
 
 def _announce_baselines(config: Config) -> None:

@@ -92,7 +92,7 @@ class NgramModel(nn.Module):
             grams, count = self.grams[:, :3], self.grams[:, 3]
             levels = [_level(grams, count, self.vocabulary)]
             while grams.shape[1] > 1:
-                grams, count = torch.unique(grams[:, 1:], dim=0, return_counts=True)
+                grams, count = _distinct(grams[:, 1:], self.vocabulary)
                 levels.append(_level(grams, count, self.vocabulary))
             self._levels = levels  # only when it is whole: another thread may look
         return levels
@@ -184,7 +184,7 @@ def fit_ngrams(
         token = token.masked_fill(token >= head, UNKNOWN)
     if deferred is not None:
         token = token.masked_fill(deferred[token], PADDING)
-    grams, counts = torch.unique(torch.stack([first, second, token], -1)[usable], dim=0, return_counts=True)
+    grams, counts = _distinct(torch.stack([first, second, token], -1)[usable], vocabulary)
     model = NgramModel(vocabulary, len(grams))
     model.grams.copy_(torch.cat([grams, counts[:, None]], 1))
     return model
@@ -194,6 +194,19 @@ def windows(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The two tokens before each token, and the token itself: each (rows, length)."""
     codes = codes.long()
     return F.pad(codes, (2, 0), value=END)[:, :-2], F.pad(codes, (1, 0), value=END)[:, :-1], codes
+
+
+def _distinct(grams: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """The distinct rows of token ids, sorted, and how often each comes; `torch.unique` takes ten times as long."""
+    key = torch.zeros_like(grams[:, 0])
+    for column in grams.T:
+        key = key * vocabulary + column
+    key, counts = torch.unique(key, return_counts=True)
+    columns = []
+    for _ in grams.T:
+        columns.append(key % vocabulary)
+        key = key // vocabulary
+    return torch.stack(columns[::-1], 1), counts
 
 
 def _level(grams: Tensor, count: Tensor, vocabulary: int) -> Level:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train import distributed
-from train.codec import PADDING, UNKNOWN
+from train.codec import END, PADDING, UNKNOWN
 from train.config import Config
 from train.generator import LabelledRows, draw_noise, generate_labelled
 from train.loop import NonFiniteError, Tick
@@ -33,6 +33,7 @@ CHECK_SEED = 999_983  # of the draws that checks use; passes use --seed and the 
 CHECKED_DRAWS = 4  # draws for each validation row
 SCORED_ROWS = 256  # at once
 SCALES = torch.linspace(0, 1.5, 61)
+REDRAWS = 8
 GROUPINGS = 16  # among how many groups of candidates it is found out how often a draw would be chosen
 
 
@@ -160,6 +161,36 @@ def draw_together(generator: TokenGenerator, rows: int, seed: int) -> LabelledRo
     return LabelledRows(codes=torch.cat(codes), labels=None if mine.labels is None else torch.cat(labels))
 
 
+@torch.no_grad()
+def filled(generator: TokenGenerator, rows: LabelledRows, unknown: Tensor, seed: int) -> LabelledRows:
+    """Rows in which tokens that the generator cannot draw are replaced by what it would draw there.
+
+    Else the discriminator would know real rows by these tokens, and no choice among candidates can give them.
+
+    Args:
+        rows: token ids, on the generator's device.
+        unknown: which of the tokens are replaced, bool (rows, length).
+    """
+    model, rng = generator.model, torch.Generator().manual_seed(seed)
+    affected = unknown.any(1).nonzero().squeeze(1)
+    codes, unknown = rows.codes[affected].long(), unknown[affected]
+    labels = None if rows.labels is None else rows.labels[affected]
+    before = token = torch.full_like(affected, END)
+    state = torch.zeros(1, len(codes), generator.hidden, device=codes.device)
+    for t in range(codes.shape[1] if len(affected) else 0):
+        state = model.step(token, labels, state)
+        here = unknown[:, t]
+        for _ in range(REDRAWS):  # an end within a row would cut it off
+            theirs = None if labels is None else labels[here]
+            uniform = torch.rand(len(codes), 3, generator=rng).to(codes.device)[here]
+            codes[here, t] = model.draw(before[here], token[here], theirs, state[0, here], uniform, 1.0, t)
+            here = here & (codes[:, t] == END)
+        before, token = token, codes[:, t]
+    ended = (codes == END).cumsum(1) - (codes == END).long() > 0
+    codes = rows.codes.long().index_copy(0, affected, codes.masked_fill(ended, PADDING))
+    return LabelledRows(codes=codes, labels=rows.labels)
+
+
 def joined(first: LabelledRows, second: LabelledRows) -> LabelledRows:
     """The rows of both, with classes where both have them; token ids are int64."""
     labels = None
@@ -172,17 +203,30 @@ def joined(first: LabelledRows, second: LabelledRows) -> LabelledRows:
 def nats_won(scorer: Scorer, validation: LabelledRows, draws: LabelledRows) -> tuple[float, float]:
     """How many nats likelier a validation row becomes at the best by weighting draws with exp(scale * score).
 
-    Only ratios between draws matter for resampling, so each scale has an offset of its own: the one with which the
-    weights average 1 over the draws, as a density ratio does.
+    Only ratios between draws matter for resampling, and only between those of a class, in which candidates compete. So
+    each scale has an offset for each class: the one with which the weights average 1 over its draws, as a density ratio
+    does. Rows of a class without draws win nothing.
 
     Returns:
         The nats, and the scale (Platt 1999 scales classifiers in the same way).
     """
     real, made = (_scores(scorer, rows) for rows in (validation, draws))
-    offset = torch.logsumexp(SCALES[:, None] * made, 1) - math.log(len(made))
-    won = SCALES * real.mean() - offset
+    won = torch.zeros_like(SCALES)
+    for ours, theirs in _by_class(validation, draws):
+        if len(made[theirs]):
+            offset = torch.logsumexp(SCALES[:, None] * made[theirs], 1) - math.log(len(made[theirs]))
+            won += SCALES * real[ours].sum() - len(real[ours]) * offset
+    won /= len(real)
     best = int(won.argmax())
     return float(won[best]), float(SCALES[best])
+
+
+def _by_class(first: LabelledRows, second: LabelledRows) -> list[tuple[Any, Any]]:
+    """For each class that the first rows have, which of either are of that class; without classes, all of both."""
+    if first.labels is None or second.labels is None:
+        return [(slice(None), slice(None))]
+    labels, others = first.labels.cpu(), second.labels.cpu()
+    return [(labels == label, others == label) for label in labels.unique()]
 
 
 @torch.no_grad()

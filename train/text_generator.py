@@ -257,6 +257,8 @@ class Scorer(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv1d(self.EMBEDDING, self.CHANNELS, width) for width in self.WIDTHS)
         self.features = self.CHANNELS * len(self.WIDTHS)
         self.output = nn.Linear(self.features, 1)
+        for parameter in self.output.parameters():  # before it has learned, all rows look equally real
+            nn.init.zeros_(parameter)
         self.weights = nn.Parameter(torch.zeros(self.BUCKETS))
         self.label = nn.Embedding(classes, self.features) if classes else None
         if self.label is not None:

@@ -79,6 +79,26 @@ def test_decoded_tokens_encode_the_same(kind: str, texts: list[str]) -> None:
     assert fitted.decode(fitted.encode(decoded)) == decoded
 
 
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+def test_the_commoner_a_token_the_lower_its_number(kind: str) -> None:
+    texts = ["zebra zebra zebra zebra a film", "a zebra in a zoo", "zebras of the zoo", "z z z z z z z z"] * 3
+    fitted = fit_tokens(texts, kind=kind, vocabulary=60)
+    codes = fitted.encode(texts)
+    counts = codes.flatten().long().bincount(minlength=len(fitted.pieces))[3:]
+    assert (counts.diff() <= 0).all()
+    assert fitted.decode(codes) == texts
+
+
+def test_vowel_signs_belong_to_their_word() -> None:
+    hindi = "\u092e\u0948\u0902 \u0939\u093f\u0928\u094d\u0926\u0940"  # "I ... Hindi"
+    assert codec.words_of(hindi) == hindi.split()
+    assert codec.words_of("\u2764\ufe0f a film") == ["a", "film"], "a mark alone is no word"
+    first, second = hindi.split()
+    fitted = fit_tokens([f"{first} ({second})"])
+    row = [fitted.pieces.index(f"\u2581{first}"), fitted.pieces.index(second)]
+    assert fitted.decode(torch.tensor([row])) == [hindi], "no text holds the two side by side"
+
+
 def test_words_side_by_side_stay_apart() -> None:
     fitted = fit_tokens(["a (good) film of 20", "don't"])
     film, good, dont, close = (fitted.pieces.index(piece) for piece in ("\u2581film", "good", "\u2581don't", ")"))

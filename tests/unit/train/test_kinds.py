@@ -84,7 +84,7 @@ def test_words_of_validation_texts_alone_are_unknown_until_they_are_counted_in(t
     assert isinstance(kind, kinds.TextKind)
     assert isinstance(found.codec, TokensCodec)
     assert not (found.validation == UNKNOWN).any()
-    assert ((kind.validation.codes == UNKNOWN).sum(1) == 1).all()
+    assert ((kind.validation_codes == UNKNOWN).sum(1) == 1).all()
     sizes = {"vocabulary": len(found.codec.pieces), "head": 10, "embedding": 8, "hidden": 16}
     made = new_generator(found.train, **sizes, candidates=2)
     warm = copy.deepcopy(made)
@@ -110,6 +110,24 @@ def texts(tmp_path: Path) -> tuple[kinds.TextKind, TokenGenerator]:
     )
 
 
+@pytest.mark.parametrize("head", [10, 100])
+def test_the_discriminator_meets_no_unknown_word_that_cannot_be_drawn(
+    texts: tuple[kinds.TextKind, TokenGenerator], head: int
+) -> None:
+    """Rare words are UNKNOWN to it, also in draws; without rare words, real rows hold what would be drawn instead."""
+    kind, _ = texts
+    kind.validation_codes[:, 2] = UNKNOWN  # words that the training rows lack
+    torch.manual_seed(0)
+    made = new_generator(
+        kind.prepared.train, vocabulary=len(kind.codec.pieces), head=head, embedding=8, hidden=16, candidates=2
+    )
+    validation, draws = kind._checked(made)
+    assert (made.model.rare is not None) == (head == 10)
+    assert ((validation.codes == UNKNOWN).any() == (head == 10)).all()
+    assert not (draws.codes == UNKNOWN).any()
+    assert torch.equal(validation.codes[:, :2], kind.validation_codes[:, :2].long())
+
+
 def test_the_score_of_texts_falls_with_the_nats_won(
     texts: tuple[kinds.TextKind, TokenGenerator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +142,7 @@ def test_a_complete_generator_of_texts_has_its_scores_scaled(
     monkeypatch.setattr(text_game, "nats_won", lambda *_: (1.0, 0.5))
     kind, made = texts
     torch.nn.init.normal_(made.scorer.weights)
-    codes = kind.validation.codes
+    codes = kind.validation_codes
     before = made.scorer(codes).detach()
     kind.complete(made, copy.deepcopy(made))
     torch.testing.assert_close(made.scorer(codes), before / 2)

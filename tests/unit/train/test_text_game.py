@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from train import text_game
+from train.codec import END, UNKNOWN
 from train.config import resolve
 from train.generator import LabelledRows, draw_noise, generate_labelled
 from train.loop import Tick
@@ -130,6 +131,7 @@ def test_the_scale_is_that_of_the_density_ratio() -> None:
 def test_a_draw_has_the_chance_that_it_has_among_its_rivals() -> None:
     torch.manual_seed(0)
     made = new_generator(ROWS, vocabulary=12, embedding=8, hidden=16, candidates=5)
+    torch.nn.init.normal_(made.scorer.output.weight)
     draws = text_game.draw(made, 5, seed=1)
     with torch.no_grad():
         expected = 5 * made.scorer(draws.codes).double().softmax(0)
@@ -151,6 +153,40 @@ def test_draws_compete_within_their_class() -> None:
         its = draws.labels == label
         scores = made.scorer(draws.codes[its], torch.full((3,), label)).detach().double()
         torch.testing.assert_close(found[its], 3 * scores.softmax(0), rtol=1e-6, atol=0)
+
+
+def test_what_a_class_has_in_common_neither_wins_nor_costs() -> None:
+    """As above in each of two classes, whose scores differ by 20: candidates compete within their class."""
+    draws = torch.tensor([[0], [1]]).repeat(5000, 1)
+    real = (torch.arange(10_000) < 10_000 * math.e / (1 + math.e)).long()[:, None]
+    scorer: Any = Scores()
+    expected = text_game.nats_won(scorer, LabelledRows(codes=real), LabelledRows(codes=draws))
+    label = torch.arange(20_000) // 10_000
+    both = [LabelledRows(codes=rows.repeat(2, 1) + 20 * label[:, None], labels=label) for rows in (real, draws)]
+    assert text_game.nats_won(scorer, *both) == pytest.approx(expected, abs=1e-3)
+    absent = LabelledRows(codes=both[0].codes, labels=label + 2)
+    assert text_game.nats_won(scorer, absent, both[1])[0] == 0, "nothing was drawn for these classes"
+
+
+def test_before_it_has_learned_a_discriminator_prefers_nothing(state: TextState) -> None:
+    assert (state.generator.scorer(ROWS) == 0).all()
+
+
+def test_words_that_cannot_be_drawn_are_filled_in(state: TextState) -> None:
+    unknown = torch.zeros_like(ROWS, dtype=torch.bool)
+    unknown[::3, 1] = True  # of every third row
+    rows = LabelledRows(codes=ROWS.masked_fill(unknown, UNKNOWN))
+    found = text_game.filled(state.generator, rows, unknown, seed=1).codes
+    assert torch.equal(found, text_game.filled(state.generator, rows, unknown, seed=1).codes)
+    assert not (found == UNKNOWN).any()
+    assert torch.equal(found[:, 0], ROWS[:, 0])
+    untouched = ~unknown.any(1)
+    assert torch.equal(found[untouched], ROWS[untouched])
+    ended = (found == END).cumsum(1) - (found == END).long() > 0
+    assert (found[ended] == 0).all()
+    assert len(found[::3, 1].unique()) > 1, "draws, not one word"
+    nothing = torch.zeros_like(unknown)
+    assert torch.equal(text_game.filled(state.generator, REAL, nothing, seed=1).codes, ROWS)
 
 
 def test_a_useless_discriminator_is_not_believed() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from train import catalogue, text_warmup
+from train import catalogue, ngram, text_warmup
 from train.codec import END, PADDING, UNKNOWN
 from train.generator import draw_noise, generate
 from train.ngram import fit_ngrams
@@ -159,6 +161,15 @@ def test_ngrams_equal_their_definition() -> None:
         assert model.probability(*before, tokens).tolist() == pytest.approx(expected, abs=1e-12)
 
 
+@given(rows=st.lists(st.tuples(*[st.integers(0, 40)] * 3), min_size=1, max_size=50))
+def test_distinct_grams_are_those_that_torch_finds(rows: list[tuple[int, ...]]) -> None:
+    grams = torch.tensor(rows)
+    for columns in (3, 2, 1):
+        found = ngram._distinct(grams[:, :columns], 41)
+        expected = torch.unique(grams[:, :columns], dim=0, return_counts=True)
+        assert all(map(torch.equal, found, expected))
+
+
 def test_ngrams_own_share_is_what_single_tokens_leave() -> None:
     codes = torch.randint(3, VOCABULARY, (60, LENGTH), generator=torch.Generator().manual_seed(0))
     model, tokens = fit_ngrams(codes, VOCABULARY), torch.arange(VOCABULARY)
@@ -268,6 +279,7 @@ def test_rare_tokens_come_where_the_net_says_and_as_often() -> None:
 def test_the_scorer_does_not_tell_rare_tokens_apart() -> None:
     torch.manual_seed(0)
     scorer = Scorer(8).eval()
+    torch.nn.init.normal_(scorer.output.weight)
     scores = scorer(torch.tensor([[3, 8, 4, 1], [3, 11, 4, 1], [3, UNKNOWN, 4, 1], [3, 5, 4, 1]]))
     torch.testing.assert_close(scores[:3], scores[:1].expand(3))
     assert scores[3] != scores[0]
