@@ -587,16 +587,18 @@ def auc_scores(name: str, auc: float, error: float) -> Scores:
 
 
 def collapse_scores(s: Bits, h: Bits) -> Scores:
+    made, real = (np.unique(_keys(rows), return_counts=True)[1] for rows in (s, h))
+    return distinct_scores(made, real) | constant_columns(s, h)
+
+
+def constant_columns(s: Bits, h: Bits) -> Scores:
+    """How many columns never change, unlike in real rows."""
     (flat, real_flat) = ((rows.min(axis=0) == rows.max(axis=0)) for rows in (s, h))
     # That all of k or more equal values fall among n real rows, and none among n others, has at most a chance of 2^-k.
     # Any of so many columns may be the one.
     ones = h.sum(axis=0, dtype=np.int64)
     lively = np.minimum(ones, len(h) - ones) >= FEWEST_VALUES + math.log2(max(1, h.shape[1]))
-    return {
-        **distinct_scores(*(np.unique(_keys(rows), return_counts=True)[1] for rows in (s, h))),
-        "constant_columns": int((flat & lively).sum()),
-        "heldout_constant_columns": int(real_flat.sum()),
-    }
+    return {"constant_columns": int((flat & lively).sum()), "heldout_constant_columns": int(real_flat.sum())}
 
 
 def distinct_scores(made: Array, real: Array) -> Scores:

@@ -24,7 +24,7 @@ from train.metrics import (
     auc_over_folds,
     auc_scores,
     auc_with_variance,
-    collapse_scores,
+    constant_columns,
     copy_scores,
     distinct_scores,
     finite,
@@ -80,7 +80,7 @@ def compare_text(
     a, b, c = (presence(rows, vocabulary) for rows in (s, h, t))
     sizes = {"synthetic_rows": len(synthetic), "heldout_rows": len(heldout), "train_rows": len(train)}
     scores: Scores = {"n": n, **sizes, "columns": len(vocabulary), "soft_share": 0.0}
-    scores |= ratio_scores(a, b, c, seed) | collapse_scores(a, b)
+    scores |= ratio_scores(a, b, c, seed) | constant_columns(a, b)
     scores |= _numbers(s, h, seed, embed) | (floor or text_floor(heldout, train, n, seed=seed, embed=embed))
     scores |= _text_copy_scores(s, h, [*train, *validation])
     # The words stand in no order in which they could be neighbours: lags say nothing.

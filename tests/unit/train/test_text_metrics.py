@@ -224,3 +224,10 @@ def test_label_distance_is_the_share_of_rows_of_another_class() -> None:
 def test_classes_stay_with_their_texts_when_fewer_are_compared() -> None:
     made, heldout = labelled_texts(400, 1), labelled_texts(200, 2)
     assert text_metrics.label_scores(made, heldout, 200, seed=5)["utility"] > 0.85
+
+
+@pytest.mark.filterwarnings("error")
+def test_texts_without_words_are_compared_in_silence() -> None:
+    nothing: list[list[str]] = [[]] * 30
+    scores = text_metrics.compare_text(nothing, nothing, [["word"], *nothing[1:]])
+    assert scores["columns"] == 0
