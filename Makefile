@@ -70,9 +70,9 @@ mlflow: $(READY) ## Open MLflow on the runs: http://127.0.0.1:5000
 	test -n "$$MLFLOW_TRACKING_URI" -o -e "$$out/mlflow.db" || \
 	  { echo "Error: there is no $$out/mlflow.db yet; train first: make train" >&2; exit 1; }; \
 	case "$$MLFLOW_TRACKING_URI" in \
-	  http*) echo "MLFLOW_TRACKING_URI names a server, which runs already: open $$MLFLOW_TRACKING_URI" | sed 's|://[^/]*@|://|' ;; \
-	  ?*) exec $(BIN)/mlflow ui --backend-store-uri "$$MLFLOW_TRACKING_URI" $(ARGS) ;; \
-	  *) exec $(BIN)/mlflow ui --backend-store-uri "sqlite:///$$(cd "$$out" && pwd)/mlflow.db" $(ARGS) ;; \
+	  http*) echo "MLFLOW_TRACKING_URI names a server, which runs already: open $$MLFLOW_TRACKING_URI" | sed 's|://.*@|://|' ;; \
+	  ?*) MLFLOW_BACKEND_STORE_URI="$$MLFLOW_TRACKING_URI" exec $(BIN)/mlflow ui $(ARGS) ;; \
+	  *) MLFLOW_BACKEND_STORE_URI="sqlite:///$$(cd "$$out" && pwd)/mlflow.db" exec $(BIN)/mlflow ui $(ARGS) ;; \
 	esac
 
 doctor: $(READY) ## Check this machine and say what it lacks

@@ -295,10 +295,11 @@ serve_in_docker() { # ARGUMENT...
   await_serving
   "$docker" logs "$container" 2>&1 >/dev/null | grep '^Warning:' >&2 || true
   echo "address  http://$host:$port/predictions/lookalike"
-  token=
-  ! "$docker" exec "$container" python -m serve token >/dev/null 2>&1 ||
-    token=" -H \"Authorization: Bearer \$($docker exec $container python -m serve token)\""
-  echo "try      curl -X POST http://$host:$port/predictions/lookalike -d '{\"n\": 5, \"seed\": 1}' -H 'Content-Type: application/json'$token"
+  before='' token=''
+  if "$docker" exec "$container" python -m serve token >/dev/null 2>&1; then
+    before="$docker exec $container python -m serve token --header | " token=" -H @-"
+  fi
+  echo "try      ${before}curl -X POST http://$host:$port/predictions/lookalike -d '{\"n\": 5, \"seed\": 1}' -H 'Content-Type: application/json'$token"
 }
 
 # Longer than any --wait-seconds: a server that does not answer in time ends by itself.

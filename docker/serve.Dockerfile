@@ -51,7 +51,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
     LOOKALIKE_SERVE_RUNS=/tmp/lookalike \
-    LOOKALIKE_SERVE_HOST=0.0.0.0
+    LOOKALIKE_SERVE_HOST=0.0.0.0 \
+    LOOKALIKE_SERVE_MODEL_API=true
 COPY train/__init__.py train/artifact.py train/catalogue.py train/codec.py train/generator.py train/nade.py \
      train/ngram.py train/text_generator.py /opt/lookalike/train/
 COPY serve /opt/lookalike/serve

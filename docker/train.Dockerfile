@@ -34,15 +34,16 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 ENV GIT_PYTHON_REFRESH=quiet \
     MLFLOW_DISABLE_TELEMETRY=true \
     MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
-    BACKEND=sqlite:////mlflow/mlflow.db \
-    ARTIFACTS=/mlflow/artifacts
+    MLFLOW_BACKEND_STORE_URI=sqlite:////mlflow/mlflow.db \
+    MLFLOW_ARTIFACTS_DESTINATION=/mlflow/artifacts
 RUN install -d -o lookalike -g lookalike /mlflow
 USER 10001
 WORKDIR /mlflow
 VOLUME /mlflow
 EXPOSE 5000
 ENTRYPOINT ["tini", "--"]
-CMD ["sh", "-c", "exec mlflow server --host 0.0.0.0 --workers 1 --backend-store-uri \"$BACKEND\" --artifacts-destination \"$ARTIFACTS\""]
+# Not --backend-store-uri: a password would stand in the list of processes.
+CMD ["mlflow", "server", "--host", "0.0.0.0", "--workers", "1"]
 
 
 # What pyproject.toml requires; a change to its other lines then leaves the layers below as they are.

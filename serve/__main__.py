@@ -69,6 +69,11 @@ def cli() -> None:
     help="File with the token that predictions need, instead of one that TorchServe draws: for replicas.",
 )
 @option(
+    "--model-api/--no-model-api",
+    default=Settings.model_api,
+    help="Let `use` load versions without tokens: any user of this machine can then load code, too.",
+)
+@option(
     "--wait-seconds", type=click.FloatRange(1, 600), default=Settings.wait_seconds, help="Limit for the first answer."
 )
 @click.option("--foreground", is_flag=True, help="Stay until interrupted, then stop the server: for containers.")
@@ -129,7 +134,7 @@ def status(runs: Path, as_json: bool) -> None:
 @option("--candidates", type=click.IntRange(1, 64), help="Draw so many for each sequence; one is kept.")
 @option("--label", help="Only sequences of this class.")
 @option("--address", help="Ask this server instead of the one started here.")
-@option("--token", help="The token for --address.")
+@option("--token", help="The token for --address; as a variable, other users do not see it.")
 @json_option("the answer's exact body")
 def request(
     *, runs: Path, n: int, seed: int | None, address: str | None, token: str | None, as_json: bool, **options: Any
@@ -153,15 +158,20 @@ def use(runs: Path, version: str) -> None:
 
 @cli.command()
 @runs_option()
-def token(runs: Path) -> None:
-    """Print the token for predictions, for curl: -H "Authorization: Bearer $(python -m serve token)"."""
+@click.option("--header", is_flag=True, help="Print it as a header, for: … | curl -H @- …")
+def token(runs: Path, header: bool) -> None:
+    """Print the token for predictions.
+
+    For curl, which takes a header from standard input, where no other user sees it:
+    python -m serve token --header | curl -H @- …
+    """
     state = states.running(runs)
     if state is None:
         raise ServeError(server.NOT_RUNNING)
     found = server.inference_token(state)
     if found is None:
         raise ServeError("the server here needs no token; one that does starts with: python -m serve start --tokens")
-    click.echo(found)
+    click.echo(f"Authorization: Bearer {found}" if header else found)
 
 
 @cli.command()
@@ -267,10 +277,10 @@ def _warn(version: str, missed: list[str]) -> None:
 
 
 def _curl(runs: Path, state: states.State) -> str:
-    token = "python -m serve token" + (f" --runs {shlex.quote(str(runs))}" if runs != RUNS else "")
-    bearer = f' -H "Authorization: Bearer $({token})"' if server.inference_token(state) else ""
+    header = "python -m serve token --header" + (f" --runs {shlex.quote(str(runs))}" if runs != RUNS else "")
+    before, bearer = (f"{header} | ", " -H @-") if server.inference_token(state) else ("", "")
     asked = """-d '{"n": 5, "seed": 1}' -H 'Content-Type: application/json'"""
-    return f"curl -X POST {state.address}/predictions/{MODEL_NAME} {asked}{bearer}"
+    return f"{before}curl -X POST {state.address}/predictions/{MODEL_NAME} {asked}{bearer}"
 
 
 def _status_text(found: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ fixed name that it deletes first, and stamps the time into the result. Here the 
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,8 @@ import train
 from train import CARD, MODEL_NAME, WEIGHTS
 
 HERE = Path(__file__).resolve().parent
+# All that an archive's code sees of the environment, when it is proved and when it is served.
+KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 ARTIFACT_FILES = (WEIGHTS, CARD)
 LEAVES = {
     "serve": ("__init__.py", "bearer.py", "drain.py", "request.py", "watch.py"),
@@ -74,6 +77,14 @@ def build(artifact_directory: Path, mar: Path) -> Path:
         contents |= {f"{package}/{name}": (HERE.parent / package / name).read_bytes() for name in names}
     contents[MANIFEST] = _manifest(version)
     contents[CHECKSUMS] = json.dumps(_checksums(contents), indent=1).encode()
+    return _pack(contents, mar)
+
+
+def kept_environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+
+
+def _pack(contents: dict[str, bytes], mar: Path) -> Path:
     mar.parent.mkdir(parents=True, exist_ok=True)
     partial = mar.with_name(mar.name + ".partial")
     try:
@@ -88,16 +99,21 @@ def build(artifact_directory: Path, mar: Path) -> Path:
         raise
 
 
-def verify(mar: Path) -> dict[str, Any]:
+def verify(mar: Path, proved: Path | None = None) -> dict[str, Any]:
     """Prove an archive as a server would use it, and return its card.
 
     Every file must have the checksum that the archive names for it, and the archive's own code, run alone in a process
     of its own, must make the artifact's golden samples again.
 
+    Args:
+        proved: where an archive of nothing but the proved files is written. Readers of archives differ: TorchServe
+            would unpack a file that the archive's own table of contents lacks.
+
     Raises:
         ArchiveError: the archive is truncated, altered or not one of ours, or its golden samples do not come out.
     """
-    with _unpacked(mar) as folder:
+    contents = _contents(mar)
+    with _unpacked(mar, contents) as folder:
         try:
             card: dict[str, Any] = json.loads((folder / CARD).read_text())
             manifest = json.loads((folder / MANIFEST).read_text())["model"]
@@ -107,12 +123,21 @@ def verify(mar: Path) -> dict[str, Any]:
             raise ArchiveError(f"{mar}: not a model archive of Lookalike ({problem})") from problem
         command = [sys.executable, "-I", "-c", PROOF, str(folder)]
         try:
-            proof = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PROOF_SECONDS)
+            proof = subprocess.run(
+                command,
+                cwd=folder,
+                env=kept_environment(),
+                capture_output=True,
+                text=True,
+                timeout=PROOF_SECONDS,
+            )
         except subprocess.TimeoutExpired as problem:
             raise ArchiveError(f"{mar}: refused, its proof took longer than {PROOF_SECONDS} s") from problem
     if proof.returncode:
         reason = proof.stderr.strip().splitlines() or [f"exit code {proof.returncode}"]
         raise ArchiveError(f"{mar}: refused, {reason[-1]}")
+    if proved:
+        _pack(contents, proved)
     return card
 
 
@@ -130,25 +155,30 @@ def read_card(mar: Path) -> dict[str, Any]:
     return card
 
 
+def _contents(mar: Path) -> dict[str, bytes]:
+    """The archive's files, whose checksums fit."""
+    try:
+        with zipfile.ZipFile(mar) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
+                raise ArchiveError(f"{mar}: refused, it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
+            contents = {entry: archive.read(entry) for entry in archive.namelist()}
+        named = dict(json.loads(contents[CHECKSUMS]))
+    except ArchiveError:
+        raise
+    except UNREADABLE as problem:
+        raise ArchiveError(f"{mar}: not a whole model archive of Lookalike ({problem})") from problem
+    found = _checksums({file: content for file, content in contents.items() if file != CHECKSUMS})
+    if found != named:
+        differing = min(file for file in found.keys() | named.keys() if found.get(file) != named.get(file))
+        raise ArchiveError(f"{mar}: refused, {differing} is not the file that was packed")
+    return contents
+
+
 @contextmanager
-def _unpacked(mar: Path) -> Iterator[Path]:
-    """A temporary folder with the archive's files, whose checksums fit."""
+def _unpacked(mar: Path, contents: dict[str, bytes]) -> Iterator[Path]:
+    """A temporary folder with the archive's files."""
     with tempfile.TemporaryDirectory(prefix="lookalike-") as name:
         folder = Path(name).resolve()
-        try:
-            with zipfile.ZipFile(mar) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
-                    raise ArchiveError(f"{mar}: refused, it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
-                contents = {entry: archive.read(entry) for entry in archive.namelist()}
-            named = dict(json.loads(contents.pop(CHECKSUMS)))
-        except ArchiveError:
-            raise
-        except UNREADABLE as problem:
-            raise ArchiveError(f"{mar}: not a whole model archive of Lookalike ({problem})") from problem
-        found = _checksums(contents)
-        if found != named:
-            differing = min(file for file in found.keys() | named.keys() if found.get(file) != named.get(file))
-            raise ArchiveError(f"{mar}: refused, {differing} is not the file that was packed")
         for file, content in contents.items():
             path = (folder / file).resolve()
             if not path.is_relative_to(folder):

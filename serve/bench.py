@@ -80,7 +80,7 @@ def run(settings: Settings, seconds: float) -> Iterator[Line]:
         yield from _in_process(artifact, seconds, sizes)
         with _twin(artifact) as port:
             yield from _loaded("FastAPI twin", ("127.0.0.1", port), "/", seconds, sizes)
-        with _torchserve(replace(settings, runs=Path(folder), model=str(source))) as state:
+        with _torchserve(replace(settings, runs=Path(folder), model=str(source), model_api=True)) as state:
             address = (state.host, state.port)
             yield from _loaded("no-op handler", address, "/predictions/noop", seconds, (1,))
             yield from _loaded("TorchServe", address, f"/predictions/{MODEL_NAME}", seconds, sizes)

@@ -172,7 +172,7 @@ def put(
                 archive.build(source, copy)
             else:
                 shutil.copyfile(source, copy)
-            card = archive.verify(copy)
+            card = archive.verify(copy, proved=copy)
         except ArchiveError as problem:
             raise ServeError(str(problem).replace(str(copy), str(source))) from problem
         target = store(runs) / mar_name(str(card["version"]))

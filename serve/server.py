@@ -25,7 +25,7 @@ import psutil
 import requests
 from filelock import FileLock, Timeout
 
-from serve import bearer, cpus, drain, management, models
+from serve import archive, bearer, cpus, drain, management, models
 from serve import state as states
 from serve.management import ManagementError
 from serve.models import ServeError, UsageError
@@ -33,7 +33,6 @@ from serve.state import State
 from train import MODEL_NAME
 
 HERE = Path(__file__).resolve().parent
-KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 LOOPBACK = ("127.0.0.1", "localhost")
 SCRATCH = "lookalike-serve-"  # how the name of a server's folder begins; short, because Unix sockets have short names
 POLL_SECONDS = 0.2
@@ -57,6 +56,8 @@ class Settings:
         model: the path of an archive, a run directory or an artifact, or a name in MLflow's registry such as
             models:/lookalike@champion; None means the newest run's archive.
         grpc_port: on loopback; 0 is any free port. TorchServe cannot switch gRPC off.
+        model_api: whether `use` may load models into the running server although TorchServe draws no tokens. Its gRPC
+            management then loads those of any user of this machine, and runs their code.
     """
 
     runs: Path
@@ -68,6 +69,7 @@ class Settings:
     workers: int = min(2, cpus.usable())  # while one answers a large request, the other answers the small ones
     tokens: bool | None = None
     token_file: Path | None = None
+    model_api: bool = False
     wait_seconds: float = 40.0
 
     @property
@@ -78,6 +80,11 @@ class Settings:
         if self.token_file:
             return False
         return self.host not in LOOPBACK if self.tokens is None else self.tokens
+
+    @property
+    def loads_models(self) -> bool:
+        """Whether models can be loaded while the server runs."""
+        return self.need_tokens or self.model_api
 
 
 def start(settings: Settings, tell: Callable[[str], None]) -> State:
@@ -141,6 +148,7 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
             metrics_port=settings.metrics_port,
             tokens=settings.need_tokens,
             token_file=str(scratch / "token") if settings.token_file else None,
+            loads_models=settings.loads_models,
             workers=settings.workers,
             scratch=str(scratch),
         )
@@ -303,6 +311,11 @@ def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None
         version = str(card["version"])
         if version in loaded:
             _await_golden(state, card, time.monotonic() + ANSWER_SECONDS)  # its workers may have ended since
+        elif not state.loads_models:
+            raise UsageError(
+                f"version {version} is not loaded, and without tokens this server loads nothing, or else any user of "
+                f"this machine could have it load code: start it with --tokens (or --model-api), or with this --model"
+            )
         else:
             tell(f"loading version {version}")
             _load(state, card)
@@ -427,8 +440,7 @@ def _environment(settings: Settings, logs: Path, scratch: Path) -> dict[str, str
     }
     if settings.token_file:
         facts[bearer.VARIABLE] = scratch / "token"
-    kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-    return kept | {name: str(value) for name, value in facts.items()}
+    return archive.kept_environment() | {name: str(value) for name, value in facts.items()}
 
 
 def _properties(settings: Settings, scratch: Path) -> str:
@@ -438,12 +450,13 @@ def _properties(settings: Settings, scratch: Path) -> str:
         "metrics_address": f"http://{settings.host}:{settings.metrics_port}",
         "management_address": f"unix:{scratch / 'management.sock'}",
         "grpc_inference_port": settings.grpc_port,
-        "grpc_management_port": 0,  # nobody is told where
+        "grpc_management_port": 0,  # any free one, which other users can find nevertheless
         "model_store": models.store(settings.runs),
         "workflow_store": scratch / "workflows",
         "metrics_config": scratch / METRICS_CONFIG,
         "default_workers_per_model": settings.workers,
         "disable_token_authorization": str(not settings.need_tokens).lower(),
+        "enable_model_api": str(settings.loads_models).lower(),
     }
     lines = [f"{name}={_escaped(str(value))}\n" for name, value in facts.items()]
     return (HERE / "config.properties").read_text() + "\n" + "".join(lines)
@@ -468,6 +481,9 @@ def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
     while time.monotonic() < deadline:
         if states.process(state) is None:
             raise ServeError("TorchServe ended before it had answered a prediction.")
+        if not states.listens(state):  # somebody else may, and must not be given the token
+            time.sleep(POLL_SECONDS)
+            continue
         try:
             token = inference_token(state)
             answer = session.post(

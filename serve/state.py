@@ -11,7 +11,12 @@ MAIN_CLASS = "org.pytorch.serve.ModelServer"
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A server that was started. `scratch` is a private folder with its sockets, keys and unpacked models."""
+    """A server that was started.
+
+    Attributes:
+        scratch: a private folder with its sockets, keys and unpacked models.
+        loads_models: whether models can be loaded while it runs.
+    """
 
     pid: int
     host: str
@@ -21,6 +26,7 @@ class State:
     workers: int
     scratch: str
     token_file: str | None = None
+    loads_models: bool = True
 
     @property
     def address(self) -> str:
@@ -81,3 +87,13 @@ def process(state: State) -> psutil.Process | None:
         return None
     ours = MAIN_CLASS in command and str(Path(state.scratch, "config.properties")) in command
     return found if ours and status != psutil.STATUS_ZOMBIE else None
+
+
+def listens(state: State) -> bool:
+    """Whether it is the server's process that listens on its port."""
+    found = process(state)
+    try:
+        connections = found.net_connections("tcp") if found else []
+    except psutil.Error:
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == state.port for each in connections)

@@ -359,7 +359,7 @@ def store_file(uri: str) -> Path | None:
 
 def without_password(text: str) -> str:
     """An address, or a text with some, without who may use it, which files and messages must not tell."""
-    text = re.sub(r"(?<=\w://)[^/\s]*@", "", text)
+    text = re.sub(r"(?<=\w://)[^/\s?#][^\s?#]*@", "", text)  # a password may hold a slash
     return re.sub(r"([?&]\w*(?:user|password|passwd|token|secret)\w*=)[^&\s]*", r"\1…", text)
 
 

@@ -21,7 +21,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     runs = tmp_path_factory.mktemp("runs")
     make_run(runs, 1)
     (grpc_port,) = free_ports(1)
-    settings = Settings(**(vars(settings_for(runs)) | {"workers": 2, "grpc_port": grpc_port}))
+    settings = Settings(**(vars(settings_for(runs)) | {"workers": 2, "grpc_port": grpc_port, "model_api": True}))
     state = server.start(settings, print)
     yield Served(settings, state)
     server.stop(runs)

@@ -1,5 +1,6 @@
 """Serving with the real TorchServe: predictions, mistakes, safety, versions, refusals, stopping."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -20,6 +21,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import psutil
 import pytest
@@ -601,7 +603,45 @@ def test_a_token_that_was_given_guards_and_survives_a_restart(
             assert refused.json()["error"]["field"] == "Authorization"
             answers.append(requests.post(url, json={"n": 3, "seed": 1}, headers=bearer, timeout=30).content)
             assert command("token", "--runs", fresh.runs).stdout == "correct-horse-battery\n"
+            assert (
+                command("token", "--header", "--runs", fresh.runs).stdout
+                == f"Authorization: {bearer['Authorization']}\n"
+            )
             assert "lookalike version 1" in command("request", "--runs", fresh.runs).stdout
         finally:
             server.stop(fresh.runs)
     assert answers[0] == answers[1]
+
+
+def test_nobody_loads_code_into_a_server_without_tokens(fresh: Settings, command: Command, tmp_path: Path) -> None:
+    """Whoever runs here finds the port of gRPC's management, which takes any folder for a model."""
+    evil = tmp_path / "evil"
+    (evil / "MAR-INF").mkdir(parents=True)
+    manifest = {"runtime": "python", "model": {"modelName": "evil", "handler": "evil.py", "modelVersion": "1"}}
+    (evil / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest))
+    (evil / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    make_run(fresh.runs, 2)
+    state = server.start(dataclasses.replace(fresh, model=str(fresh.runs / "00001-reviews")), print)
+    try:
+        listening = psutil.Process(state.pid).net_connections("tcp")
+        ports = {each.laddr.port for each in listening} - {fresh.port, fresh.metrics_port}
+        refusals = [_register_over_grpc(port, evil) for port in ports]
+        assert any("Model API disabled" in refusal for refusal in refusals), refusals
+        assert not (tmp_path / "ran").exists()
+        refused = command("use", "--runs", fresh.runs, "2")
+        assert refused.returncode == 2
+        assert "version 2 is not loaded, and without tokens this server loads nothing" in refused.stderr
+    finally:
+        server.stop(fresh.runs)
+
+
+def _register_over_grpc(port: int, folder: Path) -> str:
+    """Ask for a folder to be loaded as a model, with one worker; what is answered. RegisterModelRequest by hand."""
+    url = str(folder).encode()
+    asked = bytes([9 << 3 | 2, len(url)]) + url + bytes([3 << 3, 1, 8 << 3, 1])
+    method = "/org.pytorch.serve.grpc.management.ManagementAPIsService/RegisterModel"
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            return str(channel.unary_unary(method)(asked, timeout=60))
+        except grpc.RpcError as problem:
+            return str(problem)

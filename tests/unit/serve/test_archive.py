@@ -114,6 +114,33 @@ def test_verify_returns_the_card(mar: Path) -> None:
     assert archive.read_card(mar)["version"] == "1"
 
 
+def test_what_is_served_is_what_was_proved(mar: Path, tmp_path: Path) -> None:
+    """A second handler that only the archive's stream has, and not its table of contents, which TorchServe unpacks."""
+    hidden, proved = tmp_path / "hidden.mar", tmp_path / "proved.mar"
+    with zipfile.ZipFile(mar) as source, zipfile.ZipFile(hidden, "w") as made:
+        for name in source.namelist():
+            made.writestr(name, source.read(name))
+        made.writestr("other.py", b"never checked")
+        made.filelist.pop()
+    assert b"never checked" in hidden.read_bytes()
+    archive.verify(hidden, proved)
+    assert proved.read_bytes() == mar.read_bytes()
+
+
+def test_the_proof_runs_without_the_secrets_of_the_shell(mar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environments: list[dict[str, str]] = []
+    run = subprocess.run
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        environments.append(options["env"])
+        return run(*arguments, **options)
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setattr(subprocess, "run", spy)
+    archive.verify(mar)
+    assert [environment.keys() - set(archive.KEPT_ENVIRONMENT) for environment in environments] == [set()]
+
+
 @pytest.mark.parametrize("length", [0, 100, -1, -300])
 def test_a_truncated_archive_is_refused(mar: Path, tmp_path: Path, length: int) -> None:
     broken = tmp_path / "broken.mar"
@@ -137,7 +164,7 @@ def test_temporary_files_may_lie_behind_a_link(mar: Path, tmp_path: Path, monkey
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "link"))
-    with archive._unpacked(mar) as folder:
+    with archive._unpacked(mar, archive._contents(mar)) as folder:
         assert (folder / "card.json").is_file()
 
 

@@ -247,6 +247,13 @@ GOLDEN = [[1, 0], [1, 1]]
 CARD = {"version": "1", "golden": [{"seed": 0, "rows": GOLDEN}]}
 
 
+@pytest.fixture
+def _its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server that is asked seems to be the one that was started, and not this process."""
+    monkeypatch.setattr(states, "listens", lambda state: True)
+
+
+@pytest.mark.usefixtures("_its_port")
 @pytest.mark.parametrize("sequences", [GOLDEN, GOLDEN[::-1]])
 def test_a_server_is_ready_when_it_answers_with_the_golden_samples(
     running: State, predictions: Predictions, sequences: list[list[int]]
@@ -266,6 +273,14 @@ def guarded(running: State, predictions: Predictions, tmp_path: Path) -> State:
     return dataclasses.replace(running, port=predictions.port, token_file=str(tmp_path / "token"))
 
 
+def test_nobody_else_on_the_port_is_given_the_token(guarded: State, predictions: Predictions) -> None:
+    predictions.answers = [(200, GOLDEN)] * 9
+    with pytest.raises(ServeError, match="did not answer a prediction in time"):
+        server._await_golden(guarded, CARD, time.monotonic() + 0.5)
+    assert predictions.tokens == []
+
+
+@pytest.mark.usefixtures("_its_port")
 @pytest.mark.parametrize("status", [401, 200])
 def test_a_server_that_answers_strangers_is_not_ready(guarded: State, predictions: Predictions, status: int) -> None:
     predictions.answers = [(200, GOLDEN), (status, GOLDEN)]
@@ -275,6 +290,7 @@ def test_a_server_that_answers_strangers_is_not_ready(guarded: State, prediction
     assert predictions.tokens == ["Bearer a-secret-of-the-server", None]
 
 
+@pytest.mark.usefixtures("_its_port")
 @pytest.mark.parametrize("busy", [503, 507])
 def test_a_server_that_is_too_busy_for_a_stranger_is_asked_again(
     guarded: State, predictions: Predictions, busy: int
@@ -538,12 +554,29 @@ def test_a_port_can_be_used_as_soon_as_its_last_server_has_ended() -> None:
     server._check_port("--port", "127.0.0.1", port)
 
 
-@pytest.mark.parametrize(("runs", "token"), [("runs", "serve token)"), ("my runs", "serve token --runs 'my runs')")])
+@pytest.mark.parametrize(("runs", "option"), [("runs", ""), ("my runs", " --runs 'my runs'")])
 def test_the_command_to_try_finds_the_token_of_these_runs(
-    running: State, monkeypatch: pytest.MonkeyPatch, runs: str, token: str
+    running: State, monkeypatch: pytest.MonkeyPatch, runs: str, option: str
 ) -> None:
+    """As a header that curl reads: in an argument, other users would see it."""
     monkeypatch.setattr(server, "inference_token", lambda state: "secret")
-    assert commands._curl(Path(runs), running).endswith(f'"Authorization: Bearer $(python -m {token}"')
+    tried = commands._curl(Path(runs), running)
+    assert tried.startswith(f"python -m serve token --header{option} | curl -X POST ")
+    assert tried.endswith(" -H @-")
+
+
+@pytest.mark.parametrize(
+    ("given", "loads"),
+    [({}, False), ({"tokens": True}, True), ({"host": "0.0.0.0"}, True), ({"model_api": True}, True)],
+)
+def test_without_tokens_nothing_is_loaded_into_a_running_server(
+    tmp_path: Path, given: dict[str, Any], loads: bool
+) -> None:
+    """Any user of the machine reaches gRPC's management, which loads code from any folder."""
+    assert f"enable_model_api={str(loads).lower()}\n" in server._properties(Settings(runs=tmp_path, **given), tmp_path)
+    assert "enable_model_api" not in (server.HERE / "config.properties").read_text()
+    token_file = Settings(runs=tmp_path, token_file=tmp_path / "token", **given)
+    assert token_file.loads_models == ("model_api" in given), "TorchServe's own tokens are off"
 
 
 @pytest.mark.usefixtures("running")

@@ -85,6 +85,7 @@ def test_a_run_is_finished_however_long_somebody_waits_for_mlflow(
             "postgresql://host/name?user=me&password=secret&sslmode=require",
             "postgresql://host/name?user=…&password=…&sslmode=require",
         ),
+        ("postgresql://user:se/cr+et@host/name", "postgresql://host/name"),
         ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
         ("databricks", "databricks"),
     ],
