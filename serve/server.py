@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,8 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
     """
     if states.running(settings.runs) is None:
         check(settings)  # before anything is written: wrong usage leaves nothing behind
+        if settings.token_file and settings.token_file.stat().st_mode & stat.S_IROTH:
+            tell(f"Warning: all users of this machine can read {settings.token_file}: chmod 600 it")
     with _locked(settings.runs):
         state = states.last(settings.runs)
         if state and states.process(state):
