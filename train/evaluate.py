@@ -47,6 +47,7 @@ def evaluate(
             history=[],
             decode=shown_by.decode,
             provenance=provenance,
+            train_known=train is not None,
         )
         atomic.write_text(out, report.render(found, page, report.figures(found, [])))
     return found, verdict

@@ -302,9 +302,11 @@ class _Job:
         warm: the generator as the game found it, or the refit that took its place.
         state: of the game.
         bar: of the game's progress.
+        refitted: whether the start was fitted once more, to training and validation rows.
     """
 
     interrupted: Callable[[], bool]
+    refitted = False
     warm: Generator
     state: GameState
     bar: "tqdm[Any]"
@@ -379,7 +381,7 @@ class _Job:
 
         self._run_phase(REFIT, phase, limit, save)
         save()
-        self.warm = phase.generator
+        self.warm, self.refitted = phase.generator, True
         self.state.seconds += phase.seconds
 
     def _run_phase(self, name: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
@@ -493,7 +495,7 @@ class _Job:
 
         shipped = artifact.save(run.artifact, generator, codec, self._card(scores, verdict))
         writers.write(run.samples, shipped.sample_labelled(SAMPLE_ROWS, EVALUATION_SEED), codec)
-        notes = "".join(f"\nNote: {warning}\n" for warning in scores["warnings"])
+        notes = "".join(f"\nNote: {warning}\n" for warning in [self._outcome(), *scores["warnings"]])
         atomic.write_text(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n{notes}")
         self._report(found, verdict)
         # Last, because it says that the run is finished.
@@ -517,10 +519,24 @@ class _Job:
             decode=self.prepared.codec.decode,
             provenance=self._provenance(),
             generator=self.config.generator,
+            outcome=self._outcome(),
+            validated=len(self.prepared.validation) > 0,
         )
         pictures = report.figures(found, history)
         atomic.write_text(self.run.report, report.render(found, page, pictures))
         report.save_figures(pictures, self.run.plots)
+
+    def _outcome(self) -> str:
+        """What training has ended in, and what of it ships."""
+        state, rows = self.state, "texts" if isinstance(self.prepared.codec, TokensCodec) else "rows"
+        if self._is_unimproved():
+            again = f", fitted once more to training and validation {rows}" if self.refitted else ""
+            why = f"did not improve its score on validation {rows}" if state.seen else "had no time"
+            return f"The start ships{again}: the game {why}."
+        if state.best:
+            best = f"the best score on validation {rows}, {state.best_score:.3f}"
+            return f"What ships is the generator after {state.best_seen:,} {rows}, which had {best}."
+        return f"Without validation {rows}, the last weights ship."
 
     def _chosen(self) -> Generator:
         """The averaged weights with the best validation score, or their start; without validation, the last ones."""

@@ -17,6 +17,8 @@ EASY = (
     " But independent columns pass it, too, so it says little: either the columns do not depend on each other, or too "
     "few rows judge to see that they do."
 )
+DEPENDENCE = ("correlation_ratio", "triple_ratio", "lag_ratio", "c2st_auc")  # what independent columns should miss
+BLIND = "; independent columns pass it, too"
 
 
 def _ratios(*names: str) -> tuple[str, ...]:
@@ -132,6 +134,11 @@ def check(limits: list[Limit], scores: Mapping[str, Any], independent: Mapping[s
         independent: the same scores of independent columns, where they were measured.
     """
     judged = [_judge(limit, scores) for limit in limits]
+    if independent is not None:
+        judged = [
+            (holds, reason + BLIND * (holds and limit.metric in DEPENDENCE and _judge(limit, independent)[0]))
+            for limit, (holds, reason) in zip(limits, judged, strict=True)
+        ]
     return Verdict(
         reasons=[reason for _, reason in judged],
         missed=[reason for holds, reason in judged if not holds],

@@ -540,7 +540,8 @@ def quick_score(synthetic: Bits, validation: Bits, train: Bits, *, seed: int = 0
     }
     worse = np.log(np.clip(list(scores.values()), 1.0, 100.0)).mean()
     scores["c2st_auc"] = quick_c2st(rng.permutation(synthetic)[:rows], rng.permutation(validation), t, seed)
-    scores["copy_excess"] = copy_rate(s, train) - copy_rate(h, train)
+    rates = copy_rate(s, train), copy_rate(h, train)
+    scores["copy_excess"], scores["copy_excess_low"] = rates[0] - rates[1], excess_interval(*rates, n)[0]
     scores["near_copy_share"] = near_copy_share(s, h, t)[0]
     scores["distinct_ratio"] = distinct_share(s) / distinct_share(h)
     scores["score"] = max(scores["c2st_auc"], 0.5) + 0.1 * float(worse) + max(scores["copy_excess"], 0.0)

@@ -3,10 +3,12 @@
 import dataclasses
 import io
 import math
+import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -48,7 +50,23 @@ TOO_STRONG = {
     "tokens": "so it knows the training texts by heart, or draws are far from them. Validation texts decide how far it "
     "is believed.",
 }
-COLLAPSED, MEMORISED = 0.8, 0.05  # share of the distinct rows; copies beyond chance
+MORE_VARIETY = {
+    "nade": "Raise --penalty or --flip.",
+    "textbook": "Its discriminator sees no more than column means; the default preset's sees whole rows.",
+    "tokens": "Ask for a higher temperature.",
+}
+COLLAPSED = 0.8  # share of the distinct rows
+ALTERNATIVES = {  # what a picture shows, for those who do not see it
+    "correlations": "Three heat maps: the correlations of real rows, those of synthetic rows, and their difference",
+    "moments": "Two scatter plots: column means, and moments of three columns, synthetic against real",
+    "ones": "A histogram: how many ones the rows have, real and of each contender",
+    "lengths": "A histogram: how many words the texts have, real and of each contender",
+    "temperatures": "A plot of BLEU against self-BLEU over temperatures, of each contender and of real texts",
+    "training": "Curves over training: the losses, and the validation scores",
+}
+BINS = 40  # of a histogram, at most about
+NAMED_COLUMNS, NAME_LETTERS = 12, 16  # so many columns have room for names of so many letters in a heat map
+FEW_POINTS = 30  # of a scatter plot, which are drawn larger
 HEATMAP_COLUMNS = 128  # of longer rows, those columns are shown that vary most
 
 
@@ -172,6 +190,9 @@ class Page:
         decode: the codec's decode.
         provenance: name and value of all that a reader may want to trace.
         generator: which one played, as `Config.generator` names it; that of texts is known from the evidence.
+        outcome: what training has ended in, and what of it ships; empty where nothing was trained.
+        validated: whether rows beside the training rows were learned from.
+        train_known: whether the rows that were learned from are known; else any real row is a neighbour.
     """
 
     title: str
@@ -180,6 +201,9 @@ class Page:
     decode: Callable[[Tensor], list[str] | None]
     provenance: dict[str, str]
     generator: str = "nade"
+    outcome: str = ""
+    validated: bool = False
+    train_known: bool = True
 
 
 def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
@@ -193,9 +217,14 @@ def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
         contenders=[*evidence.contenders, FLOOR],
         counts=evidence.scores[evidence.shipped],
         texts=evidence.texts,
-        reading=reading(page.history, page.generator if evidence.texts is None else "tokens"),
+        shown_columns=(min(len(evidence.columns), HEATMAP_COLUMNS), len(evidence.columns)),
+        reading=reading(
+            page.history,
+            page.generator if evidence.texts is None else "tokens",
+            evidence.scores[evidence.shipped],
+        ),
         figures={name: _inline(name, figure) for name, figure in pictures.items()},
-        neighbours=neighbours(evidence, page.decode),
+        neighbours=neighbours(evidence, page.decode, train_known=page.train_known),
         warnings=evidence.scores[evidence.shipped].get("warnings", []),
     )
 
@@ -224,7 +253,9 @@ def save_figures(pictures: dict[str, Figure], directory: Path) -> None:
         figure.savefig(directory / f"{name}.png", dpi=130, facecolor="white", transparent=False)
 
 
-def reading(history: list[dict[str, float]], generator: str = "nade") -> str:
+def reading(
+    history: list[dict[str, float]], generator: str = "nade", shipped: Mapping[str, Any] = MappingProxyType({})
+) -> str:
     """What the loss curves say, in a sentence. Empty where nothing was trained.
 
     Compares the last tenth of training with the balance of the game, where the discriminator cannot tell (a loss of
@@ -233,6 +264,7 @@ def reading(history: list[dict[str, float]], generator: str = "nade") -> str:
     Args:
         history: the lines of stats.jsonl.
         generator: which one played: "nade", "textbook" or "tokens".
+        shipped: the scores of what ships.
     """
     if not history:
         return ""
@@ -246,41 +278,53 @@ def reading(history: list[dict[str, float]], generator: str = "nade") -> str:
             f"Discriminator too strong: its loss fell to {discriminator:.3f} (balance: {balance:.2f}), "
             f"{TOO_STRONG[generator]}"
         )
+    if shipped.get("constant_columns") or (shipped.get("distinct_ratio_high") or 1.0) < COLLAPSED:
+        return (
+            f"Collapsed: {shipped.get('constant_columns', 0)} columns of what ships never change, unlike in real rows, "
+            f"and it has {shipped.get('distinct_ratio', 1.0):.0%} of their variety. {MORE_VARIETY[generator]}"
+        )
     if last.get("validation_distinct_ratio", 1.0) < COLLAPSED:
         return (
-            f"Collapsing: the generated rows repeat themselves, with {last['validation_distinct_ratio']:.0%} of the "
-            "distinct rows that real ones have. Raise --penalty or --flip; the best checkpoint ships, not the last."
+            f"Collapsing: the rows of the last tick repeat themselves, with {last['validation_distinct_ratio']:.0%} of "
+            f"the distinct rows that real ones have. {MORE_VARIETY[generator]}"
         )
-    if last.get("validation_copy_excess", 0.0) > MEMORISED:
+    if last.get("validation_copy_excess_low", 0.0) > 0:
         return (
-            f"Memorising: {last['validation_copy_excess']:.1%} more of the rows are copies of training rows than "
-            "chance explains. Raise --flip, or bring more data; the best checkpoint ships, not the last."
+            f"Memorising: {last['validation_copy_excess']:.1%} more of the last tick's rows are copies of training "
+            "rows than of validation rows, which is more than chance explains. Raise --flip, or bring more data."
         )
     if scores and scores[-1] > 1.5 * min(scores) + 0.05:
         return (
             f"Past its best: the validation score rose from {min(scores):.2f} to {scores[-1]:.2f} while the losses "
-            "went on. The best checkpoint ships, not the last."
+            "went on."
         )
     fooling = float(np.mean([tick["generator_loss"] for tick in tail]))
     return (
-        f"Healthy: the losses ended at {fooling:.2f} (generator) and {discriminator:.2f} (discriminator) without "
+        f"Balanced: the losses ended at {fooling:.2f} (generator) and {discriminator:.2f} (discriminator) without "
         "either side winning. That says the game goes on, not how good the rows are: for that, see the table."
     )
 
 
-def neighbours(evidence: Evidence, decode: Callable[[Tensor], list[str] | None]) -> list[dict[str, Any]]:
+def neighbours(
+    evidence: Evidence, decode: Callable[[Tensor], list[str] | None], *, train_known: bool = True
+) -> list[dict[str, Any]]:
     """The first synthetic rows, each with its nearest training row and the number of values in which they differ.
 
     Of texts it is the number of words that one of them has and the other has not.
+
+    Args:
+        train_known: whether the training rows are known; where not, the nearest of all real rows is shown.
     """
     if evidence.texts is not None:
-        return _text_neighbours(evidence.texts.contenders[evidence.shipped], evidence.texts.train)
+        texts = evidence.texts.train if train_known else [*evidence.texts.train, *evidence.texts.heldout]
+        return _text_neighbours(evidence.texts.contenders[evidence.shipped], texts)
     synthetic = evidence.contenders[evidence.shipped][:NEIGHBOUR_ROWS]
-    distances, indices, _ = metrics.nearest(synthetic, evidence.train)
+    known = evidence.train if train_known else np.concatenate([evidence.train, evidence.heldout])
+    distances, indices, _ = metrics.nearest(synthetic, known)
     return [
         {
-            "row": _shown(row, evidence.train[index], decode),
-            "nearest": _shown(evidence.train[index], row, decode),
+            "row": _shown(row, known[index], decode),
+            "nearest": _shown(known[index], row, decode),
             "distance": int(distance),
         }
         for row, distance, index in zip(synthetic, distances, indices, strict=True)
@@ -364,6 +408,10 @@ def _correlations(evidence: Evidence) -> Figure:
         ax.set_title(title)
         ax.set_xticks([])
         ax.set_yticks([])
+        if len(columns) <= NAMED_COLUMNS:
+            names = [textwrap.shorten(evidence.columns[k], NAME_LETTERS, placeholder="…") for k in columns]
+            ax.set_xticks(range(len(columns)), names, rotation=90, parse_math=False)
+            ax.set_yticks(range(len(columns)), names if ax is axes[0] else [""] * len(columns), parse_math=False)
     figure.colorbar(image, ax=list(axes), shrink=0.8, label="correlation", extend="both")
     return figure
 
@@ -410,7 +458,10 @@ def _moments(evidence: Evidence) -> Figure:
     ):
         real = moments(evidence.heldout)
         for color, (name, codes) in reversed(list(zip(SERIES, evidence.contenders.items(), strict=False))):
-            ax.scatter(real, moments(codes), s=9, alpha=0.6, color=color, label=name, linewidths=0, rasterized=True)
+            size, alpha = (30, 1.0) if len(real) <= FEW_POINTS else (9, 0.6)
+            ax.scatter(
+                real, moments(codes), s=size, alpha=alpha, color=color, label=name, linewidths=0, rasterized=True
+            )
         end = 1.05 * float(real.max(initial=0.01))  # fewer than three columns have no triples
         ax.plot([0, end], [0, end], color=INK, linewidth=0.8, alpha=0.5)
         ax.set(title=title, xlabel="real (held-out)", ylabel="synthetic")
@@ -435,14 +486,17 @@ def _lengths(texts: Strings) -> Figure:
 
 
 def _histograms(counts: dict[str, Array], xlabel: str, ylabel: str) -> Figure:
-    """How often each number was counted."""
+    """How often each number was counted; of many different ones, several share a step."""
     figure = Figure(figsize=(9.6, 2.8), layout="constrained")
     ax = figure.subplots()
+    low, high = min(int(each.min()) for each in counts.values()), max(int(each.max()) for each in counts.values())
+    step = max(1, math.ceil((high - low + 1) / BINS))
+    edges = np.arange(low, high + step + 1, step) - 0.5
     for color, (name, each) in zip((INK, *SERIES), counts.items(), strict=False):
-        shares = np.bincount(each) / len(each)
+        shares = np.histogram(each, edges)[0] / len(each)
         width = 2 if color in (INK, BLUE) else 1.2
-        ax.stairs(shares, np.arange(len(shares) + 1) - 0.5, color=color, label=name, linewidth=width)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.stairs(shares, edges, color=color, label=name, linewidth=width)
+    ax.set(xlabel=xlabel, ylabel=ylabel if step == 1 else f"{ylabel}, {step} counts a step")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
     return figure
@@ -475,7 +529,7 @@ def _training(history: list[dict[str, float]]) -> Figure:
     axes[0].set(xlabel="sequences seen", ylabel="loss")
     axes[0].legend(frameon=False)
     if validated:
-        names = [name for name in validated[0] if name.startswith("validation_")]
+        names = [name for name in validated[0] if name.startswith("validation_") and not name.endswith("_low")]
         names.sort(key="validation_score".__ne__)  # the one that chooses comes first: there may be more than colours
         for color, name in zip(SERIES, names, strict=False):
             values = [tick[name] for tick in validated]
@@ -495,5 +549,5 @@ def _inline(name: str, figure: Figure) -> Markup:
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", dpi=144, metadata={"Date": None})
     svg = buffer.getvalue()
-    labelled = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+    labelled = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{ALTERNATIVES[name]}"', 1)
     return Markup(labelled.replace(INK, "currentColor"))

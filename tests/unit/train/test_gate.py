@@ -115,3 +115,14 @@ def test_every_number_that_is_measured_can_be_limited() -> None:
     compared = text_metrics.compare_text(*texts, embed=lambda some: rng.normal(size=(len(some), 4)))
     assert set(gate.ROW_METRICS) == ends_left_out(metrics.compare(*bits, label=0))
     assert set(gate.TEXT_METRICS) == ends_left_out(compared, classes, [f"{name}_floor" for name in classes])
+
+
+def test_a_limit_that_independent_columns_hold_too_says_so(tmp_path: Path) -> None:
+    asked = limits(tmp_path, "correlation_ratio: <= 1.2\nmarginal_ratio: <= 1.2\ntriple_ratio: <= 1.2")
+    scores = {"correlation_ratio": 1.0, "marginal_ratio": 1.0, "triple_ratio": 1.0}
+    verdict = gate.check(asked, scores, {**scores, "triple_ratio": 3.0})
+    assert [reason.endswith(gate.BLIND) for reason in verdict.reasons] == [True, False, False]
+    assert not verdict.easy
+    missed = gate.check(asked, {**scores, "correlation_ratio": 2.0}, scores)
+    assert missed.missed
+    assert not missed.reasons[0].endswith(gate.BLIND)

@@ -1,5 +1,6 @@
 """The report: self-contained, escaped, and honest about what it was given."""
 
+import dataclasses
 import random
 import re
 from collections.abc import Callable
@@ -84,9 +85,19 @@ def test_steps_come_down_at_both_ends(found: Evidence) -> None:
         assert isinstance(steps, StepPatch)
         shares, edges, baseline = steps.get_data()
         assert shares.sum() == pytest.approx(1)
-        assert edges[0] == -0.5
-        assert edges[-1] == len(shares) - 0.5
+        assert edges[0] == found.heldout.sum(axis=1).min() - 0.5
+        assert (np.diff(edges) == 1).all()
         assert baseline == 0
+
+
+def test_many_different_counts_share_steps() -> None:
+    counts = {"real": np.arange(300, 1300), "GAN": np.arange(400, 600)}
+    for steps in report._histograms(counts, "ones", "share").axes[0].patches:
+        assert isinstance(steps, StepPatch)
+        shares, edges, _ = steps.get_data()
+        assert report.BINS / 2 < len(shares) <= report.BINS + 1
+        assert shares.sum() == pytest.approx(1)
+        assert edges[0] == 299.5
 
 
 def test_what_users_bring_is_escaped(found: Evidence) -> None:
@@ -110,18 +121,49 @@ def test_neighbours_are_the_nearest_training_rows(found: Evidence) -> None:
         assert pair["distance"] == np.abs(found.train.astype(int) - row).sum(axis=1).min()
 
 
+def test_without_training_rows_every_real_row_may_be_the_nearest(found: Evidence) -> None:
+    copied = dataclasses.replace(found, contenders={"GAN": found.heldout[:50]})
+    assert {pair["distance"] for pair in report.neighbours(copied, lambda codes: None, train_known=False)} == {0}
+    html = rendered(copied, page(train_known=False, history=[]))
+    assert "Rows, and the real rows nearest to them" in html
+    assert "nearest training row" not in html
+
+
+def test_the_page_says_what_ships(found: Evidence) -> None:
+    for history in (HISTORY, []):  # a game may have had no time for a tick
+        html = rendered(found, page(history=history, outcome="The start ships: the game had no time."))
+        assert "The start ships: the game had no time." in html
+    assert "Validation rows are not searched here" in rendered(found, page(validated=True))
+    assert "Validation rows are not searched here" not in rendered(found, page())
+
+
+def test_a_missed_limit_stands_out(found: Evidence) -> None:
+    assert f"<strong>{MISSED.replace('<', '&lt;')}</strong>" in rendered(found, page())
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({}, "Healthy"),
+        ({}, "Balanced"),
         ({"discriminator_loss": 0.01}, "Discriminator too strong"),
         ({"validation_score": 9.0}, "Past its best"),
         ({"validation_distinct_ratio": 0.3}, "Collapsing"),
-        ({"validation_copy_excess": 0.2}, "Memorising"),
+        ({"validation_copy_excess": 0.2, "validation_copy_excess_low": 0.05}, "Memorising"),
+        ({"validation_copy_excess": 0.2, "validation_copy_excess_low": -0.05}, "Balanced"),
     ],
 )
 def test_loss_curves_are_read_in_plain_words(changes: dict[str, float], word: str) -> None:
     assert report.reading([*HISTORY, {**HISTORY[-1], **changes}]).startswith(word)
+
+
+@pytest.mark.parametrize(
+    "scores", [{"constant_columns": 4, "distinct_ratio": 0.1}, {"distinct_ratio": 0.5, "distinct_ratio_high": 0.6}]
+)
+def test_what_ships_collapsed_is_said_to_have(scores: dict[str, float]) -> None:
+    for generator, word in (("nade", "--penalty"), ("textbook", "column means"), ("tokens", "temperature")):
+        said = report.reading(HISTORY, generator, scores)
+        assert said.startswith("Collapsed")
+        assert word in said
 
 
 def test_advice_names_options_that_the_game_has() -> None:
@@ -133,7 +175,7 @@ def test_advice_names_options_that_the_game_has() -> None:
 
 def test_the_textbook_adds_two_losses_up() -> None:
     lost = [{**HISTORY[-1], "discriminator_loss": 0.12}]  # less than a tenth of 2 log 2
-    assert report.reading(lost).startswith("Healthy")
+    assert report.reading(lost).startswith("Balanced")
     assert "(balance: 1.39)" in report.reading(lost, "textbook")
 
 
@@ -160,6 +202,16 @@ def test_wide_rows_are_shown_by_their_liveliest_columns() -> None:
     rows[:, :100] = 0
     assert report._most_varying(rows).min() >= 100
     assert len(report._most_varying(rows)) == report.HEATMAP_COLUMNS
+    wide = evidence.judge({"GAN": rows[:20]}, rows[20:40], rows[40:], columns=[f"x{i}" for i in range(300)])
+    assert "Shown are the 128 of 300 columns that vary most." in rendered(wide, page())
+
+
+def test_few_columns_are_named_in_the_heat_map(found: Evidence) -> None:
+    named = dataclasses.replace(found, columns=["a$_b$", "a very long name of a column", "c", "d", "e"])
+    labels = [label.get_text() for label in report._correlations(named).axes[0].get_xticklabels()]
+    assert labels[0] == "a$_b$"
+    assert max(map(len, labels)) <= report.NAME_LETTERS
+    rendered(named, page())
 
 
 @pytest.mark.parametrize("cells", [(0.015, 0.005, 0.005), (0.4, 0.1, 0.1), (0.01, 0.19, 0.01)])
