@@ -9,7 +9,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NewConnectionError
 from urllib3.util.retry import Retry
 
-from train import MODEL_NAME
+from train import MODEL_NAME, SHOWN_SAFELY
 
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 610  # more than responseTimeout in model-config.yaml, so that the server is the first to give up
@@ -120,7 +120,7 @@ def _shown(answer: dict[str, Any]) -> str:
     if "text" in answer:  # a text without words is token ids of 0 and 1; without a word that is present, all bits are 0
         bits = bits and not any(any(row) and not text for row, text in zip(sequences, texts, strict=True))
     rows = ["".join(map(str, sequence)) if bits else "" for sequence in sequences]
-    lines = ["  ".join(filter(None, line)) for line in zip(labels, rows, texts, strict=True)]
+    lines = ["  ".join(filter(None, line)).translate(SHOWN_SAFELY) for line in zip(labels, rows, texts, strict=True)]
     model = answer["model"]
     run = f", MLflow run {model['run_id']}" if model["run_id"] else ""
     return "\n".join([*lines, f"(seed {answer['seed']}, {model['name']} version {model['version']}{run})"])

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from train import (
     MODEL_NAME,
+    SHOWN_SAFELY,
     artifact,
     atomic,
     catalogue,
@@ -593,7 +594,7 @@ class _Job:
         else:
             shown = {"real rows": _lines(codec, prepared.heldout[:PRINTED_ROWS]), "generated rows, rounded": generated}
         for title, lines in shown.items():
-            log.info("\n%s:\n%s", title, "\n".join(f"  {line}" for line in lines))
+            log.info("\n%s:\n%s", title, "\n".join(f"  {line.translate(SHOWN_SAFELY)}" for line in lines))
 
     def _show(self, tick: Tick, scores: dict[str, float]) -> None:
         """Move the bar; without a terminal, say a line now and then instead."""

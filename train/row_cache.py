@@ -114,7 +114,7 @@ def load(files: Sequence[Path], *, codec: str, max_bad_rows: int) -> tuple[Store
     if codec != "bits" and not _looks_like_bits(first):
         return None
     place = cache_directory() / "rows" / _key(files)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the rows may be private
     with FileLock(place.with_suffix(".lock")):
         if not (place / "rows.bin").exists():
             _convert(files, first.columns, place, max_bad_rows)

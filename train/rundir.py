@@ -50,7 +50,7 @@ def create(out: Path, name: str, config: str) -> RunDirectory:
         InputError: nothing can be written there.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)  # what runs leave is as private as the data
         with FileLock(out / ".lock"):
             number = max((run.number for run in existing(out)), default=0) + 1
             path = out / f"{number:05d}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"

@@ -195,6 +195,8 @@ def test_people_see_a_line_for_each_sequence() -> None:
     assert absent[0] == "00", "no word is present"
     bare = {name: value for name, value in ANSWER.items() if name != "text"}
     assert clients.show(json.dumps(bare).encode()).splitlines()[:2] == ["10", "11"]
+    steering = clients.show(json.dumps(ANSWER | {"text": ["\x1b]0;owned\x07", "b"]}).encode())
+    assert "\x1b" not in steering, "it would steer the terminal"
 
 
 def test_a_token_that_no_header_can_hold_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,12 @@ def test_runs_are_numbered_and_the_newest_is_found(tmp_path: Path) -> None:
     assert rundir.newest(tmp_path).number == 42
 
 
+def test_runs_are_their_owners_alone(tmp_path: Path) -> None:
+    """They quote the data."""
+    rundir.create(tmp_path / "runs", "toy", "{}")
+    assert (tmp_path / "runs").stat().st_mode & 0o777 == 0o700
+
+
 def test_runs_that_start_at_once_get_different_numbers(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         runs = list(pool.map(lambda i: rundir.create(tmp_path, f"set{i % 3}", "{}"), range(24)))
