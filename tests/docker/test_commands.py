@@ -1,6 +1,8 @@
 """Which commands the Makefile gives on which machine. No engine is needed: the client is a fake that takes notes."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -401,3 +403,97 @@ def test_make_prints_what_it_would_run(box: Machine) -> None:
     assert "RUNTIME=docker GPUS=0,1" in done.output
     assert done.output.strip().endswith("docker/runtime.sh train --data digits")
     assert not done.calls
+
+
+def test_a_job_has_no_capabilities_and_gains_none(box: Machine, out: str) -> None:
+    run = box.make("train", f"ARGS={out}", runtimes=NVIDIA).call("docker", "run")
+    assert (after(run, "--cap-drop"), after(run, "--security-opt")) == (["ALL"], ["no-new-privileges"])
+
+
+def test_the_server_is_the_callers_and_gains_nothing(box: Machine, runs: Path) -> None:
+    run = box.make("serve", f"ARGS=--runs {runs}", runtimes=NVIDIA, SERVING="").call("docker", "run")
+    assert after(run, "--security-opt") == ["no-new-privileges"]
+    assert after(run, "--user") == [f"{os.getuid()}:{os.getgid()}"]
+    (tmpfs,) = after(run, "--tmpfs")
+    assert "exec" in tmpfs.split(":")[1].split(","), "Java loads a library from there"
+
+
+@pytest.mark.parametrize("target", ["train", "serve"])
+def test_more_options_reach_the_engine(box: Machine, runs: Path, target: str) -> None:
+    settings = {"runtimes": NVIDIA, "SERVING": "", "DOCKER_ARGS": "--memory 8g", "LOOKALIKE_OUT": str(runs)}
+    assert after(box.make(target, **settings).call("docker", "run"), "--memory") == ["8g"]
+
+
+def test_settings_reach_the_server_but_for_those_of_the_outside(box: Machine, runs: Path) -> None:
+    names = ("WORKERS", "TOKENS", "RUNS", "HOST", "PORT", "METRICS_PORT")
+    values = ("3", "false", str(runs), "0.0.0.0", "9000", "9002")
+    given = {f"LOOKALIKE_SERVE_{name}": value for name, value in zip(names, values, strict=True)}
+    run = box.make("serve", runtimes=NVIDIA, SERVING="", **given).call("docker", "run")
+    assert set(after(run, "--env")) == {"LOOKALIKE_SERVE_WORKERS", "LOOKALIKE_SERVE_TOKENS"}
+    assert set(after(run, "--publish")) == {"0.0.0.0:9000:9000", "0.0.0.0:9002:9002"}
+
+
+def test_a_token_is_mounted_and_named(box: Machine, runs: Path, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    missing = box.make("serve", f"ARGS=--runs {runs} --token-file {token}", runtimes=NVIDIA, SERVING="")
+    assert (missing.code, any(call[1] == "run" for call in missing.calls)) == (2, False)
+    token.write_text("correct-horse-battery\n")
+    done = box.make("serve", f"ARGS=--runs {runs} --token-file {token}", runtimes=NVIDIA, SERVING="")
+    run = done.call("docker", "run")
+    assert f"type=bind,source={token},target=/run/secrets/lookalike-token,readonly" in after(run, "--mount")
+    assert after(run, "--token-file") == ["/run/secrets/lookalike-token"]
+    assert "correct-horse-battery" not in done.output + done.errors + str(done.calls)
+
+
+def test_a_registered_model_is_not_for_the_image(box: Machine) -> None:
+    done = box.make("serve", "ARGS=--model models:/lookalike@champion", runtimes=NVIDIA, SERVING="")
+    assert "the serving image holds no MLflow; RUNTIME=local serves it" in done.errors
+
+
+def test_a_model_is_baked_in(box: Machine, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(ROOT / "docker", project / "docker")
+    archive = project / "runs" / "00001-x" / "lookalike.mar"
+    archive.parent.mkdir(parents=True)
+    archive.touch()
+    notes = tmp_path / "notes"
+    model = {"MODEL": "runs/00001-x/lookalike.mar", "BASE": "python@sha256:0"}
+    settings = {"NOTES": str(notes), "RUNTIMES": PLAIN, **model}
+    environment = os.environ | settings | {"PATH": f"{box.folder / 'bin'}:{os.environ['PATH']}"}
+    subprocess.run([project / "docker" / "runtime.sh", "images"], env=environment, check=True, capture_output=True)
+    calls = [line.split("\t") for line in notes.read_text().splitlines()]
+    builds = {after(call, "--tag")[0]: call for call in calls if call[1] == "build"}
+    assert list(builds) == ["lookalike-train:cpu", "lookalike-mlflow", "lookalike-serve", "lookalike-serve:baked"]
+    assert after(builds["lookalike-serve:baked"], "--target") == ["baked"]
+    assert "MODEL=runs/00001-x/lookalike.mar" in after(builds["lookalike-serve:baked"], "--build-arg")
+    assert all("BASE=python@sha256:0" in after(call, "--build-arg") for call in builds.values())
+
+
+@pytest.mark.parametrize("foreground", ["--foreground", ""])
+def test_foreground_is_the_containers_own(box: Machine, runs: Path, foreground: str) -> None:
+    run = box.make("serve", f"ARGS=--runs {runs} {foreground}", runtimes=NVIDIA, SERVING="").call("docker", "run")
+    assert "--foreground" not in run
+
+
+def test_a_server_that_runs_is_left_alone(box: Machine, runs: Path) -> None:
+    done = box.make("serve", f"ARGS=--runs {runs}", runtimes=NVIDIA, SERVING="true")
+    assert done.code == 0
+    assert "It already serves: container lookalike-serve" in done.output
+    assert not any(call[1] in ("rm", "stop", "run", "build") for call in done.calls)
+
+
+def test_a_container_that_ended_makes_room_for_the_next(box: Machine, runs: Path) -> None:
+    calls = [call[1:] for call in box.make("serve", f"ARGS=--runs {runs}", runtimes=NVIDIA, SERVING="").calls]
+    assert calls.index(["rm", "--force", "lookalike-serve"]) < [call[0] for call in calls].index("run")
+
+
+@pytest.mark.parametrize("tokens", ["", "yes"])
+def test_the_command_to_try_has_the_token_where_one_is_needed(box: Machine, runs: Path, tokens: str) -> None:
+    done = box.make("serve", f"ARGS=--runs {runs}", runtimes=NVIDIA, SERVING="", TOKENS=tokens)
+    header = "try      docker exec lookalike-serve python -m serve token --header | curl -X POST "
+    assert (header in done.output) == (" -H @-" in done.output) == bool(tokens)
+
+
+def test_down_ends_whatever_was_composed(box: Machine) -> None:
+    (call,) = (call for call in box.make("down", runtimes=PLAIN, RUNS=str(box.folder)).calls if call[-1] == "down")
+    assert after(call, "--profile") == ["tracking", "serve", "train", "train-gpu"]

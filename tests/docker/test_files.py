@@ -14,6 +14,7 @@ import yaml
 
 from serve import server
 from tests.docker.conftest import ROOT
+from tests.docker.fake import after
 from train import LEAVES
 
 DOCKER = ROOT / "docker"
@@ -229,3 +230,17 @@ def test_compose_publishes_on_loopback_only() -> None:
     (device,) = services["train-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
     assert services["train"]["depends_on"] == {"mlflow": {"condition": "service_healthy"}}
+
+
+def test_pods_that_serve_want_the_token_and_have_few_visitors() -> None:
+    found = {document["kind"]: document["spec"] for name, document in manifests() if name.startswith("serve.yaml")}
+    pod = found["Deployment"]["template"]["spec"]
+    (container,) = pod["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    (token,) = after(container["args"], "--token-file")
+    assert token.startswith(mounts["token"] + "/")
+    assert set(found["NetworkPolicy"]["policyTypes"]) == {"Ingress", "Egress"}
+    assert found["NetworkPolicy"]["egress"] == []
+    assert all(rule["from"] for rule in found["NetworkPolicy"]["ingress"])
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["timeoutSeconds"] > 6, "as long as healthcheck.py may take"

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.docker.conftest import ROOT
+from tests.docker.conftest import ROOT, free_ports
+
+HEALTH_CHECK = [sys.executable, "-I", str(ROOT / "docker" / "healthcheck.py")]
 
 Command = Callable[..., list[str]]
 
@@ -86,6 +88,7 @@ def test_the_health_check_asks_for_other_sequences_each_time(tmp_path: Path) -> 
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.timeout = 10  # the health check may fail before it asks
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         state = {"port": server.server_port, "tokens": False, "token_file": None}
@@ -95,3 +98,56 @@ def test_the_health_check_asks_for_other_sequences_each_time(tmp_path: Path) -> 
         subprocess.run([sys.executable, "-I", ROOT / "docker" / "healthcheck.py"], env=environment, check=True)
         thread.join()
     assert asked == [{"n": 2}]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> dict[str, object]:
+    """What a server says of itself, without a server."""
+    (tmp_path / "serve").mkdir()
+    return {"port": free_ports(1)[0], "tokens": False, "token_file": None, "scratch": str(tmp_path)}
+
+
+def check(tmp_path: Path, state: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "serve" / "state.json").write_text(json.dumps(state))
+    environment = os.environ | {"LOOKALIKE_SERVE_RUNS": str(tmp_path)}
+    return subprocess.run(HEALTH_CHECK, env=environment, capture_output=True, text=True)
+
+
+def test_a_server_that_does_not_answer_is_unhealthy(tmp_path: Path, state: dict[str, object]) -> None:
+    done = check(tmp_path, state)
+    assert (done.returncode, done.stderr[:11]) == (1, "unhealthy: ")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "healthy"),
+    [(200, b'{"sequences": [[0], [1]]}', True), (200, b'{"sequences": [[0]]}', False), (503, b"{}", False)],
+)
+@pytest.mark.parametrize("kind", ["none", "file", "drawn"])
+def test_the_health_check_has_the_token_and_wants_a_prediction(
+    tmp_path: Path, state: dict[str, object], status: int, body: bytes, healthy: bool, kind: str
+) -> None:
+    tokens: list[str | None] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            tokens.append(self.headers["Authorization"])
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    (tmp_path / "token").write_text("from-a-file-of-mine\n")
+    keys = {name: {"key": f"for-{name}"} for name in ("management", "inference")}
+    (tmp_path / "key_file.json").write_text(json.dumps(keys))
+    state |= {"file": {"token_file": str(tmp_path / "token")}, "drawn": {"tokens": True}}.get(kind, {})
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.timeout = 10  # the health check may fail before it asks
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        done = check(tmp_path, state | {"port": server.server_port})
+        thread.join()
+    assert done.returncode == (not healthy)
+    assert tokens == [{"none": None, "file": "Bearer from-a-file-of-mine", "drawn": "Bearer for-inference"}[kind]]

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,20 @@ def test_importing_it_is_light() -> None:
     root = Path(archive.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_time_of_day_is_not_in_an_archive(
+    mar: Path, artifact_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    again = archive.build(artifact_directory, tmp_path / "lookalike.mar")
+    assert again.read_bytes() == mar.read_bytes()
+
+
+def test_a_manifest_of_another_model_is_refused(mar: Path, tmp_path: Path) -> None:
+    manifest = archive._manifest("1").replace(b'"lookalike"', b'"other"')
+    with zipfile.ZipFile(mar) as source:
+        contents = {name: source.read(name) for name in source.namelist() if name != archive.CHECKSUMS}
+    checksums = json.dumps(archive._checksums(contents | {archive.MANIFEST: manifest})).encode()
+    with pytest.raises(ArchiveError, match="another model or version"):
+        archive.verify(repacked(mar, tmp_path / "changed.mar", MANIFEST=manifest, SHA256=checksums))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serve import bench, load
+from serve import bench, load, soak
 from serve.models import ServeError
 from serve.server import Settings
 from tests.rated import rated_artifact
@@ -114,7 +114,16 @@ def test_no_more_is_asked_for_than_the_model_gives(tmp_path: Path, artifact_dire
 
 
 @pytest.mark.parametrize("name", ["card.json", "lookalike.mar"])
-def test_a_damaged_model_is_refused_in_words(tmp_path: Path, name: str) -> None:
+def test_a_damaged_model_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("serve.server.check", lambda settings: None)  # neither Java nor free ports are needed
     (tmp_path / name).write_text("{}")
     with pytest.raises(ServeError, match="not a whole model"):
         next(bench.run(Settings(runs=tmp_path, model=str(tmp_path)), 0.1))
+
+
+def test_what_the_soak_compares_is_its_beginning_with_its_end() -> None:
+    samples = [[float(k), 10.0] for k in (1, 1, 5, 5, 9, 9)]
+    assert [(memory.what, memory.first, memory.last) for memory in soak._compare(samples)] == [
+        ("frontend", 1, 9),
+        ("worker 1", 10, 10),
+    ]

@@ -231,3 +231,12 @@ def test_a_server_without_tls_is_told_as_such(server: Server) -> None:
     address = server.address.replace("http:", "https:")
     with pytest.raises(ClientError, match=f"^{address}: no TLS connection "):
         Client(address=address).request(1)
+
+
+def test_what_the_command_is_given_reaches_the_server(server: Server) -> None:
+    server.answers = [(200, json.dumps(ANSWER).encode())]
+    options = ["--seed", "3", "--temperature", "0.5", "--candidates", "2", "--label", "calm", "--token", "secret"]
+    assert commands.main(["request", "--address", server.address, "-n", "2", *options]) == 0
+    ((token, body),) = server.asked
+    assert token == "Bearer secret"
+    assert json.loads(body) == {"n": 2, "seed": 3, "temperature": 0.5, "candidates": 2, "label": "calm"}

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from serve import drain, handler
+from serve import bearer, drain, handler
 from serve.handler import LookalikeHandler
 from serve.request import Request
 from tests.choosy import choosy_artifact
@@ -371,3 +371,52 @@ def test_the_openapi_description_names_every_status_of_a_refusal(path: str) -> N
 def test_the_module_defines_exactly_one_class() -> None:
     classes = [value for value in vars(handler).values() if isinstance(value, type)]
     assert [found for found in classes if found.__module__ == handler.__name__] == [LookalikeHandler]
+
+
+def test_each_request_of_a_batch_is_read_and_answered_by_its_own_headers(loaded: Any) -> None:
+    made, context = loaded
+    accepts = ["application/json", "application/x-npy", "text/html", "application/x-npy"]
+    context.receive([JSON_HEADERS | {"Accept": accept} for accept in accepts])
+    made.handle([{"body": json.dumps({"n": 2, "seed": k}).encode()} for k in range(4)], context)
+    kinds = ["application/json", "application/x-npy", "application/json", "application/x-npy"]
+    assert [context.headers[k]["content-type"] for k in range(4)] == kinds
+    assert [context.headers[k].get("X-Lookalike-Seed") for k in range(4)] == [None, "1", None, "3"]
+    assert context.statuses == {2: (406, "Not Acceptable")}
+
+
+def test_of_a_batch_only_those_with_the_token_are_answered(
+    artifact_directory: Path, make_context: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("correct-horse-battery\n")
+    monkeypatch.setitem(os.environ, bearer.VARIABLE, str(tmp_path / "token"))
+    made, context = LookalikeHandler(), make_context(artifact_directory)
+    made.initialize(context)
+    context.receive([{"Authorization": "Bearer correct-horse-battery"}, {}, {"authorization": "Bearer another"}])
+    answers = [json.loads(body) for body in made.handle([{"body": b""}] * 3, context)]
+    assert ["sequences" in answer for answer in answers] == [True, False, False]
+    assert {index: status for index, (status, _) in context.statuses.items()} == {1: 401, 2: 401}
+
+
+def test_a_model_without_a_run_has_an_empty_header_for_it(choosy: Any) -> None:
+    """TorchServe's worker encodes headers as text: None would end it, and the batch with it."""
+    ask(choosy, b'{"format": "npy"}')
+    assert choosy[1].headers[0]["X-Lookalike-Run-Id"] == ""
+
+
+def test_a_stopping_server_says_to_each_of_a_batch_when_to_come_again(loaded: Any) -> None:
+    made, context = loaded
+    context.receive([{}, {}])
+    made._turn_away(2, context)
+    assert [context.headers[k]["Retry-After"] for k in range(2)] == ["1", "1"]
+
+
+def test_drift_is_measured_against_rows_that_are_drawn_anew(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = loaded
+    draws: list[Any] = []
+    monkeypatch.setattr(handler, "Watch", lambda metrics, name, draw: draws.append(draw) or _Idle())
+    made._watch(object())
+    assert not torch.equal(draws[0](), draws[0]())
+
+
+class _Idle:
+    def start(self) -> None: ...

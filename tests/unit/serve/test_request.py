@@ -158,8 +158,9 @@ def test_other_content_types_are_refused(kind: str) -> None:
 
 
 def test_several_parts_are_refused() -> None:
-    with pytest.raises(RequestError):
-        requests.parse({"n": b"1", "seed": b"2"}, {}, OFFER)
+    with pytest.raises(RequestError) as caught:
+        requests.parse({"a": b"{}", "b": b"{}"}, {}, OFFER)
+    assert caught.value.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 def test_headers_have_any_case_and_other_entries_are_ignored() -> None:
@@ -246,3 +247,15 @@ def test_whatever_comes_gives_a_request_or_a_request_error(body: Any, content: s
     assert answer == {"error": {"field": error.field, "message": error.message}}
     assert 400 <= error.status < 500
     assert error.status.phrase.isascii()
+
+
+@pytest.mark.parametrize("text", ["电影很好看" * 4, '"' * 20, "dull"])
+def test_max_rows_know_what_a_text_takes_in_json(text: str) -> None:
+    limits = requests.max_rows(20_000, 6, (text,))
+    answer = {"sequences": [[1] * 6] * limits["json"], "text": [text] * limits["json"]}
+    sent = json.dumps(answer, separators=(",", ":"), ensure_ascii=False).encode()  # as orjson writes it
+    assert len(sent) < 20_000
+
+
+def test_drawn_seeds_are_from_the_whole_range() -> None:
+    assert max(parse(b"").seed for _ in range(100)) > MAX_SEED // 2

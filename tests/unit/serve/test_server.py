@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -24,9 +25,9 @@ import psutil
 import pytest
 
 from serve import __main__ as commands
-from serve import drain, load, models, server
+from serve import bearer, drain, load, management, models, server
 from serve import state as states
-from serve.models import ServeError
+from serve.models import ServeError, UsageError
 from serve.server import Settings
 from serve.state import State
 
@@ -181,8 +182,15 @@ def test_a_server_that_does_not_end_when_asked_is_killed(tmp_path: Path, monkeyp
         assert process.wait(10) == -signal.SIGKILL
 
 
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (ServeError("it answers with other sequences."), r"^it answers with other sequences\. Its logs are in "),
+        (KeyboardInterrupt(), "^$"),
+    ],
+)
 def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: BaseException, told: str
 ) -> None:
     started: list[State] = []
     processes = ExitStack()
@@ -190,7 +198,7 @@ def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
     def prove(state: State, *rest: object) -> None:
         assert states.running(tmp_path) == state
         started.append(state)
-        raise ServeError("it answers with other sequences.")
+        raise problem
 
     def launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
         return processes.enter_context(process_of(scratch)).pid
@@ -202,7 +210,7 @@ def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
     monkeypatch.setattr(server, "_launch", launch)
     monkeypatch.setattr(server, "_await_golden", prove)
     with processes:
-        with pytest.raises(ServeError, match=r"^it answers with other sequences\. Its logs are in "):
+        with pytest.raises(type(problem), match=told):
             server.start(Settings(runs=tmp_path), lambda line: None)
         (state,) = started
         assert states.process(state) is None
@@ -639,3 +647,174 @@ def test_every_problem_is_one_line(
     monkeypatch.setattr(server, "status", fail)
     assert commands.main(["status"]) == 1
     assert capsys.readouterr().err == f"Error: {line}\n"
+
+
+def test_the_workers_are_told_where_gate_and_token_are(tmp_path: Path) -> None:
+    """Without the gate a stop cuts off what has been accepted; without the token everybody is answered."""
+    seen = server._environment(Settings(runs=tmp_path, token_file=tmp_path / "mine"), tmp_path, tmp_path / "scratch")
+    assert seen[drain.VARIABLE] == str(tmp_path / "scratch" / "gate")
+    assert seen[bearer.VARIABLE] == str(tmp_path / "scratch" / "token")
+
+
+def test_a_switch_that_is_interrupted_unloads_the_new_version(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def manage(state: State, method: str, target: str) -> list[dict[str, str]]:
+        asked.append(f"{method} {target.split('?')[0]}")
+        return []
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "_manage", manage)
+    monkeypatch.setattr(server, "_await_golden", interrupted)
+    monkeypatch.setattr(models, "proved", lambda *arguments: {"version": "2"})
+    with pytest.raises(KeyboardInterrupt):
+        server.use(tmp_path, "2")
+    assert asked == ["GET /models/lookalike/all", "POST /models", "DELETE /models/lookalike/2"]
+
+
+def test_each_api_is_asked_with_its_own_token(running: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = dataclasses.replace(running, tokens=True)
+    state.key_file.write_text(json.dumps({kind: {"key": f"for-{kind}"} for kind in ("management", "inference")}))
+    given: list[str | None] = []
+    monkeypatch.setattr(management, "call", lambda path, method, target, token: given.append(token))
+    server._manage(state, "GET", "/models")
+    assert given == ["for-management"]
+    assert server.inference_token(state) == "for-inference"
+
+
+@pytest.mark.usefixtures("_its_port")
+def test_a_proxy_of_the_user_is_not_asked_whether_the_server_is_ready(
+    running: State, predictions: Predictions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # nothing listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    predictions.answers = [(200, GOLDEN)]
+    server._await_golden(dataclasses.replace(running, port=predictions.port), CARD, time.monotonic() + 2)
+
+
+def test_a_server_that_ends_is_not_waited_for(running: State) -> None:
+    process = states.process(running)
+    assert process
+    process.kill()
+    process.wait()
+    with pytest.raises(ServeError, match="ended before it had answered"):
+        server._await_golden(running, CARD, time.monotonic() + 2)
+
+
+def test_the_workers_end_with_their_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KILL_SECONDS", 0.2)
+    with server_of(tmp_path, before="import subprocess; subprocess.Popen(['sleep', '600'])") as state:
+        process = states.process(state)
+        assert process
+        (worker,) = process.children()
+        try:
+            assert server.stop(tmp_path)
+            assert not server._is_alive(worker)
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+
+
+def test_a_process_that_serves_other_runs_is_not_ours(running: State, tmp_path: Path) -> None:
+    """Process ids are used again, also by servers."""
+    assert states.process(dataclasses.replace(running, scratch=str(tmp_path / f"{server.SCRATCH}earlier"))) is None
+
+
+def test_a_server_that_nobody_has_waited_for_is_no_server(running: State) -> None:
+    process = psutil.Process(running.pid)
+    process.kill()
+    deadline = time.monotonic() + 30
+    while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert states.process(running) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
+def test_a_damaged_state_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "serve").mkdir()
+    (tmp_path / "serve" / "state.json").write_text(content)
+    assert states.last(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "part"),
+    [
+        (None, [], "No such file or directory"),
+        ("short", [], "must hold one token of at least 16 printable ASCII characters"),
+        ("correct-horse-battery", ["--tokens"], "--token-file and --tokens/--no-tokens exclude each other"),
+        ("correct-horse-battery", ["--no-tokens"], "--token-file and --tokens/--no-tokens exclude each other"),
+    ],
+)
+def test_what_is_no_token_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, options: list[str], part: str
+) -> None:
+    file = tmp_path / "token"
+    if content:
+        file.write_text(content)
+    assert commands.main(["start", "--runs", str(tmp_path), "--token-file", str(file), *options]) == 2
+    assert part in capsys.readouterr().err
+    assert not (tmp_path / "serve").exists()
+
+
+def test_without_java_start_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "none"))
+    assert commands.main(["start", "--runs", str(tmp_path)]) == 2
+    assert "TorchServe needs Java 17 or newer; install it" in capsys.readouterr().err
+
+
+def test_killed_proofs_are_swept_away(tmp_path: Path, artifact_directory: Path) -> None:
+    killed = tmp_path / "serve" / "proving-x"
+    killed.mkdir(parents=True)
+    models.store(tmp_path).mkdir()
+    mar, card = models.put(artifact_directory, tmp_path)
+    assert (mar.name, card["version"]) == ("lookalike-1.mar", "1")
+    assert [path.name for path in (tmp_path / "serve").iterdir()] == ["model-store"]
+
+
+def test_a_version_that_answers_becomes_the_default(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(server, "_manage", lambda state, *request: asked.append(request[0]) or [])
+    monkeypatch.setattr(server, "_await_golden", lambda *_: None)
+    monkeypatch.setattr(models, "proved", lambda *arguments: {"version": "2"})
+    assert server.use(tmp_path, "2") == "2"
+    assert asked == ["GET", "POST", "PUT"]
+
+
+def test_an_artifact_of_something_else_in_the_registry_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    fake = SimpleNamespace(
+        set_tracking_uri=lambda uri: None,
+        MlflowException=RuntimeError,
+        artifacts=SimpleNamespace(download_artifacts=lambda **_: None),
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    with pytest.raises(UsageError, match="a model of something else, without an artifact of Lookalike"):
+        models._fetch("models:/other/1", tmp_path, tmp_path)
+
+
+def test_a_token_that_was_given_stands_in_for_those_of_torchserve() -> None:
+    assert not Settings(runs=Path(), host="0.0.0.0", token_file=Path("token")).need_tokens
+
+
+def test_the_number_of_a_run_is_its_whole_number(tmp_path: Path) -> None:
+    (tmp_path / "00012-digits").mkdir()
+    (tmp_path / "00012-digits" / "lookalike.mar").touch()
+    with pytest.raises(UsageError, match=r"^2: no version of that name"):
+        models._of_version(tmp_path, "2")
+
+
+def test_runs_are_looked_for_where_training_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    monkeypatch.setenv("LOOKALIKE_OUT", str(tmp_path))
+    monkeypatch.setattr(server, "stop", lambda runs, *_: asked.append(runs))
+    assert commands.main(["stop"]) == 0
+    assert asked == [tmp_path]

@@ -1,0 +1,59 @@
+"""TorchServe's management API as we ask it, over a Unix socket."""
+
+import http.server
+import socketserver
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from serve import management
+from serve.management import ManagementError
+
+
+@dataclass
+class Api:
+    """A management API that answers so, and what it was asked: path and authorization."""
+
+    path: Path
+    answer: tuple[int, bytes] = (200, b"{}")
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    facts = Api(tmp_path / "socket")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            facts.asked.append((self.path, self.headers["Authorization"]))
+            status, body = facts.answer
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with socketserver.UnixStreamServer(str(facts.path), Handler) as listening, ThreadPoolExecutor(1) as pool:
+        pool.submit(listening.serve_forever, 0.01)
+        yield facts
+        listening.shutdown()
+
+
+@pytest.mark.parametrize(("token", "header"), [(None, None), ("secret", "Bearer secret")])
+def test_a_request_brings_its_token(api: Api, token: str | None, header: str | None) -> None:
+    api.answer = (200, b'[{"modelVersion": "1"}]')
+    assert management.call(api.path, "GET", "/models", token) == [{"modelVersion": "1"}]
+    assert api.asked == [("/models", header)]
+
+
+def test_a_refusal_and_silence_are_told(api: Api, tmp_path: Path) -> None:
+    api.answer = (404, b'{"code": 404, "message": "Model not found"}')
+    with pytest.raises(ManagementError, match="refused GET /models/x: Model not found"):
+        management.call(api.path, "GET", "/models/x", None)
+    with pytest.raises(ManagementError, match="management API does not answer"):
+        management.call(tmp_path / "none", "GET", "/models", None)
