@@ -136,7 +136,7 @@ def test_a_sample_that_memory_cannot_hold_is_better_a_folder(
     def draw(*_: object) -> None:
         raise problem
 
-    monkeypatch.setattr(artifact.Artifact, "draw", draw)
+    monkeypatch.setattr(artifact.Artifact, "sample_labelled", draw)
     assert commands.main(["sample", str(run), "--out", str(run / "rows.csv")]) == 1
     assert capsys.readouterr().err.startswith(f"Error: --out {run}/rows.csv: out of memory; a folder")
 
