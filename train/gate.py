@@ -136,7 +136,7 @@ def check(limits: list[Limit], scores: Mapping[str, Any], independent: Mapping[s
     judged = [_judge(limit, scores) for limit in limits]
     if independent is not None:
         judged = [
-            (holds, reason + BLIND * (holds and limit.metric in DEPENDENCE and _judge(limit, independent)[0]))
+            (holds, reason + BLIND * (holds and _says_little(limit, independent)))
             for limit, (holds, reason) in zip(limits, judged, strict=True)
         ]
     return Verdict(
@@ -144,6 +144,11 @@ def check(limits: list[Limit], scores: Mapping[str, Any], independent: Mapping[s
         missed=[reason for holds, reason in judged if not holds],
         easy=independent is not None and all(_judge(limit, independent)[0] for limit in limits),
     )
+
+
+def _says_little(limit: Limit, independent: Mapping[str, Any]) -> bool:
+    """Whether columns that do not depend on each other stay below a limit that should tell them."""
+    return limit.metric in DEPENDENCE and limit.sign == "<=" and _judge(limit, independent)[0]
 
 
 def _judge(limit: Limit, scores: Mapping[str, Any]) -> tuple[bool, str]:

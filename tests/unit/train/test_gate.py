@@ -118,10 +118,11 @@ def test_every_number_that_is_measured_can_be_limited() -> None:
 
 
 def test_a_limit_that_independent_columns_hold_too_says_so(tmp_path: Path) -> None:
-    asked = limits(tmp_path, "correlation_ratio: <= 1.2\nmarginal_ratio: <= 1.2\ntriple_ratio: <= 1.2")
-    scores = {"correlation_ratio": 1.0, "marginal_ratio": 1.0, "triple_ratio": 1.0}
+    lines = ["correlation_ratio: <= 1.2", "marginal_ratio: <= 1.2", "triple_ratio: <= 1.2", "c2st_auc: '>= 0.4'"]
+    asked = limits(tmp_path, "\n".join(lines))
+    scores = {"correlation_ratio": 1.0, "marginal_ratio": 1.0, "triple_ratio": 1.0, "c2st_auc": 0.5}
     verdict = gate.check(asked, scores, {**scores, "triple_ratio": 3.0})
-    assert [reason.endswith(gate.BLIND) for reason in verdict.reasons] == [True, False, False]
+    assert [reason.endswith(gate.BLIND) for reason in verdict.reasons] == [True, False, False, False]
     assert not verdict.easy
     missed = gate.check(asked, {**scores, "correlation_ratio": 2.0}, scores)
     assert missed.missed
