@@ -342,6 +342,10 @@ def evaluate(
 @click.option("--out", type=FILE, help="The archive.  [default: lookalike.mar beside the artifact]")
 def export(run: Path, out: Path | None) -> None:
     """Make the TorchServe archive of RUN, a run directory or an artifact, anew."""
+    from train import writers
+
+    if out is not None:
+        writers.check_folder(out)
     directory = _artifact_directory(run)
     _load_artifact(run)  # a broken artifact must not become an archive
     click.echo(_archive(directory, out or directory.parent / "lookalike.mar"))
@@ -361,7 +365,7 @@ def sync(run: Path | None, out: str) -> None:
     directory = rundir.newest(Path(out)) if run is None else rundir.RunDirectory(run)
     run_id = tracking.sync(directory)
     click.echo(f"{directory.path}: MLflow has all of it, as run {run_id}")
-    again = f"make it anew with: python -m train export {directory.path}"
+    again = f"make it anew with: python -m train export {shlex.quote(str(directory.path))}"
     try:
         unnamed = directory.archive.exists() and archive.read_card(directory.archive)["run_id"] != run_id
     except archive.ArchiveError as problem:

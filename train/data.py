@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import logging
 import math
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ log = logging.getLogger("lookalike")
 
 MIN_ROWS = 10
 MAX_CLASSES = 100
+WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")  # as files of some formats write whole numbers
 SOME = 5  # names of columns in a message
 NUMBER = r"(?i)^\s*[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|inf)\s*$"
 
@@ -218,12 +220,14 @@ def _check_rows(data: str, usable: int, skipped: Sequence[str], max_bad_rows: in
 
 
 def check_classes(dataset: Dataset, label_column: str | None) -> None:
-    """Refuse real texts whose classes are too few or too many to be told apart.
+    """Refuse classes of real rows that are too few or too many to be told apart.
 
     Raises:
         InputError: they are.
     """
     count = 2 if dataset.classes is None else len(set(dataset.classes))
+    if dataset.label is not None and isinstance(dataset.bits, np.ndarray):
+        count = len(np.unique(dataset.bits[:, dataset.columns.index(dataset.label)]))
     if not 2 <= count <= MAX_CLASSES:
         raise InputError(
             f"--label-column {label_column}: {count:,} different values; 2 to {MAX_CLASSES} can be classes"
@@ -398,7 +402,8 @@ def _usable(
     for (name, values), fit in zip(table.columns.items(), fits, strict=True):
         for row in np.flatnonzero(~fit & usable):
             bad.append(
-                f"{file} row {table.row_numbers[row]}: column {name} holds {shown(values[row].as_py())}, not {wanted}"
+                f"{file} row {table.row_numbers[row]}: column {name or 'without a name'} holds "
+                f"{shown(values[row].as_py())}, not {wanted}"
             )
         usable &= fit
     return usable, tuple(bad)
@@ -457,9 +462,16 @@ def _text_dataset(column: str, label_column: str | None, table: Table, file: str
         else:
             bad.append(f"{file} row {number}: {'no text' if not cells[0] else f'column {label_column} is empty'}")
     texts = [cells[0] for cells in usable]
-    classes = None if label_column is None else [cells[1] for cells in usable]
+    classes = None if label_column is None else [_class_name(cells[1]) for cells in usable]
     named = column if len(table.columns) > 1 else None
     return Dataset(name=file, source=file, texts=texts, text_column=named, classes=classes, skipped=tuple(bad))
+
+
+def _class_name(cell: str) -> str:
+    """The same name for the same class in files of all formats, some of which write 1 as 1.0, or true as True."""
+    if whole := WHOLE_NUMBER.fullmatch(cell):
+        return whole[1]
+    return cell.lower() if cell.lower() in ("true", "false") else cell
 
 
 def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:

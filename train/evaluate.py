@@ -16,6 +16,8 @@ from train.embeddings import embedder
 from train.evidence import SYNTHETIC, Evidence
 from train.gate import Verdict
 
+NOT_HELD_OUT = "--train holds the same rows as --real: nothing was held out, so that floors and ratios mean little"
+
 
 def evaluate(
     real: Path, synthetic: Path, train: Path | None, *, limits: str, out: Path | None, **options: Any
@@ -121,6 +123,8 @@ def _judged_files(
     skipped = [line for each in (given, learned, made) if each is not None for line in each.skipped]
     skipped += bad
     found.scores[SYNTHETIC]["warnings"] += [f"skipped: {line}" for line in skipped]
+    if learned is not None and learned.fingerprint() == given.fingerprint():
+        found.scores[SYNTHETIC]["warnings"].insert(0, NOT_HELD_OUT)
     if learned is None:
         _leave_out_near_copies(found.scores[SYNTHETIC])
     return found, shown_by

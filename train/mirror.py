@@ -371,14 +371,14 @@ def _make_store(uri: str) -> None:
     path = store_file(uri)
     if path is None or path.exists():
         return
-    with (
-        FileLock(path.with_name(f".{path.name}.lock")),
-        tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder,
-    ):
+    partial = path.with_name(f".{path.name}.partial")
+    with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
-            made = Path(folder) / path.name
-            mlflow.MlflowClient(_address(made))
-            made.rename(path)
+            shutil.rmtree(partial, ignore_errors=True)  # of a job that was killed
+            partial.mkdir()
+            mlflow.MlflowClient(_address(partial / path.name))
+            (partial / path.name).rename(path)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _dataset_input(saved: Mapping[str, str]) -> DatasetInput:

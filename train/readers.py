@@ -339,7 +339,9 @@ def _read_parquet(content: bytes, file: str) -> Table:
     names = pa.parquet.read_schema(io.BytesIO(content)).names
     if len(set(names)) < len(names):  # which read_table cannot read
         raise InputError(SAME_NAMES)
-    table = pa.parquet.read_table(io.BytesIO(content))
+    # Arrow's own threads would still hold Python's bytes when a refusal ends the process, which aborts it then.
+    with pa.parquet.ParquetFile(io.BytesIO(content), pre_buffer=False) as opened:
+        table = opened.read(use_threads=False)
     columns = {name: _as_text(table[name]) for name in table.column_names}
     texts = {name: values for name, values in columns.items() if values is not None}
     if not texts:

@@ -94,7 +94,7 @@ def write(
 
 def _claim(folder: Path, plan: Plan) -> None:
     """Write the manifest, or compare it with the one that is there."""
-    if folder.is_file():
+    if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: a file that is there already; name a folder, or a file with an ending")
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / MANIFEST

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import threading
 import time
 import uuid
@@ -78,7 +79,8 @@ class Tracker:
             self.record.save(self.run)
         self.thread.join(PATIENCE_SECONDS)
         if self.thread.is_alive() or not self._try(Mirror.send_all):
-            log.warning("MLflow lacks a part of this run; later, send it with: python -m train sync %s", self.run.path)
+            run = shlex.quote(str(self.run.path))
+            log.warning("MLflow lacks a part of this run; later, send it with: python -m train sync %s", run)
 
     def _work(self) -> None:
         while True:

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import torch
 from filelock import FileLock
@@ -163,3 +166,14 @@ def test_two_processes_do_not_work_on_one_run(capsys: pytest.CaptureFixture[str]
         assert main(["fit", "--resume", "--out", "runs"]) == 1
     assert capsys.readouterr().err == f"Error: {run.path}: another process is working on this run\n"
     assert not run.stats.exists()
+
+
+def test_a_refused_parquet_file_ends_in_one_line(tmp_path: Path) -> None:
+    """Arrow's threads must not hold Python's memory when it ends: the process was aborted, most of the time."""
+    rng = np.random.default_rng(0)
+    table = pa.table({f"x{i}": rng.random(400) < 0.5 for i in range(6)})
+    pa.parquet.write_table(table, tmp_path / "rows.parquet")
+    command = [sys.executable, "-m", "train", "fit", "--data", str(tmp_path / "rows.parquet"), "--dry-run"]
+    for _ in range(3):
+        done = subprocess.run([*command, "--label-column", "typo"], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr

@@ -588,3 +588,29 @@ def test_another_separator_is_told(tmp_path: Path) -> None:
     path.write_text("stars;review\n" + "5;a very good film, all in all\n" * 20)
     with pytest.raises(InputError, match="the columns seem to be separated by ';'"):
         data.load(str(path))
+
+
+def test_a_class_has_one_name_in_files_of_every_format(tmp_path: Path) -> None:
+    texts = [f"a film number {i}" for i in range(20)]
+    for kind, cells, names in (
+        ("numbers", [1.0, 2.0] * 10, {"1", "2"}),
+        ("truths", [True, False] * 10, {"true", "false"}),
+        ("halves", [1.5, 2.0] * 10, {"1.5", "2"}),
+    ):
+        table = pa.table({"text": texts, "class": cells})
+        pa.parquet.write_table(table, tmp_path / f"{kind}.parquet")
+        rows = zip(texts, cells, strict=True)
+        (tmp_path / f"{kind}.csv").write_text("text,class\n" + "".join(f"{text},{cell}\n" for text, cell in rows))
+        lines = (json.dumps({"text": text, "class": cell}) for text, cell in zip(texts, cells, strict=True))
+        (tmp_path / f"{kind}.jsonl").write_text("\n".join(lines))
+        for ending in ("parquet", "csv", "jsonl"):
+            found = data.load(str(tmp_path / f"{kind}.{ending}"), column="text", label_column="class")
+            assert set(found.classes or ()) == names, ending
+
+
+def test_a_class_that_is_always_the_same_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("fever,cough\n" + "1,0\n1,1\n" * 20)
+    dataset = data.load(str(tmp_path / "a.csv"), label_column="fever")
+    with pytest.raises(InputError, match="--label-column fever: 1 different values; 2 to"):
+        data.check_classes(dataset, "fever")
+    data.check_classes(data.load(str(tmp_path / "a.csv"), label_column="cough"), "cough")

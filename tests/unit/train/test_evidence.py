@@ -306,3 +306,10 @@ def test_evaluate_refuses_what_it_can_before_it_judges(
     monkeypatch.setattr(evaluate, "_judged_files", lambda *_, **__: pytest.fail("judged"))
     assert main(["evaluate", "--real", "toy", "--synthetic", "toy", *option.format(tmp_path).split()]) == 2
     assert message.format(tmp_path) in capsys.readouterr().err
+
+
+def test_rows_that_were_not_held_out_are_told(tmp_path: Path) -> None:
+    rows = builtin.toy(100)
+    real, made = write(tmp_path / "real.parquet", rows[:50], NAMES), write(tmp_path / "s.parquet", rows[50:], NAMES)
+    assert judged(real, made, real).scores[SYNTHETIC]["warnings"][0] == evaluate.NOT_HELD_OUT
+    assert evaluate.NOT_HELD_OUT not in judged(real, made, made).scores[SYNTHETIC]["warnings"]
