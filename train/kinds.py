@@ -230,7 +230,7 @@ class TextKind:
         return text_game.play(state, rows, self.config, on_tick=on_tick, interrupted=interrupted)
 
     def _shown(self, generator: TokenGenerator, codes: Tensor, given: Tensor, labels: Tensor | None) -> LabelledRows:
-        """Real rows as the discriminator sees them.
+        """Real rows as the discriminator sees them, on the CPU.
 
         To it a rare word is UNKNOWN, real or drawn. Without rare words, nothing that is drawn ever is.
 
@@ -240,7 +240,7 @@ class TextKind:
         """
         unknown = (codes if generator.model.rare is None else given) == UNKNOWN
         rows = LabelledRows(codes=codes, labels=labels).to(self.config.device)
-        return text_game.filled(generator, rows, unknown.to(self.config.device), text_game.CHECK_SEED)
+        return text_game.filled(generator, rows, unknown.to(self.config.device), text_game.CHECK_SEED).to("cpu")
 
     def validate(self, generator: TokenGenerator) -> dict[str, float]:
         """The score is 1 where choosing among candidates makes validation rows no likelier, 1/e where it wins a nat."""
@@ -321,7 +321,8 @@ class TextKind:
             n = text_game.CHECKED_DRAWS * len(self.validation_codes)
             draws = text_game.draw(generator, n, text_game.CHECK_SEED).to(self.config.device)
             given, labels = self.prepared.validation, self.prepared.validation_labels
-            self.checked = self._shown(generator, self.validation_codes, given, labels), draws
+            shown = self._shown(generator, self.validation_codes, given, labels)
+            self.checked = shown.to(self.config.device), draws
         return self.checked
 
 
