@@ -459,7 +459,8 @@ def test_a_model_is_baked_in(box: Machine, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     model = {"MODEL": "runs/00001-x/lookalike.mar", "BASE": "python@sha256:0"}
     settings = {"NOTES": str(notes), "RUNTIMES": PLAIN, **model}
-    environment = os.environ | settings | {"PATH": f"{box.folder / 'bin'}:{os.environ['PATH']}"}
+    mine = {name: value for name, value in os.environ.items() if name != "DOCKER"}
+    environment = mine | settings | {"PATH": f"{box.folder / 'bin'}:{os.environ['PATH']}"}
     subprocess.run([project / "docker" / "runtime.sh", "images"], env=environment, check=True, capture_output=True)
     calls = [line.split("\t") for line in notes.read_text().splitlines()]
     builds = {after(call, "--tag")[0]: call for call in calls if call[1] == "build"}

@@ -76,7 +76,7 @@ def test_a_job_killed_while_mlflows_store_is_made_leaves_no_half_of_it(tmp_path:
     runs = tmp_path / "runs"
     known = {**environment(tmp_path), "MLFLOW_TRACKING_URI": ""}
     job = driver.start(JOB, tmp_path, errors=tmp_path / "errors", environment=known)
-    while not list(runs.glob(".mlflow.db-*/mlflow.db")):
+    while not list(runs.glob(".mlflow.db.partial/mlflow.db")):
         assert job.is_alive()
     job.kill()
     job.join()
@@ -88,6 +88,7 @@ def test_a_job_killed_while_mlflows_store_is_made_leaves_no_half_of_it(tmp_path:
         assert "cannot be told" not in log
         time.sleep(0.05)
     job.kill()
+    assert not (runs / ".mlflow.db.partial").exists()
 
 
 def test_kills_and_interruptions_lose_nothing() -> None:
