@@ -55,6 +55,8 @@ MORE_VARIETY = {
     "textbook": "Its discriminator sees no more than column means; the default preset's sees whole rows.",
     "tokens": "Ask for a higher temperature.",
 }
+MORE_DATA = "Bring more data."
+LESS_COPYING = {"nade": "Raise --flip, or bring more data."}
 COLLAPSED = 0.8  # share of the distinct rows
 ALTERNATIVES = {  # what a picture shows, for those who do not see it
     "correlations": "Three heat maps: the correlations of real rows, those of synthetic rows, and their difference",
@@ -279,10 +281,8 @@ def reading(
             f"{TOO_STRONG[generator]}"
         )
     if shipped.get("constant_columns") or (shipped.get("distinct_ratio_high") or 1.0) < COLLAPSED:
-        return (
-            f"Collapsed: {shipped.get('constant_columns', 0)} columns of what ships never change, unlike in real rows, "
-            f"and it has {shipped.get('distinct_ratio', 1.0):.0%} of their variety. {MORE_VARIETY[generator]}"
-        )
+        variety = f"what ships has {shipped.get('distinct_ratio') or 0.0:.0%} of the variety of what is real"
+        return f"Collapsed: {variety}{_constant(shipped, generator)}. {MORE_VARIETY[generator]}"
     if last.get("validation_distinct_ratio", 1.0) < COLLAPSED:
         return (
             f"Collapsing: the rows of the last tick repeat themselves, with {last['validation_distinct_ratio']:.0%} of "
@@ -290,8 +290,9 @@ def reading(
         )
     if last.get("validation_copy_excess_low", 0.0) > 0:
         return (
-            f"Memorising: {last['validation_copy_excess']:.1%} more of the last tick's rows are copies of training "
-            "rows than of validation rows, which is more than chance explains. Raise --flip, or bring more data."
+            f"Memorising: of the last tick's rows {last['validation_copy_excess']:.1%} more are copies of training "
+            "rows than of the validation rows, which is more than chance explains. "
+            f"{LESS_COPYING.get(generator, MORE_DATA)}"
         )
     if scores and scores[-1] > 1.5 * min(scores) + 0.05:
         return (
@@ -303,6 +304,16 @@ def reading(
         f"Balanced: the losses ended at {fooling:.2f} (generator) and {discriminator:.2f} (discriminator) without "
         "either side winning. That says the game goes on, not how good the rows are: for that, see the table."
     )
+
+
+def _constant(shipped: Mapping[str, Any], generator: str) -> str:
+    number = shipped.get("constant_columns", 0)
+    if not number:
+        return ""
+    what = (
+        "common words are in none of its texts, or in all" if generator == "tokens" else "of its columns never change"
+    )
+    return f", and {number} {what}, unlike in real ones"
 
 
 def neighbours(

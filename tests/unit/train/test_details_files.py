@@ -14,12 +14,10 @@ import torch
 
 from tests.choosy import choosy_artifact
 from tests.unit.train.test_codec import TEXTS, fit_tokens
-from tests.unit.train.test_details_rows import AskedError, ask
+from tests.unit.train.test_details_rows import AskedError, ask, job_on_texts
 from tests.unit.train.test_mlflow_model import PREDICT, output
 from train import artifact, checkpoint, data, evidence, kinds, mirror, processes, rundir
-from train.config import resolve
 from train.generator import sample_labelled
-from train.prepare import prepare, resolved
 
 
 class Counted:
@@ -116,11 +114,7 @@ def test_the_start_of_texts_is_judged_without_a_choice_that_nobody_has_learned(
 ) -> None:
     monkeypatch.setattr(evidence, "judge_texts", ask)
     monkeypatch.setattr(kinds, "embedder", lambda: None)
-    path = tmp_path / "texts.txt"
-    path.write_text("".join(f"a film with number{i % 9} in it\n" for i in range(60)))
-    config = resolve({"data": str(path), "codec": "tokens", "device": "cpu", "baselines": "none", "text_hidden": 4})
-    found = prepare(config)
-    kind: Any = kinds.of(resolved(config, found), found)
+    found, kind = job_on_texts(tmp_path)
     made = kind.warm_start().generator
     with pytest.raises(AskedError) as caught:
         kind.judge(made, made, 0.0)

@@ -18,7 +18,7 @@ from train.codec import BitsCodec
 from train.config import resolve
 from train.nade import NadeGenerator
 from train.packed import PackedRows
-from train.prepare import prepare, resolved
+from train.prepare import Prepared, prepare, resolved
 
 BITS = np.random.default_rng(0).integers(0, 2, (100, 11)).astype(np.uint8)
 
@@ -58,6 +58,15 @@ def ask(*given: Any, **named: Any) -> None:
     raise AskedError(given, named)
 
 
+def job_on_texts(folder: Path) -> tuple[Prepared, Any]:
+    """The prepared texts of a small job, and its kind."""
+    path = folder / "texts.txt"
+    path.write_text("".join(f"a film with number{i % 9} in it\n" for i in range(60)))
+    config = resolve({"data": str(path), "codec": "tokens", "device": "cpu", "baselines": "none", "text_hidden": 4})
+    found = prepare(config)
+    return found, kinds.of(resolved(config, found), found)
+
+
 def test_a_job_on_bits_is_judged_by_all_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "judge", ask)
     monkeypatch.setattr("train.prepare.LEARNING_ROWS", 300)
@@ -77,11 +86,7 @@ def test_a_job_on_bits_is_judged_by_all_that_it_has(monkeypatch: pytest.MonkeyPa
 def test_a_job_on_texts_is_judged_by_all_that_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "judge_texts", ask)
     monkeypatch.setattr(kinds, "embedder", lambda: None)
-    path = tmp_path / "texts.txt"
-    path.write_text("".join(f"a film with number{i % 9} in it\n" for i in range(60)))
-    config = resolve({"data": str(path), "codec": "tokens", "device": "cpu", "baselines": "none", "text_hidden": 4})
-    found = prepare(config)
-    kind = kinds.of(resolved(config, found), found)
+    found, kind = job_on_texts(tmp_path)
     made = kind.warm_start().generator
     with pytest.raises(AskedError) as caught:
         kind.judge(made, made, 0.0)

@@ -164,6 +164,8 @@ def test_what_ships_collapsed_is_said_to_have(scores: dict[str, float]) -> None:
         said = report.reading(HISTORY, generator, scores)
         assert said.startswith("Collapsed")
         assert word in said
+        assert ("unlike in real ones" in said) == ("constant_columns" in scores)
+        assert generator != "tokens" or not re.search("column|row", said)
 
 
 def test_advice_names_options_that_the_game_has() -> None:
@@ -171,6 +173,12 @@ def test_advice_names_options_that_the_game_has() -> None:
     assert "--penalty" in report.reading(lost)
     for generator in ("tokens", "textbook"):
         assert "--" not in report.reading(lost, generator)
+
+
+def test_only_the_game_that_flips_is_told_to_flip_more() -> None:
+    copies = [{**HISTORY[-1], "validation_copy_excess": 0.2, "validation_copy_excess_low": 0.1}]
+    assert "--flip" in report.reading(copies)
+    assert report.reading(copies, "textbook").endswith("Bring more data.")
 
 
 def test_the_textbook_adds_two_losses_up() -> None:
