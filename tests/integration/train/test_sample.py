@@ -55,21 +55,21 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_a_killed_process_is_started_again_and_the_sample_is_the_undisturbed_one(model: Path, tmp_path: Path) -> None:
-    options = ("--shard-rows", "7500", "--seed", "4")
-    finish(start(model, 150_000, tmp_path / "whole", *options))
+    options = ("--shard-rows", "2500", "--seed", "4")  # so many that none can make them all before it is killed
+    finish(start(model, 500_000, tmp_path / "whole", *options))
 
-    both = [start(model, 150_000, tmp_path / "shared", *options, rank=rank, processes=2) for rank in (0, 1)]
-    while not (tmp_path / "shared" / "part-00001-of-00020.parquet").exists():
+    both = [start(model, 500_000, tmp_path / "shared", *options, rank=rank, processes=2) for rank in (0, 1)]
+    while not (tmp_path / "shared" / "part-00001-of-00200.parquet").exists():
         assert both[1].poll() is None
         time.sleep(0.05)
     both[1].kill()
     both[1].communicate()
     finish(both[0])
-    assert 10 < len(contents(tmp_path / "shared")) < 20
-    finish(start(model, 150_000, tmp_path / "shared", *options, "--processes", "2"))
+    assert 100 < len(contents(tmp_path / "shared")) < 200
+    finish(start(model, 500_000, tmp_path / "shared", *options, "--processes", "2"))
 
     assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
-    assert len(contents(tmp_path / "whole")) == 20
+    assert len(contents(tmp_path / "whole")) == 200
 
 
 def test_an_interrupted_sample_says_how_to_go_on(model: Path, tmp_path: Path) -> None:

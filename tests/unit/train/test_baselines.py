@@ -1,6 +1,8 @@
 """Baselines: they carry what they claim to carry, whatever the columns look like."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -233,3 +235,17 @@ def test_no_training_rows_or_other_lengths_are_refused() -> None:
         baselines.fit_gaussian(chain(5), chain(5, 5))
     with pytest.raises(ValueError, match="12 values, validation rows 5"):
         baselines.fit_autoregressive(chain(5), chain(5, 5), seconds=1, seed=0)
+
+
+def test_of_all_looks_and_of_all_nets_the_best_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.from_numpy(builtin.chain(300, length=8)).float()
+    monkeypatch.setattr(baselines, "LEARNING_RATES", (0.3,))  # so that it soon gets worse
+    made = baselines._untrained(rows)
+    torch.manual_seed(0)
+    loss, _ = baselines._train(made, rows[:200], rows[200:], (0.0, 0.0), math.inf)
+    assert baselines._loss(made, rows[200:]) == pytest.approx(loss)
+    nets: list[Any] = []
+    losses = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(baselines, "_train", lambda net, *_: [nets.append(net), (next(losses), [0])][1])
+    monkeypatch.setattr(baselines, "_train_again", lambda *_: False)  # there is no time for it
+    assert baselines.fit_autoregressive(rows.to(torch.uint8), rows[:50].to(torch.uint8), 600, seed=0) is nets[1]

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,19 @@ def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path / "nowhere") is None
     (tmp_path / "000000000000001-0123456789abcdef.partial").write_bytes(b"half")
     assert checkpoint.load_newest(tmp_path) is None
+
+
+class Harmful:
+    """What fails the test when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("unpickled",)
+
+
+def test_nothing_but_tensors_and_plain_values_is_unpickled(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"format": checkpoint.FORMAT, "seen": Harmful()}, buffer)
+    content = buffer.getvalue()
+    (tmp_path / f"000001-{hashlib.sha256(content).hexdigest()[:16]}.pt").write_bytes(content)
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+        checkpoint.load_newest(tmp_path)

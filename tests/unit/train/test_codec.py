@@ -144,3 +144,13 @@ def test_the_length_chosen_for_texts_is_bounded() -> None:
     options: dict[str, Any] = {"kind": "words", "vocabulary": 10, "min_count": 1, "lowercase": True}
     assert TokensCodec.fit(["a film"] * 200, **options).length == 3
     assert TokensCodec.fit(["a film " * 1000] * 200, **options).length == codec.LONGEST
+
+
+@pytest.mark.parametrize(("kind", "most"), [("words", 7), ("bpe", 25)])  # every character is a piece, too
+def test_a_vocabulary_has_no_more_tokens_than_asked_for(kind: str, most: int) -> None:
+    few, many = (fit_tokens(TEXTS * 20, kind=kind, vocabulary=size).pieces for size in (most, 500))
+    assert len(few) == most < len(many)
+
+
+def test_letters_that_look_alike_make_the_same_word() -> None:
+    assert codec.words_of("\ufb01lm \uff12 CAFE\u0301") == ["film", "2", "caf\u00e9"]

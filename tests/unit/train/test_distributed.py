@@ -1,13 +1,16 @@
 """What processes do together, as far as one process shows it."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tests.unit.train.test_checkpoint import Harmful
 from train import distributed, processes
 from train.config import InputError, JobError, resolve
 
@@ -56,11 +59,14 @@ def test_a_process_that_cannot_take_part_is_not_waited_for(tmp_path: Path) -> No
         pass
 
 
-def test_numbers_of_processes_that_contradict_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "1")
+@pytest.mark.parametrize("number", [1, 4])
+def test_numbers_of_processes_that_contradict_each_other_are_refused(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(number))
     config = resolve({"codec": "tokens", "processes": 2})
     with (
-        pytest.raises(InputError, match=r"--processes 2: WORLD_SIZE says that 1 .* leave --processes out"),
+        pytest.raises(InputError, match=rf"--processes 2: WORLD_SIZE says that {number} .* leave --processes out"),
         distributed.session(config),
     ):
         pass
@@ -73,3 +79,32 @@ def test_a_process_that_was_started_ends_with_the_one_that_started_it() -> None:
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(30) == 1
+
+
+class Counted:
+    """A process that has ended when it has been asked so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    def check(self) -> bool:
+        self.looks -= 1
+        return self.looks <= 0
+
+
+def test_all_processes_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "POLL_SECONDS", 0)
+    others: Any = [Counted(1), Counted(3), Counted(2)]
+    processes.await_all(others)
+    assert all(other.looks <= 0 for other in others)
+
+
+def test_nothing_that_another_process_sends_is_unpickled(tmp_path: Path) -> None:
+    store = distributed.dist.FileStore(str(tmp_path / "store"), 1)
+    distributed.dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        assert distributed.broadcast({"seen": 3}) == {"seen": 3}
+        with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+            distributed.broadcast(Harmful())
+    finally:
+        distributed.leave()

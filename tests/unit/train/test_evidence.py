@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from tests.asked import asked
+from train import __main__ as commands
 from train import builtin, evaluate, evidence, text_metrics
 from train.__main__ import main
 from train.codec import words_of
@@ -313,3 +315,44 @@ def test_rows_that_were_not_held_out_are_told(tmp_path: Path) -> None:
     real, made = write(tmp_path / "real.parquet", rows[:50], NAMES), write(tmp_path / "s.parquet", rows[50:], NAMES)
     assert judged(real, made, real).scores[SYNTHETIC]["warnings"][0] == evaluate.NOT_HELD_OUT
     assert evaluate.NOT_HELD_OUT not in judged(real, made, made).scores[SYNTHETIC]["warnings"]
+
+
+def test_the_presence_of_words_is_judged_by_the_real_texts(tmp_path: Path) -> None:
+    texts = {"real": ("a film", "a plot"), "made": ("a film", "a film"), "seen": ("a story", "a plot")}
+    for name, lines in texts.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines * 10))
+    real, made, seen = (tmp_path / f"{name}.txt" for name in texts)
+    options: dict[str, Any] = {"column": None, "codec": "presence", "words": 2, "max_bad_rows": 0}
+    judging = asked(evidence, "judge", lambda: evaluate._judged_files(real, made, seen, **options))
+    (contenders, heldout, learned), _ = judging
+    codec = evaluate.PresenceCodec(["film", "plot"])
+    for found, path in ((contenders["synthetic"], made), (heldout, real), (learned, seen)):
+        assert np.array_equal(found, codec.encode(path.read_text().splitlines()).numpy())
+
+
+def test_copies_of_validation_rows_are_copies_too() -> None:
+    heldout, train, validation = builtin.chain(120, length=16).reshape(3, 40, 16)
+    for beside, share in ((None, 0.5), (validation, 1)):
+        found = evidence.judge(
+            {"GAN": np.concatenate([train[:20], validation[:20]])},
+            heldout,
+            train,
+            columns=[*"abcdefghijklmnop"],
+            validation=beside,
+        )
+        assert found.scores["GAN"]["copy_rate"] == pytest.approx(share, abs=0.2 if beside is None else 0)
+
+
+def test_evaluate_says_so_when_independent_columns_pass_the_gate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = (np.random.default_rng(0).random((600, 5)) < 0.2).astype(np.uint8)
+    told = []
+    for name, rows in (("noise", noise), ("toy", builtin.toy(600))):
+        np.save(tmp_path / f"{name}.npy", rows[:400])
+        np.save(tmp_path / f"{name}-made.npy", rows[400:])
+        (tmp_path / "gate.yaml").write_text("correlation_ratio: <= 1.5\nmarginal_ratio: <= 2.5\n")
+        files = ["--real", f"{tmp_path}/{name}.npy", "--synthetic", f"{tmp_path}/{name}-made.npy"]
+        assert commands.main(["evaluate", *files, "--gate", str(tmp_path / "gate.yaml")]) == 0
+        told.append("independent columns pass it, too" in capsys.readouterr().out)
+    assert told == [True, False]

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from train import checkpoint, fit, rundir
 from train.config import InputError, JobError, resolve
+from train.loop import Tick
 from train.nade import NadeGenerator
 from train.prepare import prepare, resolved
 
@@ -140,3 +141,42 @@ def test_the_averaged_weights_with_the_best_validation_score_ship(tmp_path: Path
     assert (job.state.best_score, job.state.best_seen) == (0.5, 1000)
     chosen = job._chosen().state_dict()
     assert all(torch.equal(chosen[name], value) for name, value in kept[1].items())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interruption_ends_at_once(number: signal.Signals) -> None:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as `fit.fit` does
+    try:
+        with fit._interruptible() as interrupted:
+            assert not interrupted()
+            signal.raise_signal(number)
+            assert interrupted()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+        assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_the_patience_of_a_game_begins_anew_with_each_better_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve({"data": "toy", "device": "cpu"})
+    found = prepare(config)
+    config = resolved(config, found)
+    tracker: Any = None  # asked for nothing here
+    job = fit._Job(rundir.create(tmp_path, "toy-bits", config.to_json()), config, found, tracker, None)
+    job.kind.patience = 1000
+    job.state = Any
+    job.state.best_seen = 1500
+    monkeypatch.setattr(job, "_validate", lambda: {"score": 0.5})
+    monkeypatch.setattr(job, "_show", lambda *_: None)
+    monkeypatch.setattr(job, "_checkpoint_is_due", lambda: False)
+
+    def enough(seen: int) -> bool:
+        losses = {"generator_loss": 1.0, "discriminator_loss": 1.0}
+        return job._on_tick(
+            Tick(seen=seen, epoch=1, seconds=1, sequences_per_second=1, losses=losses, last_losses=losses)
+        )
+
+    assert [enough(seen) for seen in (2000, 2499, 2500)] == [False, False, True]

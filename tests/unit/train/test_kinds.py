@@ -10,14 +10,43 @@ import numpy as np
 import pytest
 import torch
 
-from train import generator, kinds, metrics, text_game
+from tests.asked import asked
+from train import artifact, baselines, evidence, generator, kinds, loop, metrics, text_game, text_warmup
 from train.codec import UNKNOWN, TokensCodec
 from train.config import resolve
+from train.generator import sample_labelled
 from train.nade import NadeGenerator
-from train.prepare import prepare, resolved
+from train.prepare import Prepared, prepare, resolved
 from train.text_generator import TokenGenerator
 from train.text_warmup import new_generator
 from train.warmup import WarmStart
+
+
+def bits_job(**given: Any) -> tuple[Prepared, kinds.Kind]:
+    """The prepared rows of a small job, and its kind."""
+    config = resolve({"data": "toy", "device": "cpu", **given})
+    found = prepare(config)
+    return found, kinds.of(resolved(config, found), found)
+
+
+def text_job(folder: Path, **given: Any) -> tuple[Prepared, kinds.TextKind]:
+    """The same for texts."""
+    path = folder / "texts.txt"
+    path.write_text("".join(f"a film with number{i % 9} in it\n" for i in range(60)))
+    options = {"data": str(path), "codec": "tokens", "device": "cpu", "baselines": "none", "text_hidden": 4, **given}
+    found = prepare(config := resolve(options))
+    kind = kinds.of(resolved(config, found), found)
+    assert isinstance(kind, kinds.TextKind)
+    return found, kind
+
+
+def untrained() -> NadeGenerator:
+    """A generator of the small job's rows."""
+    return NadeGenerator(length=5, hidden=4, nets=1, classes=2)
+
+
+def judged(kind: kinds.Kind, made: Any) -> None:
+    kind.judge(made, made, 0.0)
 
 
 def test_a_complete_generator_has_the_means_of_training_and_validation_rows() -> None:
@@ -98,12 +127,7 @@ def test_words_of_validation_texts_alone_are_unknown_until_they_are_counted_in(t
 @pytest.fixture
 def texts(tmp_path: Path) -> tuple[kinds.TextKind, TokenGenerator]:
     """A job on a few texts, and an untrained generator of them."""
-    path = tmp_path / "texts.txt"
-    path.write_text("".join(f"a film with number{i % 9} in it\n" for i in range(60)))
-    config = resolve({"data": str(path), "codec": "tokens", "device": "cpu"})
-    found = prepare(config)
-    kind = kinds.of(resolved(config, found), found)
-    assert isinstance(kind, kinds.TextKind)
+    found, kind = text_job(tmp_path)
     torch.manual_seed(0)
     return kind, new_generator(
         found.train, vocabulary=len(kind.codec.pieces), head=10, embedding=8, hidden=16, candidates=2
@@ -166,3 +190,94 @@ def test_one_validation_row_decides_nothing() -> None:
     assert kinds.of(resolved(config, few), few).validate(made) == {}
     two = dataclasses.replace(found, validation=found.validation[:2])
     assert 0 <= kinds.of(resolved(config, two), two).validate(made)["c2st_auc"] <= 1
+
+
+def test_the_start_of_texts_is_judged_without_a_choice_that_nobody_has_learned(tmp_path: Path) -> None:
+    found, kind = text_job(tmp_path)
+    made = kind.warm_start().generator
+    (contenders, *_), _ = asked(evidence, "judge_texts", lambda: kind.judge(made, made, 0.0))
+    for name, each in (("GAN", made), ("warm start", made.with_options(candidates=1))):
+        served = artifact.for_serving(copy.deepcopy(each))
+        drawn = sample_labelled(served, len(found.heldout), kinds.EVALUATION_SEED).codes
+        assert contenders[name] == kind.codec.decode(drawn), name
+
+
+def test_a_job_on_bits_is_judged_by_all_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.prepare.LEARNING_ROWS", 300)
+    found, kind = bits_job(label_column="x5")
+    (_, heldout, learned), named = asked(evidence, "judge", lambda: kind.judge(untrained(), untrained(), 0.0))
+    assert np.array_equal(heldout, found.heldout.numpy())
+    assert len(learned) == 680 > len(found.train), "a copy of any row is one"
+    assert np.array_equal(learned, torch.as_tensor(found.rows).numpy())
+    assert np.array_equal(named["validation"], found.validation.numpy())
+    assert named["label"] == "x5"
+
+
+def test_a_job_on_texts_is_judged_by_all_that_it_has(tmp_path: Path) -> None:
+    found, kind = text_job(tmp_path)
+    made = kind.warm_start().generator
+    (_, heldout, learned), named = asked(evidence, "judge_texts", lambda: kind.judge(made, made, 0.0))
+    assert [heldout, learned] == [found.dataset.take(part) for part in (found.parts.heldout, found.parts.train)]
+    assert named["validation"] == found.dataset.take(found.parts.validation)
+
+
+def test_what_ships_is_chosen_by_validation_rows_and_by_other_noise_than_judges_it() -> None:
+    found, kind = bits_job()
+    (_, validation, train), _ = asked(metrics, "quick_score", lambda: kind.validate(untrained()))
+    assert np.array_equal(validation, found.validation.numpy())
+    assert np.array_equal(train, found.train.numpy())
+    assert kinds.VALIDATION_SEED != kinds.EVALUATION_SEED
+
+
+def test_what_learns_of_bits_is_given_no_held_out_row() -> None:
+    found, kind = bits_job()
+    state: Any = None
+    (_, rows, _), _ = asked(loop, "train", lambda: kind.play(state, lambda tick: False, lambda: False))
+    assert torch.equal(rows, found.rows)
+    (_, train, validation), _ = asked(baselines, "fit", lambda: kind.judge(untrained(), untrained(), 0.0))
+    assert torch.equal(train, found.train)
+    assert torch.equal(validation, found.validation)
+
+
+def test_what_learns_of_texts_is_given_no_held_out_text(tmp_path: Path) -> None:
+    found, kind = text_job(tmp_path, baselines="all")
+    known = torch.cat([found.train, found.validation])
+    made = kind.warm_start().generator
+    for starts in (asked(kinds, "TextWarmStart", kind.warm_start), asked(kinds, "fit_rnn", lambda: judged(kind, made))):
+        train, validation = (each for each in starts[0] if isinstance(each, text_warmup.Rows))
+        assert torch.equal(train.codes, found.train.long())
+        assert torch.equal(validation.codes, kind.validation_codes.long())
+    (counted, *_), _ = asked(kinds, "new_generator", kind.warm_start)
+    assert torch.equal(counted, found.train)
+    state = kind.new_state(made)
+    (_, shown, _), _ = asked(text_game, "play", lambda: kind.play(state, lambda tick: False, lambda: False))
+    assert torch.equal(shown.codes, found.train.long())
+    (_, counted), _ = asked(text_warmup, "recount", lambda: kind.complete(made, made))
+    assert torch.equal(counted, known)
+    found, kind = text_job(tmp_path, baselines="fast")
+    (counted, _), _ = asked(kinds, "fit_ngrams", lambda: judged(kind, made))
+    assert torch.equal(counted, known)
+
+
+def test_validation_texts_are_counted_in_as_each_generator_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ships chooses among candidates; of its start nobody has learned to choose."""
+    _, kind = text_job(tmp_path)
+    made, warm = kind.warm_start().generator, kind.warm_start().generator
+    recounted: list[tuple[TokenGenerator, bool]] = []
+
+    def recount(generator: TokenGenerator, _: torch.Tensor, *, chosen: bool = True) -> None:
+        recounted.append((generator, chosen))
+
+    monkeypatch.setattr(text_warmup, "recount", recount)
+    kind.complete(made, warm)
+    assert [chosen for _, chosen in recounted] == [True, False]
+    assert [generator for generator, _ in recounted] == [made, warm]
+
+
+def test_the_game_leaves_the_refit_its_time() -> None:
+    _, kind = bits_job(max_minutes=10.0, warmup=0.5)
+    state: Any = None
+    (_, _, config), _ = asked(loop, "train", lambda: kind.play(state, lambda tick: False, lambda: False))
+    assert config.max_minutes == 7.5

@@ -330,3 +330,29 @@ def test_at_the_end_of_either_budget_the_learning_rates_have_fallen(
     rates = config.generator_rate, config.discriminator_rate
     for optimizer, rate in zip((state.generator_optimizer, state.discriminator_optimizer), rates, strict=True):
         assert optimizer.param_groups[0]["lr"] < rate / 2
+
+
+def test_the_game_draws_the_generator_towards_the_rows() -> None:
+    config = configured(generator_rate=0.05, discriminator_rate=0.01, turns=4, head_start=0)
+    state, real = new_state(config), torch.ones(64, ROWS.shape[1])
+    noise = torch.rand(500, state.generator.noise_size)
+    before = state.generator(noise).mean().item()
+    for _ in range(60):
+        loop.step(state, real, config)
+    with torch.no_grad():
+        made = state.generator(noise)
+    assert before < 0.7
+    assert made.mean().item() > 0.9
+
+
+def test_the_discriminator_scores_real_rows_higher() -> None:
+    config = configured(discriminator_rate=0.01)
+    state, real, fake = new_state(config), torch.ones(16, ROWS.shape[1]), torch.zeros(16, ROWS.shape[1])
+    for _ in range(30):
+        loop.update_discriminator(state, real, fake, config, 0.0)
+    assert state.discriminator(real).min() > state.discriminator(fake).max() + 1
+
+
+def test_another_seed_shows_the_rows_in_another_order() -> None:
+    orders = [loop.data_order(60, configured(seed=seed))(0).tolist() for seed in (0, 1)]
+    assert orders[0] != orders[1]

@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
+from train import WEIGHTS, artifact
 from train import __main__ as commands
-from train import artifact
 from train import fit as job
 from train.codec import BitsCodec
 from train.gate import Verdict
@@ -181,3 +184,21 @@ def test_a_closed_standard_stream_is_replaced(closed: str, stream: str) -> None:
     code = f"import sys; from train.__main__ import main; main(['--help']); sys.exit(sys.{stream}.fileno() != {closed})"
     done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}>&-', sys.executable, code], capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("out", ["rows.npy", "rows"], ids=["a file", "a folder"])
+def test_a_sample_has_the_rows_of_its_seed(run: Path, out: str) -> None:
+    assert commands.main(["sample", str(run), "--n", "40", "--seed", "5", "--out", str(run / out)]) == 0
+    wanted = artifact.load(run / "artifact").sample(40, 5).numpy()
+    found = np.load(run / out) if out.endswith("npy") else np.stack(pa.parquet.read_table(run / out).columns, axis=1)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_broken_artifact_does_not_become_an_archive(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = run / "artifact" / WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    assert commands.main(["export", str(run)]) == 2
+    assert "the checksum is not the one on the card" in capsys.readouterr().err
+    assert not (run / "lookalike.mar").exists()

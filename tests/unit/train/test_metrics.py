@@ -652,3 +652,40 @@ def test_many_columns_get_three_thousand_triples() -> None:
     triples = metrics.draw_triples(64)
     assert len({tuple(sorted(t)) for t in triples.tolist()}) == len(triples) == 3000
     assert all(len(set(t)) == 3 for t in triples.tolist())
+
+
+@pytest.fixture
+def _no_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "c2st", lambda *_: (0.5, 0.01))
+
+
+@pytest.mark.usefixtures("_no_judges")
+def test_of_sorted_rows_those_that_are_compared_are_drawn_from_all() -> None:
+    rows = builtin.chain(1000, length=16)
+    heldout, train = (part[np.lexsort(part.T)] for part in (rows[:400], rows[400:800]))
+    scores = metrics.compare(rows[800:900], heldout, train)
+    assert scores["n"] == 100
+    assert scores["marginal_distance"] < 0.1
+    assert scores["marginal_floor"] < 0.1
+
+
+@pytest.mark.usefixtures("_no_judges")
+def test_the_quick_numbers_of_collapse_and_copies_are_those_of_compare() -> None:
+    rows = builtin.chain(1300, length=24)
+    heldout, train = rows[:100], rows[100:1300]
+    made = np.concatenate([train[1000:1050], np.tile(rows[:5], (10, 1))])
+    quick, whole = metrics.quick_score(made, heldout, train), metrics.compare(made, heldout, train)
+    for name in ("distinct_ratio", "copy_excess"):
+        assert quick[name] == pytest.approx(whole[name]), name
+    assert quick["distinct_ratio"] < 0.6
+    assert quick["copy_excess"] > 0.4
+
+
+@pytest.mark.usefixtures("_no_judges")
+def test_soft_values_are_rounded_to_the_nearer() -> None:
+    rows = builtin.chain(300, length=16)
+    soft, plain = (
+        metrics.compare(made, rows[100:200], rows[200:]) for made in (np.where(rows[:100], 0.6, 0.4), rows[:100])
+    )
+    assert soft["soft_share"] == 1
+    assert soft["marginal_ratio"] == plain["marginal_ratio"]

@@ -79,3 +79,12 @@ def test_numbers_that_torchserve_refuses_are_refused() -> None:
     asked += [{"n": 25_001, "seed": 1, "candidates": 4}]
     of_many = "n: must be a whole number from 1 to 25000"
     assert output(script, json.dumps(asked)) == [of_n, of_n, of_seed, of_seed, of_many]
+
+
+def test_who_names_no_seed_gets_other_rows_each_time() -> None:
+    made = choosy_artifact()
+    answers = output(PREDICT, json.dumps([{"n": 2}, {"n": 2}]))
+    assert answers[0]["seed"] != answers[1]["seed"]
+    assert [answer["sequences"] for answer in answers] == [
+        made.sample(2, answer["seed"]).tolist() for answer in answers
+    ]

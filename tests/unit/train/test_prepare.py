@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from train import kinds
+from train import kinds, row_cache
 from train.codec import END, SPACE, PresenceCodec, TokensCodec
 from train.config import Config, InputError, resolve
+from train.packed import PackedRows
 from train.prepare import Prepared, prepare, resolved
 
 
@@ -151,10 +153,15 @@ def test_labels_go_with_their_texts(reviews: Path) -> None:
     _, found = prepared(reviews, label_column="stars")
     assert isinstance(found.codec, TokensCodec)
     assert found.codec.labels == ("0", "1", "2")
-    assert found.train_labels is not None
-    for text, label in zip(found.codec.decode(found.train), found.train_labels.tolist(), strict=True):
-        words = text.split()
-        assert not words[-1].isdigit() or int(words[-1]) % 3 == label
+    for codes, labels in ((found.train, found.train_labels), (found.validation, found.validation_labels)):
+        assert labels is not None
+        numbered = [
+            (text.split()[-1], label)
+            for text, label in zip(found.codec.decode(codes), labels.tolist(), strict=True)
+            if text[-1].isdigit()
+        ]
+        assert numbered
+        assert all(int(number) % 3 == label for number, label in numbered)
 
 
 @pytest.mark.parametrize(
@@ -177,3 +184,23 @@ def test_rows_that_leave_nothing_to_learn_from_are_refused(tmp_path: Path) -> No
     file.write_text("a,b\n" + "0,1\n1,0\n" * 5)
     with pytest.raises(InputError, match=r"--holdout 0\.9 and --validation 0: of 10 rows they leave 1 to learn from"):
         prepare(Config(data=str(file), holdout=0.9, validation=0.0))
+
+
+def test_packed_rows_are_split_as_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).integers(0, 2, (100, 11)).astype(np.uint8))
+    config = resolve({"data": str(tmp_path / "rows.npy")})
+    plain = prepare(config)
+    monkeypatch.setattr(row_cache, "LARGE", 100)
+    packed = prepare(config)
+    assert isinstance(packed.rows, PackedRows)
+    assert torch.equal(packed.rows[torch.arange(len(packed.rows))], torch.as_tensor(plain.rows))
+    for part in ("train", "validation", "heldout"):
+        assert torch.equal(getattr(packed, part), getattr(plain, part)), part
+
+
+def test_the_split_has_a_seed_of_its_own(tmp_path: Path) -> None:
+    def heldout(**given: int) -> list[int]:
+        return prepare(resolve({"data": "toy", **given})).parts.heldout.tolist()
+
+    assert heldout(seed=1) == heldout() != heldout(split_seed=1)

@@ -231,3 +231,36 @@ def test_correlations_of_rare_bits_scatter_as_the_picture_says(cells: tuple[floa
     found = [report._matrix(sample)[0, 1] for sample in samples]
     expected = report._correlation_errors(report._matrix(np.concatenate(samples)), np.concatenate(samples))[0, 1]
     assert np.std(found) == pytest.approx(expected / np.sqrt(1000), rel=0.12)
+
+
+@pytest.mark.parametrize(
+    ("key", "grades"),
+    [
+        ("correlation_ratio", {0.5: "good", 1.2: "good", 1.5: "fair", 2.0: "poor"}),
+        ("c2st_auc", {0.5: "good", 0.6: "fair", 0.9: "poor", 0.1: "poor"}),
+        ("distinct_ratio", {1.2: "good", 0.98: "good", 0.85: "fair", 0.5: "poor"}),
+        ("copy_excess", {-0.3: "good", 0.0: "good", 0.03: "fair", 0.2: "poor"}),
+        ("utility", {0.9: "good", 0.8: "good", 0.75: "fair", 0.5: "poor"}),
+        ("self_bleu_3", {0.8: "good", 0.85: "fair", 0.5: "poor", 1.0: "poor"}),
+    ],
+)
+def test_a_value_is_graded_by_its_distance_from_the_ideal(key: str, grades: dict[float, str]) -> None:
+    (row,) = (row for row in report.ROWS if row.key == key)
+    for value, grade in grades.items():
+        scores = {"GAN": {key: value}, evidence.FLOOR: {key: 0.8}}
+        assert report._cell(scores, "GAN", row)["grade"] == grade, value
+
+
+def test_the_nearest_training_text_stands_beside_a_text() -> None:
+    train = ["a long story about nothing", "a fine film", "the plot"]
+    (found,) = report._text_neighbours(["a very fine film"], train)
+    assert found == {"row": "a very fine film", "nearest": "a fine film", "distance": 1}
+
+
+def test_the_difference_is_what_synthetic_rows_have_more_of() -> None:
+    rng = np.random.default_rng(0)
+    real = rng.integers(0, 2, (600, 2)).astype(np.uint8)
+    made = np.repeat(rng.integers(0, 2, (300, 1)), 2, axis=1).astype(np.uint8)
+    figure = report._correlations(evidence.judge({"GAN": made}, real[:300], real[300:], columns=["a", "b"]))
+    shown = [np.asarray(axes.images[0].get_array())[0, 1] for axes in figure.axes[:3]]
+    assert shown == pytest.approx([0, 1, 1], abs=0.2)

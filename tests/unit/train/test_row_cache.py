@@ -4,6 +4,7 @@ import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -223,3 +224,39 @@ def test_packed_rows_are_the_rows(length: int, n: int, seed: int) -> None:
     part = packed.part(chosen).to("cpu")
     assert len(part) == 2 * n
     np.testing.assert_array_equal(part[again].numpy(), bits[chosen][again.numpy()])
+
+
+TABLE_WRITERS: dict[str, Callable[[Path, Any], None]] = {
+    "a.csv": lambda path, table: pa.csv.write_csv(table, path),
+    "a.npy": lambda path, table: np.save(path, np.stack(table.columns, axis=1)),
+    "a.parquet": lambda path, table: pa.parquet.write_table(table, path),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_WRITERS)
+def test_a_bad_row_is_named_by_its_number_in_the_file_wherever_the_reader_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(row_cache, "LARGE", 100)
+    monkeypatch.setattr(row_cache, "BATCH_ROWS", 16)
+    monkeypatch.setattr(row_cache, "CSV_BATCH", 256)
+    rows = BITS.copy()
+    rows[[19, 69], 0] = 7
+    TABLE_WRITERS[name](tmp_path / name, pa.table(list(rows.T), names=[f"x{i + 1}" for i in range(11)]))
+    found = data.load(str(tmp_path / name), packed=True, max_bad_rows=2)
+    assert isinstance(found.bits, PackedRows)
+    assert [line.split(":")[0] for line in found.skipped] == [f"{name} row 20", f"{name} row 70"]
+
+
+def test_files_of_one_size_and_time_are_not_taken_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an archive leaves them that was unpacked."""
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(row_cache, "LARGE", 100)
+    for name, rows in (("a.npy", BITS), ("b.npy", 1 - BITS)):
+        np.save(tmp_path / name, rows)
+        os.utime(tmp_path / name, ns=(1, 1))
+    one, other = (data.load(str(tmp_path / name), packed=True) for name in ("a.npy", "b.npy"))
+    assert one.fingerprint() != other.fingerprint()

@@ -49,3 +49,15 @@ def test_where_nothing_can_be_written_nothing_is_started(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--out .*/file: File exists; nothing was started"):
         rundir.create(tmp_path / "file", "toy", "{}")
+
+
+def test_a_run_without_its_configuration_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rundir.atomic, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rundir.create(tmp_path, "toy", "{}")
+    monkeypatch.undo()
+    assert rundir.existing(tmp_path) == []
+    assert rundir.create(tmp_path, "toy", "{}").number == 1

@@ -12,7 +12,7 @@ from torch import Tensor
 from train import text_game
 from train.codec import END, UNKNOWN
 from train.config import resolve
-from train.generator import LabelledRows, draw_noise, generate_labelled
+from train.generator import LabelledRows, draw_noise, generate, generate_labelled
 from train.loop import Tick
 from train.text_game import TextState
 from train.text_generator import TokenGenerator
@@ -215,3 +215,43 @@ def test_a_game_that_is_lost_in_mid_pass_is_noticed_in_that_pass(state: TextStat
     with pytest.raises(text_game.NonFiniteError, match="losses are"):
         play(state, spoil)
     assert state.passes == 0
+
+
+def test_draws_are_those_of_the_language_model_alone(state: TextState) -> None:
+    alone = state.generator.with_options(candidates=1)
+    torch.nn.init.normal_(state.generator.scorer.weights)
+    drawn = text_game.draw(state.generator, 50, seed=3)
+    assert torch.equal(drawn.codes, generate(alone, draw_noise(alone, 50, seed=3)).long())
+
+
+def test_each_pass_shows_other_rows(state: TextState, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_game, "PASS_ROWS", 30)
+    taken: list[set[int]] = []
+    take = type(REAL).take
+
+    def spy(rows: Any, numbers: torch.Tensor) -> Any:
+        if len(rows.codes) == len(ROWS) and len(numbers) == 30:
+            taken.append(set(numbers.tolist()))
+        return take(rows, numbers)
+
+    monkeypatch.setattr(type(REAL), "take", spy)
+    for seed in range(2):
+        text_game.one_pass(state, REAL, seed, lambda: False)
+    assert [len(each) for each in taken] == [30, 30]
+    assert taken[0] != taken[1]
+
+
+def test_the_minutes_of_all_passes_add_up(state: TextState, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(10**9))  # a pass asks when it begins and when it ends
+    monkeypatch.setattr(text_game.time, "monotonic", lambda: float(next(seconds)))
+    config = resolve({"max_minutes": 0.05, "generator": "tokens"})
+    reason = text_game.play(state, REAL, config, on_tick=lambda tick: tick.epoch == 9, interrupted=lambda: False)
+    assert (reason, state.passes, state.seconds) == ("minutes", 3, 3.0)
+
+
+def test_the_losses_are_those_of_each_side(state: TextState) -> None:
+    with torch.no_grad():
+        state.generator.scorer.output.bias.fill_(5.0)  # everything looks real
+    losses = text_game.update(state, REAL.take(torch.arange(10)), (torch.arange(10) < 5).float())
+    assert losses[0] > 1
+    assert losses[1] < 0.2, "so the draws fool it"

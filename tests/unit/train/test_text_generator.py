@@ -691,3 +691,102 @@ def test_trigrams_by_themselves_follow_the_counts() -> None:
     starts = [(each[:, 0].bincount(minlength=VOCABULARY) / len(each))[3:6] for each in (drawn, rows)]
     torch.testing.assert_close(*starts, rtol=0, atol=0.05)
     assert torch.equal(drawn, draw_trigrams(fit_ngrams(rows, VOCABULARY), 2000, LENGTH, seed=1))
+
+
+def drawn_after(generator: TokenGenerator, first: int, second: int, temperature: float) -> torch.Tensor:
+    """How often each token comes after two others, over an even grid of uniform numbers."""
+    n, model = 20_000, generator.model
+    steps = torch.tensor([1 / n, math.sqrt(2), math.sqrt(3)], dtype=torch.float64)
+    uniform = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) * steps % 1
+    hidden = torch.zeros(n, generator.hidden, dtype=torch.float64)
+    before = torch.full((n,), first), torch.full((n,), second)
+    drawn = model.draw(*before, None, hidden, uniform, temperature, 1)
+    return drawn.bincount(minlength=generator.vocabulary) / n
+
+
+def test_a_temperature_holds_for_the_net_and_for_the_ngrams_beside_it() -> None:
+    torch.manual_seed(0)
+    rows = torch.tensor([[3, 6, 4, 1, 0, 0]] * 90 + [[3, 7, 4, 1, 0, 0]] * 30)
+    generator = new_generator(rows, vocabulary=VOCABULARY, embedding=8, hidden=16, candidates=1).double().eval()
+    with torch.no_grad():
+        generator.model.embedding.weight.mul_(10)  # so that the net has likes of its own
+        alone = generator.model._logits(generator.model.project.bias[None], None, torch.zeros(1).double())[0]
+        found = drawn_after(generator, 11, 11, 0.5)  # what the n-grams never saw
+        torch.testing.assert_close(found, (alone / 0.5).softmax(0).float(), rtol=0, atol=1e-3)
+        generator.model.gate.bias.fill_(-50.0)  # all that the n-grams can say is theirs
+        usual, cold = (drawn_after(generator, END, 3, each) for each in (1.0, 0.1))
+    assert 0.6 < usual[6] < 0.85
+    assert cold[6] > 0.95
+
+
+def test_which_rare_token_it_is_does_not_follow_from_what_made_it_a_rare_one() -> None:
+    torch.manual_seed(0)
+    rows = torch.tensor([[3, 4 + i % 3 if i % 4 else 8 + i // 4 % 4, 1, 0, 0, 0] for i in range(480)])
+    generator = new_generator(rows, vocabulary=VOCABULARY, head=8, embedding=8, hidden=16, candidates=1)
+    with torch.no_grad():
+        found = drawn_after(generator.double().eval(), END, 3, 1.0)
+    assert 0.2 < found[8:].sum() < 0.5
+    torch.testing.assert_close(found[8:] / found[8:].sum(), torch.full((4,), 0.25), rtol=0, atol=0.02)
+
+
+def test_what_the_scorer_drops_and_pads_is_not_scored() -> None:
+    torch.manual_seed(0)
+    scorer, rows = Scorer(VOCABULARY).eval(), grammar(3)
+    torch.nn.init.normal_(scorer.weights)
+    nothing = scorer(rows, kept=torch.zeros(3, scorer.features))
+    torch.testing.assert_close(nothing, scorer._linear(rows) + scorer.output.bias)
+    torch.testing.assert_close(scorer._linear(torch.nn.functional.pad(rows, (0, 9))), scorer._linear(rows))
+
+
+def test_a_warm_start_in_a_hurry_is_calibrated_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_warmup, "PATIENCE", 1000)
+    seconds = iter(range(10**9))  # a step takes one
+    monkeypatch.setattr(text_warmup.time, "monotonic", lambda: float(next(seconds)))
+    fit = warm_start()
+    assert fit.run(20.0, lambda: False)
+    assert fit.step > 10
+    assert fit.calibrated > 1
+    assert fit.seconds < 25
+
+
+def test_a_warm_start_learns_from_rows_as_if_they_had_not_been_counted() -> None:
+    codes = torch.cat([torch.arange(3, 43).view(20, 2), torch.full((20, 1), END)], 1)  # no token is in two rows
+    generator = new_generator(codes, vocabulary=43, head=43, embedding=8, hidden=16)
+    fit = TextWarmStart(generator, Rows(codes), Rows(codes[:5]))
+    assert (fit.train.known[:, 0] == 0).all()
+    assert (fit.validation.known[:, 0] > 0).all()
+
+
+def test_the_scorer_sees_the_order_of_tokens_without_its_net() -> None:
+    torch.manual_seed(0)
+    scorer = Scorer(12).eval()
+    torch.nn.init.zeros_(scorer.output.weight)
+    torch.nn.init.normal_(scorer.weights)
+    one, other, longer = scorer(torch.tensor([[3, 4, 5, END, PADDING], [3, 5, 4, END, PADDING], [3, 4, 5, END, 0]]))
+    assert one != other
+    assert one == longer
+
+
+@pytest.mark.parametrize(("chosen", "candidates"), [(True, 3), (False, 1)])
+def test_a_recount_calibrates_as_rows_will_be_drawn_in_ever_smaller_steps(
+    generator: TokenGenerator, monkeypatch: pytest.MonkeyPatch, chosen: bool, candidates: int
+) -> None:
+    rounds: list[tuple[int, int, float]] = []
+
+    def note(drawing: TokenGenerator, codes: Tensor, seed: int, rate: float = 1.0) -> None:
+        rounds.append((drawing.candidates, seed, rate))
+
+    monkeypatch.setattr(text_warmup, "calibrate", note)
+    recount(generator, grammar(20), chosen=chosen)
+    drawn, seeds, rates = zip(*rounds, strict=True)
+    assert set(drawn) == {candidates}
+    assert len(set(seeds)) == len(rounds)
+    assert rates == pytest.approx((1, 1, 1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6))
+
+
+def test_ngrams_that_are_loaded_replace_those_that_were_used() -> None:
+    known, other = (fit_ngrams(torch.tensor([[3, token, END]] * 9), VOCABULARY) for token in (4, 5))
+    asked = torch.tensor([END]), torch.tensor([3]), torch.tensor([5])
+    assert known.probability(*asked) < 0.1 < 0.9 < other.probability(*asked)
+    known.load_state_dict(other.state_dict())
+    assert torch.equal(known.probability(*asked), other.probability(*asked))

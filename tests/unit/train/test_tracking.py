@@ -4,14 +4,17 @@ import json
 import resource
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
-from train import atomic, mirror, tracking
+from train import artifact, atomic, mirror, tracking
+from train.codec import BitsCodec
 from train.config import Config, InputError, JobError
 from train.mirror import Record
+from train.nade import NadeGenerator
 from train.rundir import RunDirectory
 
 
@@ -181,3 +184,36 @@ def test_a_line_for_which_the_disk_has_no_room_leaves_no_half(tmp_path: Path) ->
     machine.measure()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1]
     assert atomic.keep_lines(path) == 2
+
+
+def test_ticks_that_may_come_again_and_halves_of_lines_are_not_sent(tmp_path: Path) -> None:
+    path = tmp_path / "stats.jsonl"
+    path.write_text('{"seen": 1}\n{"seen": 2}\n{"seen": 3}\n{"se')
+    lines, end = mirror._lines(path, 0, "seen", 2)
+    assert [line["seen"] for line in lines] == [1, 2]
+    lines, end = mirror._lines(path, end, "seen", 9)
+    assert [line["seen"] for line in lines] == [3]
+    with path.open("a") as file:
+        file.write('en": 4}\n')
+    assert mirror._lines(path, end, "seen", 9)[0] == [{"seen": 4}]
+
+
+def test_what_the_user_has_set_of_mlflow_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+    monkeypatch.setattr(tracking.os, "environ", environment)
+    tracking.set_mlflow_defaults()
+    assert environment == {**tracking.MLFLOW_DEFAULTS, "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+
+
+@pytest.mark.parametrize(("passed", "aliases"), [(True, ["champion"]), (False, []), (None, [])])
+def test_only_a_model_that_passed_a_gate_becomes_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: bool | None, aliases: list[str]
+) -> None:
+    run = local_run(tmp_path, monkeypatch)
+    facts = {"data": {"name": "toy", "rows": 9, "fingerprint": "f"}}
+    artifact.save(run.artifact, NadeGenerator(length=3, hidden=2, nets=1, classes=1), BitsCodec("abc"), facts)
+    logged = SimpleNamespace(model_uri=run.artifact.as_uri(), model_id=None)
+    monkeypatch.setattr(mirror.Mirror, "_log_model", lambda _: logged)
+    sending = mirror.Mirror(run, mirror.read(run))
+    sending._send_model(passed)
+    assert sending.client.get_model_version("lookalike", "1").aliases == aliases

@@ -2,7 +2,6 @@
 
 import io
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -219,13 +218,6 @@ def test_between_two_checks_nobody_waits_for_the_gpu() -> None:
     assert fit.best_step == warmup.CHECK_STEPS
 
 
-def test_a_time_limit_is_kept() -> None:
-    torch.manual_seed(0)
-    started = time.monotonic()
-    warm_start(CHAIN, hidden=64, folds=6, seconds=1.0)
-    assert time.monotonic() - started < 15  # calibration and choosing the classes come on top
-
-
 def coins(chances: torch.Tensor, n: int, seed: int = 0) -> torch.Tensor:
     """Independent columns, uint8 (n, length)."""
     return (torch.rand(n, len(chances), generator=torch.Generator().manual_seed(seed)) < chances).to(torch.uint8)
@@ -395,3 +387,56 @@ def test_progress_only_grows_and_ends_at_one() -> None:
     shares.append(phase.progress)
     assert shares == sorted(shares)
     assert shares[-1] == 1
+
+
+def test_classes_are_chosen_by_rows_that_the_first_nets_have_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "STEPS", 30)
+    monkeypatch.setattr(warmup, "CALIBRATION_ROWS", 100)
+    shown: dict[str, list[torch.Tensor]] = {}
+
+    def spied(name: str) -> Any:
+        function = getattr(warmup, name)
+        return lambda *given: [shown.update({name: given}), function(*given)][1]
+
+    for name in ("choose_mixture", "better_classes", "calibrate"):
+        monkeypatch.setattr(warmup, name, spied(name))
+    phase = WarmStart(CHAIN[:200], hidden=4, folds=3)
+    assert phase.run(math.inf, lambda: False)
+    seen, unseen = phase._fold(0)
+    assert torch.equal(shown["choose_mixture"][0], seen)
+    assert torch.equal(shown["choose_mixture"][1], unseen)
+    assert torch.equal(shown["better_classes"][2], unseen)
+    generator, means, rows = shown["calibrate"]
+    assert generator is phase.generator
+    assert torch.equal(means, warmup.likely_means(CHAIN[:200].float()))
+    assert rows == 200
+
+
+def test_nets_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "CALIBRATION_ROWS", 100)
+    monkeypatch.setattr(warmup, "affordable_folds", lambda *_: 2)
+    seconds, descend = [0.0], warmup.descend  # a step takes one
+
+    def take_a_second(*given: Any) -> None:
+        seconds[0] += 1
+        descend(*given)
+
+    monkeypatch.setattr(warmup, "descend", take_a_second)
+    monkeypatch.setattr(warmup.time, "monotonic", lambda: seconds[0])
+    phase, steps = WarmStart(CHAIN[:200], hidden=4, folds=2), dict[int, int]()
+    while not phase.run(90.0, lambda: True):
+        if phase.fit is not None:
+            steps[len(phase.fitted)] = phase.fit.steps
+    assert [steps[net] for net in range(3)] == pytest.approx([30, 30, 30], abs=1)
+    assert phase.seconds == pytest.approx(90, abs=1)
+
+
+def test_the_learning_rate_falls_to_zero_over_the_second_half() -> None:
+    torch.manual_seed(0)
+    optimizer = warmup.new_optimizer(warmup.new_net(5, warmup.fit_mixture(CHAIN[:, :5].float(), Choice()), hidden=4))
+    rates = []
+    for done in (0.0, 0.5, 0.75, 1.0):
+        warmup.set_schedule(optimizer, done)
+        rates.append([group["lr"] / group.get("pace", 1.0) for group in optimizer.param_groups])
+    expected = [each * warmup.LEARNING_RATE for each in (1, 1, 0.5, 0)]
+    assert rates == [pytest.approx([rate] * len(optimizer.param_groups)) for rate in expected]
