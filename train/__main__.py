@@ -126,7 +126,11 @@ def cli() -> None:
 )
 @option("--words", type=click.IntRange(1, 4096), help="With --codec presence: how many words.")
 @option("--tokenizer", type=click.Choice(TOKENIZERS), help="What tokens are: whole words, or pieces of words.")
-@option("--vocabulary", type=click.IntRange(4, 30_000), help="How many tokens there are at most.")
+@option(
+    "--vocabulary",
+    type=click.IntRange(4, 30_000),
+    help="How many tokens there are at most; with bpe, one for each character even where these are more.",
+)
 @option("--min-count", type=click.IntRange(1), help="A word or piece seen less often gets no token.")
 @option("--lowercase/--no-lowercase", help="Whether capitals are dropped.")
 @option(

@@ -175,7 +175,7 @@ class TokensCodec:
 
         Args:
             kind: "words", or "bpe" for pieces of words by byte-pair encoding (Sennrich et al. 2016).
-            vocabulary: how many tokens at the most.
+            vocabulary: how many tokens at the most; of pieces more, where the texts have more characters.
             min_count: a word (of "bpe": a pair of pieces) seen less often gets no token of its own.
             lowercase: whether capitals are dropped.
             length: token ids a row; by default as many as 99 % of the texts need, but no more than LONGEST.
