@@ -235,8 +235,9 @@ def _ratio_of_few_counts(name: str, distance: float, floor: float, *real: Moment
     """A ratio, and the standard error of its logarithm, where held-out and training rows differ in few counts only.
 
     How many these are is luck, and none makes the ratio infinite. The floor is then what is expected of two samples, by
-    counts of Poisson. A few counts of each moment say little of it, so they are shrunk towards the mean of all
-    (Robbins 1956; a gamma prior of shape 1/2), which is half a count in all where there is none.
+    counts of Poisson: of ones or of zeros, whichever are rarer, with the variance of as many binomial ones. A few
+    counts of each moment say little of it, so they are shrunk towards the mean of all (Robbins 1956; a gamma prior of
+    shape 1/2), which is half a count in all where there is none.
 
     Args:
         real: both real sets.
@@ -248,11 +249,13 @@ def _ratio_of_few_counts(name: str, distance: float, floor: float, *real: Moment
     if counted is None or distance == 0:
         return None
     counts = sum(getattr(each, counted) for each in real)
+    counts = np.minimum(counts, sum(each.rows for each in real) - counts)
     differing = float(real[0].rows) * len(counts)  # times a distance: the number of counts
     if floor * differing >= FEW_COUNTS:
         return None
     mean = (counts.sum() + 0.5) / (2 * len(counts))
     expected = (counts + 0.5) / (2 + 0.5 / mean)
+    expected *= 1 - expected / real[0].rows
     # The mean absolute difference of two Poisson counts (Ramasubban 1958).
     floor = float((2 * expected * (scipy.special.ive(0, 2 * expected) + scipy.special.ive(1, 2 * expected))).sum())
     return distance * differing / floor, math.sqrt(1 / (distance * differing) + 1 / floor)

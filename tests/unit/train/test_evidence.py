@@ -13,7 +13,7 @@ import pytest
 
 from tests.asked import asked
 from train import __main__ as commands
-from train import builtin, evaluate, evidence, text_metrics
+from train import builtin, evaluate, evidence, gate, text_metrics
 from train.__main__ import main
 from train.codec import words_of
 from train.config import InputError
@@ -356,3 +356,17 @@ def test_evaluate_says_so_when_independent_columns_pass_the_gate(
         assert commands.main(["evaluate", *files, "--gate", str(tmp_path / "gate.yaml")]) == 0
         told.append("independent columns pass it, too" in capsys.readouterr().out)
     assert told == [True, False]
+
+
+def test_few_synthetic_rows_do_not_hide_that_independent_columns_would_pass() -> None:
+    rng = np.random.default_rng(3)
+
+    def correlated(n: int) -> npt.NDArray[np.uint8]:
+        return (rng.random((n, 12)) < np.where(rng.random((n, 1)) < 0.5, 0.65, 0.35)).astype(np.uint8)
+
+    coins = (rng.random((30, 12)) < 0.5).astype(np.uint8)
+    found = evidence.judge({SYNTHETIC: coins}, correlated(600), correlated(600), columns=[*"abcdefghijkl"])
+    limits = [limit for limit in gate.read("default") if limit.metric in ("correlation_ratio", "triple_ratio")]
+    verdict = evaluate._verdict(limits, found)
+    assert verdict.passed
+    assert "independent columns pass it, too" in verdict.sentence

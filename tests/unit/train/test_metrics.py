@@ -689,3 +689,13 @@ def test_soft_values_are_rounded_to_the_nearer() -> None:
     )
     assert soft["soft_share"] == 1
     assert soft["marginal_ratio"] == plain["marginal_ratio"]
+
+
+@pytest.mark.usefixtures("_no_judges")
+@pytest.mark.parametrize("columns", [3, 12])
+def test_it_does_not_matter_which_value_is_called_one(columns: int) -> None:
+    rng = np.random.default_rng(1)
+    sets = [(rng.random((1000, columns)) < share).astype(np.uint8) for share in (0.97, 0.999, 0.999)]
+    plain, inverted = metrics.compare(*sets), metrics.compare(*(1 - rows for rows in sets))
+    assert plain["marginal_ratio"] > 5
+    assert plain["marginal_ratio"] == pytest.approx(inverted["marginal_ratio"])
