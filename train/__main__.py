@@ -126,12 +126,8 @@ def cli() -> None:
 )
 @option("--words", type=click.IntRange(1, 4096), help="With --codec presence: how many words.")
 @option("--tokenizer", type=click.Choice(TOKENIZERS), help="What tokens are: whole words, or pieces of words.")
-@option(
-    "--vocabulary",
-    type=click.IntRange(4, 30_000),
-    help="How many tokens there are at most; with bpe, one for each character even where these are more.",
-)
-@option("--min-count", type=click.IntRange(1), help="A word or piece seen less often gets no token.")
+@option("--vocabulary", type=click.IntRange(4, 30_000), help="How many tokens there are at most.")
+@option("--min-count", type=click.IntRange(1), help="A word, or a pair of pieces, seen less often gets no token.")
 @option("--lowercase/--no-lowercase", help="Whether capitals are dropped.")
 @option(
     "--length",
@@ -396,6 +392,7 @@ def _was_given(context: click.Context, name: str) -> bool:
 
 
 def _artifact_directory(run: Path) -> Path:
+    run = run if run.name not in ("", "..") else run.resolve()  # from within: what is made goes beside it
     return run / "artifact" if (run / "artifact").is_dir() else run
 
 

@@ -175,7 +175,7 @@ class TokensCodec:
 
         Args:
             kind: "words", or "bpe" for pieces of words by byte-pair encoding (Sennrich et al. 2016).
-            vocabulary: how many tokens at the most; of pieces more, where the texts have more characters.
+            vocabulary: how many tokens at the most; of pieces, the commonest characters and pairs.
             min_count: a word (of "bpe": a pair of pieces) seen less often gets no token of its own.
             lowercase: whether capitals are dropped.
             length: token ids a row; by default as many as 99 % of the texts need, but no more than LONGEST.
@@ -255,8 +255,11 @@ def _commonest_first(vocabulary: dict[str, int], encoded: Iterable[Sequence[int]
 def _trainer(kind: str, vocabulary: int, min_count: int) -> Any:
     from tokenizers import trainers
 
-    trainer = trainers.WordLevelTrainer if kind == "words" else trainers.BpeTrainer
-    return trainer(vocab_size=vocabulary, min_frequency=min_count, special_tokens=list(SPECIAL), show_progress=False)
+    options: dict[str, Any] = {"vocab_size": vocabulary, "min_frequency": min_count, "show_progress": False}
+    options["special_tokens"] = list(SPECIAL)
+    if kind == "words":
+        return trainers.WordLevelTrainer(**options)
+    return trainers.BpeTrainer(**options, limit_alphabet=max(1, vocabulary - len(SPECIAL)))  # a character is a piece
 
 
 def words_of(text: str) -> list[str]:

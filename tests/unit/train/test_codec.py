@@ -154,3 +154,10 @@ def test_a_vocabulary_has_no_more_tokens_than_asked_for(kind: str, most: int) ->
 
 def test_letters_that_look_alike_make_the_same_word() -> None:
     assert codec.words_of("\ufb01lm \uff12 CAFE\u0301") == ["film", "2", "caf\u00e9"]
+
+
+@pytest.mark.parametrize("most", [5, 7])
+def test_a_small_vocabulary_of_pieces_leaves_out_the_rarest_characters(most: int) -> None:
+    fitted = fit_tokens(["aaaa bbb cc d"] * 5, kind="bpe", vocabulary=most)
+    assert len(fitted.pieces) <= most
+    assert UNKNOWN in fitted.encode(["a d"])[0]
