@@ -162,6 +162,8 @@ def load(
     Raises:
         InputError: there is no such data or column, or too many rows cannot be used.
     """
+    if not data:
+        raise InputError("--data is empty; name a file, a folder or a built-in set")
     dataset = _load_builtin(data, column, label_column)
     if dataset is None:
         _mention_folders(Path(data))
@@ -277,26 +279,37 @@ def _name(path: Path) -> str:
 
 def _load_files(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
     files = _shards(path)
-    parts = [_load_file(file, column, label_column, codec) for file in files]
-    first = parts[0]
-    bits = [part.bits for part in parts if isinstance(part.bits, np.ndarray)]
-    for file, part in zip(files, parts, strict=True):
+    parts: dict[Path, Dataset] = {}
+    skipped: list[str] = []
+    for file in files:
+        table = readers.read(file, may_be_empty=len(files) > 1)
+        if len(table.row_numbers) == 0:
+            skipped += table.bad
+            continue
+        meant = "bits" if any(part.bits is not None for part in parts.values()) else codec  # as the first shard
+        parts[file] = _of_file(file, table, column, label_column, meant)
+        skipped += parts[file].skipped
+    if not parts:
+        raise InputError(f"--data {path}: {skipped[0] if skipped else readers.NO_ROWS}")
+    beginning, first = next(iter(parts.items()))
+    bits = [part.bits for part in parts.values() if isinstance(part.bits, np.ndarray)]
+    for file, part in parts.items():
         if (part.columns, part.text_column) != (first.columns, first.text_column):
             if first.text_column and part.text_column:
                 raise InputError(
-                    f"--data {path}: {files[0].name} seems to hold its texts in column {first.text_column}, "
+                    f"--data {path}: {beginning.name} seems to hold its texts in column {first.text_column}, "
                     f"{file.name} in {part.text_column}; name one with --column"
                 )
             raise InputError(OTHER_COLUMNS.format(path=path, file=file.name))
     return Dataset(
         name=_name(path),
         source=str(path),
-        texts=None if first.texts is None else [text for part in parts for text in part.texts or ()],
+        texts=None if first.texts is None else [text for part in parts.values() for text in part.texts or ()],
         text_column=first.text_column,
-        classes=None if first.classes is None else [name for part in parts for name in part.classes or ()],
+        classes=None if first.classes is None else [name for part in parts.values() for name in part.classes or ()],
         bits=np.concatenate(bits) if bits else None,
         columns=first.columns,
-        skipped=tuple(line for part in parts for line in part.skipped),
+        skipped=tuple(skipped),
     )
 
 
@@ -328,7 +341,9 @@ def _files(path: Path) -> list[Path]:
             f"--data {path}: no such file or folder, and none of the built-in sets ({', '.join(names)})"
             f"{did_you_mean(path.name, names)}"
         )
-    shards = sorted(file for file in path.iterdir() if readers.format_of(file) in READERS and not file.is_dir())
+    if not path.is_dir():
+        raise InputError(f"--data {path}: neither a file nor a folder; save what a pipe gives as a file")
+    shards = sorted(file for file in path.iterdir() if _is_shard(file))
     for shard in shards:
         if not shard.is_file():
             raise InputError(f"--data {path}: {shard.name} is a link that leads nowhere, or no file")
@@ -337,6 +352,10 @@ def _files(path: Path) -> list[Path]:
             f"--data {path}: the folder holds no file that ends in {', '.join(READERS)} (or these and .gz)"
         )
     return shards
+
+
+def _is_shard(file: Path) -> bool:
+    return readers.format_of(file) in READERS and not file.name.startswith(".") and not file.is_dir()
 
 
 def columns_of(path: Path) -> tuple[str, ...]:
@@ -409,8 +428,7 @@ def _usable(
     return usable, tuple(bad)
 
 
-def _load_file(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
-    table = readers.read(path)
+def _of_file(path: Path, table: Table, column: str | None, label_column: str | None, codec: str) -> Dataset:
     try:
         return _dataset(table, path.name, column, label_column, codec)
     except (InputError, pa.ArrowException) as problem:
@@ -485,6 +503,12 @@ def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
     if others and lengths[longest] < 2 * lengths[others[0]]:
         raise InputError(f"which column holds the text? Name it with --column: {some(columns)}{_why_no_bits(columns)}")
     first = probes[longest].drop_null()
+    given = first.filter(pc.not_equal(first, ""))
+    if len(given) and _is_bit(given).all():
+        raise InputError(
+            f"column {longest or 'without a name'} holds 0 and 1, or true and false, in {len(given)} of the first "
+            f"{len(probes[longest])} rows, which are too few for rows of 0 and 1, and no text"
+        )
     if pc.mean(pc.match_substring_regex(first, NUMBER)).as_py() == 1:  # the numbers of the rows, say
         example = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())
         raise InputError(

@@ -4,6 +4,7 @@ What cannot be read as text is left out and named here; what the columns mean is
 """
 
 import codecs
+import collections
 import csv
 import dataclasses
 import functools
@@ -40,9 +41,12 @@ ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-0": 0, "-0.0": 0} | {
 BITS_SHARE = 0.9  # of what is looked at that must be 0 or 1 for a set to be one of bits; the rest are bad rows
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 TEXT_SHARE = 0.9  # of a column's first values that must be text
+BINARY = (".parquet", ".npy")  # formats that are no text
+PROBE_BYTES = 4096  # of a text, that tell how it is encoded
 CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row that is longer than two of them
 STRADDLING = "straddling"  # in its message about such a row
 MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
+NO_ROWS = "no row can be used: there are only column names"
 SAME_NAMES = "two columns have the same name (is the line of names missing?)"
 OTHER_COLUMNS = "--data {path}: {file} does not have the same columns in the same order as the first shard"
 NAMED_BAD_ROWS = 3  # how many an error message names
@@ -63,8 +67,11 @@ class Table:
     left_out: tuple[str, ...] = ()
 
 
-def read(path: Path) -> Table:
+def read(path: Path, *, may_be_empty: bool = False) -> Table:
     """What a file holds.
+
+    Args:
+        may_be_empty: whether it may be all names and no rows, as one of several shards.
 
     Raises:
         InputError: it cannot be read.
@@ -73,14 +80,14 @@ def read(path: Path) -> Table:
     if reader is None:
         raise InputError(f"--data {path}: the name must end in {', '.join(READERS)} (or these and .gz)")
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = gzip.decompress(path.read_bytes()) if is_gzip(path) else path.read_bytes()
         if not content.strip():
             raise InputError("the file is empty")
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise InputError("the text is UTF-16; save it as UTF-8")
+        if format_of(path) not in BINARY:
+            _check_encoding(content)
         table = reader(content, path.name)
-        if len(table.row_numbers) == 0:
-            raise InputError(f"no row can be used: {table.bad[0] if table.bad else 'there are only column names'}")
+        if len(table.row_numbers) == 0 and not may_be_empty:
+            raise InputError(f"no row can be used: {table.bad[0]}" if table.bad else NO_ROWS)
     except (InputError, zlib.error, *UNREADABLE) as problem:
         raise InputError(f"--data {path}: {in_a_line(problem)}") from problem
     return table
@@ -88,12 +95,26 @@ def read(path: Path) -> Table:
 
 def in_a_line(problem: Exception) -> str:
     """What a problem says, without the file, which messages name, and in one line, which PyArrow's are not."""
+    if isinstance(problem, MemoryError) and not problem.args:
+        return "it is larger than memory; texts must not be, rows of 0/1 may be as CSV, Parquet or NPY"
     return " ".join(str(getattr(problem, "strerror", None) or problem).split())
+
+
+def _check_encoding(content: bytes) -> None:
+    if content.startswith(b"\x1f\x8b"):
+        raise InputError("it is compressed by gzip; its name must end in .gz")
+    begins = content[:PROBE_BYTES]
+    if begins.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or begins.count(0) > len(begins) // 4:
+        raise InputError("the text is UTF-16; save it as UTF-8")
 
 
 def format_of(file: Path) -> str:
     """The last ending of a file's name but .gz: .parquet of part-0.snappy.parquet, .csv of rows.2024.csv.gz."""
-    return Path(file.name.removesuffix(".gz")).suffix.lower()
+    return Path(file.name.lower().removesuffix(".gz")).suffix
+
+
+def is_gzip(file: Path) -> bool:
+    return file.suffix.lower() == ".gz"
 
 
 @functools.lru_cache  # of lists of one length it is asked row by row
@@ -119,9 +140,9 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
     content = content.decode(errors="replace").encode() if damaged else content
     content = content.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
     names, options = csv_options(content, delimiter, skip, CSV_BLOCK)
-    if len(names) == 1 and (found := set(names[0]) & set(";\t|")):
+    if len(names) == 1 and (found := set(names[0]) & (set(",;\t|") - {delimiter})):
         raise InputError(
-            f"the columns seem to be separated by {found.pop()!r}; save them with commas, or as .tsv with tabs"
+            f"the columns seem to be separated by {found.pop()!r}; save them with commas as .csv, or with tabs as .tsv"
         )
     bad.clear()  # looking at the header may already have met bad rows
     try:
@@ -132,6 +153,8 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
         raise InputError(f"a row is longer than {2 * CSV_BLOCK:,} bytes") from problem
     if b'"' in content and content.count(b"\n") > table.num_rows + len(bad) + 1:  # some row has several lines
         check_quotes(io.StringIO(content.decode(), newline=""), delimiter)
+    if b'\\"' in content:
+        _check_escapes(io.StringIO(content.decode(), newline=""), delimiter)
     numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))
     return _decoded({name: table[name] for name in names}, numbers, bad, file, damaged)
 
@@ -145,7 +168,7 @@ def csv_options(
         content: the file, or as much of its beginning as holds the line of names.
 
     Raises:
-        InputError: two columns have the same name.
+        InputError: two columns have the same name, or the names are values.
     """
     reading = pa.csv.ReadOptions(use_threads=False, block_size=block)  # one thread: a bad row then knows its number
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
@@ -153,6 +176,8 @@ def csv_options(
     names = pa.csv.read_csv(io.BytesIO(_first_line(content)), reading, parsing).column_names
     if len(set(names)) < len(names):
         raise InputError(SAME_NAMES)
+    if all(name in ZERO_ONE for name in names):
+        raise InputError("the first line holds values; put the names of the columns before it")
     parsing.ignore_empty_lines = len(names) > 1  # of one column they are rows without a value
     converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
     return names, {"read_options": reading, "parse_options": parsing, "convert_options": converting}
@@ -183,6 +208,22 @@ def check_quotes(lines: Iterable[str], delimiter: str, *, several_lines: bool = 
                 f"line {first}: a quotation mark that opens a value takes in the lines up to {reader.line_num}; "
                 f'put a value with quotation marks between two more, and double its own: """Great"", he said"'
             )
+
+
+def _check_escapes(lines: Iterable[str], delimiter: str) -> None:
+    """Refuse backslashes before quotation marks within a value, which end it for PyArrow, that says nothing.
+
+    Raises:
+        InputError: naming the line.
+    """
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        collections.deque(reader, maxlen=0)
+    except csv.Error as problem:
+        raise InputError(
+            f"line {reader.line_num}: a value goes on after its closing quotation mark; "
+            f'double the marks within a value, which a backslash does not hide: """Great"", he said"'
+        ) from problem
 
 
 def _first_line(content: bytes) -> bytes:
@@ -303,7 +344,7 @@ def _read_jsonl(content: bytes, file: str) -> Table:
 def _json_records(content: bytes, bad: dict[int, str]) -> Iterator[tuple[int, dict[str, str | None]]]:
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_constant=lambda name: None)  # NaN is how Python writes what is missing
         except (ValueError, RecursionError):
             bad[number] = "not JSON"
             continue

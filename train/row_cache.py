@@ -39,6 +39,7 @@ from train.readers import (
     csv_options,
     format_of,
     in_a_line,
+    is_gzip,
 )
 
 Bits = npt.NDArray[np.uint8]
@@ -85,7 +86,7 @@ def is_large(files: Sequence[Path]) -> bool:
 
 
 def _kind(file: Path) -> str:
-    return format_of(file) + (".gz" if file.suffix == ".gz" else "")
+    return format_of(file) + (".gz" if is_gzip(file) else "")
 
 
 def _size(file: Path) -> int:

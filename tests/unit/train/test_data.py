@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 
@@ -464,6 +465,88 @@ def whole_files(folder: Path) -> dict[str, bytes]:
     text = "a,b,c\n" + "0,1,1\n1,0,0\n" * 10
     (folder / "a.csv.gz").write_bytes(gzip.compress(text.encode()))
     return {"".join(file.suffixes): file.read_bytes() for file in folder.iterdir()}
+
+
+def folder_of(tmp_path: Path, **files: str) -> str:
+    for name, content in files.items():
+        (tmp_path / f"{name}.csv").write_text(content)
+    return str(tmp_path)
+
+
+def test_the_first_shard_says_what_the_others_hold(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, a="a,b\n" + "0,1\n" * 20, b="a,b\n0,1\n2,1\n", c="a,b\n")
+    found = data.load(folder, max_bad_rows=1)
+    assert len(found) == 21
+    assert found.skipped == ("b.csv row 2: column a holds '2', not 0 or 1",)
+
+
+def test_a_shard_of_names_alone_is_passed_over(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, a="text,stars\n", b="text,stars\n" + "a film,1\n" * 12, c="text,stars\n")
+    assert len(data.load(folder)) == 12
+    for name in "abc":
+        (tmp_path / f"{name}.csv").write_text("text,stars\n")
+    with pytest.raises(InputError, match="no row can be used: there are only column names"):
+        data.load(folder)
+
+
+def test_hidden_files_are_no_shards(tmp_path: Path) -> None:
+    (tmp_path / "._a.csv").write_bytes(b"\x00\x05\x16\x07")
+    assert len(data.load(folder_of(tmp_path, a="a,b\n" + "0,1\n" * 20))) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"0,1\n" + b"0,1\n1,1\n" * 9, "the first line holds values"),
+        ("a.csv", b"1\n" + b"0\n1\n" * 9, "the first line holds values"),
+        ("a.tsv", b"text,stars\n" + b"a film,1\n" * 12, "seem to be separated by ','"),
+        ("a.csv", b'text,stars\n"he said \\"great\\" twice",1\n' * 12, "a backslash does not hide"),
+        ("a.csv", b"a,b\n" + b"true,0\n,1\nfalse,1\n" * 9, "column a holds 0 and 1, or true and false, in 18 of"),
+        ("a.txt", ("a film\n" * 20).encode("utf-16-le"), "the text is UTF-16"),
+        ("a.csv", gzip.compress(b"a,b\n" + b"0,1\n" * 20), "it is compressed by gzip"),
+    ],
+)
+def test_what_would_be_misread_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(message)):
+        data.load(str(tmp_path / name), max_bad_rows=99)
+
+
+def test_backslashes_that_hide_nothing_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,stars\n" + '"C:\\dir\\"" he said",1\na \\"film\\",2\n' * 6)
+    assert data.load(str(tmp_path / "a.csv")).texts == ['C:\\dir\\" he said', 'a \\"film\\"'] * 6
+
+
+def test_what_python_calls_nan_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "a film", "l": "x"}\n' * 12 + '{"text": NaN, "l": "y"}\n{"text": "b", "l": NaN}\n'
+    )
+    found = data.load(str(tmp_path / "a.jsonl"), label_column="l", max_bad_rows=2)
+    assert found.classes == ["x"] * 12
+    assert found.skipped == ("a.jsonl row 13: no text", "a.jsonl row 14: column l is empty")
+
+
+def test_endings_may_be_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "ROWS.CSV.GZ").write_bytes(gzip.compress(b"a,b\n" + b"0,1\n" * 20))
+    assert len(data.load(str(tmp_path / "ROWS.CSV.GZ"))) == 20
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(InputError, match=r"pipe\.csv: neither a file nor a folder"):
+        data.load(str(tmp_path / "pipe.csv"))
+    with pytest.raises(InputError, match="--data is empty"):
+        data.load("")
+
+
+def test_a_file_that_memory_cannot_hold_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(_: Path) -> bytes:
+        raise MemoryError
+
+    (tmp_path / "a.txt").write_text("a film\n" * 20)
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(InputError, match=r"a\.txt: it is larger than memory"):
+        data.load(str(tmp_path / "a.txt"))
 
 
 @given(st.data(), st.sampled_from([".parquet", ".npy", ".csv.gz"]), st.booleans())
