@@ -86,7 +86,7 @@ def kept_environment() -> dict[str, str]:
 
 def _pack(contents: dict[str, bytes], mar: Path) -> Path:
     mar.parent.mkdir(parents=True, exist_ok=True)
-    partial = mar.with_name(mar.name + ".partial")
+    partial = mar.with_name(f".{mar.name}.partial")  # hidden: half a file is sent to nobody
     try:
         with zipfile.ZipFile(partial, "w") as archive:
             for name, content in sorted(contents.items()):

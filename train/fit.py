@@ -219,7 +219,8 @@ def _load_checkpoint(run: RunDirectory, config: Config, prepared: Prepared) -> d
 
 def _go_on(run: RunDirectory) -> str:
     out = run.path.parent
-    options = f"--resume --out {shlex.quote(str(out if rundir.newest(out) == run else run.path))}"
+    newest = max(rundir.existing(out), key=lambda each: each.number, default=run)  # none is there where it was deleted
+    options = f"--resume --out {shlex.quote(str(out if newest == run else run.path))}"
     return f'go on with: python -m train fit {options} (or: make train ARGS="{options}")'
 
 

@@ -20,6 +20,8 @@ class RunDirectory:
     path: Path
 
     def __post_init__(self) -> None:
+        if self.path.name in ("", ".."):  # from within: what lies beside the run must be found, too
+            self.path = self.path.resolve()
         self.config = self.path / "config.json"
         self.log = self.path / "log.txt"
         self.stats = self.path / "stats.jsonl"
@@ -70,8 +72,9 @@ def newest(out: Path) -> RunDirectory:
     Raises:
         InputError: there is none.
     """
-    if NAME.fullmatch(out.name) and RunDirectory(out).config.is_file():
-        return RunDirectory(out)
+    itself = RunDirectory(out)
+    if NAME.fullmatch(itself.path.name) and itself.config.is_file():
+        return itself
     runs = existing(out)
     if not runs:
         raise InputError(f"--out {out}: there is no run; train one with: make train")

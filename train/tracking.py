@@ -36,6 +36,7 @@ log = logging.getLogger("lookalike")
 
 SECONDS = 5  # between two looks at the machine, and between two attempts to send
 REFUSED = re.compile(r"error code 40[13]|PERMISSION_DENIED")  # in the client's message when the server refuses us
+UNUSABLE = re.compile(r"unsupported URI|maintenance mode|No module named")  # when the address is none of a server
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 PATIENCE_SECONDS = 60  # at the end, for a request that is still under way
 # MLflow's own defaults wait for an absent server for minutes, and draw bars of their own.
@@ -192,6 +193,8 @@ def sync(run: RunDirectory) -> str:
         what, advice = "does not answer", "try again later"
         if REFUSED.search(str(problem)):
             what, advice = "refuses", f"check {CREDENTIALS}, and try again"
+        if UNUSABLE.search(str(problem)):
+            what, advice = "cannot be used", "correct MLFLOW_TRACKING_URI (http://HOST:PORT, say), and try again"
         raise JobError(f"MLflow {what} ({one_line(problem)}); nothing is lost: {advice}") from problem
     assert record.run_id is not None
     return record.run_id

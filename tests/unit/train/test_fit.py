@@ -180,3 +180,7 @@ def test_the_patience_of_a_game_begins_anew_with_each_better_score(
         )
 
     assert [enough(seen) for seen in (2000, 2499, 2500)] == [False, False, True]
+
+
+def test_how_to_go_on_is_said_where_the_run_was_deleted(tmp_path: Path) -> None:
+    assert "fit --resume --out" in fit._go_on(rundir.RunDirectory(tmp_path / "00001-toy-bits"))

@@ -202,3 +202,13 @@ def test_a_broken_artifact_does_not_become_an_archive(run: Path, capsys: pytest.
     assert commands.main(["export", str(run)]) == 2
     assert "the checksum is not the one on the card" in capsys.readouterr().err
     assert not (run / "lookalike.mar").exists()
+
+
+def test_an_archive_lies_beside_the_artifact_also_from_within_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = NadeGenerator(length=6, hidden=3, nets=2, classes=2)
+    artifact.save(tmp_path / "artifact", made, BitsCodec("abcdef"), {"version": "1"})
+    monkeypatch.chdir(tmp_path / "artifact")
+    assert commands.main(["export", "."]) == 0
+    assert (tmp_path / "lookalike.mar").exists()

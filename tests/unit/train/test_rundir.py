@@ -61,3 +61,10 @@ def test_a_run_without_its_configuration_is_none(tmp_path: Path, monkeypatch: py
     monkeypatch.undo()
     assert rundir.existing(tmp_path) == []
     assert rundir.create(tmp_path, "toy", "{}").number == 1
+
+
+def test_the_newest_run_is_found_from_within_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [rundir.create(tmp_path, "toy", "{}") for _ in range(2)]
+    monkeypatch.chdir(runs[0].path)
+    assert rundir.newest(Path()).path.samefile(runs[0].path)
+    assert rundir.newest(Path("..")).number == 2

@@ -217,3 +217,20 @@ def test_only_a_model_that_passed_a_gate_becomes_champion(
     sending = mirror.Mirror(run, mirror.read(run))
     sending._send_model(passed)
     assert sending.client.get_model_version("lookalike", "1").aliases == aliases
+
+
+@pytest.mark.parametrize("uri", ["foo://bar", "127.0.0.1:5000"])
+def test_an_address_that_is_none_of_mlflow_is_to_be_corrected(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(JobError, match=r"MLflow cannot be used .* correct MLFLOW_TRACKING_URI"):
+        tracking.sync(run)
+
+
+def test_a_run_is_synced_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = local_run(tmp_path, monkeypatch)
+    monkeypatch.chdir(run.path)
+    run_id = tracking.sync(RunDirectory(Path()))
+    assert mlflow.MlflowClient(mirror.store_uri(tmp_path)).get_run(run_id).info.run_name == "00001-toy-bits"
+    assert not (run.path / "mlflow.db").exists()
