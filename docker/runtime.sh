@@ -203,7 +203,7 @@ train_in_docker() { # ARGUMENT...
   build_train
   set -- "$image" fit "$@"
   if [ $dry = no ]; then
-    mkdir -p "$out"
+    mkdir -p -m 700 "$out" # what runs leave is as private as the data
     out=$(cd "$out" && pwd)
     [ ! -f "$out/config.json" ] || out=$(dirname "$out") # a run to go on with: MLflow's store is beside it
     set -- --mount "type=bind,source=$out,target=$out" "$@"
@@ -352,7 +352,7 @@ compose() {
   export LOOKALIKE_UID LOOKALIKE_GID RUNS DATA REVISION TORCH TORCH_INDEX
   # What a container would look for in itself is not meant, but the composed MLflow.
   if ! is_server || is_here; then unset MLFLOW_TRACKING_URI; fi
-  mkdir -p "$RUNS" || fail 1 "$RUNS is no folder for runs" # the engine would make it, and as its own user
+  mkdir -p -m 700 "$RUNS" || fail 1 "$RUNS is no folder for runs" # the engine would make it, and as its own user
   if "$docker" compose version >/dev/null 2>&1; then
     "$docker" compose --project-name "${PROJECT:-lookalike}" --file docker/compose.yaml "$@"
   else

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
@@ -167,6 +168,13 @@ def test_a_folder_is_mounted_once(box: Machine, tmp_path: Path) -> None:
 def test_a_dry_run_creates_nothing(box: Machine, tmp_path: Path, out: str) -> None:
     assert box.make("train", f"ARGS={out} --dry-run", runtimes=NVIDIA).code == 0
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_new_folder_of_runs_is_its_owners_alone(box: Machine, tmp_path: Path, out: str) -> None:
+    """As train/rundir.py makes it: what runs leave is as private as the data."""
+    box.make("train", f"ARGS={out}", runtimes=NVIDIA)
+    box.make("up", runtimes=PLAIN, RUNS=str(tmp_path / "composed"))
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("runs", "composed")] == [0o700] * 2
 
 
 def test_a_rootless_engine_maps_its_root_to_the_caller(box: Machine, out: str) -> None:
