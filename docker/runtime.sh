@@ -328,7 +328,7 @@ ask() { # COMMAND ARGUMENT...
   elif [ "${RUNTIME:-auto}" = local ] || ! is_serving; then
     local_python serve "$@"
   elif [ "$1" = stop ]; then
-    "$docker" stop --time 55 "$container" >/dev/null
+    "$docker" stop -t 55 "$container" >/dev/null
     "$docker" rm "$container" >/dev/null
     echo "stopped"
   else

@@ -259,7 +259,7 @@ def test_a_serving_container_answers_request_status_and_stop(box: Machine) -> No
     assert asked[2:] == ["lookalike-serve", "python", "-m", "serve", "request", "-n", "5"]
     assert box.make("status", **settings).call("docker", "exec")[-1] == "status"
     stopped = box.make("stop", **settings)
-    assert after(stopped.call("docker", "stop"), "--time") == ["55"]  # as --stop-timeout
+    assert after(stopped.call("docker", "stop"), "-t") == ["55"]  # as --stop-timeout
     assert "local:" not in stopped.output
     assert "local: -m serve request -n 5" in box.make("request", runtimes=PLAIN).output
     assert "local: -m serve stop" in box.make("stop", runtimes=PLAIN, SERVING="true", RUNTIME="local").output

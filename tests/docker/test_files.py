@@ -214,7 +214,7 @@ def test_whoever_stops_a_server_waits_for_as_long_as_it_may_need() -> None:
     commands = [
         seconds
         for path in (DOCKER / "runtime.sh", DOCKER / "README.md")
-        for seconds in re.findall(r"--(?:stop-timeout|time) (\d+)", path.read_text())
+        for seconds in re.findall(r"(?:--stop-timeout|stop -t) (\d+)", path.read_text())
     ]
     assert len(commands) == 4
     assert len(pods) == 1

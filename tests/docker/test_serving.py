@@ -245,7 +245,7 @@ def test_it_stops_within_ten_seconds_and_answers_what_it_accepted(engine: Engine
         clients = [pool.submit(load) for _ in range(4)]
         time.sleep(2)
         began = time.monotonic()
-        engine("stop", "--time", "55", name)
+        engine("stop", "-t", "55", name)
         seconds = time.monotonic() - began
         stopping.set()
         for client in clients:
