@@ -286,7 +286,11 @@ serve_in_docker() { # ARGUMENT...
   fi
   [ -z "$metrics" ] || set -- --publish "$host:$metrics:$metrics" "$@" --metrics-port "$metrics"
   for name in $(env | sed -n 's/^\(LOOKALIKE_SERVE_[A-Z_]*\)=.*/\1/p'); do
-    case $name in *_RUNS | *_MODEL | *_HOST | *_SERVE_PORT | *_METRICS_PORT | *_TOKEN_FILE) ;; *) set -- --env "$name" "$@" ;; esac
+    case $name in
+    *_RUNS | *_MODEL | *_HOST | *_SERVE_PORT | *_METRICS_PORT | *_TOKEN_FILE) ;; # said by mounts and options
+    *_TOKEN | *_ADDRESS) ;; # the client's, and maybe of another server
+    *) set -- --env "$name" "$@" ;;
+    esac
   done
   # shellcheck disable=SC2086
   (become "$docker" run --detach --name "$container" --read-only --tmpfs /tmp:exec,mode=1777,size=1g \

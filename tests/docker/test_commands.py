@@ -433,8 +433,8 @@ def test_more_options_reach_the_engine(box: Machine, runs: Path, target: str) ->
 
 
 def test_settings_reach_the_server_but_for_those_of_the_outside(box: Machine, runs: Path) -> None:
-    names = ("WORKERS", "TOKENS", "RUNS", "HOST", "PORT", "METRICS_PORT")
-    values = ("3", "false", str(runs), "0.0.0.0", "9000", "9002")
+    names = ("WORKERS", "TOKENS", "RUNS", "HOST", "PORT", "METRICS_PORT", "TOKEN", "ADDRESS")
+    values = ("3", "false", str(runs), "0.0.0.0", "9000", "9002", "another-servers", "http://another.example")
     given = {f"LOOKALIKE_SERVE_{name}": value for name, value in zip(names, values, strict=True)}
     run = box.make("serve", runtimes=NVIDIA, SERVING="", **given).call("docker", "run")
     assert set(after(run, "--env")) == {"LOOKALIKE_SERVE_WORKERS", "LOOKALIKE_SERVE_TOKENS"}
