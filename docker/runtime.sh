@@ -22,6 +22,7 @@ bin=${BIN:-.venv/bin}
 torch=${TORCH:-2.13.0}
 cpu_index=${TORCH_INDEX-}
 container=${CONTAINER:-lookalike-serve}
+project=${PROJECT:-lookalike}
 export DOCKER_BUILDKIT=1
 
 fail() { # CODE MESSAGE
@@ -324,19 +325,41 @@ is_serving() {
   [ "$("$docker" inspect --format '{{.State.Running}}' "$container" 2>/dev/null)" = true ]
 }
 
-# request, status and stop go to the container that serves, else, unless a container was asked for, to the local server.
+# The container of the server that `make up` has started, by the labels that Compose gives it; nothing where there is none.
+composed() {
+  "$docker" ps --quiet --filter "label=com.docker.compose.project=$project" \
+    --filter label=com.docker.compose.service=serve --filter label=com.docker.compose.oneoff=False 2>/dev/null || true
+}
+
+# Whether a local server, or one far away, can be meant: an environment is there, or what a server leaves, or it is named.
+may_be_local() { # COMMAND ARGUMENT...
+  case "${LOOKALIKE_SERVE_ADDRESS:+--address} $*" in *--address* | *--runs* | *--help*) return 0 ;; esac
+  [ -x "$bin/python" ] || [ -e "${LOOKALIKE_SERVE_RUNS:-${LOOKALIKE_OUT:-runs}}/serve/state.json" ]
+}
+
+# request, status and stop mean the container of `make serve`, else that of `make up`, else, unless a container was asked
+# for, the local server.
 ask() { # COMMAND ARGUMENT...
-  if [ "${RUNTIME:-auto}" = docker ] && ! is_serving; then
-    [ "$1" = stop ] || fail 1 "no container serves here; start one with: make serve RUNTIME=docker"
-    echo "no server runs here"
-  elif [ "${RUNTIME:-auto}" = local ] || ! is_serving; then
-    local_python serve "$@"
-  elif [ "$1" = stop ]; then
+  serving=''
+  if [ "${RUNTIME:-auto}" != local ]; then
+    if is_serving; then serving=$container; else serving=$(composed); fi
+  fi
+  if [ -n "$serving" ] && [ "$1" != stop ]; then
+    exec "$docker" exec "$serving" python -m serve "$@"
+  elif [ "$serving" = "$container" ]; then
     "$docker" stop -t 55 "$container" >/dev/null
     "$docker" rm "$container" >/dev/null
     echo "stopped"
-  else
-    exec "$docker" exec "$container" python -m serve "$@"
+  elif [ -n "$serving" ]; then
+    fail 1 "make up has started the server here, and make down stops it; one outside of containers: make stop RUNTIME=local"
+  elif [ "${RUNTIME:-auto}" != docker ] && may_be_local "$@"; then
+    local_python serve "$@"
+  elif [ "$1" = stop ]; then
+    echo "no server runs here"
+  elif [ "${RUNTIME:-auto}" = docker ]; then
+    fail 1 "no container serves here; start one with: make serve RUNTIME=docker"
+  else # for this answer no environment is made, which takes minutes
+    fail 1 "no server runs here; start one with: make serve"
   fi
 }
 
@@ -358,9 +381,9 @@ compose() {
   if ! is_server || is_here; then unset MLFLOW_TRACKING_URI; fi
   mkdir -p -m 700 "$RUNS" || fail 1 "$RUNS is no folder for runs" # the engine would make it, and as its own user
   if "$docker" compose version >/dev/null 2>&1; then
-    "$docker" compose --project-name "${PROJECT:-lookalike}" --file docker/compose.yaml "$@"
+    "$docker" compose --project-name "$project" --file docker/compose.yaml "$@"
   else
-    "${DOCKER_COMPOSE:-docker-compose}" --project-name "${PROJECT:-lookalike}" --file docker/compose.yaml "$@"
+    "${DOCKER_COMPOSE:-docker-compose}" --project-name "$project" --file docker/compose.yaml "$@"
   fi
 }
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from tests.docker.conftest import ROOT
 
 # Every call becomes one line of $NOTES, its words separated by tabs. $RUNTIMES is what the engine knows; without it
-# there is no engine. $SERVING says whether the serving container runs before it is started.
+# there is no engine. $SERVING says whether the serving container runs before it is started, $COMPOSED names the one of
+# `make up`.
 CLIENT = """#!/bin/sh
 printf '%s\\t' "${0##*/}" "$@" >> "$NOTES"
 printf '\\n' >> "$NOTES"
@@ -22,6 +23,7 @@ inspect*Running*) if grep -q "^docker.run.--detach" "$NOTES"; then echo true; el
 inspect*Health*) echo "running healthy" ;;
 logs*) echo 'Warning: version 7 missed' >&2; echo 'address  http://0.0.0.0:8080' ;;
 compose*) exit 1 ;;
+ps*) [ -z "$COMPOSED" ] || echo "$COMPOSED" ;;
 *config*--services) echo mlflow ;;
 *ps*--quiet*) echo 0123456789ab ;;
 *up*--detach*) echo "RUNS=$RUNS DATA=$DATA user=$LOOKALIKE_UID:$LOOKALIKE_GID store=${MLFLOW_TRACKING_URI-its own}" ;;

@@ -275,6 +275,55 @@ def test_who_asks_for_a_container_and_has_none_is_told_at_once(box: Machine) -> 
     assert "local:" not in asked.output
 
 
+def test_the_composed_server_answers_request_and_status_and_is_left_to_down(box: Machine) -> None:
+    settings = {"runtimes": PLAIN, "COMPOSED": "0123456789ab", "PROJECT": "another"}
+    asked = box.make("request", **settings)
+    assert asked.call("docker", "exec")[2:] == ["0123456789ab", "python", "-m", "serve", "request", "-n", "5"]
+    assert set(after(asked.call("docker", "ps"), "--filter")) == {
+        "label=com.docker.compose.project=another",
+        "label=com.docker.compose.service=serve",
+        "label=com.docker.compose.oneoff=False",
+    }
+    assert box.make("status", RUNTIME="docker", **settings).call("docker", "exec")[-1] == "status"
+    stopped = box.make("stop", **settings)
+    assert stopped.code
+    assert "make down stops it" in stopped.errors
+    assert not any(call[1] in ("stop", "rm") for call in stopped.calls)
+    assert "local: -m serve status" in box.make("status", RUNTIME="local", **settings).output
+    both = box.make("status", SERVING="true", **settings)
+    assert both.call("docker", "exec")[2] == "lookalike-serve", "the one of make serve comes first"
+
+
+@pytest.mark.parametrize("engine", [PLAIN, ""])
+def test_where_no_server_can_run_no_environment_is_made_to_say_so(box: Machine, tmp_path: Path, engine: str) -> None:
+    (box.folder / "venv" / ".ready").unlink()
+    (box.folder / "venv" / "bin" / "python").unlink()
+    nowhere = {"runtimes": engine, "LOOKALIKE_OUT": str(tmp_path)}
+    for target in ("request", "status"):
+        done = box.make(target, **nowhere)
+        assert done.code
+        assert "no server runs here; start one with: make serve" in done.errors
+        assert "Setting up" not in done.output
+    stopped = box.make("stop", **nowhere)
+    assert (stopped.code, stopped.output) == (0, "no server runs here\n")
+
+
+@pytest.mark.parametrize("named", ["address", "option", "state"])
+def test_a_server_that_may_be_elsewhere_is_asked_with_an_environment_made_for_it(
+    bare: Machine, tmp_path: Path, named: str
+) -> None:
+    (bare.folder / "venv" / "bin" / "python").unlink()
+    settings = {"LOOKALIKE_OUT": str(tmp_path)}
+    if named == "address":
+        settings["LOOKALIKE_SERVE_ADDRESS"] = "http://another.example"
+    elif named == "state":
+        (tmp_path / "serve").mkdir()
+        (tmp_path / "serve" / "state.json").touch()
+    arguments = "ARGS=--address http://another.example" if named == "option" else "ARGS="
+    done = bare.make("request", arguments, f"PYTHON={python(bare, 'exit 1')}", **settings)
+    assert "Setting up" in done.output
+
+
 def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Path) -> None:
     whole = box.make("up", runtimes=PLAIN, RUNS=str(runs))
     assert whole.code == 0, whole.errors
