@@ -5,9 +5,9 @@
 #   docker build -f docker/serve.Dockerfile -t lookalike-serve:7 \
 #     --target baked --build-arg MODEL=runs/00007-movie-reviews-tokens/lookalike.mar .      one model inside
 #
-# For builds that never change, pin the base by its digest:
+# For builds that change little, pin the base by its digest:
 #   docker build --build-arg BASE=python:3.11-slim-bookworm@sha256:…
-# where `docker buildx imagetools inspect python:3.11-slim-bookworm` prints the digest.
+# where `docker buildx imagetools inspect python:3.11-slim-bookworm` prints the digest. Debian's packages stay unpinned.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build

@@ -4,9 +4,9 @@
 #
 # TORCH_INDEX is empty for torch's CUDA build, which brings its own CUDA libraries: the host needs only the NVIDIA driver
 # and the container toolkit. For the CPU build it is the index that PyTorch's installation page names.
-# For builds that never change, pin the base by its digest:
+# For builds that change little, pin the base by its digest:
 #   docker build --build-arg BASE=python:3.11-slim-bookworm@sha256:…
-# where `docker buildx imagetools inspect python:3.11-slim-bookworm` prints the digest.
+# where `docker buildx imagetools inspect python:3.11-slim-bookworm` prints the digest. Debian's packages stay unpinned.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS base

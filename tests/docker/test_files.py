@@ -129,6 +129,12 @@ def test_dockerfiles_name_the_torch_of_the_makefile(path: Path) -> None:
     assert f"TORCH: ${{TORCH:-{wanted}}}" in (DOCKER / "compose.yaml").read_text()
 
 
+def test_composed_builds_take_the_base_that_was_asked_for_or_that_of_the_dockerfiles() -> None:
+    (wanted,) = {base for path in DOCKERFILES for base in re.findall(r"^ARG BASE=(\S+)$", path.read_text(), re.M)}
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    assert {service["build"]["args"]["BASE"] for service in services.values()} == {f"${{BASE:-{wanted}}}"}
+
+
 @pytest.mark.parametrize(
     ("name", "document"), list(manifests()), ids=lambda value: value if isinstance(value, str) else ""
 )
