@@ -9,8 +9,12 @@
 #   RUNTIME      auto (default), local or docker. auto: Docker where an engine and the NVIDIA runtime answer, else local
 #   GPUS         which GPUs: all (default where there is the NVIDIA runtime), none, or 0,1
 #   DOCKER       the client (default docker);  DOCKER_ARGS  more options for `docker run`
+#   DOCKER_COMPOSE   docker-compose 1.29 (default docker-compose), where there is no `docker compose`
+#   CONTAINER    the name of make serve's container (default lookalike-serve);  PROJECT  of make up's (default lookalike)
 #   TORCH_INDEX  the pip index of torch's CPU build (PyTorch's installation page names it); empty: wherever pip looks
+#   BASE         the image that others are built on, for one that is pinned by its digest
 #   MODEL        for images: an archive to bake into lookalike-serve:baked, runs/…/lookalike.mar
+#   PORT, MLFLOW_PORT, RUNS, DATA and others   for the composed services: see Compose in README.md
 #   MLFLOW_*, LOOKALIKE_*, OMP_NUM_THREADS   passed on to the job
 #
 # Exits 1 where the wished-for runtime cannot be had, 2 where a wish makes no sense.
