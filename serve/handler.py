@@ -112,6 +112,8 @@ class LookalikeHandler:
     def _refuse(self, error: RequestError, index: int, context: Any) -> bytes:
         if self.watch:
             self.watch.refused(error.field if error.field in requests.NAMES else "unknown", error.status.value)
+        if error.status == HTTPStatus.UNAUTHORIZED:  # which must say how to ask (RFC 9110, 11.6.1)
+            context.set_response_header(index, "WWW-Authenticate", "Bearer")
         context.set_response_status(error.status.value, error.status.phrase, index)
         context.set_response_content_type(index, requests.CONTENT_TYPES["json"])
         return requests.encode_error(error)

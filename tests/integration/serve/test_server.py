@@ -615,6 +615,7 @@ def test_a_token_that_was_given_guards_and_survives_a_restart(
         try:
             refused = requests.post(url, json={"n": 1}, timeout=30)
             assert refused.status_code == 401
+            assert refused.headers["WWW-Authenticate"] == "Bearer"
             assert refused.json()["error"]["field"] == "Authorization"
             answers.append(requests.post(url, json={"n": 3, "seed": 1}, headers=bearer, timeout=30).content)
             assert command("token", "--runs", fresh.runs).stdout == "correct-horse-battery\n"

@@ -395,6 +395,16 @@ def test_of_a_batch_only_those_with_the_token_are_answered(
     answers = [json.loads(body) for body in made.handle([{"body": b""}] * 3, context)]
     assert ["sequences" in answer for answer in answers] == [True, False, False]
     assert {index: status for index, (status, _) in context.statuses.items()} == {1: 401, 2: 401}
+    # RFC 9110, 11.6.1: a 401 says how to ask, and an answer with sequences does not.
+    assert [context.headers[k].get("WWW-Authenticate") for k in range(3)] == [None, "Bearer", "Bearer"]
+
+
+@pytest.mark.parametrize("path", ["/predictions/lookalike", "/predictions/lookalike/{version}"])
+def test_the_openapi_description_has_the_header_of_a_missing_token(path: str) -> None:
+    description = json.loads((Path(handler.__file__).parent / "openapi.json").read_text())
+    name = description["paths"][path]["post"]["responses"]["401"]["$ref"].rsplit("/", 1)[1]
+    header = description["components"]["responses"][name]["headers"]["WWW-Authenticate"]
+    assert (header["required"], header["schema"]) == (True, {"const": "Bearer"})
 
 
 def test_a_model_without_a_run_has_an_empty_header_for_it(choosy: Any) -> None:
