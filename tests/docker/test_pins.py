@@ -2,9 +2,10 @@
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Sequence
-from importlib.metadata import requires
+from importlib.metadata import packages_distributions, requires
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -46,6 +47,26 @@ def test_all_that_an_environment_takes_is_pinned() -> None:
     needed = brought_by([*project["dependencies"], *extras["serve"], *extras["dev"]])
     assert "setuptools" in needed, "torch's own requirement"
     assert sorted(name for name in needed - set(pinned()) if not FROM_TORCH.fullmatch(name)) == []
+
+
+def test_all_that_the_code_imports_is_declared() -> None:
+    """Not left to what other packages happen to bring."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["serve"], *extras["frechet"]]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    trees = [ast.parse(path.read_text()) for part in ("train", "serve") for path in (ROOT / part).glob("*.py")]
+    found = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in found if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in found if isinstance(node, ast.ImportFrom) and node.module}
+    ours = {"train", "serve", *sys.stdlib_module_names}
+    sources = packages_distributions()
+    loose = {
+        name
+        for name in {name.partition(".")[0] for name in names} - ours
+        if not declared & set(map(canonicalize_name, sources.get(name, [])))
+    }
+    assert sorted(loose) == []
 
 
 def test_every_torch_that_is_allowed_can_be_installed_beside_the_pins() -> None:
