@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 	  echo "Setting up $(VENV) with $$python (a few minutes, once)" && $$python -m venv $(VENV) && exit; \
 	  done; $(HAS_PIP) || { echo "Error: Lookalike needs Python 3.11 or 3.12 with its venv module (Debian: apt install python3-venv)," \
 	  "and none of these is: $(PYTHONS). Name yours: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet $(FROM_INDEX) torch==$(TORCH)
+	@$(BIN)/python -m pip install --quiet $(FROM_INDEX) --constraint constraints.txt torch==$(TORCH)
 	@$(BIN)/python -m pip install --quiet $(FROM_INDEX) --constraint constraints.txt torch==$(TORCH) --editable ".[serve,dev]"
 	@touch $@
 

@@ -449,6 +449,11 @@ def test_a_box_without_a_driver_takes_the_small_torch_where_it_is_told(bare: Mac
     assert "extra-index-url" not in bare.make("-n", "setup").output
 
 
+def test_all_that_setup_installs_is_pinned(bare: Machine) -> None:
+    installs = [line for line in bare.make("-n", "setup").output.splitlines() if "pip install" in line]
+    assert ["--constraint constraints.txt" in line for line in installs] == [True, True]
+
+
 def test_a_server_of_mlflow_is_not_started_again(box: Machine) -> None:
     done = box.make("mlflow", MLFLOW_TRACKING_URI="http://mlflow.example:5000")
     assert done.code == 0, done.errors
