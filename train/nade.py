@@ -63,8 +63,7 @@ class NadeGenerator(Generator):
         return {**super().config(), "hidden": self.hidden, "nets": self.nets, "classes": self.classes}
 
     def forward(self, noise: Tensor) -> Tensor:
-        net = self._net(noise)
-        latent, logistic = self._read(noise, net)
+        (net, latent), logistic = self._choose(noise), self._logistic(noise)
         bits = _rounded(self._draw(net, latent, logistic))
         if not torch.is_grad_enabled():
             return bits
@@ -73,7 +72,7 @@ class NadeGenerator(Generator):
     def stratified(self, noise: Tensor, first: int) -> Tensor:
         place, width = torch.arange(len(noise), device=noise.device), -(-len(noise) // self.nets)
         net, column = (first + place) % self.nets, place // self.nets
-        latent, logistic = self._read(noise, net)
+        latent, logistic = self._latent(noise, net), self._logistic(noise)
         bits = _rounded(self._draw(net, latent, logistic, (column, width)))
         rows = [((first + i) % self.nets, slice(i, None, self.nets)) for i in range(min(self.nets, len(noise)))]
         return self._relaxed(bits, self._logits(bits, latent, rows) + logistic)
@@ -83,18 +82,25 @@ class NadeGenerator(Generator):
 
         Its mean over rows estimates a column's mean as the bits do, but scatters less (Rao and Blackwell).
         """
-        net = self._net(noise)
-        latent, logistic = self._read(noise, net)
+        (net, latent), logistic = self._choose(noise), self._logistic(noise)
         return (self._draw(net, latent, logistic) - logistic).sigmoid()
 
-    def _net(self, noise: Tensor) -> Tensor:
-        """Each row's net, (rows,)."""
-        return (noise[:, -2] * self.nets).long().clamp(max=self.nets - 1)
+    def _choose(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's net and class, (rows,) both."""
+        if noise.is_cpu:
+            net, latent = torch.empty(2, len(noise), dtype=torch.int64)
+            _choose_rows(noise.numpy(), self.prior.numpy(), net.numpy(), latent.numpy())
+            return net, latent
+        net = (noise[:, -2] * self.nets).long().clamp(max=self.nets - 1)
+        return net, self._latent(noise, net)
 
-    def _read(self, noise: Tensor, net: Tensor) -> tuple[Tensor, Tensor]:
-        """Each row's class (rows,), and logistic noise for its bits (rows, length)."""
-        latent = (noise[:, -1:] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
-        return latent, torch.logit(noise[:, : self.length], eps=torch.finfo(noise.dtype).eps)
+    def _latent(self, noise: Tensor, net: Tensor) -> Tensor:
+        """The class of each row of these nets, (rows,)."""
+        return (noise[:, -1:] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
+
+    def _logistic(self, noise: Tensor) -> Tensor:
+        """Logistic noise for each bit, (rows, length)."""
+        return torch.logit(noise[:, : self.length], eps=torch.finfo(noise.dtype).eps)
 
     def _relaxed(self, bits: Tensor, noisy_logits: Tensor) -> Tensor:
         """The bits, with the gradient of their relaxation."""
@@ -230,6 +236,19 @@ def _columns(net: Tensor) -> tuple[Tensor, int]:
 
 def _rounded(noisy_logits: Tensor) -> Tensor:
     return (noisy_logits > 0).to(noisy_logits)
+
+
+@njit(nogil=True)
+def _choose_rows(noise: Floats, prior: Floats, net: Ints, latent: Ints) -> None:
+    """Fill in each row's net and class, (rows,), as `NadeGenerator._choose` does where there is a GPU."""
+    nets, classes = prior.shape
+    for row in range(len(noise)):
+        r = net[row] = min(int(noise[row, -2] * nets), nets - 1)
+        k, share = 0, prior[r, 0]
+        while k < classes - 1 and noise[row, -1] >= share:
+            k += 1
+            share += prior[r, k]
+        latent[row] = k
 
 
 # Sums may be taken in another order ("reassoc"): a row then takes less than half the time.

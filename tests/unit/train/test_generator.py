@@ -255,3 +255,16 @@ def test_nets_and_classes_are_drawn_as_often_as_they_should_be() -> None:
         made.bias[2], made.class_bias[2] = 50.0, 0.0
     ones = generator.sample(made, 4000, seed=0).float().mean().item()
     assert ones == pytest.approx((0.75 + 0.75 + 1) / 3, abs=0.03)
+
+
+def test_compiled_code_chooses_nets_and_classes_as_torch_does() -> None:
+    torch.manual_seed(0)
+    made = NadeGenerator(length=3, hidden=2, nets=3, classes=4).double()
+    made.prior.copy_(torch.tensor([[0.25] * 4, [0.0, 0.5, 0.0, 0.5], [0.1, 0.2, 0.3, 0.3]]))  # the last lack a tenth
+    numbers = torch.cat([torch.rand(500, dtype=torch.float64), made.prior.cumsum(1).flatten().clamp(max=1 - 2**-53)])
+    noise = torch.rand(3 * len(numbers), made.noise_size, dtype=torch.float64)
+    noise[:, -2:] = torch.cartesian_prod(torch.tensor([0.0, 1 / 3, 1 - 2**-53], dtype=torch.float64), numbers)
+    net, latent = made._choose(noise)
+    assert torch.equal(net, torch.tensor([0, 1, 2]).repeat_interleave(len(numbers)))
+    assert torch.equal(latent, made._latent(noise, net))
+    assert set(latent[net == 1].tolist()) == {1, 3}
