@@ -364,7 +364,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
     Raises:
         InputError: it cannot be read.
     """
-    return tuple(readers.read(_shards(path)[0]).columns)
+    return tuple(readers.read(_shards(path)[0], may_be_empty=True).columns)
 
 
 def load_values(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.NDArray[np.float64], tuple[str, ...]]:
@@ -382,7 +382,7 @@ def load_values(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.NDA
     parts: list[npt.NDArray[np.float64]] = []
     bad: list[str] = []
     for file in _shards(path):
-        table = readers.read(file)
+        table = readers.read(file, may_be_empty=True)
         if tuple(table.columns) != (names := names or tuple(table.columns)):
             raise InputError(OTHER_COLUMNS.format(path=path, file=file.name))
         values = np.stack([_column_values(column) for column in table.columns.values()], axis=1)

@@ -370,3 +370,15 @@ def test_few_synthetic_rows_do_not_hide_that_independent_columns_would_pass() ->
     verdict = evaluate._verdict(limits, found)
     assert verdict.passed
     assert "independent columns pass it, too" in verdict.sentence
+
+
+def test_a_shard_of_names_alone_is_passed_over_in_synthetic_rows_too(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    rows = "\n".join(",".join(map(str, row)) for row in builtin.toy(60).tolist())
+    (tmp_path / "made" / "1.csv").write_text("a,b,c,d,e\n")
+    (tmp_path / "made" / "2.csv").write_text(f"a,b,c,d,e\n{rows}\n")
+    real = write(tmp_path / "real.parquet", builtin.toy(120)[60:], NAMES)
+    assert judged(real, tmp_path / "made").scores[SYNTHETIC]["synthetic_rows"] == 60
+    (tmp_path / "empty.csv").write_text("a,b,c,d,e\n")
+    with pytest.raises(InputError, match="0 usable rows; at least 10 are needed"):
+        judged(real, tmp_path / "empty.csv")
