@@ -146,7 +146,7 @@ def test_the_length_chosen_for_texts_is_bounded() -> None:
     assert TokensCodec.fit(["a film " * 1000] * 200, **options).length == codec.LONGEST
 
 
-@pytest.mark.parametrize(("kind", "most"), [("words", 7), ("bpe", 25)])  # every character is a piece, too
+@pytest.mark.parametrize(("kind", "most"), [("words", 7), ("bpe", 25)])
 def test_a_vocabulary_has_no_more_tokens_than_asked_for(kind: str, most: int) -> None:
     few, many = (fit_tokens(TEXTS * 20, kind=kind, vocabulary=size).pieces for size in (most, 500))
     assert len(few) == most < len(many)
