@@ -21,20 +21,8 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from train import CARD
-from train.config import (
-    BASELINES,
-    CODECS,
-    DEVICES,
-    GENERATORS,
-    PRESETS,
-    TOKENIZERS,
-    Config,
-    InputError,
-    JobError,
-    did_you_mean,
-    is_out_of_memory,
-    resolve,
-)
+from train.config import BASELINES, CODECS, DEVICES, GENERATORS, PRESETS, TOKENIZERS, Config, resolve
+from train.errors import InputError, JobError, did_you_mean, is_out_of_memory
 from train.processes import end_with_the_first
 
 if TYPE_CHECKING:  # torch takes seconds to import

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.datasets import load_digits
 
-from train.config import JobError
+from train.errors import JobError
 
 Bits = npt.NDArray[np.uint8]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from train import atomic
-from train.config import InputError
+from train.errors import InputError
 
 FORMAT = 7  # changes with what a state holds, or with how training goes on from it
 

@@ -5,33 +5,19 @@ that depend on one another. All problems are reported at once.
 """
 
 import dataclasses
-import difflib
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from train.errors import InputError
 
 CODECS = ("auto", "bits", "presence", "tokens")
 TOKENIZERS = ("words", "bpe")
 GENERATORS = ("auto", "nade", "tokens", "textbook")
 DEVICES = ("auto", "cpu", "cuda")
 BASELINES = ("none", "fast", "all")
-OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
-
-
-class InputError(ValueError):
-    """A mistake that the user can correct: a wrong option, file or row. Commands end with exit code 2."""
-
-
-class JobError(RuntimeError):
-    """The work itself failed. Commands end with exit code 1."""
-
-
-def is_out_of_memory(problem: BaseException) -> bool:
-    """Whether the memory of the machine or of a GPU was too small, which torch says in words only."""
-    return isinstance(problem, MemoryError) or OUT_OF_MEMORY.search(str(problem)) is not None
 
 
 def unequal_shares(config: "Config", processes: int) -> str | None:
@@ -170,11 +156,6 @@ def resolve(given: Mapping[str, Any]) -> Config:
         InputError: as `Config` raises it.
     """
     return Config(**{**PRESETS[given.get("preset", Config.preset)], **epochs_alone(given)})
-
-
-def did_you_mean(given: str, names: Iterable[str]) -> str:
-    """A question to end a message with; empty where no name is like the given one."""
-    return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(given, list(names), 1))
 
 
 def epochs_alone(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from train import builtin, readers, row_cache
 from train.codec import PresenceCodec, words_of
-from train.config import InputError, did_you_mean
+from train.errors import InputError, did_you_mean
 from train.packed import PackedRows
 from train.readers import (
     BITS_SHARE,

@@ -26,7 +26,8 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
-from train.config import Config, InputError, JobError, from_json, is_out_of_memory, unequal_shares
+from train.config import Config, from_json, unequal_shares
+from train.errors import InputError, JobError, is_out_of_memory
 from train.processes import GRACE_SECONDS, POLL_SECONDS, Worker, process_count, started
 
 log = logging.getLogger("lookalike")

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from train import atomic, data, evidence, gate, metrics, readers, report, writers
 from train.codec import BitsCodec, Codec, PresenceCodec
-from train.config import InputError
 from train.data import Dataset
 from train.embeddings import embedder
+from train.errors import InputError
 from train.evidence import SYNTHETIC, Evidence
 from train.gate import Verdict
 

@@ -40,7 +40,8 @@ from train import (
     writers,
 )
 from train.codec import Codec, TokensCodec
-from train.config import Config, InputError, JobError, epochs_alone, from_json, is_out_of_memory
+from train.config import Config, epochs_alone, from_json
+from train.errors import InputError, JobError, is_out_of_memory
 from train.evidence import Evidence
 from train.gate import Verdict
 from train.generator import Generator

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from train.config import InputError, did_you_mean
+from train.errors import InputError, did_you_mean
 
 HERE = Path(__file__).parent
 RULE = re.compile(r"(<=|>=)\s*(\S+)")

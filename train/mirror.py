@@ -32,7 +32,8 @@ from mlflow.types.schema import Array, ColSpec, DataType, Schema
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from train import CARD, LEAVES, MODEL_NAME, atomic, evidence
-from train.config import InputError, from_json
+from train.config import from_json
+from train.errors import InputError
 from train.rundir import RunDirectory
 
 log = logging.getLogger("lookalike")

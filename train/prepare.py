@@ -11,8 +11,9 @@ from torch import Tensor
 
 from train import data
 from train.codec import END, LABEL_COLUMN, BitsCodec, Codec, TokensCodec
-from train.config import Config, InputError
+from train.config import Config
 from train.data import Dataset, Split
+from train.errors import InputError
 from train.packed import PackedRows
 
 log = logging.getLogger("lookalike")

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from train.config import InputError, JobError
+from train.errors import InputError, JobError
 
 STARTED = "LOOKALIKE_STARTED"  # is there in the processes that were started here
 POLL_SECONDS = 0.05

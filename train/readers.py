@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from train.config import InputError
+from train.errors import InputError
 
 Shape = TypeVar("Shape", bound=Hashable)
 

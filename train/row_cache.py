@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock
 
 from train.builtin import cache_directory
-from train.config import InputError
+from train.errors import InputError
 from train.packed import PackedRows
 from train.progress import Progress
 from train.readers import (

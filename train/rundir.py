@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from train import atomic
-from train.config import InputError
+from train.errors import InputError
 
 NAME = re.compile(r"(\d{5})-.+")
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from train import MAX_SEED, atomic, writers
 from train.artifact import Artifact
-from train.config import InputError
+from train.errors import InputError
 from train.generator import Generator, LabelledRows, generate_labelled
 from train.progress import Progress
 

@@ -28,7 +28,7 @@ from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
 from train import atomic, mirror
-from train.config import InputError, JobError
+from train.errors import InputError, JobError
 from train.mirror import Mirror, Record
 from train.rundir import RunDirectory
 

@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from train import atomic
 from train.codec import LABEL_COLUMN, Codec, TokensCodec, class_names
-from train.config import InputError
+from train.errors import InputError
 from train.generator import LabelledRows
 from train.readers import TEXT_COLUMN
 

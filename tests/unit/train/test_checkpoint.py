@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from train import checkpoint
-from train.config import InputError
+from train.errors import InputError
 
 
 def state(number: int) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 import pytest
 
 from train import config
-from train.config import PRESETS, Config, InputError, from_json, resolve
+from train.config import PRESETS, Config, from_json, resolve
+from train.errors import InputError
 
 
 def test_presets_resolve() -> None:

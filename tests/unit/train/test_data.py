@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train import builtin, data, readers, row_cache
-from train.config import InputError
+from train.errors import InputError
 
 TEXTS = [f'film number {i}, "really"\nit says' for i in range(12)]
 BITS = np.random.default_rng(1).integers(0, 2, (12, 3)).astype(np.uint8)

@@ -12,7 +12,8 @@ import torch
 
 from tests.unit.train.test_checkpoint import Harmful
 from train import distributed, processes
-from train.config import InputError, JobError, resolve
+from train.config import resolve
+from train.errors import InputError, JobError
 
 
 def test_a_process_that_fails_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

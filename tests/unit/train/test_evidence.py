@@ -16,7 +16,7 @@ from train import __main__ as commands
 from train import builtin, evaluate, evidence, gate, text_metrics
 from train.__main__ import main
 from train.codec import words_of
-from train.config import InputError
+from train.errors import InputError
 from train.evidence import FLOOR, SYNTHETIC, Evidence
 
 NAMES = list("abcde")

@@ -13,7 +13,8 @@ import torch
 from filelock import FileLock
 
 from train import checkpoint, fit, rundir
-from train.config import InputError, JobError, resolve
+from train.config import resolve
+from train.errors import InputError, JobError
 from train.loop import Tick
 from train.nade import NadeGenerator
 from train.prepare import prepare, resolved

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from train import gate, metrics, text_metrics
-from train.config import InputError
+from train.errors import InputError
 
 SCORES = {"correlation_ratio": 1.2, "c2st_auc": 0.74, "frechet": None, "utility": float("nan")}
 

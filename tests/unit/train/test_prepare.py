@@ -9,7 +9,8 @@ import torch
 
 from train import kinds, row_cache
 from train.codec import END, SPACE, PresenceCodec, TokensCodec
-from train.config import Config, InputError, resolve
+from train.config import Config, resolve
+from train.errors import InputError
 from train.packed import PackedRows
 from train.prepare import Prepared, prepare, resolved
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train import data, row_cache
-from train.config import InputError
+from train.errors import InputError
 from train.packed import PackedRows
 
 BITS = np.random.default_rng(0).integers(0, 2, (100, 11)).astype(np.uint8)

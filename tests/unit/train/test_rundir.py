@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from train import rundir
-from train.config import InputError
+from train.errors import InputError
 
 
 def test_runs_are_numbered_and_the_newest_is_found(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.rated import rated_artifact
 from train import artifact, shards
 from train.artifact import Artifact
 from train.codec import BitsCodec
-from train.config import InputError
+from train.errors import InputError
 from train.nade import NadeGenerator
 
 

@@ -12,7 +12,8 @@ from mlflow.exceptions import MlflowException
 
 from train import artifact, atomic, mirror, tracking
 from train.codec import BitsCodec
-from train.config import Config, InputError, JobError
+from train.config import Config
+from train.errors import InputError, JobError
 from train.mirror import Record
 from train.nade import NadeGenerator
 from train.rundir import RunDirectory

@@ -9,7 +9,7 @@ import torch
 
 from train import data, writers
 from train.codec import BitsCodec, TokensCodec
-from train.config import InputError
+from train.errors import InputError
 from train.generator import LabelledRows
 
 BITS = np.random.default_rng(1).integers(0, 2, (12, 3)).astype(np.uint8)

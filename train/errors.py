@@ -1,0 +1,25 @@
+"""What goes wrong: whose fault it is decides how a command ends."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
+
+
+class InputError(ValueError):
+    """A mistake that the user can correct: a wrong option, file or row. Commands end with exit code 2."""
+
+
+class JobError(RuntimeError):
+    """The work itself failed. Commands end with exit code 1."""
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether the memory of the machine or of a GPU was too small, which torch says in words only."""
+    return isinstance(problem, MemoryError) or OUT_OF_MEMORY.search(str(problem)) is not None
+
+
+def did_you_mean(given: str, names: Iterable[str]) -> str:
+    """A question to end a message with; empty where no name is like the given one."""
+    return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(given, list(names), 1))
