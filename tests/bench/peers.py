@@ -51,7 +51,7 @@ class Cost:
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="Of ours.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench/peers"), show_default=True)
-@click.option("--write", is_flag=True, help="Only put what was measured last, set by set, into the README.")
+@click.option("--write", is_flag=True, help="Only put what was measured last, set by set, into train/RESULTS.md.")
 def main(sets: Sequence[str], peers: Sequence[str], seeds: int, minutes: float, out: Path, write: bool) -> None:
     """Measure and print the table."""
     if not write:

@@ -1,7 +1,7 @@
 """Quality bench: the GAN, every baseline and the floor on four data sets, several seeds, mean and spread.
 
 Every cell comes from whole training jobs as `python -m train fit` runs them, with the same options for all sets; half
-of the rows judge. Prints the table and, with --write, puts it into the README between its markers.
+of the rows judge. Prints the table and, with --write, puts it into train/RESULTS.md and its gist into the README.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ ALL_SETS = (*SETS, "long")  # the last has rows of 1,024 bits, and takes its tim
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True)
 @click.option("--baselines", type=click.Choice(["fast", "all"]), default="all", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench"), show_default=True)
-@click.option("--write", is_flag=True, help="Only put what was measured last, set by set, into the README.")
+@click.option("--write", is_flag=True, help="Only put what was measured last, set by set, into train/RESULTS.md.")
 def main(sets: tuple[str, ...], seeds: int, minutes: float, baselines: str, out: Path, write: bool) -> None:
     """Measure and print the table."""
     if write:

@@ -1,4 +1,4 @@
-"""What the benches share: running jobs, mean and spread over seeds, and tables in the README."""
+"""What the benches share: running jobs, mean and spread over seeds, and tables in train/RESULTS.md and the README."""
 
 import datetime
 import json
@@ -19,7 +19,18 @@ from train.config import resolve
 from train.evidence import SHOWN
 from train.rundir import RunDirectory
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+RESULTS, README = ROOT / "train" / "RESULTS.md", ROOT / "README.md"
+# The README's one table of all benches: whose column it shows, and as what.
+SUMMARY = {
+    "GAN": "Lookalike",
+    "Gaussian copula": "Gaussian copula",
+    "autoregressive": "autoregressive",
+    "RNN": "RNN",
+    "mostlyai-engine": "mostlyai-engine",
+    "ctgan": "CTGAN",
+    "floor": "fresh real rows",
+}
 FIRST_SEED = 500  # designs were compared on lower ones, whose tables would flatter what was kept
 
 Scores = dict[str, dict[str, list[float]]]  # contender -> metric -> one value a seed
@@ -121,7 +132,7 @@ def measure(path: Path, name: str, given: Mapping[str, Any], *, seeds: int, minu
 
 
 def write(mark: str, kept: Iterable[Path]) -> None:
-    """Put the tables that were measured into the README, each in the place of its set's; others stay.
+    """Put the tables that were measured into RESULTS.md, each in the place of its set's; others stay.
 
     Raises:
         ClickException: nothing was measured.
@@ -133,15 +144,43 @@ def write(mark: str, kept: Iterable[Path]) -> None:
 
 
 def put(mark: str, tables: Mapping[str, tuple[str, str]]) -> None:
-    """Put captions and tables into the README, between the marks of that name, by set."""
-    start, end = f"<!-- {mark}: start -->\n", f"\n<!-- {mark}: end -->"
-    before, rest = README.read_text().split(start)
-    there, after = rest.split(end)
-    README.write_text(before + start + captioned({**_tables(there), **tables}) + end + after)
+    """Put captions and tables into RESULTS.md, between the marks of that name, by set; their gist into the README."""
+    there = _section(RESULTS.read_text(), mark)
+    _replace(RESULTS, mark, captioned({**_tables(there), **tables}))
+    _replace(README, "summary", summary(RESULTS.read_text()))
+
+
+def summary(results: str) -> str:
+    """The judge's AUC from all tables of RESULTS.md, a set a line."""
+    rows: dict[str, dict[str, str]] = {}
+    for mark, label in (("quality", ""), ("peers", ""), ("text", ", whole texts")):
+        for name, (_, content) in _tables(_section(results, mark)).items():
+            header, _, *lines = [line.strip("| ").split(" | ") for line in content.splitlines()]
+            found = {cells[0].split("==")[0]: cells[header.index("c2st_auc")] for cells in lines}
+            rows.setdefault(name + label, {}).update(found)
+    lines = [f"| AUC | {' | '.join(SUMMARY.values())} |", "|---" * (len(SUMMARY) + 1) + "|"]
+    for name, found in rows.items():
+        lines.append(f"| {name} | {' | '.join(found.get(contender, '-') for contender in SUMMARY)} |")
+    return "\n".join(lines)
+
+
+def _marks(mark: str) -> tuple[str, str]:
+    return f"<!-- {mark}: start -->\n", f"\n<!-- {mark}: end -->"
+
+
+def _section(page: str, mark: str) -> str:
+    start, end = _marks(mark)
+    return page.split(start)[1].split(end)[0]
+
+
+def _replace(page: Path, mark: str, section: str) -> None:
+    start, end = _marks(mark)
+    before, rest = page.read_text().split(start)
+    page.write_text(before + start + section + end + rest.split(end)[1])
 
 
 def _tables(section: str) -> dict[str, tuple[str, str]]:
-    """The captions and tables of a section of the README, by set, as `captioned` wrote them."""
+    """The captions and tables of a section, by set, as `captioned` wrote them."""
     found, caption = {}, ""
     for part in filter(None, section.split("\n\n")):
         if part.startswith("| "):

@@ -1,7 +1,7 @@
 """Text bench: the GAN, its warm start, the baselines and the floor on whole texts; mean and spread over the seeds.
 
 Every cell comes from whole training jobs as `python -m train fit` runs them; half of the texts judge, and the RNN gets
-as much time as the GAN had. Prints the table and, with --write, puts it into the README between its markers.
+as much time as the GAN had. Prints the table; with --write, it goes into train/RESULTS.md, its gist into the README.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ BUILT_IN = "movie-reviews"
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=8.0, show_default=True)
 @click.option("--candidates", type=click.IntRange(1, 64), default=Config.candidates, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench"), show_default=True)
-@click.option("--write", is_flag=True, help="Only put what was measured last into the README.")
+@click.option("--write", is_flag=True, help="Only put what was measured last into train/RESULTS.md.")
 def main(data: tuple[str, ...], seeds: int, minutes: float, candidates: int, out: Path, write: bool) -> None:
     """Measure and print the table for DATA: files or built-in names, movie-reviews by default."""
     if write:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 from click.testing import CliRunner
 
+from tests.bench import tables
 from train.__main__ import cli
 
 README = Path(__file__).parents[2] / "README.md"
@@ -20,6 +21,11 @@ def help_text() -> str:
 def test_the_readme_shows_the_options_as_they_are() -> None:
     found = README.read_text().split(START)[1].split(END)[0]
     assert found == help_text(), "run `make readme`"
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    found = README.read_text().split("<!-- summary: start -->\n")[1].split("\n<!-- summary: end -->")[0]
+    assert found == tables.summary(tables.RESULTS.read_text()), "change train/RESULTS.md by --write only"
 
 
 def rewrite() -> None:

@@ -14,14 +14,44 @@ from train import fit
 from train.gate import Verdict
 from train.rundir import RunDirectory
 
-PAGE = "before\n<!-- quality: start -->\nCaption 1\n\n| a | x |\n|---|---|\n| GAN | 1 |\n<!-- quality: end -->\nafter\n"
+PAGE = """before
+<!-- quality: start -->
+Caption 1
+
+| a | c2st_auc |
+|---|---|
+| GAN | 1 |
+| floor | 2 |
+<!-- quality: end -->
+after
+<!-- text: start -->
+Caption 3
+
+| a | x | c2st_auc |
+|---|---|---|
+| GAN | 3 | 4 |
+<!-- text: end -->
+<!-- peers: start -->
+Caption 4
+
+| a | c2st_auc | x |
+|---|---|---|
+| lookalike | 5 | 6 |
+| ctgan==1.0 | 7 | 8 |
+<!-- peers: end -->
+"""
+
+
+README = "top\n<!-- summary: start -->\n\n<!-- summary: end -->\nbottom\n"
 
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    page = tmp_path / "README.md"
+    page, readme = tmp_path / "RESULTS.md", tmp_path / "README.md"
     page.write_text(PAGE)
-    monkeypatch.setattr(tables, "README", page)
+    readme.write_text(README)
+    monkeypatch.setattr(tables, "RESULTS", page)
+    monkeypatch.setattr(tables, "README", readme)
     return page
 
 
@@ -33,15 +63,26 @@ def kept(path: Path, name: str, caption: str) -> Path:
 def test_a_table_takes_the_place_of_its_sets_and_others_stay(page: Path, tmp_path: Path) -> None:
     tables.write("quality", [kept(tmp_path / "b.json", "b", "Caption 2")])
     after_one = page.read_text()
-    assert "Caption 1\n\n| a | x |" in after_one
+    assert "Caption 1\n\n| a | c2st_auc |" in after_one
     assert (
         "Caption 2\n\n| b | c2st_auc |\n|---|---|\n| GAN | 0.550 ± 0.071 |\n<!-- quality: end -->\nafter" in after_one
     )
     tables.write("quality", [kept(tmp_path / "a.json", "a", "Caption 2")])
-    assert page.read_text().count("Caption") == 1
+    assert page.read_text().count("Caption") == 3
     assert page.read_text().index("| a |") < page.read_text().index("| b |")
     tables.write("quality", [tmp_path / "a.json", tmp_path / "b.json"])
-    assert page.read_text().count("| GAN |") == 2
+    assert page.read_text().count("| GAN |") == 3
+
+
+def test_the_readme_has_the_gist_of_all_tables(page: Path, tmp_path: Path) -> None:
+    tables.write("quality", [kept(tmp_path / "b.json", "b", "Caption 2")])
+    header, _, *lines = tables.README.read_text().split("\n<!-- summary: end -->\nbottom\n")[0].splitlines()[2:]
+    assert [cell.strip() for cell in header.split("|")][2::5] == ["Lookalike", "CTGAN"]
+    assert lines == [
+        "| a | 1 | - | - | - | - | 7 | 2 |",
+        "| b | 0.550 ± 0.071 | - | - | - | - | - | - |",
+        "| a, whole texts | 4 | - | - | - | - | - | - |",
+    ]
 
 
 def test_nothing_measured_leaves_the_page_as_it_is(page: Path, tmp_path: Path) -> None:
