@@ -32,7 +32,6 @@ from train import (
     evidence,
     gate,
     kinds,
-    loop,
     metrics,
     report,
     rundir,
@@ -43,11 +42,11 @@ from train.codec import Codec, TokensCodec
 from train.config import Config, epochs_alone, from_json
 from train.errors import InputError, JobError, is_out_of_memory
 from train.evidence import Evidence
+from train.game import GameState, NonFiniteError, Tick
 from train.gate import Verdict
 from train.generator import Generator
 from train.kinds import EVALUATION_SEED
-from train.loop import Tick
-from train.phase import GameState, Phase
+from train.phase import Phase
 from train.prepare import JUDGING_ROWS, Prepared, prepare, resolved
 from train.progress import LOG_SECONDS
 from train.rundir import RunDirectory
@@ -169,7 +168,7 @@ def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[],
         distributed.barrier()
         try:
             return kind.play(state, lambda tick: False, interrupted) != "interrupted"
-        except loop.NonFiniteError as problem:
+        except NonFiniteError as problem:
             raise JobError(str(problem)) from problem
     phase = kind.warm_start() if task["phase"] == WARM_START else kind.refit()
     assert phase is not None, "the first process has begun it"
@@ -193,7 +192,7 @@ def _run_locked(run: RunDirectory, config: Config, prepared: Prepared) -> Outcom
     except KeyboardInterrupt as problem:
         state = "everything is saved" if isinstance(problem, SavedInterrupt) else _last_saved(run)
         raise JobError(f"interrupted; {state}; {_go_on(run)}") from problem
-    except loop.NonFiniteError as problem:
+    except NonFiniteError as problem:
         raise JobError(f"{problem}; {_last_good(run)}") from problem
     except distributed.LostError as problem:
         raise distributed.LostError(f"{problem}; {_last_good(run)}; {_go_on(run)}") from problem

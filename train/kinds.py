@@ -10,17 +10,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from train import artifact, baselines, evidence, loop, metrics, text_game, text_warmup, warmup
+from train import artifact, baselines, evidence, loop, metrics, text_draws, text_game, text_warmup, warmup
 from train.codec import UNKNOWN, TokensCodec, class_names
 from train.config import Config
 from train.embeddings import embedder
 from train.evidence import Evidence
+from train.game import Ending, GameState, Tick
 from train.generator import Generator, LabelledRows, TextbookGenerator, sample, sample_labelled
-from train.loop import Tick
 from train.nade import NadeGenerator
 from train.ngram import fit_ngrams
 from train.packed import PackedRows
-from train.phase import ColdStart, GameState, Phase
+from train.phase import ColdStart, Phase
 from train.prepare import Prepared
 from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_game import TextState
@@ -66,7 +66,7 @@ class Kind(Protocol):
     def new_state(self, generator: Any) -> GameState:
         """The game at its beginning."""
 
-    def play(self, state: Any, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
+    def play(self, state: Any, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> Ending:
         """Play the game; as `loop.train`."""
 
     def validate(self, generator: Any) -> dict[str, float]:
@@ -124,7 +124,7 @@ class BitsKind:
     def new_state(self, generator: Generator) -> loop.State:
         return loop.State.new(self.config, generator, torch.device(self.config.device))
 
-    def play(self, state: loop.State, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
+    def play(self, state: loop.State, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> Ending:
         minutes = self.config.max_minutes
         until = dataclasses.replace(self.config, max_minutes=None if minutes is None else minutes * self.game_share)
         return loop.train(state, self.rows, until, on_tick=on_tick, interrupted=interrupted)
@@ -225,7 +225,7 @@ class TextKind:
     def new_state(self, generator: TokenGenerator) -> TextState:
         return TextState(generator.to(self.config.device))
 
-    def play(self, state: TextState, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> str:
+    def play(self, state: TextState, on_tick: Callable[[Tick], bool], interrupted: Callable[[], bool]) -> Ending:
         rows = self._shown(state.generator, self.prepared.train, self.prepared.train, self.prepared.train_labels)
         return text_game.play(state, rows, self.config, on_tick=on_tick, interrupted=interrupted)
 
@@ -240,7 +240,7 @@ class TextKind:
         """
         unknown = (codes if generator.model.rare is None else given) == UNKNOWN
         rows = LabelledRows(codes=codes, labels=labels).to(self.config.device)
-        return text_game.filled(generator, rows, unknown.to(self.config.device), text_game.CHECK_SEED).to("cpu")
+        return text_draws.filled(generator, rows, unknown.to(self.config.device), text_game.CHECK_SEED).to("cpu")
 
     def validate(self, generator: TokenGenerator) -> dict[str, float]:
         """The score is 1 where choosing among candidates makes validation rows no likelier, 1/e where it wins a nat."""
@@ -319,7 +319,7 @@ class TextKind:
         """The validation rows, and draws of the language model, which the game does not change."""
         if self.checked is None:
             n = text_game.CHECKED_DRAWS * len(self.validation_codes)
-            draws = text_game.draw(generator, n, text_game.CHECK_SEED).to(self.config.device)
+            draws = text_draws.draw(generator, n, text_game.CHECK_SEED).to(self.config.device)
             given, labels = self.prepared.validation, self.prepared.validation_labels
             shown = self._shown(generator, self.validation_codes, given, labels)
             self.checked = shown.to(self.config.device), draws

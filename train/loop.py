@@ -17,17 +17,13 @@ from train import distributed, losses
 from train.average import move_average
 from train.config import Config
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
+from train.game import Ending, GameState, NonFiniteError, Tick
 from train.generator import Generator
 from train.packed import PackedRows
-from train.phase import GameState
 
 PENALTY_EVERY = 16  # turns between penalties, which weigh as much more: "lazy regularisation" (Karras et al. 2020)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class NonFiniteError(RuntimeError):
-    """A loss became infinite or NaN: the weights are lost, the last checkpoint is not."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -62,18 +58,6 @@ class State(GameState):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tick:
-    """What happened since the last tick. Losses are means over its steps, `last_losses` those of its last step."""
-
-    seen: int
-    epoch: float
-    seconds: float
-    sequences_per_second: float
-    losses: dict[str, float]
-    last_losses: dict[str, float]
-
-
 def new_discriminator(config: Config, length: int) -> nn.Module:
     if config.generator == "textbook":
         return TextbookDiscriminator(length)
@@ -87,7 +71,7 @@ def train(
     *,
     on_tick: Callable[[Tick], bool],
     interrupted: Callable[[], bool] = lambda: False,
-) -> str:
+) -> Ending:
     """Train until the epochs or the minutes are used up, a tick says stop, or somebody interrupts.
 
     Args:

@@ -1,12 +1,9 @@
-"""What can be interrupted, saved and continued: the phases of training, and the state of the game."""
+"""What can be interrupted, saved and continued: the phases of training."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
 
 from train.generator import Generator
 
@@ -75,28 +72,6 @@ class Stateful:
         for name in self.VALUES:
             setattr(self, name, saved[name])
         restore_rng_states(saved["streams"])
-
-
-@dataclass(kw_only=True, eq=False)
-class GameState(Stateful):
-    """What the game changes, for either kind of sequences.
-
-    Attributes:
-        averaged: what is judged and shipped: a moving average of the generator, or the generator itself.
-        seen: real sequences shown to the discriminator so far.
-        seconds: training time so far, over all sessions.
-        best: the averaged weights with the best validation score so far; `best_score` is that score, `best_seen` when.
-    """
-
-    VALUES: ClassVar[tuple[str, ...]] = ("seen", "seconds", "best_score", "best_seen", "best")
-
-    generator: Any
-    averaged: Any
-    seen: int = 0
-    seconds: float = 0.0
-    best_score: float = math.inf
-    best_seen: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
 
 
 class ColdStart(Stateful):

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train import distributed
-from train.codec import END, PADDING, UNKNOWN
+from train.codec import PADDING, UNKNOWN
 from train.config import Config
-from train.generator import LabelledRows, draw_noise, generate_labelled
-from train.loop import NonFiniteError, Tick
-from train.phase import GameState
+from train.game import Ending, GameState, NonFiniteError, Tick
+from train.generator import LabelledRows
+from train.text_draws import draw_together, joined, scores_of
 from train.text_generator import Scorer, TokenGenerator
 
 PASS_ROWS = 5000  # real rows in a pass, and as many draws
@@ -31,10 +31,7 @@ LINEAR_RATE, LINEAR_DECAY = 3e-3, 0.1  # of the weights of n-grams
 DROPOUT, WORD_DROPOUT = 0.5, 0.1  # of the discriminator's features, and of the tokens that it sees
 CHECK_SEED = 999_983  # of the draws that checks use; passes use --seed and the numbers after it
 CHECKED_DRAWS = 4  # draws for each validation row
-SCORED_ROWS = 256  # at once
 SCALES = torch.linspace(0, 1.5, 61)
-REDRAWS = 8
-GROUPINGS = 16  # among how many groups of candidates it is found out how often a draw would be chosen
 
 
 class TextState(GameState):
@@ -59,7 +56,7 @@ def play(
     *,
     on_tick: Callable[[Tick], bool],
     interrupted: Callable[[], bool],
-) -> str:
+) -> Ending:
     """Pass over the training rows until the budget is used up, a tick says stop, or somebody interrupts.
 
     A pass is a tick and shows `PASS_ROWS` rows, or all where they are fewer; `config.epochs` counts passes.
@@ -147,58 +144,6 @@ def update(state: TextState, rows: LabelledRows, real: Tensor) -> tuple[Tensor, 
     return loss.detach(), fooled
 
 
-def draw(generator: TokenGenerator, rows: int, seed: int, wanted: slice = slice(None)) -> LabelledRows:
-    """So many rows as the language model alone draws them, or a part of these: token ids, int64, and their classes."""
-    alone = generator.with_options(candidates=1)
-    made = generate_labelled(alone, draw_noise(alone, rows, seed)[wanted])
-    return LabelledRows(codes=made.codes.long(), labels=made.labels)
-
-
-def draw_together(generator: TokenGenerator, rows: int, seed: int) -> LabelledRows:
-    """The same, of which each process draws a part: all of them must ask for it."""
-    mine = draw(generator, rows, seed, distributed.portion(rows))
-    codes, labels = zip(*distributed.all_gather((mine.codes, mine.labels)), strict=True)
-    return LabelledRows(codes=torch.cat(codes), labels=None if mine.labels is None else torch.cat(labels))
-
-
-@torch.no_grad()
-def filled(generator: TokenGenerator, rows: LabelledRows, unknown: Tensor, seed: int) -> LabelledRows:
-    """Rows in which tokens that the generator cannot draw are replaced by what it would draw there.
-
-    Else the discriminator would know real rows by these tokens, and no choice among candidates can give them.
-
-    Args:
-        rows: token ids, on the generator's device.
-        unknown: which of the tokens are replaced, bool (rows, length).
-    """
-    model, rng = generator.model, torch.Generator().manual_seed(seed)
-    affected = unknown.any(1).nonzero().squeeze(1)
-    codes, unknown = rows.codes[affected].long(), unknown[affected]
-    labels = None if rows.labels is None else rows.labels[affected]
-    before = token = torch.full_like(affected, END)
-    state = torch.zeros(1, len(codes), generator.hidden, device=codes.device)
-    for t in range(codes.shape[1] if len(affected) else 0):
-        state = model.step(token, labels, state)
-        here = unknown[:, t]
-        for _ in range(REDRAWS):  # an end within a row would cut it off
-            theirs = None if labels is None else labels[here]
-            uniform = torch.rand(len(codes), 3, generator=rng).to(codes.device)[here]
-            codes[here, t] = model.draw(before[here], token[here], theirs, state[0, here], uniform, 1.0, t)
-            here = here & (codes[:, t] == END)
-        before, token = token, codes[:, t]
-    ended = (codes == END).cumsum(1) - (codes == END).long() > 0
-    codes = rows.codes.long().index_copy(0, affected, codes.masked_fill(ended, PADDING))
-    return LabelledRows(codes=codes, labels=rows.labels)
-
-
-def joined(first: LabelledRows, second: LabelledRows) -> LabelledRows:
-    """The rows of both, with classes where both have them; token ids are int64."""
-    labels = None
-    if first.labels is not None and second.labels is not None:
-        labels = torch.cat([first.labels, second.labels])
-    return LabelledRows(codes=torch.cat([first.codes.long(), second.codes]), labels=labels)
-
-
 @torch.no_grad()
 def nats_won(scorer: Scorer, validation: LabelledRows, draws: LabelledRows) -> tuple[float, float]:
     """How many nats likelier a validation row becomes at the best by weighting draws with exp(scale * score).
@@ -210,7 +155,7 @@ def nats_won(scorer: Scorer, validation: LabelledRows, draws: LabelledRows) -> t
     Returns:
         The nats, and the scale (Platt 1999 scales classifiers in the same way).
     """
-    real, made = (_scores(scorer, rows) for rows in (validation, draws))
+    real, made = (scores_of(scorer, rows) for rows in (validation, draws))
     won = torch.zeros_like(SCALES)
     for ours, theirs in _by_class(validation, draws):
         if len(made[theirs]):
@@ -227,31 +172,3 @@ def _by_class(first: LabelledRows, second: LabelledRows) -> list[tuple[Any, Any]
         return [(slice(None), slice(None))]
     labels, others = first.labels.cpu(), second.labels.cpu()
     return [(labels == label, others == label) for label in labels.unique()]
-
-
-@torch.no_grad()
-def chances(generator: TokenGenerator, draws: LabelledRows, seed: int) -> Tensor | None:
-    """Each draw's relative chance of being chosen, 1 on average: (rows,), on the CPU; None with one candidate.
-
-    So a few draws weighed by their chances tell as much of what the generator returns as many times more would.
-
-    Args:
-        draws: as `draw` makes them, at least as many as there are candidates.
-        seed: of the random groups in which they compete, within their class.
-    """
-    k, rng = generator.candidates, torch.Generator().manual_seed(seed)
-    if k == 1:
-        return None
-    scores, total = _scores(generator.scorer, draws).double(), torch.zeros(len(draws.codes), dtype=torch.float64)
-    for _ in range(GROUPINGS):
-        groups = torch.randperm(len(scores), generator=rng)[: len(scores) // k * k]
-        if draws.labels is not None:
-            groups = groups[draws.labels.cpu()[groups].argsort(stable=True)]
-        groups = groups.view(-1, k)
-        total[groups] += scores[groups].softmax(1)
-    return total / total.mean()
-
-
-def _scores(scorer: Scorer, rows: LabelledRows) -> Tensor:
-    """(rows,), on the CPU."""
-    return torch.cat([scorer(part.codes, part.labels) for part in rows.split(SCORED_ROWS)]).cpu()

@@ -29,7 +29,7 @@ from train.codec import END, PADDING, UNKNOWN
 from train.config import Config
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import Stateful
-from train.text_game import chances, draw_together
+from train.text_draws import chances, draw_together
 from train.text_generator import Dropped, LanguageModel, TokenGenerator, backoff_share
 
 log = logging.getLogger("lookalike")

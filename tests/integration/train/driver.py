@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from train import fit, tracking, warmup
 from train.__main__ import main
-from train.loop import Tick
+from train.game import Tick
 
 ROOT = Path(__file__).parents[3]
 PRELOADED = [

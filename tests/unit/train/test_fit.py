@@ -15,7 +15,7 @@ from filelock import FileLock
 from train import checkpoint, fit, rundir
 from train.config import resolve
 from train.errors import InputError, JobError
-from train.loop import Tick
+from train.game import Tick
 from train.nade import NadeGenerator
 from train.prepare import prepare, resolved
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from train import builtin, kinds, loop, losses
 from train.config import Config, resolve
+from train.game import NonFiniteError, Tick
 from train.generator import TextbookGenerator
-from train.loop import State, Tick
+from train.loop import State
 from train.nade import NadeGenerator
 from train.packed import PackedRows
 
@@ -260,7 +261,7 @@ def test_weights_that_are_no_numbers_are_not_saved_by_an_interruption() -> None:
     state = new_state(config)
     with torch.no_grad():
         next(state.discriminator.parameters()).fill_(float("nan"))
-    with pytest.raises(loop.NonFiniteError, match="16 sequences"):
+    with pytest.raises(NonFiniteError, match="16 sequences"):
         loop.train(state, ROWS, config, on_tick=lambda tick: False, interrupted=lambda: True)
 
 
@@ -276,7 +277,7 @@ def test_a_loss_that_is_no_number_stops_training() -> None:
     state = new_state(config)
     with torch.no_grad():
         next(state.discriminator.parameters()).fill_(float("nan"))
-    with pytest.raises(loop.NonFiniteError, match="16 sequences"):
+    with pytest.raises(NonFiniteError, match="16 sequences"):
         loop.train(state, ROWS, config, on_tick=lambda tick: False)
 
 

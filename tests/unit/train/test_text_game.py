@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from train import text_game
-from train.codec import END, UNKNOWN
+from train import text_draws, text_game
 from train.config import resolve
-from train.generator import LabelledRows, draw_noise, generate, generate_labelled
-from train.loop import Tick
+from train.game import NonFiniteError, Tick
+from train.generator import LabelledRows, draw_noise, generate_labelled
 from train.text_game import TextState
 from train.text_generator import TokenGenerator
 from train.text_warmup import CALIBRATION_ROUNDS, calibrate, new_generator
@@ -40,7 +39,7 @@ def play(
 
 
 def test_the_discriminator_learns_and_choosing_helps(state: TextState) -> None:
-    draws = text_game.draw(state.generator, 400, seed=77)
+    draws = text_draws.draw(state.generator, 400, seed=77)
     before, _ = text_game.nats_won(state.generator.scorer, REAL, draws)
     reason, ticks = play(state)
     after, _ = text_game.nats_won(state.generator.scorer, REAL, draws)
@@ -112,7 +111,7 @@ class Scores(torch.nn.Module):
     """The score is the first token's number."""
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        assert len(codes) <= text_game.SCORED_ROWS  # memory does not grow with the rows
+        assert len(codes) <= text_draws.SCORED_ROWS  # memory does not grow with the rows
         return codes[:, 0].float()
 
 
@@ -126,33 +125,6 @@ def test_the_scale_is_that_of_the_density_ratio() -> None:
     won, scale = text_game.nats_won(scorer, LabelledRows(codes=real), LabelledRows(codes=draws))
     assert scale == pytest.approx(1, abs=0.05)
     assert won == pytest.approx(share * math.log(2 * share) + (1 - share) * math.log(2 * (1 - share)), abs=1e-3)
-
-
-def test_a_draw_has_the_chance_that_it_has_among_its_rivals() -> None:
-    torch.manual_seed(0)
-    made = new_generator(ROWS, vocabulary=12, embedding=8, hidden=16, candidates=5)
-    torch.nn.init.normal_(made.scorer.output.weight)
-    draws = text_game.draw(made, 5, seed=1)
-    with torch.no_grad():
-        expected = 5 * made.scorer(draws.codes).double().softmax(0)
-    found = text_game.chances(made, draws, seed=2)
-    assert found is not None
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
-    assert text_game.chances(made.with_options(candidates=1), draws, seed=2) is None
-
-
-def test_draws_compete_within_their_class() -> None:
-    torch.manual_seed(0)
-    labels = (ROWS[:, 0] != 3).long()
-    made = new_generator(ROWS, vocabulary=12, embedding=8, hidden=16, labels=labels, classes=2, candidates=3)
-    torch.nn.init.normal_(made.scorer.weights)
-    draws = LabelledRows(codes=ROWS[:6].long(), labels=torch.tensor([0, 1, 0, 1, 1, 0]))
-    found = text_game.chances(made, draws, seed=2)
-    assert found is not None
-    for label in (0, 1):
-        its = draws.labels == label
-        scores = made.scorer(draws.codes[its], torch.full((3,), label)).detach().double()
-        torch.testing.assert_close(found[its], 3 * scores.softmax(0), rtol=1e-6, atol=0)
 
 
 def test_what_a_class_has_in_common_neither_wins_nor_costs() -> None:
@@ -172,23 +144,6 @@ def test_before_it_has_learned_a_discriminator_prefers_nothing(state: TextState)
     assert (state.generator.scorer(ROWS) == 0).all()
 
 
-def test_words_that_cannot_be_drawn_are_filled_in(state: TextState) -> None:
-    unknown = torch.zeros_like(ROWS, dtype=torch.bool)
-    unknown[::3, 1] = True  # of every third row
-    rows = LabelledRows(codes=ROWS.masked_fill(unknown, UNKNOWN))
-    found = text_game.filled(state.generator, rows, unknown, seed=1).codes
-    assert torch.equal(found, text_game.filled(state.generator, rows, unknown, seed=1).codes)
-    assert not (found == UNKNOWN).any()
-    assert torch.equal(found[:, 0], ROWS[:, 0])
-    untouched = ~unknown.any(1)
-    assert torch.equal(found[untouched], ROWS[untouched])
-    ended = (found == END).cumsum(1) - (found == END).long() > 0
-    assert (found[ended] == 0).all()
-    assert len(found[::3, 1].unique()) > 1, "draws, not one word"
-    nothing = torch.zeros_like(unknown)
-    assert torch.equal(text_game.filled(state.generator, REAL, nothing, seed=1).codes, ROWS)
-
-
 def test_a_useless_discriminator_is_not_believed() -> None:
     rows = torch.randint(0, 9, (2000, 1), generator=torch.Generator().manual_seed(0))
     scorer: Any = Scores()
@@ -200,7 +155,7 @@ def test_a_useless_discriminator_is_not_believed() -> None:
 def test_a_lost_game_is_noticed(state: TextState) -> None:
     with torch.no_grad():
         state.generator.scorer.output.bias.fill_(math.nan)
-    with pytest.raises(text_game.NonFiniteError, match="losses are"):
+    with pytest.raises(NonFiniteError, match="losses are"):
         play(state)
 
 
@@ -212,16 +167,9 @@ def test_a_game_that_is_lost_in_mid_pass_is_noticed_in_that_pass(state: TextStat
             state.generator.scorer.output.bias.data.fill_(math.nan)
         return False
 
-    with pytest.raises(text_game.NonFiniteError, match="losses are"):
+    with pytest.raises(NonFiniteError, match="losses are"):
         play(state, spoil)
     assert state.passes == 0
-
-
-def test_draws_are_those_of_the_language_model_alone(state: TextState) -> None:
-    alone = state.generator.with_options(candidates=1)
-    torch.nn.init.normal_(state.generator.scorer.weights)
-    drawn = text_game.draw(state.generator, 50, seed=3)
-    assert torch.equal(drawn.codes, generate(alone, draw_noise(alone, 50, seed=3)).long())
 
 
 def test_each_pass_shows_other_rows(state: TextState, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from train.codec import END, PADDING, UNKNOWN
 from train.generator import draw_noise, generate
 from train.ngram import fit_ngrams
 from train.text_baseline import draw_trigrams, fit_rnn
-from train.text_game import draw
+from train.text_draws import draw
 from train.text_generator import Scorer, TokenGenerator, backoff_share, pick
 from train.text_warmup import (
     Rows,

@@ -1,0 +1,49 @@
+"""What the games of both kinds of sequences share: their state, their ticks, and how they end."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from train.phase import Stateful
+
+Ending = Literal["epochs", "minutes", "stopped", "interrupted"]  # why a game is over, or has been left
+
+
+class NonFiniteError(RuntimeError):
+    """A loss became infinite or NaN: the weights are lost, the last checkpoint is not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """What happened since the last tick. Losses are means over its steps, `last_losses` those of its last step."""
+
+    seen: int
+    epoch: float
+    seconds: float
+    sequences_per_second: float
+    losses: dict[str, float]
+    last_losses: dict[str, float]
+
+
+@dataclass(kw_only=True, eq=False)
+class GameState(Stateful):
+    """What the game changes, for either kind of sequences.
+
+    Attributes:
+        averaged: what is judged and shipped: a moving average of the generator, or the generator itself.
+        seen: real sequences shown to the discriminator so far.
+        seconds: training time so far, over all sessions.
+        best: the averaged weights with the best validation score so far; `best_score` is that score, `best_seen` when.
+    """
+
+    VALUES: ClassVar[tuple[str, ...]] = ("seen", "seconds", "best_score", "best_seen", "best")
+
+    generator: Any
+    averaged: Any
+    seen: int = 0
+    seconds: float = 0.0
+    best_score: float = math.inf
+    best_seen: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
