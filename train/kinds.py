@@ -22,6 +22,7 @@ from train.ngram import fit_ngrams
 from train.packed import PackedRows
 from train.phase import ColdStart, Phase
 from train.prepare import Prepared
+from train.rules import RULES
 from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_game import TextState
 from train.text_generator import TokenGenerator
@@ -102,13 +103,14 @@ class BitsKind:
         tick = max(config.tick or len(self.rows), config.step_rows)
         self.patience = PATIENCE_TICKS * tick
         self.gain = BITS_GAIN * auc_error(len(prepared.validation), _judged_by(prepared.validation))
-        self.refits = config.generator != "textbook" and len(prepared.validation) > 1
+        self.rules = RULES[config.generator]
+        self.refits = self.rules.warms_up and len(prepared.validation) > 1
         # A refit takes what a warm start takes: given less time, the start would be worse than what it stands for.
         self.warm_share = config.warmup / 2 if self.refits else config.warmup
         self.game_share = 1 - self.warm_share if self.refits else 1.0
 
     def warm_start(self) -> Phase:
-        if self.config.generator == "textbook":
+        if not self.rules.warms_up:
             return ColdStart(TextbookGenerator(self.train.shape[1]))
         return self._start(self.train)
 
@@ -146,7 +148,7 @@ class BitsKind:
     def judge(self, generator: Generator, warm: Generator, seconds: float) -> Evidence:
         config, prepared = self.config, self.prepared
         fitted: dict[str, Generator] = {"GAN": generator}
-        if config.generator != "textbook":
+        if self.rules.warms_up:
             fitted["warm start"] = warm
         fitted = {name: artifact.for_serving(copy.deepcopy(each)) for name, each in fitted.items()}
         _announce_baselines(config)

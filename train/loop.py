@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from train import distributed, losses
 from train.average import move_average
 from train.config import Config
-from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
 from train.game import Ending, GameState, NonFiniteError, Tick
 from train.generator import Generator
 from train.packed import PackedRows
+from train.rules import RULES
 
 PENALTY_EVERY = 16  # turns between penalties, which weigh as much more: "lazy regularisation" (Karras et al. 2020)
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -42,26 +40,19 @@ class State(GameState):
     def new(cls, config: Config, generator: Generator, device: torch.device) -> "State":
         """A fresh state around a generator; the discriminator's first weights follow from torch's global seed."""
         generator = generator.to(device)
-        discriminator = new_discriminator(config, generator.length).to(device)
-        # The textbook system keeps Adam's standard momentum; adversarial training is steadier without it.
-        betas = (0.9, 0.999) if config.generator == "textbook" else (0.0, 0.99)
+        rules = RULES[config.generator]
+        discriminator = rules.discriminator(config, generator.length).to(device)
         return cls(
             generator=generator,
             discriminator=discriminator,
             averaged=copy.deepcopy(generator).requires_grad_(False) if config.average else generator,
             generator_optimizer=torch.optim.Adam(
-                generator.parameters(), lr=config.generator_rate, betas=betas, fused=True
+                generator.parameters(), lr=config.generator_rate, betas=rules.betas, fused=True
             ),
             discriminator_optimizer=torch.optim.Adam(
-                discriminator.parameters(), lr=config.discriminator_rate, betas=betas, fused=True
+                discriminator.parameters(), lr=config.discriminator_rate, betas=rules.betas, fused=True
             ),
         )
-
-
-def new_discriminator(config: Config, length: int) -> nn.Module:
-    if config.generator == "textbook":
-        return TextbookDiscriminator(length)
-    return ResidualDiscriminator(length, config.width, config.blocks)
 
 
 def train(
@@ -138,7 +129,7 @@ def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
 
     with torch.no_grad():
         real_scores = state.discriminator(shown_real)
-    generator_loss = OBJECTIVES[config.generator].generator(real_scores, state.discriminator(shown_fake))
+    generator_loss = RULES[config.generator].generator_loss(real_scores, state.discriminator(shown_fake))
     if state.seen >= config.head_start:
         descend(state.generator_optimizer, generator_loss)
     return {
@@ -168,7 +159,7 @@ def update_discriminator(
     """
     shown = torch.cat([real, fake]).requires_grad_(weight > 0)
     scores = state.discriminator(shown)
-    loss, penalty = OBJECTIVES[config.generator].discriminator(*scores.chunk(2)), scores.new_zeros(())
+    loss, penalty = RULES[config.generator].discriminator_loss(*scores.chunk(2)), scores.new_zeros(())
     if weight:
         penalty = 2 * losses.gradient_penalty(shown, scores)  # R1 + R2, each a mean over its half of the rows
     descend(state.discriminator_optimizer, loss + weight * penalty)
@@ -186,8 +177,8 @@ def progress(state: State, total: float, limit: float, meter: "Meter") -> float:
 
 
 def set_rates(state: State, config: Config, done: float) -> None:
-    """Learning rates fall to zero over the second half of the budget; the textbook's stay as they are."""
-    if config.generator == "textbook":
+    """Learning rates fall to zero over the second half of the budget, where the rules say that they do."""
+    if not RULES[config.generator].anneals:
         return
     factor = max(0.0, min(1.0, 2 * (1 - done)))
     for optimizer, rate in (
@@ -213,8 +204,8 @@ def update_average(state: State, decay: float) -> None:
 
 
 def data_order(n: int, config: Config) -> Callable[[int], Tensor]:
-    """Which rows to show: `order(epoch)` is that epoch's permutation. The textbook shows the rows as they come."""
-    if config.generator == "textbook":
+    """Which rows to show: `order(epoch)` is that epoch's permutation, or the rows as they come, as the rules say."""
+    if not RULES[config.generator].shuffles:
         return lambda epoch: torch.arange(n, dtype=torch.int32)
     return lambda epoch: torch.randperm(
         n, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch), dtype=torch.int32
@@ -282,17 +273,3 @@ class Meter:
             losses={name: total / self.steps for name, total in zip(self.sums, sums, strict=True)},
             last_losses=dict(zip(self.last, last, strict=True)),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """The two losses of one game."""
-
-    discriminator: Loss
-    generator: Loss
-
-
-OBJECTIVES = {
-    "textbook": Objective(discriminator=losses.textbook_discriminator, generator=losses.textbook_generator),
-    "nade": Objective(discriminator=losses.relativistic_discriminator, generator=losses.relativistic_generator),
-}

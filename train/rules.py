@@ -1,0 +1,55 @@
+"""The rules of the two games on rows of 0/1, side by side."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from train import losses
+from train.config import Config
+from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # of the scores of real rows, and of those of generated ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """In what one game differs from the other, but for the numbers that a preset sets.
+
+    Attributes:
+        warms_up: whether the game begins from a warm start, which competes with its result.
+        discriminator: makes a new one for rows of so many values.
+        betas: of the Adams of both sides.
+        anneals: whether learning rates fall to zero over the second half of the budget.
+        shuffles: whether each epoch shows the rows in an order of its own, or all as they come.
+    """
+
+    warms_up: bool
+    discriminator: Callable[[Config, int], nn.Module]
+    discriminator_loss: Loss
+    generator_loss: Loss
+    betas: tuple[float, float]
+    anneals: bool
+    shuffles: bool
+
+
+RULES = {  # by the generator's name
+    "textbook": Rules(
+        warms_up=False,
+        discriminator=lambda config, length: TextbookDiscriminator(length),
+        discriminator_loss=losses.textbook_discriminator,
+        generator_loss=losses.textbook_generator,
+        betas=(0.9, 0.999),
+        anneals=False,
+        shuffles=False,
+    ),
+    "nade": Rules(
+        warms_up=True,
+        discriminator=lambda config, length: ResidualDiscriminator(length, config.width, config.blocks),
+        discriminator_loss=losses.relativistic_discriminator,
+        generator_loss=losses.relativistic_generator,
+        betas=(0.0, 0.99),  # adversarial training is steadier without Adam's standard momentum
+        anneals=True,
+        shuffles=True,
+    ),
+}
