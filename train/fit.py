@@ -11,57 +11,29 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
-from tqdm import tqdm
 
-from train import (
-    MODEL_NAME,
-    SHOWN_SAFELY,
-    artifact,
-    atomic,
-    catalogue,
-    checkpoint,
-    distributed,
-    evidence,
-    gate,
-    kinds,
-    metrics,
-    report,
-    rundir,
-    tracking,
-    writers,
-)
-from train.codec import Codec, TokensCodec
+from train import atomic, catalogue, checkpoint, console, distributed, gate, kinds, rundir, ship, tracking
 from train.config import Config, epochs_alone, from_json
 from train.errors import InputError, JobError, is_out_of_memory
-from train.evidence import Evidence
 from train.game import GameState, NonFiniteError, Tick
 from train.gate import Verdict
 from train.generator import Generator
-from train.kinds import EVALUATION_SEED
 from train.phase import Phase
-from train.prepare import JUDGING_ROWS, Prepared, prepare, resolved
-from train.progress import LOG_SECONDS
+from train.prepare import Prepared, prepare, resolved
 from train.rundir import RunDirectory
 from train.tracking import Tracker
 
 log = logging.getLogger("lookalike")
 
 CHECKPOINT_SECONDS = 20
-SAMPLE_ROWS = 1000
-PRINTED_ROWS, PRINTED_VALUES = 5, 64
-LOW_TEMPERATURE = 0.5  # the temperature of further texts that are printed
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "processes", "gate", "baselines")  # when a run is continued
 NOTHING, WARM_START, GAME, REFIT = "nothing", "warm start", "game", "refit"  # the phase that a checkpoint was saved in
-BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-TEXTBOOK_PRINT_EPOCHS = 10  # the textbook prints its losses every so many epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,11 +213,11 @@ def _run_tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: d
     # What a crashed session wrote after its last checkpoint comes again.
     atomic.keep_lines(run.stats, lambda line: line["seen"] <= seen)
     run.stats.touch()  # where the warm start takes all the time, the game adds no line
-    _announce(run, config, prepared, saved)
+    console.announce(run, config, prepared, saved, _device_name(config))
     tracker = tracking.start(run, tags=_tags(config, prepared), datasets=_datasets(prepared), seen=seen)
     status = "FAILED"
     try:
-        verdict = _Job(run, config, prepared, tracker, saved).work()
+        verdict = ship.ship(_train(run, config, prepared, tracker, saved))
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -253,6 +225,26 @@ def _run_tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: d
     finally:
         tracker.finish(status)
     return verdict
+
+
+def _train(
+    run: RunDirectory, config: Config, prepared: Prepared, tracker: Tracker, saved: dict[str, Any] | None
+) -> ship.Trained:
+    kind, device_name = kinds.of(config, prepared), _device_name(config)  # while there are other processes
+    with _interruptible() as interrupted:
+        job = _Job(run=run, config=config, prepared=prepared, kind=kind, tracker=tracker, interrupted=interrupted)
+        game = job.train(saved or {"phase": NOTHING})
+    return ship.Trained(
+        run=run,
+        config=config,
+        prepared=prepared,
+        kind=kind,
+        tracker=tracker,
+        device_name=device_name,
+        state=game.state,
+        warm=game.warm,
+        refitted=game.refitted,
+    )
 
 
 def _tags(config: Config, prepared: Prepared) -> dict[str, str]:
@@ -272,129 +264,76 @@ def _datasets(prepared: Prepared) -> list[dict[str, str]]:
     ]
 
 
-def _announce(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> None:
-    parts, dataset = prepared.parts, prepared.dataset
-    log.info(
-        "%s: %s, codec %s, %d values a row; %s train, %s validate, %s judge",
-        dataset.name, dataset.extent, config.codec, len(prepared.codec.columns),
-        f"{len(parts.train):,}", f"{min(len(parts.validation), JUDGING_ROWS):,}", f"{len(prepared.heldout):,}",
-    )  # fmt: skip
-    for line in dataset.skipped:
-        log.warning("skipped: %s", line)
-    if prepared.left_out:
-        log.warning("%s", prepared.left_out)
-    known = {row.tobytes() for part in (prepared.train, prepared.validation) for row in part.numpy()}
-    repeated = sum(row.tobytes() in known for row in prepared.heldout.numpy()) / len(prepared.heldout)
-    if repeated > metrics.NOTABLE_REPEATS:
-        log.warning("%s", metrics.repeated_rows(repeated))
-    log.info("run %s on %s", run.path, _device_name(config))
-    if config.device == "cuda" and torch.cuda.device_count() > distributed.world_size():
-        used = f"{distributed.world_size()} of {torch.cuda.device_count()} GPUs"
-        log.info("%s are used; --processes trains with more of them", used)
-    if saved is not None:
-        where = f"after {saved['state']['seen']:,} sequences" if "state" in saved else "in the warm start"
-        log.info("going on %s", where)
-
-
+@dataclass(kw_only=True, eq=False)
 class _Job:
-    """What the callbacks of one training run share.
+    """What all phases of a job share: what they work on, and how they are interrupted and saved.
 
     Attributes:
-        interrupted: whether Ctrl-C or SIGTERM has come; asked while training.
-        warm: the generator as the game found it, or the refit that took its place.
-        state: of the game.
-        bar: of the game's progress.
-        refitted: whether the start was fitted once more, to training and validation rows.
+        interrupted: whether Ctrl-C or SIGTERM has come.
+        checkpointed_at: when a state was last saved.
     """
 
+    run: RunDirectory
+    config: Config
+    prepared: Prepared
+    kind: kinds.Kind
+    tracker: Tracker
     interrupted: Callable[[], bool]
-    refitted = False
-    warm: Generator
-    state: GameState
-    bar: "tqdm[Any]"
+    checkpointed_at: float = field(default_factory=time.monotonic)
 
-    def __init__(
-        self, run: RunDirectory, config: Config, prepared: Prepared, tracker: Tracker, saved: dict[str, Any] | None
-    ) -> None:
-        self.run, self.config, self.prepared, self.tracker = run, config, prepared, tracker
-        self.kind = kinds.of(config, prepared)
-        self.saved = saved or {"phase": NOTHING}
-        self.device_name = _device_name(config)  # while there are other processes
-        self.checkpointed_at = time.monotonic()
-        self.printed_at = 0.0
-
-    def work(self) -> Verdict:
-        """Train, then judge, save and report.
+    def train(self, saved: dict[str, Any]) -> "_Game":
+        """Train to the end, from what was saved.
 
         Raises:
-            SavedInterrupt: on Ctrl-C or SIGTERM while training, after the state was saved.
-            KeyboardInterrupt: on a second one, or later.
+            SavedInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
+            KeyboardInterrupt: on a second one.
             NonFiniteError: training failed.
         """
         torch.set_num_threads(self.config.threads)
         torch.manual_seed(self.config.seed)
-        with _interruptible() as self.interrupted:
-            if self.saved["phase"] in (NOTHING, WARM_START):
-                self._warm_up()
-            else:
-                self._load_game()
-            over = self._budget() == self.saved.get("ended")
-            if not over:
-                self._play()
-            if self._is_unimproved():
-                self._refit(going_on=over)
-            distributed.broadcast(None)
-            distributed.leave()
-            if self.interrupted():  # in the last step, when it was too late to ask
-                raise SavedInterrupt
-        return self._finish()
+        game = self._warm_up(saved) if saved["phase"] in (NOTHING, WARM_START) else self._load_game(saved)
+        over = self.budget() == saved.get("ended")
+        if not over:
+            game.play()
+        if game.state.is_unimproved:
+            game.refit(saved.get("refit") if over else None)
+        distributed.broadcast(None)
+        distributed.leave()
+        if self.interrupted():  # in the last step, when it was too late to ask
+            raise SavedInterrupt
+        return game
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, saved: dict[str, Any]) -> "_Game":
         """Make the generator that the game starts from, and start the game."""
         phase = self.kind.warm_start()
-        if self.saved["phase"] == WARM_START:
-            phase.load_state_dict(self.saved["warm_start"])
-        limit = self._seconds(self.kind.warm_share)
-        self._run_phase(WARM_START, phase, limit, lambda: self._save(WARM_START, warm_start=phase.state_dict()))
-        self.warm = copy.deepcopy(phase.generator)
-        self.state = self.kind.new_state(phase.generator)
-        self.state.seconds = phase.seconds
-        self._validate()  # the warm start is the first candidate to ship
-        self._checkpoint()
+        if saved["phase"] == WARM_START:
+            phase.load_state_dict(saved["warm_start"])
+        limit = self.seconds(self.kind.warm_share)
+        self.run_phase(WARM_START, phase, limit, lambda: self.save(WARM_START, warm_start=phase.state_dict()))
+        warm = copy.deepcopy(phase.generator)
+        game = _Game(self, self.kind.new_state(phase.generator), warm)
+        game.state.seconds = phase.seconds
+        game.validate()  # the warm start is the first candidate to ship
+        game.checkpoint()
+        return game
 
-    def _refit(self, going_on: bool) -> None:
-        """Make the start anew, of validation rows as well: they have nothing more to decide.
+    def _load_game(self, saved: dict[str, Any]) -> "_Game":
+        warm = catalogue.build(saved["generator"])
+        warm.load_state_dict(saved["warm"])
+        warm.to(self.config.device)  # where it would be, had the job not been interrupted
+        state = self.kind.new_state(catalogue.build(saved["generator"]))
+        state.load_state_dict(saved["state"])
+        return _Game(self, state, warm)
 
-        Args:
-            going_on: the game was over when this session began, so that there may be a refit to go on with.
-        """
-        phase = self.kind.refit()
-        if phase is None:
-            return
-        share, limit = self._seconds(self.kind.warm_share), self._seconds(1.0) - self.state.seconds
-        if limit < share / 2:  # minutes were taken away since: a start made in haste would be worse than the first one
-            log.info("no time is left for a refit: the start ships as it is")
-            return
-        if going_on and self.saved["phase"] == REFIT:
-            phase.load_state_dict(self.saved["refit"])
-
-        def save() -> None:
-            self._save(REFIT, **self._game_content(ended=self._budget()), refit=phase.state_dict())
-
-        self._run_phase(REFIT, phase, limit, save)
-        save()
-        self.warm, self.refitted = phase.generator, True
-        self.state.seconds += phase.seconds
-
-    def _run_phase(self, name: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
+    def run_phase(self, name: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
         """Bring a phase to its end within so many seconds, saved from time to time."""
         distributed.broadcast({"phase": name, "state": phase.state_dict(), "seconds": seconds})
         distributed.barrier()  # before the seconds begin
-        with _bar(name) as bar:
+        with console.bar(name) as bar:
 
             def pause() -> bool:
                 bar.update(100 * phase.progress - bar.n)
-                return self.interrupted() or self._checkpoint_is_due()
+                return self.interrupted() or self.checkpoint_is_due()
 
             while not phase.run(seconds, pause):
                 save()
@@ -405,242 +344,108 @@ class _Job:
         if phase.seconds:
             log.info("%s: %.0f s", name, phase.seconds)
 
-    def _seconds(self, share: float) -> float:
+    def seconds(self, share: float) -> float:
         """That share of the minutes that training may take."""
         return math.inf if self.config.max_minutes is None else 60 * self.config.max_minutes * share
 
-    def _is_unimproved(self) -> bool:
-        """Whether validation rows say that the game has added nothing to its start, which then ships."""
-        return bool(self.state.best) and not self.state.best_seen
-
-    def _load_game(self) -> None:
-        saved = self.saved
-        self.warm = catalogue.build(saved["generator"])
-        self.warm.load_state_dict(saved["warm"])
-        self.warm.to(self.config.device)  # where it would be, had the job not been interrupted
-        self.state = self.kind.new_state(catalogue.build(saved["generator"]))
-        self.state.load_state_dict(saved["state"])
-
-    def _budget(self) -> list[float | None]:
+    def budget(self) -> list[float | None]:
         """What says when the game is over; a run that was over goes on where it has been given more."""
         return [self.config.epochs, self.config.max_minutes]
 
-    def _play(self) -> None:
+    def checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self.checkpointed_at > CHECKPOINT_SECONDS
+
+    def save(self, phase: str, **content: Any) -> None:
+        fingerprint = self.prepared.dataset.fingerprint()
+        checkpoint.save(self.run.checkpoints, {"phase": phase, "fingerprint": fingerprint, **content})
+        self.checkpointed_at = time.monotonic()
+
+
+class _Game:
+    """The game of a job, once there is a start for it.
+
+    Attributes:
+        warm: the generator as the game found it, or the refit that took its place.
+        refitted: whether the start was fitted once more, to training and validation rows.
+    """
+
+    def __init__(self, job: _Job, state: GameState, warm: Generator) -> None:
+        self.job, self.state, self.warm, self.refitted = job, state, warm, False
+
+    def play(self) -> None:
         """Play the game to its end."""
-        state = self.state
+        job, state = self.job, self.state
         distributed.broadcast({"phase": GAME, "generator": state.generator.config(), "state": state.state_dict()})
         distributed.barrier()
-        with _bar("training") as self.bar:
-            reason = self.kind.play(state, self._on_tick, self.interrupted)
+        with console.GameBar(job.config, job.kind.game_share, len(job.prepared.rows)) as bar:
+            reason = job.kind.play(state, lambda tick: self._on_tick(tick, bar), job.interrupted)
         if reason == "interrupted":
             distributed.leave()  # as the others do now: where NCCL parts, it waits for all
-            self._checkpoint()
+            self.checkpoint()
             raise SavedInterrupt
-        self._checkpoint(ended=self._budget())
+        self.checkpoint(ended=job.budget())
         log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{state.seen:,}", state.seconds)
 
-    def _on_tick(self, tick: Tick) -> bool:
-        scores = self._validate()
+    def _on_tick(self, tick: Tick, bar: console.GameBar) -> bool:
+        scores = self.validate()
         record = {
             **tick.losses,
             **{f"validation_{name}": value for name, value in scores.items()},
             "epoch": tick.epoch,
             "sequences_per_second": tick.sequences_per_second,
         }
-        with self.run.stats.open("a") as file:
+        with self.job.run.stats.open("a") as file:
             line = {"seen": tick.seen, "seconds": tick.seconds, "time": time.time(), **record}
             file.write(json.dumps(line) + "\n")
-        self._show(tick, scores)
-        if self._checkpoint_is_due():
-            self._checkpoint()
-        return bool(scores) and tick.seen - self.state.best_seen >= self.kind.patience
+        bar.show(tick, scores)
+        if self.job.checkpoint_is_due():
+            self.checkpoint()
+        return bool(scores) and tick.seen - self.state.best_seen >= self.job.kind.patience
 
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Score the averaged generator on the validation rows and remember the best one."""
-        scores = self.kind.validate(self.state.averaged)
-        if scores and scores["score"] < self.state.best_score - self.kind.gain:
+        scores = self.job.kind.validate(self.state.averaged)
+        if scores and scores["score"] < self.state.best_score - self.job.kind.gain:
             self.state.best_score, self.state.best_seen = scores["score"], self.state.seen
             self.state.best = {name: value.clone() for name, value in self.state.averaged.state_dict().items()}
         return scores
 
-    def _checkpoint_is_due(self) -> bool:
-        return time.monotonic() - self.checkpointed_at > CHECKPOINT_SECONDS
+    def refit(self, begun: dict[str, Any] | None) -> None:
+        """Make the start anew, of validation rows as well: they have nothing more to decide.
 
-    def _checkpoint(self, ended: list[float | None] | None = None) -> None:
+        Args:
+            begun: the state of a refit that an earlier session began, to go on with.
+        """
+        job, phase = self.job, self.job.kind.refit()
+        if phase is None:
+            return
+        share, limit = job.seconds(job.kind.warm_share), job.seconds(1.0) - self.state.seconds
+        if limit < share / 2:  # minutes were taken away since: a start made in haste would be worse than the first one
+            log.info("no time is left for a refit: the start ships as it is")
+            return
+        if begun is not None:
+            phase.load_state_dict(begun)
+
+        def save() -> None:
+            job.save(REFIT, **self._content(ended=job.budget()), refit=phase.state_dict())
+
+        job.run_phase(REFIT, phase, limit, save)
+        save()
+        self.warm, self.refitted = phase.generator, True
+        self.state.seconds += phase.seconds
+
+    def checkpoint(self, ended: list[float | None] | None = None) -> None:
         """Save the game; `ended` is the budget that it has used up."""
-        self._save(GAME, **self._game_content(ended))
-        self.tracker.checkpointed(self.state.seen)
+        self.job.save(GAME, **self._content(ended))
+        self.job.tracker.checkpointed(self.state.seen)
 
-    def _game_content(self, ended: list[float | None] | None) -> dict[str, Any]:
+    def _content(self, ended: list[float | None] | None) -> dict[str, Any]:
         return {
             "state": self.state.state_dict(),
             "generator": self.state.generator.config(),
             "warm": self.warm.state_dict(),
             "ended": ended,
         }
-
-    def _save(self, phase: str, **content: Any) -> None:
-        fingerprint = self.prepared.dataset.fingerprint()
-        checkpoint.save(self.run.checkpoints, {"phase": phase, "fingerprint": fingerprint, **content})
-        self.checkpointed_at = time.monotonic()
-
-    def _finish(self) -> Verdict:
-        """Ship the best averaged weights: artifact, samples, evidence, report."""
-        run, codec = self.run, self.prepared.codec
-        generator = self._chosen()
-        started = time.monotonic()
-        self.kind.complete(generator, self.warm)
-        found = self.kind.judge(generator, self.warm, self.state.seconds + time.monotonic() - started)
-        scores = found.scores[found.shipped]
-        limits = gate.read(self.config.gate, texts=found.texts is not None)
-        verdict = gate.check(limits, scores, found.scores.get("independent"))
-
-        shipped = artifact.save(run.artifact, generator, codec, self._card(scores, verdict))
-        writers.write(run.samples, shipped.sample_labelled(SAMPLE_ROWS, EVALUATION_SEED), codec)
-        notes = "".join(f"\nNote: {warning}\n" for warning in [self._outcome(), *scores["warnings"]])
-        atomic.write_text(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n{notes}")
-        self._report(found, verdict)
-        # Last, because it says that the run is finished.
-        atomic.write_text(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
-
-        self._print_rows(shipped)
-        log.info("\n%s\n", evidence.table(found))
-        for warning in scores["warnings"]:
-            log.info("Note: %s", warning)
-        log.info("%s", verdict.sentence)
-        log.info("report: %s", run.report)
-        return verdict
-
-    def _report(self, found: Evidence, verdict: Verdict) -> None:
-        """Write the HTML page, and its pictures as files."""
-        history = [json.loads(line) for line in self.run.stats.read_text().splitlines()]
-        page = report.Page(
-            title=f"{self.prepared.dataset.name}: how real are the lookalikes?",
-            verdict=verdict,
-            history=history,
-            decode=self.prepared.codec.decode,
-            provenance=self._provenance(),
-            generator=self.config.generator,
-            outcome=self._outcome(),
-            validated=len(self.prepared.validation) > 0,
-        )
-        pictures = report.figures(found, history)
-        atomic.write_text(self.run.report, report.render(found, page, pictures))
-        report.save_figures(pictures, self.run.plots)
-
-    def _outcome(self) -> str:
-        """What training has ended in, and what of it ships."""
-        state, rows = self.state, "texts" if isinstance(self.prepared.codec, TokensCodec) else "rows"
-        if self._is_unimproved():
-            again = f", fitted once more to training and validation {rows}" if self.refitted else ""
-            why = f"did not improve its score on validation {rows}" if state.seen else "had no time"
-            return f"The start ships{again}: the game {why}."
-        if state.best:
-            best = f"the best score on validation {rows}, {state.best_score:.3f}"
-            return f"What ships is the generator after {state.best_seen:,} {rows}, which had {best}."
-        return f"Without validation {rows}, the last weights ship."
-
-    def _chosen(self) -> Generator:
-        """The averaged weights with the best validation score, or their start; without validation, the last ones."""
-        state = self.state
-        if self._is_unimproved():
-            log.info("the game did not improve the warm start's validation score: %.3f", state.best_score)
-            return copy.deepcopy(self.warm)
-        if state.best:
-            log.info(
-                "the best validation score came after %s sequences: %.3f", f"{state.best_seen:,}", state.best_score
-            )
-            state.averaged.load_state_dict(state.best)
-        return state.averaged
-
-    def _card(self, scores: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
-        dataset = self.prepared.dataset
-        return {
-            "name": MODEL_NAME,
-            "version": str(self.run.number),
-            "run_id": self.tracker.run_id,
-            "run": self.run.path.name,
-            "data": {"name": dataset.name, "rows": len(dataset), "fingerprint": dataset.fingerprint()},
-            "metrics": evidence.numbers(scores),
-            "gate": {"passed": verdict.passed, "missed": verdict.missed},
-            "libraries": _libraries(),
-        }
-
-    def _provenance(self) -> dict[str, str]:
-        dataset, parts = self.prepared.dataset, self.prepared.parts
-        return {
-            "data": f"{dataset.source}, {dataset.extent} ({len(dataset.skipped)} skipped)",
-            "fingerprint (SHA-256)": dataset.fingerprint(),
-            "rows": f"{len(parts.train):,} train, {min(len(parts.validation), JUDGING_ROWS):,} validate, "
-            f"{len(self.prepared.heldout):,} judge" + (f"; {self.prepared.left_out}" if self.prepared.left_out else ""),
-            "sequences": f"{len(self.prepared.codec.columns)} values each, codec {self.prepared.codec.name}",
-            "training": f"{self.state.seen:,} sequences in {self.state.seconds:.0f} s on {self.device_name}",
-            "MLflow run": self.tracker.run_id or "unknown when this was written; mlflow.json names it",
-            "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-            "libraries": ", ".join(f"{name} {number}" for name, number in _libraries().items()),
-            "configuration": " ".join(self.config.to_json().split()),
-        }
-
-    def _print_rows(self, shipped: artifact.Artifact) -> None:
-        prepared, codec = self.prepared, shipped.codec
-        generated = _lines(codec, shipped.sample(PRINTED_ROWS, EVALUATION_SEED))
-        if isinstance(codec, TokensCodec):
-            real = prepared.dataset.take(prepared.parts.heldout[:PRINTED_ROWS])
-            plain = shipped.sample(PRINTED_ROWS, EVALUATION_SEED, temperature=LOW_TEMPERATURE)
-            shown = {
-                "real texts": [" ".join(text.split()) for text in real],  # decoded, they would lack unknown words
-                "generated texts": generated,
-                f"at temperature {LOW_TEMPERATURE}, plainer and less varied": _lines(codec, plain),
-            }
-        else:
-            shown = {"real rows": _lines(codec, prepared.heldout[:PRINTED_ROWS]), "generated rows, rounded": generated}
-        for title, lines in shown.items():
-            log.info("\n%s:\n%s", title, "\n".join(f"  {line.translate(SHOWN_SAFELY)}" for line in lines))
-
-    def _show(self, tick: Tick, scores: dict[str, float]) -> None:
-        """Move the bar; without a terminal, say a line now and then instead."""
-        shown = {"G": tick.losses["generator_loss"], "D": tick.losses["discriminator_loss"]}
-        shown |= {"validation": scores["score"]} if scores else {}
-        self.bar.set_postfix(
-            {**{name: f"{value:.3f}" for name, value in shown.items()}, "epoch": f"{tick.epoch:.0f}"}, refresh=False
-        )
-        percent = self._percent(tick)
-        self.bar.update(percent - self.bar.n)
-        if self.config.preset == "textbook":
-            self._show_textbook(tick)
-        elif self.bar.disable and time.monotonic() - self.printed_at > LOG_SECONDS:
-            self.printed_at = time.monotonic()
-            line = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
-            log.info(
-                "%3.0f %%  epoch %.0f  %s  %s sequences/s",
-                percent,
-                tick.epoch,
-                line,
-                f"{tick.sequences_per_second:,.0f}",
-            )
-
-    def _percent(self, tick: Tick) -> float:
-        """How much of the epochs or of the minutes is used up, whichever is more; the last tick ends a little late."""
-        shares = []
-        if self.config.epochs is not None:
-            shares.append(tick.epoch / self.config.epochs)
-        if self.config.max_minutes is not None:
-            shares.append(tick.seconds / self._seconds(self.kind.game_share))
-        return min(100.0, 100 * max(shares))
-
-    def _show_textbook(self, tick: Tick) -> None:
-        epoch = round(tick.epoch)
-        if epoch % TEXTBOOK_PRINT_EPOCHS == 0 and tick.seen == epoch * len(self.prepared.rows):
-            losses = tick.last_losses
-            log.info(
-                "Epoch %d/%d:\t Generator loss: %s\t Discriminator loss: %s",
-                epoch, self.config.epochs, losses["generator_loss"], losses["discriminator_loss"],
-            )  # fmt: skip
-
-
-def _bar(title: str) -> "tqdm[Any]":
-    """A bar of percents, where there is a terminal."""
-    return tqdm(total=100.0, desc=title, bar_format=BAR, disable=None, leave=False)
 
 
 @contextlib.contextmanager
@@ -676,16 +481,6 @@ def _logging_to(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
-
-
-def _lines(codec: Codec, codes: Tensor) -> list[str]:
-    """Rows to be printed: as text where there is any, else their first values."""
-    more = " …" * (codes.shape[1] > PRINTED_VALUES)
-    return codec.decode(codes) or [" ".join(map(str, row[:PRINTED_VALUES])) + more for row in codes.tolist()]
-
-
-def _libraries() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "mlflow")}}
 
 
 def _device_name(config: Config) -> str:

@@ -47,3 +47,8 @@ class GameState(Stateful):
     best_score: float = math.inf
     best_seen: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_unimproved(self) -> bool:
+        """Whether validation rows say that the game has added nothing to its start, which then ships."""
+        return bool(self.best) and not self.best_seen

@@ -20,7 +20,7 @@ from unittest import mock
 
 from tqdm import tqdm
 
-from train import fit, tracking, warmup
+from train import console, fit, tracking, warmup
 from train.__main__ import main
 from train.game import Tick
 
@@ -35,13 +35,13 @@ PRELOADED = [
 # A process must have no other threads when it forks, or the locks that they hold stay locked in the child.
 WITHOUT_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
-on_tick = fit._Job._on_tick
+on_tick = fit._Game._on_tick
 
 
-def hold(job: fit._Job, tick: Tick) -> bool:
-    enough = on_tick(job, tick)
+def hold(game: fit._Game, tick: Tick, bar: console.GameBar) -> bool:
+    enough = on_tick(game, tick, bar)
     held = os.environ.get("LOOKALIKE_TEST_HOLD", "").split(",")
-    ticks = str(len(job.run.stats.read_text().splitlines()))
+    ticks = str(len(game.job.run.stats.read_text().splitlines()))
     while ticks in held and not Path(f"go-{ticks}").exists():
         time.sleep(0.02)
     return enough
@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
     fit.CHECKPOINT_SECONDS = float(os.environ.get("LOOKALIKE_TEST_CHECKPOINT_SECONDS", "0"))  # type: ignore[assignment]
     tracking.SECONDS = 0.2  # type: ignore[assignment]
     warmup.STEPS, warmup.STEPS_ALONE, warmup.CALIBRATION_ROWS, warmup.EM_STEPS = 30, 1, 500, 5
-    fit._Job._on_tick = hold  # type: ignore[method-assign]
+    fit._Game._on_tick = hold  # type: ignore[method-assign]
     return main(arguments)
 
 

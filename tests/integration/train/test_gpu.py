@@ -18,6 +18,7 @@ from train import (
     fit,
     kinds,
     rundir,
+    ship,
     text_metrics,
     text_warmup,
     tracking,
@@ -47,7 +48,7 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_metrics, "CONV_EPOCHS", 1)
     monkeypatch.setattr(evidence, "TEMPERATURES", (1.0,))
     monkeypatch.setattr(kinds, "embedder", lambda: None)
-    monkeypatch.setattr(fit, "SAMPLE_ROWS", 100)
+    monkeypatch.setattr(ship, "SAMPLE_ROWS", 100)
     monkeypatch.setattr(kinds, "BITS_GAIN", 99.0)  # no game is believed, so that there is a refit
 
 
@@ -103,11 +104,12 @@ def _unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
 
     verdict = Verdict(reasons=[], missed=[])
 
-    def finish(job: fit._Job) -> Verdict:
-        artifact.save(job.run.artifact, job._chosen(), job.prepared.codec, job._card({}, verdict))
+    def save(trained: ship.Trained) -> Verdict:
+        card = ship._card(trained, {}, verdict)
+        artifact.save(trained.run.artifact, ship._chosen(trained), trained.prepared.codec, card)
         return verdict
 
-    monkeypatch.setattr(fit._Job, "_finish", finish)
+    monkeypatch.setattr(ship, "ship", save)
 
 
 @pytest.mark.usefixtures("_gpu")
@@ -117,7 +119,7 @@ def test_what_was_trained_there_is_judged_and_served_on_the_cpu(kind: str, texts
     run = fitted([*options, "--baselines", "fast" if kind == "texts" else "none"], tmp_path)
     assert "on " + torch.cuda.get_device_name() in run.log.read_text()
     assert next(artifact.load(run.artifact).generator.parameters()).device.type == "cpu"
-    assert len(run.samples.read_text().splitlines()) == fit.SAMPLE_ROWS + 1
+    assert len(run.samples.read_text().splitlines()) == ship.SAMPLE_ROWS + 1
 
 
 @pytest.mark.usefixtures("_gpu")

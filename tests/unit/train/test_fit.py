@@ -6,16 +6,17 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from filelock import FileLock
 
-from train import checkpoint, fit, rundir
+from train import checkpoint, fit, kinds, rundir, ship
 from train.config import resolve
 from train.errors import InputError, JobError
-from train.game import Tick
+from train.game import GameState, Tick
 from train.nade import NadeGenerator
 from train.prepare import prepare, resolved
 
@@ -108,39 +109,53 @@ def test_a_gate_that_cannot_be_read_is_told_before_a_run_goes_on(tmp_path: Path)
     assert not run.log.exists()
 
 
-def test_an_interruption_in_the_last_step_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def begun(folder: Path) -> fit._Job:
+    """A job on the toy set with a run directory; its tracker is asked for nothing here."""
     config = resolve({"data": "toy", "device": "cpu"})
     found = prepare(config)
     config = resolved(config, found)
-    tracker: Any = None  # asked for nothing here
-    job = fit._Job(rundir.create(tmp_path, "toy-bits", config.to_json()), config, found, tracker, None)
-    monkeypatch.setattr(job, "_warm_up", lambda: None)
-    monkeypatch.setattr(job, "_play", lambda: signal.raise_signal(signal.SIGTERM))
-    monkeypatch.setattr(job, "_is_unimproved", lambda: False)
-    monkeypatch.setattr(job, "_finish", lambda: pytest.fail("judged"))
+    run, tracker, kind = rundir.create(folder, "toy-bits", config.to_json()), cast("Any", None), kinds.of(config, found)
+    return fit._Job(run=run, config=config, prepared=found, kind=kind, tracker=tracker, interrupted=lambda: False)
+
+
+def a_game(job: fit._Job, **state: Any) -> fit._Game:
+    """One of no generator, which is asked for nothing here, either."""
+    return fit._Game(job, GameState(generator=None, averaged=None, **state), cast("Any", None))
+
+
+def test_an_interruption_in_the_last_step_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit._Job, "_warm_up", lambda job, saved: a_game(job))
+    monkeypatch.setattr(fit._Game, "play", lambda game: signal.raise_signal(signal.SIGTERM))
+    job = begun(tmp_path)
     with pytest.raises(fit.SavedInterrupt):
-        job.work()
+        fit._train(job.run, job.config, job.prepared, job.tracker, None)
 
 
 def test_the_averaged_weights_with_the_best_validation_score_ship(tmp_path: Path) -> None:
-    config = resolve({"data": "toy", "device": "cpu"})
-    found = prepare(config)
-    config = resolved(config, found)
-    tracker: Any = None  # asked for nothing here
-    job = fit._Job(rundir.create(tmp_path, "toy-bits", config.to_json()), config, found, tracker, None)
-    job.warm = NadeGenerator(length=5, hidden=4, nets=1, classes=2)
-    job.state = job.kind.new_state(copy.deepcopy(job.warm))
+    job, warm = begun(tmp_path), NadeGenerator(length=5, hidden=4, nets=1, classes=2)
+    game = fit._Game(job, job.kind.new_state(copy.deepcopy(warm)), warm)
     scores = iter([0.9, 0.5, 0.8])
     job.kind.validate = lambda generator: {"score": next(scores)}  # type: ignore[method-assign]
     kept = []
     for tick in range(3):
-        job.state.seen = 1000 * tick
-        for weight in job.state.averaged.parameters():
+        game.state.seen = 1000 * tick
+        for weight in game.state.averaged.parameters():
             weight.fill_(tick)
-        job._validate()
-        kept.append(copy.deepcopy(job.state.averaged.state_dict()))
-    assert (job.state.best_score, job.state.best_seen) == (0.5, 1000)
-    chosen = job._chosen().state_dict()
+        game.validate()
+        kept.append(copy.deepcopy(game.state.averaged.state_dict()))
+    assert (game.state.best_score, game.state.best_seen) == (0.5, 1000)
+    trained = ship.Trained(
+        run=job.run,
+        config=job.config,
+        prepared=job.prepared,
+        kind=job.kind,
+        tracker=job.tracker,
+        device_name="CPU",
+        state=game.state,
+        warm=warm,
+        refitted=False,
+    )
+    chosen = ship._chosen(trained).state_dict()
     assert all(torch.equal(chosen[name], value) for name, value in kept[1].items())
 
 
@@ -162,23 +177,17 @@ def test_a_second_interruption_ends_at_once(number: signal.Signals) -> None:
 def test_the_patience_of_a_game_begins_anew_with_each_better_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = resolve({"data": "toy", "device": "cpu"})
-    found = prepare(config)
-    config = resolved(config, found)
-    tracker: Any = None  # asked for nothing here
-    job = fit._Job(rundir.create(tmp_path, "toy-bits", config.to_json()), config, found, tracker, None)
+    job = begun(tmp_path)
     job.kind.patience = 1000
-    job.state = Any
-    job.state.best_seen = 1500
-    monkeypatch.setattr(job, "_validate", lambda: {"score": 0.5})
-    monkeypatch.setattr(job, "_show", lambda *_: None)
-    monkeypatch.setattr(job, "_checkpoint_is_due", lambda: False)
+    game = a_game(job, best_seen=1500)
+    monkeypatch.setattr(game, "validate", lambda: {"score": 0.5})
+    monkeypatch.setattr(job, "checkpoint_is_due", lambda: False)
+    bar: Any = SimpleNamespace(show=lambda *_: None)
 
     def enough(seen: int) -> bool:
         losses = {"generator_loss": 1.0, "discriminator_loss": 1.0}
-        return job._on_tick(
-            Tick(seen=seen, epoch=1, seconds=1, sequences_per_second=1, losses=losses, last_losses=losses)
-        )
+        tick = Tick(seen=seen, epoch=1, seconds=1, sequences_per_second=1, losses=losses, last_losses=losses)
+        return game._on_tick(tick, bar)
 
     assert [enough(seen) for seen in (2000, 2499, 2500)] == [False, False, True]
 

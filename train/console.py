@@ -1,0 +1,143 @@
+"""What a job prints: what it begins with, how far it is, and rows at its end."""
+
+import logging
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from train import SHOWN_SAFELY, distributed, metrics
+from train.artifact import Artifact
+from train.codec import Codec, TokensCodec
+from train.config import Config
+from train.game import Tick
+from train.kinds import EVALUATION_SEED
+from train.prepare import JUDGING_ROWS, Prepared
+from train.progress import LOG_SECONDS
+from train.rundir import RunDirectory
+
+log = logging.getLogger("lookalike")
+
+PRINTED_ROWS, PRINTED_VALUES = 5, 64
+LOW_TEMPERATURE = 0.5  # the temperature of further texts that are printed
+BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+TEXTBOOK_PRINT_EPOCHS = 10  # the textbook prints its losses every so many epochs
+
+
+def announce(
+    run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None, device_name: str
+) -> None:
+    """Say what a job works on and where, and from what it goes on."""
+    parts, dataset = prepared.parts, prepared.dataset
+    log.info(
+        "%s: %s, codec %s, %d values a row; %s train, %s validate, %s judge",
+        dataset.name, dataset.extent, config.codec, len(prepared.codec.columns),
+        f"{len(parts.train):,}", f"{min(len(parts.validation), JUDGING_ROWS):,}", f"{len(prepared.heldout):,}",
+    )  # fmt: skip
+    for line in dataset.skipped:
+        log.warning("skipped: %s", line)
+    if prepared.left_out:
+        log.warning("%s", prepared.left_out)
+    known = {row.tobytes() for part in (prepared.train, prepared.validation) for row in part.numpy()}
+    repeated = sum(row.tobytes() in known for row in prepared.heldout.numpy()) / len(prepared.heldout)
+    if repeated > metrics.NOTABLE_REPEATS:
+        log.warning("%s", metrics.repeated_rows(repeated))
+    log.info("run %s on %s", run.path, device_name)
+    if config.device == "cuda" and torch.cuda.device_count() > distributed.world_size():
+        used = f"{distributed.world_size()} of {torch.cuda.device_count()} GPUs"
+        log.info("%s are used; --processes trains with more of them", used)
+    if saved is not None:
+        where = f"after {saved['state']['seen']:,} sequences" if "state" in saved else "in the warm start"
+        log.info("going on %s", where)
+
+
+def bar(title: str) -> "tqdm[Any]":
+    """A bar of percents, where there is a terminal."""
+    return tqdm(total=100.0, desc=title, bar_format=BAR, disable=None, leave=False)
+
+
+class GameBar:
+    """How far the game is: a bar of percents, or without a terminal a line now and then."""
+
+    def __init__(self, config: Config, game_share: float, rows: int) -> None:
+        """Begin to show the bar.
+
+        Args:
+            game_share: the share of the minutes that is over when the game ends.
+            rows: training rows in an epoch.
+        """
+        self.config, self.game_share, self.rows = config, game_share, rows
+        self.printed_at = 0.0
+        self.bar = bar("training")
+
+    def __enter__(self) -> "GameBar":
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.bar.close()
+
+    def show(self, tick: Tick, scores: dict[str, float]) -> None:
+        """Move the bar; without a terminal, say a line now and then instead."""
+        shown = {"G": tick.losses["generator_loss"], "D": tick.losses["discriminator_loss"]}
+        shown |= {"validation": scores["score"]} if scores else {}
+        self.bar.set_postfix(
+            {**{name: f"{value:.3f}" for name, value in shown.items()}, "epoch": f"{tick.epoch:.0f}"}, refresh=False
+        )
+        percent = self._percent(tick)
+        self.bar.update(percent - self.bar.n)
+        if self.config.preset == "textbook":
+            self._show_textbook(tick)
+        elif self.bar.disable and time.monotonic() - self.printed_at > LOG_SECONDS:
+            self.printed_at = time.monotonic()
+            line = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            log.info(
+                "%3.0f %%  epoch %.0f  %s  %s sequences/s",
+                percent,
+                tick.epoch,
+                line,
+                f"{tick.sequences_per_second:,.0f}",
+            )
+
+    def _percent(self, tick: Tick) -> float:
+        """How much of the epochs or of the minutes is used up, whichever is more; the last tick ends a little late."""
+        shares = []
+        if self.config.epochs is not None:
+            shares.append(tick.epoch / self.config.epochs)
+        if self.config.max_minutes is not None:
+            shares.append(tick.seconds / (60 * self.config.max_minutes * self.game_share))
+        return min(100.0, 100 * max(shares))
+
+    def _show_textbook(self, tick: Tick) -> None:
+        epoch = round(tick.epoch)
+        if epoch % TEXTBOOK_PRINT_EPOCHS == 0 and tick.seen == epoch * self.rows:
+            losses = tick.last_losses
+            log.info(
+                "Epoch %d/%d:\t Generator loss: %s\t Discriminator loss: %s",
+                epoch, self.config.epochs, losses["generator_loss"], losses["discriminator_loss"],
+            )  # fmt: skip
+
+
+def print_rows(shipped: Artifact, prepared: Prepared) -> None:
+    """Print some real rows, and as many of those that ship."""
+    codec = shipped.codec
+    generated = _lines(codec, shipped.sample(PRINTED_ROWS, EVALUATION_SEED))
+    if isinstance(codec, TokensCodec):
+        real = prepared.dataset.take(prepared.parts.heldout[:PRINTED_ROWS])
+        plain = shipped.sample(PRINTED_ROWS, EVALUATION_SEED, temperature=LOW_TEMPERATURE)
+        shown = {
+            "real texts": [" ".join(text.split()) for text in real],  # decoded, they would lack unknown words
+            "generated texts": generated,
+            f"at temperature {LOW_TEMPERATURE}, plainer and less varied": _lines(codec, plain),
+        }
+    else:
+        shown = {"real rows": _lines(codec, prepared.heldout[:PRINTED_ROWS]), "generated rows, rounded": generated}
+    for title, lines in shown.items():
+        log.info("\n%s:\n%s", title, "\n".join(f"  {line.translate(SHOWN_SAFELY)}" for line in lines))
+
+
+def _lines(codec: Codec, codes: Tensor) -> list[str]:
+    """Rows to be printed: as text where there is any, else their first values."""
+    more = " …" * (codes.shape[1] > PRINTED_VALUES)
+    return codec.decode(codes) or [" ".join(map(str, row[:PRINTED_VALUES])) + more for row in codes.tolist()]
