@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from train.generator import Generator
 from train.phase import Stateful
 
 Ending = Literal["epochs", "minutes", "stopped", "interrupted"]  # why a game is over, or has been left
@@ -40,8 +41,8 @@ class GameState(Stateful):
 
     VALUES: ClassVar[tuple[str, ...]] = ("seen", "seconds", "best_score", "best_seen", "best")
 
-    generator: Any
-    averaged: Any
+    generator: Generator
+    averaged: Generator
     seen: int = 0
     seconds: float = 0.0
     best_score: float = math.inf

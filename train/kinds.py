@@ -282,7 +282,9 @@ class TextKind:
         draws = {name: self._drawer(each) for name, each in served.items()}
         return dataclasses.replace(found, curves=evidence.curves(draws, heldout, train))
 
-    def _contenders(self, served: dict[str, Any], n: int) -> tuple[dict[str, list[str]], dict[str, list[str] | None]]:
+    def _contenders(
+        self, served: dict[str, Generator], n: int
+    ) -> tuple[dict[str, list[str]], dict[str, list[str] | None]]:
         """`n` texts of every contender, and their classes as far as it has any; trigrams have none."""
         drawn = {name: sample_labelled(each, n, EVALUATION_SEED) for name, each in served.items()}
         texts = {name: self.codec.decode(made.codes) for name, made in drawn.items()}
@@ -293,7 +295,7 @@ class TextKind:
                 texts["trigram"] = self.codec.decode(draw_trigrams(ngrams, n, self.codec.length, EVALUATION_SEED))
         return texts, {name: class_names(self.codec, made.labels) for name, made in drawn.items()}
 
-    def _learned_baselines(self, seconds: float) -> dict[str, Any]:
+    def _learned_baselines(self, seconds: float) -> dict[str, TokenGenerator]:
         """An RNN with as much time as the GAN had."""
         if self.config.baselines != "all":
             return {}
@@ -308,7 +310,7 @@ class TextKind:
         )
         return {"RNN": rnn}
 
-    def _drawer(self, generator: Any) -> Callable[[float, int], list[str]]:
+    def _drawer(self, generator: Generator) -> Callable[[float, int], list[str]]:
         return lambda temperature, n: self.codec.decode(
             sample(generator.with_options(temperature=temperature), n, EVALUATION_SEED)
         )

@@ -30,8 +30,6 @@ class State(GameState):
 
     MODULES = ("generator", "discriminator", "averaged", "generator_optimizer", "discriminator_optimizer")
 
-    generator: Generator
-    averaged: Generator
     discriminator: nn.Module
     generator_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer

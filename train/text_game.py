@@ -40,6 +40,8 @@ class TextState(GameState):
     MODULES = ("generator", "optimizer")
     VALUES = ("passes", *GameState.VALUES)
 
+    generator: TokenGenerator
+
     def __init__(self, generator: TokenGenerator) -> None:
         super().__init__(generator=generator, averaged=generator)
         net = [weights for name, weights in generator.scorer.named_parameters() if name != "weights"]
