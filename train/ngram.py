@@ -19,27 +19,27 @@ class Level(NamedTuple):
 
     keys: Tensor  # context * vocabulary + token of each gram (grams,)
     tokens: Tensor  # (grams,)
-    kept: Tensor  # the discounted counts (grams,)
+    discounted: Tensor  # their counts, lowered by the discounts (grams,)
     contexts: Tensor  # (contexts,)
     first: Tensor  # each context's first gram, then the number of grams (contexts + 1,)
-    held: Tensor  # the share that a context keeps for its own grams (contexts,)
+    mass: Tensor  # the share that discounting leaves to each context's own grams (contexts,)
     total: Tensor  # its count (contexts,)
 
     def find(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """The number of each context (rows,), and the share that it keeps: 0 where it was never seen."""
+        """The number of each context (rows,), and its mass: 0 where it was never seen."""
         if not len(self.contexts):
             return torch.zeros_like(context), torch.zeros_like(context, dtype=torch.float64)
         at = torch.searchsorted(self.contexts, context).clamp(max=len(self.contexts) - 1)
-        return at, torch.where(self.contexts[at] == context, self.held[at], 0)
+        return at, torch.where(self.contexts[at] == context, self.mass[at], 0)
 
-    def own(self, context: Tensor, token: Tensor, vocabulary: int) -> Tensor:
-        """The probability that the context's own grams give the token (rows,)."""
+    def discounted_probability(self, context: Tensor, token: Tensor, vocabulary: int) -> Tensor:
+        """The token's discounted count over the count of its context: what the context's own grams give it (rows,)."""
         if not len(self.contexts):
             return torch.zeros_like(context, dtype=torch.float64)
         key = context * vocabulary + token
         gram = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
         at = torch.searchsorted(self.contexts, context).clamp(max=len(self.contexts) - 1)
-        return torch.where(self.keys[gram] == key, self.kept[gram] / self.total[at], 0)
+        return torch.where(self.keys[gram] == key, self.discounted[gram] / self.total[at], 0)
 
     def draw(self, at: Tensor, uniform: Tensor, summed: Tensor) -> Tensor:
         """One of the tokens of each context by the inverse distribution function, given the grams' `running_sum`."""
@@ -48,20 +48,21 @@ class Level(NamedTuple):
         return self.tokens[torch.minimum(torch.maximum(gram, self.first[at]), self.first[at + 1] - 1)]
 
     def running_sum(self, temperature: float) -> Tensor:
-        """The running sum, from 0, of the kept counts to the power of 1 / temperature (grams + 1,).
+        """The running sum, from 0, of the discounted counts to the power of 1 / temperature (grams + 1,).
 
         Counts are relative to the context's highest: else powers of a frequent context's would swamp all later ones.
         """
         context = self.context_of_grams()
-        highest = self.kept.new_zeros(len(self.total)).scatter_reduce(0, context, self.kept, "amax")
-        relative = self.kept / highest.clamp(min=torch.finfo(self.kept.dtype).tiny)[context]  # where all are 0
+        highest = self.discounted.new_zeros(len(self.total)).scatter_reduce(0, context, self.discounted, "amax")
+        positive = highest.clamp(min=torch.finfo(highest.dtype).tiny)  # where all are 0
+        relative = self.discounted / positive[context]
         return F.pad((relative ** (1 / temperature)).cumsum(0), (1, 0))
 
-    def spread(self, temperature: float) -> Tensor:
+    def tempered_mass(self, temperature: float) -> Tensor:
         """The sum of each context's own probabilities to the power of 1 / temperature (contexts,)."""
         context = self.context_of_grams()
-        probability = self.kept / self.total[context]
-        return torch.zeros_like(self.held).index_add_(0, context, probability ** (1 / temperature))
+        probability = self.discounted / self.total[context]
+        return torch.zeros_like(self.mass).index_add_(0, context, probability ** (1 / temperature))
 
     def context_of_grams(self) -> Tensor:
         """The number of each gram's context (grams,)."""
@@ -108,34 +109,34 @@ class NgramModel(nn.Module):
         self._levels, self._sums = [], (0.0, [], [])
 
     def _at(self, temperature: float) -> tuple[list[Tensor], list[Tensor]]:
-        """Running sums and spreads of the three levels; those of the latest temperature are kept."""
+        """Running sums and tempered masses of the three levels; those of the latest temperature are kept."""
         known = self._sums  # once, because another thread may put those of another temperature there
         if known[0] != temperature:
             sums = [level.running_sum(temperature) for level in self.levels()]
-            known = self._sums = temperature, sums, [level.spread(temperature) for level in self.levels()]
+            known = self._sums = temperature, sums, [level.tempered_mass(temperature) for level in self.levels()]
         return known[1:]
 
-    def confidence(self, first: Tensor, second: Tensor) -> Tensor:
-        """The shares that the trigram and the bigram context keep for their own grams: (rows, 2)."""
+    def masses(self, first: Tensor, second: Tensor) -> Tensor:
+        """The masses of the trigram and of the bigram context, 0 where one was never seen: (rows, 2)."""
         trigrams, bigrams, _ = self.levels()
         return torch.stack([trigrams.find(first * self.vocabulary + second)[1], bigrams.find(second)[1]], 1)
 
     def probability(self, first: Tensor, second: Tensor, token: Tensor) -> Tensor:
         """The probability of a token after two others, float64 (rows,)."""
-        alone = self.levels()[2].own(torch.zeros_like(token), token, self.vocabulary)
+        alone = self.levels()[2].discounted_probability(torch.zeros_like(token), token, self.vocabulary)
         return self._interpolated(first, second, token, alone)
 
-    def own(self, first: Tensor, second: Tensor, token: Tensor) -> Tensor:
+    def probability_without_unigrams(self, first: Tensor, second: Tensor, token: Tensor) -> Tensor:
         """The same without the unigrams, which leaves out what trigrams and bigrams do not keep for their own grams."""
         return self._interpolated(first, second, token, torch.zeros_like(token, dtype=torch.float64))
 
     def _interpolated(self, first: Tensor, second: Tensor, token: Tensor, known: Tensor) -> Tensor:
         trigrams, bigrams, _ = self.levels()
         for level, context in ((bigrams, second), (trigrams, first * self.vocabulary + second)):
-            known = level.own(context, token, self.vocabulary) + (1 - level.find(context)[1]) * known
+            known = level.discounted_probability(context, token, self.vocabulary) + (1 - level.find(context)[1]) * known
         return known
 
-    def spread(self, first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    def tempered_mass(self, first: Tensor, second: Tensor, temperature: float) -> Tensor:
         """The sum of all tokens' probabilities after two others, to the power of 1 / temperature: float64 (rows,).
 
         It is 1 at temperature 1, and less below, the more so the more tokens there are to choose from. What a context
@@ -143,9 +144,9 @@ class NgramModel(nn.Module):
         """
         found = torch.zeros_like(first, dtype=torch.float64)
         contexts = (torch.zeros_like(first), second, first * self.vocabulary + second)
-        for level, context, own in zip(self.levels()[::-1], contexts, self._at(temperature)[1][::-1], strict=True):
-            at, held = level.find(context)
-            found = torch.where(held > 0, own[at], 0) + (1 - held) ** (1 / temperature) * found
+        for level, context, tempered in zip(self.levels()[::-1], contexts, self._at(temperature)[1][::-1], strict=True):
+            at, mass = level.find(context)
+            found = torch.where(mass > 0, tempered[at], 0) + (1 - mass) ** (1 / temperature) * found
         return found
 
     def draw(self, first: Tensor, second: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
@@ -157,11 +158,11 @@ class NgramModel(nn.Module):
         undecided = torch.ones_like(first, dtype=torch.bool)
         contexts = (first * self.vocabulary + second, second, torch.zeros_like(first))
         for level, context, summed in zip(self.levels(), contexts, self._at(temperature)[0], strict=True):
-            at, held = level.find(context)
-            here = undecided & (uniform < held)
-            token[here] = level.draw(at[here], (uniform / held)[here], summed)
+            at, mass = level.find(context)
+            here = undecided & (uniform < mass)
+            token[here] = level.draw(at[here], (uniform / mass)[here], summed)
             undecided = undecided & ~here
-            uniform = ((uniform - held) / (1 - held).clamp(min=1e-300)).clamp(0, 1)
+            uniform = ((uniform - mass) / (1 - mass).clamp(min=1e-300)).clamp(0, 1)
         return token
 
 
@@ -215,17 +216,18 @@ def _level(grams: Tensor, count: Tensor, vocabulary: int) -> Level:
         context = context * vocabulary + column
     contexts, sizes = torch.unique_consecutive(context, return_counts=True)
     owner = torch.arange(len(contexts), device=grams.device).repeat_interleave(sizes)
-    lowered = count - _discounts(count)[count.clamp(max=3)] if grams.shape[1] > 1 else count.double()
-    total, kept = (
-        count.new_zeros(len(contexts), dtype=torch.float64).index_add_(0, owner, x) for x in (count.double(), lowered)
+    discounted = count - _discounts(count)[count.clamp(max=3)] if grams.shape[1] > 1 else count.double()
+    total, left = (
+        count.new_zeros(len(contexts), dtype=torch.float64).index_add_(0, owner, x)
+        for x in (count.double(), discounted)
     )
     return Level(
         keys=context * vocabulary + grams[:, -1],
         tokens=grams[:, -1],
-        kept=lowered,
+        discounted=discounted,
         contexts=contexts,
         first=F.pad(sizes.cumsum(0), (1, 0)),
-        held=kept / total,
+        mass=left / total,
         total=total,
     )
 

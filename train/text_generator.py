@@ -94,7 +94,7 @@ class LanguageModel(nn.Module):
         self,
         codes: Tensor,
         known: Tensor,
-        confidence: Tensor,
+        masses: Tensor,
         backoff: Tensor,
         labels: Tensor | None = None,
         dropped: Dropped | None = None,
@@ -105,8 +105,8 @@ class LanguageModel(nn.Module):
 
         Args:
             codes: token ids, int64 (rows, length).
-            known: what the n-gram model gives as its `own` for each token, (rows, length).
-            confidence: its `confidence` there, (rows, length, 2).
+            known: what the n-gram model gives as its `probability_without_unigrams`, (rows, length).
+            masses: its `masses` there, (rows, length, 2).
             backoff: the share that it does not give but leaves to the net, (rows, length).
             labels: classes (rows,), where the model knows any.
             dropped: what it shall not see of them.
@@ -131,7 +131,7 @@ class LanguageModel(nn.Module):
         net = torch.where(judged, -chosen.view_as(known), 0.0)
         if self.ngrams is None:
             return net, net
-        gate = self.gate(torch.cat([state, confidence], 2)).squeeze(2)
+        gate = self.gate(torch.cat([state, masses], 2)).squeeze(2)
         share = torch.logaddexp(F.logsigmoid(gate), F.logsigmoid(-gate) + backoff.clamp(min=1e-12).log())
         table = known.clamp(min=1e-12).log() + F.logsigmoid(-gate)
         return torch.where(judged, torch.logaddexp(net + share, table), 0.0), net
@@ -160,10 +160,10 @@ class LanguageModel(nn.Module):
                 one which rare token it is.
             position: where in the rows the token will stand.
         """
-        spread = None
+        rare_mass = None
         if self.rare is not None and temperature != 1:
-            spread = self.rare.spread(before, token, temperature).to(uniform)
-        drawn = self._draw_common(before, token, labels, state, uniform[:, :2], temperature, position, spread)
+            rare_mass = self.rare.tempered_mass(before, token, temperature).to(uniform)
+        drawn = self._draw_common(before, token, labels, state, uniform[:, :2], temperature, position, rare_mass)
         if self.rare is not None:
             rare = drawn == UNKNOWN
             drawn[rare] = self.rare.draw(before[rare], token[rare], uniform[rare, 2].double(), temperature)
@@ -182,34 +182,35 @@ class LanguageModel(nn.Module):
         uniform: Tensor,
         temperature: float,
         position: int,
-        spread: Tensor | None,
+        rare_mass: Tensor | None,
     ) -> Tensor:
         """The next common token, or UNKNOWN.
 
-        A temperature changes the chance of each token. So that of some rare one must be multiplied by `spread` (rows,):
-        together they are often likelier than any common token, and each by itself is the least likely.
+        A temperature changes the chance of each token. So that of some rare one must be multiplied by `rare_mass`,
+        (rows,): together they are often likelier than any common token, and each by itself is the least likely.
         """
         shift = self.ending_shift[position].expand(len(token))
         if self.ngrams is None:
             return pick(self._logits(self.project(state), labels, shift) / temperature, uniform[:, 0])
-        confidence = self.ngrams.confidence(before, token).to(state)
-        gate = self.gate(torch.cat([state, confidence], 1)).squeeze(1).sigmoid()
-        backoff = backoff_share(confidence)
+        masses = self.ngrams.masses(before, token).to(state)
+        gate = self.gate(torch.cat([state, masses], 1)).squeeze(1).sigmoid()
+        backoff = backoff_share(masses)
         share = gate + (1 - gate) * backoff
         first, second = uniform.unbind(1)
         by_ngrams = first >= share
         rest = ((1 - backoff) * (first - share) / (1 - share)).double()[by_ngrams]
         drawn = torch.full_like(token, PADDING)
         drawn[by_ngrams] = self.ngrams.draw(before[by_ngrams], token[by_ngrams], rest, temperature)
-        if spread is not None:
-            refused = (drawn == UNKNOWN) & (second >= spread)  # the net decides instead, by what is left of the number
+        if rare_mass is not None:
+            # The net decides instead, by what is left of the number.
+            refused = (drawn == UNKNOWN) & (second >= rare_mass)
             drawn[refused] = PADDING
-            second = torch.where(refused, (second - spread) / (1 - spread), second)
+            second = torch.where(refused, (second - rare_mass) / (1 - rare_mass), second)
         by_net = drawn == PADDING
         theirs = None if labels is None else labels[by_net]
         logits = self._logits(self.project(state[by_net]), theirs, shift[by_net]) / temperature
-        if spread is not None:
-            logits[:, UNKNOWN] += spread[by_net].log()
+        if rare_mass is not None:
+            logits[:, UNKNOWN] += rare_mass[by_net].log()
         drawn[by_net] = pick(logits, torch.where(by_ngrams, second, first / share)[by_net])
         return drawn
 
@@ -408,9 +409,9 @@ class TokenGenerator(Generator):
         return codes
 
 
-def backoff_share(confidence: Tensor) -> Tensor:
-    """The share that neither trigrams nor bigrams keep: (...) from a `NgramModel.confidence`, (..., 2)."""
-    return (1 - confidence).prod(-1)
+def backoff_share(masses: Tensor) -> Tensor:
+    """The share that neither trigrams nor bigrams keep: (...) from a `NgramModel.masses`, (..., 2)."""
+    return (1 - masses).prod(-1)
 
 
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:

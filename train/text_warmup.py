@@ -60,7 +60,7 @@ class Rows:
 
     Attributes:
         codes: int64 (rows, length).
-        known, confidence, backoff: see `LanguageModel.forward`.
+        known, masses, backoff: see `LanguageModel.forward`.
         labels: int64 (rows,), or None.
         lengths: tokens a row, (rows,), on the CPU: a batch's width must not wait for the device.
     """
@@ -68,7 +68,7 @@ class Rows:
     def __init__(self, codes: Tensor, labels: Tensor | None = None) -> None:
         self.codes, self.labels, self.lengths = codes.long(), labels, (codes != PADDING).sum(1)
         self.known, self.backoff = torch.zeros(2, *codes.shape)
-        self.confidence = torch.zeros(*codes.shape, 2)
+        self.masses = torch.zeros(*codes.shape, 2)
 
     def look_up(self, ngrams: NgramModel, head: int) -> None:
         self._note(slice(None), ngrams, head)
@@ -86,15 +86,16 @@ class Rows:
         first, second, token = (each.flatten() for each in windows(self.codes[rows]))
         shape = self.codes[rows].shape
         token = token.masked_fill(token >= head, UNKNOWN)
-        confidence = ngrams.confidence(first, second)
-        backoff = backoff_share(confidence) + ngrams.own(first, second, torch.full_like(token, PADDING))
-        self.known[rows] = ngrams.own(first, second, token).view(shape).float()
-        self.confidence[rows], self.backoff[rows] = confidence.view(*shape, 2).float(), backoff.view(shape).float()
+        masses = ngrams.masses(first, second)
+        padding = torch.full_like(token, PADDING)  # which stands for what is left to the net
+        backoff = backoff_share(masses) + ngrams.probability_without_unigrams(first, second, padding)
+        self.known[rows] = ngrams.probability_without_unigrams(first, second, token).view(shape).float()
+        self.masses[rows], self.backoff[rows] = masses.view(*shape, 2).float(), backoff.view(shape).float()
 
     def to(self, device: str) -> None:
         """Move them, in place as a module's weights."""
         self.codes, self.known = self.codes.to(device), self.known.to(device)
-        self.confidence, self.backoff = self.confidence.to(device), self.backoff.to(device)
+        self.masses, self.backoff = self.masses.to(device), self.backoff.to(device)
         self.labels = None if self.labels is None else self.labels.to(device)
 
     def width(self, rows: Tensor) -> int:
@@ -104,7 +105,7 @@ class Rows:
     def batch(self, rows: Tensor, width: int) -> dict[str, Any]:
         """The arguments of `LanguageModel.forward` for some rows, whose numbers are where the rows are."""
         labels = None if self.labels is None else self.labels[rows]
-        values = {"codes": self.codes, "known": self.known, "confidence": self.confidence, "backoff": self.backoff}
+        values = {"codes": self.codes, "known": self.known, "masses": self.masses, "backoff": self.backoff}
         return {**{name: value[rows, :width] for name, value in values.items()}, "labels": labels}
 
 

@@ -100,7 +100,7 @@ def test_draws_follow_the_likelihood(generator: TokenGenerator, before: int) -> 
     model.ending_shift[1] = 1.5
     rows = Rows(torch.stack([torch.full_like(tokens, before), tokens], 1))
     rows.look_up(model.ngrams, model.head)
-    both, _ = model(rows.codes, rows.known.double(), rows.confidence.double(), rows.backoff.double())
+    both, _ = model(rows.codes, rows.known.double(), rows.masses.double(), rows.backoff.double())
     expected = both[:, 1].exp()
     assert expected.sum().item() == pytest.approx(1, abs=1e-6)
     n = 20_000
@@ -118,7 +118,7 @@ def test_after_what_the_ngrams_never_saw_the_net_speaks_alone(generator: TokenGe
     rows = Rows(torch.tensor([[11, 6], [3, 6]]))
     assert generator.model.ngrams is not None
     rows.look_up(generator.model.ngrams, VOCABULARY)
-    both, net = generator.model(rows.codes, rows.known.double(), rows.confidence.double(), rows.backoff.double())
+    both, net = generator.model(rows.codes, rows.known.double(), rows.masses.double(), rows.backoff.double())
     torch.testing.assert_close(both[0, 1], net[0, 1])
     assert both[1, 1] > net[1, 1] + 1
 
@@ -128,7 +128,7 @@ def test_words_that_are_dropped_are_not_read(generator: TokenGenerator, monkeypa
     rows = Rows(torch.tensor([[3, 6], [4, 6]]))
     assert generator.model.ngrams is not None
     rows.look_up(generator.model.ngrams, VOCABULARY)
-    found = rows.codes, rows.known.double(), rows.confidence.double(), rows.backoff.double()
+    found = rows.codes, rows.known.double(), rows.masses.double(), rows.backoff.double()
     for share, alike in ((0, False), (1, True)):
         monkeypatch.setattr(text_warmup, "WORD_DROPOUT", share)
         _, net = generator.model(*found, dropped=draw_dropped(generator.model, 2, 2))
@@ -175,8 +175,8 @@ def test_ngrams_own_share_is_what_single_tokens_leave() -> None:
     model, tokens = fit_ngrams(codes, VOCABULARY), torch.arange(VOCABULARY)
     for first, second in ((3, 4), (END, END), (11, 11)):
         before = torch.full_like(tokens, first), torch.full_like(tokens, second)
-        backoff = backoff_share(model.confidence(*before))
-        torch.testing.assert_close(model.own(*before, tokens).sum(), 1 - backoff[0])
+        backoff = backoff_share(model.masses(*before))
+        torch.testing.assert_close(model.probability_without_unigrams(*before, tokens).sum(), 1 - backoff[0])
 
 
 def test_ngrams_count_what_was_seen() -> None:
@@ -189,9 +189,9 @@ def test_ngrams_count_what_was_seen() -> None:
 def test_ngrams_that_have_seen_nothing_give_nothing() -> None:
     nothing = fit_ngrams(torch.full((3, 4), UNKNOWN), 9)
     token = torch.arange(3, 9)
-    for found in (nothing.probability(token, token, token), nothing.own(token, token, token)):
+    for found in (nothing.probability(token, token, token), nothing.probability_without_unigrams(token, token, token)):
         assert torch.equal(found, torch.zeros(6, dtype=torch.float64))
-    assert torch.equal(nothing.confidence(token, token), torch.zeros(6, 2, dtype=torch.float64))
+    assert torch.equal(nothing.masses(token, token), torch.zeros(6, 2, dtype=torch.float64))
 
 
 @pytest.mark.usefixtures("_gpu")
@@ -234,7 +234,7 @@ def test_low_temperature_seldom_draws_tokens_that_are_likely_only_together() -> 
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.1])
-def test_the_spread_is_the_sum_of_the_powers(temperature: float) -> None:
+def test_the_tempered_mass_is_the_sum_of_the_powers(temperature: float) -> None:
     codes = torch.randint(3, VOCABULARY, (400, LENGTH), generator=torch.Generator().manual_seed(0))
     model = fit_ngrams(codes, VOCABULARY)
     first, second = codes[:50, :2].T.contiguous()
@@ -245,7 +245,7 @@ def test_the_spread_is_the_sum_of_the_powers(temperature: float) -> None:
             for pair in zip(first, second, strict=True)
         ]
     ) ** (1 / temperature)
-    found = model.spread(first, second, temperature)
+    found = model.tempered_mass(first, second, temperature)
     # Below 1 a token's own share and that of the shorter context are powers of their own, which makes it smaller.
     assert (found <= powers.sum(1) + 1e-9).all()
     assert (found > 0).all()
@@ -431,7 +431,7 @@ def test_the_net_gives_words_of_the_class() -> None:
         shares.append((generate(only, draw_noise(only, 200, seed=1)) == 4).double().mean())
     assert shares[1] > 2 * shares[0]
     rows = Rows(torch.full((1, 1), 4).repeat(2, 1), torch.tensor([0, 1]))
-    likelihood, _ = model(rows.codes, rows.known.double(), rows.confidence.double(), rows.backoff.double(), rows.labels)
+    likelihood, _ = model(rows.codes, rows.known.double(), rows.masses.double(), rows.backoff.double(), rows.labels)
     assert likelihood[1] > likelihood[0] + 0.5
 
 
