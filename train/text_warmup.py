@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from train import distributed
 from train.average import move_average
 from train.codec import END, PADDING, UNKNOWN
-from train.config import Config
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import Stateful
 from train.text_draws import chances, draw_together
@@ -36,7 +35,6 @@ log = logging.getLogger("lookalike")
 
 NGRAM_ROWS = 20_000  # more rows are not counted: the table ships with the generator
 FOLDS = 10
-NET_WEIGHT = 1.0  # of the net's own likelihood: in the mixture alone it would never get off the ground
 BATCH, LEARNING_RATE, WEIGHT_DECAY, AVERAGE = 32, 4e-3, 0.01, 0.995
 WORD_DROPOUT, DROPOUT = 0.1, 0.4  # shares of the tokens read and of the features, see `text_generator.Dropped`
 CHECK_STEPS = 500  # or a pass, if that is sooner
@@ -212,8 +210,9 @@ class TextWarmStart(Stateful):
         mine, weight = distributed.weighted_portion(len(rows))
         self.optimizer.zero_grad()
         both, net = self.model(**self.train.batch(rows[mine], width), dropped=dropped.of(mine))
+        # The net's own likelihood counts as well: in the mixture alone it would never get off the ground.
         # Not a batch's own number of tokens: rows of a batch are equally long, so short rows would weigh more.
-        (-weight * (both + NET_WEIGHT * net).sum() / self.tokens_a_batch).backward()
+        (-weight * (both + net).sum() / self.tokens_a_batch).backward()
         distributed.average_gradients(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -236,12 +235,12 @@ def new_generator(
     codes: Tensor,
     *,
     vocabulary: int,
-    head: int = Config.head,
+    head: int,
     embedding: int = 128,
-    hidden: int = Config.text_hidden,
+    hidden: int,
     labels: Tensor | None = None,
     classes: int = 0,
-    candidates: int = Config.candidates,
+    candidates: int,
 ) -> TokenGenerator:
     """A generator with the n-grams of the training rows and an untrained net.
 

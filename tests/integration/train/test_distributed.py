@@ -51,7 +51,7 @@ with distributed.session(Config(device="cpu", codec="tokens")):
     rows = torch.randint(3, 60, (333, 12))  # so that the last batch of a pass cannot be shared equally
     rows[:, 11], labels = 1, rows[:, 0] % 2
     generator = text_warmup.new_generator(
-        rows, vocabulary=60, head=40, embedding=8, hidden=16, labels=labels, classes=2
+        rows, vocabulary=60, head=40, embedding=8, hidden=16, labels=labels, classes=2, candidates=4
     )
     warm, validation = text_warmup.Rows(rows, labels), text_warmup.Rows(rows[:50], labels[:50])
     start, losses, steps = text_warmup.TextWarmStart(generator, warm, validation), [], 0

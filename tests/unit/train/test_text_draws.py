@@ -16,12 +16,12 @@ ROWS = torch.tensor([[3, 6, 7, 1, 0, 0], [4, 6, 6, 8, 1, 0], [5, 6, 6, 6, 9, 1]]
 def generator() -> TokenGenerator:
     torch.manual_seed(0)
     other = torch.where(ROWS == 6, 2 + torch.randint(4, 9, ROWS.shape), ROWS)
-    return new_generator(other, vocabulary=12, embedding=8, hidden=16, candidates=8)
+    return new_generator(other, vocabulary=12, head=12, embedding=8, hidden=16, candidates=8)
 
 
 def test_a_draw_has_the_chance_that_it_has_among_its_rivals() -> None:
     torch.manual_seed(0)
-    made = new_generator(ROWS, vocabulary=12, embedding=8, hidden=16, candidates=5)
+    made = new_generator(ROWS, vocabulary=12, head=12, embedding=8, hidden=16, candidates=5)
     torch.nn.init.normal_(made.scorer.output.weight)
     draws = text_draws.draw(made, 5, seed=1)
     with torch.no_grad():
@@ -35,7 +35,7 @@ def test_a_draw_has_the_chance_that_it_has_among_its_rivals() -> None:
 def test_draws_compete_within_their_class() -> None:
     torch.manual_seed(0)
     labels = (ROWS[:, 0] != 3).long()
-    made = new_generator(ROWS, vocabulary=12, embedding=8, hidden=16, labels=labels, classes=2, candidates=3)
+    made = new_generator(ROWS, vocabulary=12, head=12, embedding=8, hidden=16, labels=labels, classes=2, candidates=3)
     torch.nn.init.normal_(made.scorer.weights)
     draws = LabelledRows(codes=ROWS[:6].long(), labels=torch.tensor([0, 1, 0, 1, 1, 0]))
     found = text_draws.chances(made, draws, seed=2)

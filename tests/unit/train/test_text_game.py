@@ -27,7 +27,7 @@ def state() -> TextState:
     """A game in which the draws are worse than the rows: the trigrams were counted on rows with another middle."""
     torch.manual_seed(0)
     other = torch.where(ROWS == 6, 2 + torch.randint(4, 9, ROWS.shape), ROWS)
-    return TextState(new_generator(other, vocabulary=12, embedding=8, hidden=16, candidates=8))
+    return TextState(new_generator(other, vocabulary=12, head=12, embedding=8, hidden=16, candidates=8))
 
 
 def play(
@@ -54,7 +54,7 @@ def test_choosing_brings_the_words_of_the_class(monkeypatch: pytest.MonkeyPatch)
     labels = (ROWS[:, 0] != 3).long()
     torch.manual_seed(0)
     monkeypatch.setattr(text_game, "LINEAR_RATE", 0.1)  # there are 16 updates only
-    made = new_generator(ROWS, vocabulary=12, embedding=8, hidden=16, labels=labels, classes=2, candidates=16)
+    made = new_generator(ROWS, vocabulary=12, head=12, embedding=8, hidden=16, labels=labels, classes=2, candidates=16)
     for seed in range(CALIBRATION_ROUNDS):  # as games begin: with texts that are as long as the rows
         calibrate(made, ROWS, seed)
     before = share_of_its_own(made)

@@ -43,7 +43,9 @@ def grammar(rows: int, seed: int = 0) -> Tensor:
 @pytest.fixture
 def generator() -> TokenGenerator:
     torch.manual_seed(0)
-    return new_generator(grammar(50), vocabulary=VOCABULARY, embedding=8, hidden=16, candidates=3).double().eval()
+    rows = grammar(50)
+    made = new_generator(rows, vocabulary=VOCABULARY, head=VOCABULARY, embedding=8, hidden=16, candidates=3)
+    return made.double().eval()
 
 
 def test_rows_do_not_depend_on_their_batch(generator: TokenGenerator) -> None:
@@ -467,7 +469,9 @@ def test_a_row_is_looked_up_in_the_counts_of_the_others() -> None:
 
 def test_classes_are_drawn_as_often_as_the_rows_have_them() -> None:
     rows, labels = grammar(120), torch.tensor([0] * 90 + [1] * 30)
-    made = new_generator(rows, vocabulary=VOCABULARY, embedding=8, hidden=16, labels=labels, classes=2)
+    made = new_generator(
+        rows, vocabulary=VOCABULARY, head=VOCABULARY, embedding=8, hidden=16, labels=labels, classes=2, candidates=4
+    )
     assert made.shares.tolist() == pytest.approx([0.75, 0.25])
     told = Rows(rows, labels)
     rnn = fit_rnn(told, told, vocabulary=VOCABULARY, classes=2, seconds=0, seed=1, embedding=8, hidden=16)
@@ -560,7 +564,7 @@ def test_a_net_that_is_not_calibrated_is_not_sharpened(monkeypatch: pytest.Monke
 def test_texts_of_which_every_token_ends_one_can_be_calibrated() -> None:
     torch.manual_seed(0)
     rows = torch.tensor([[3 + i % 3, END, PADDING] for i in range(90)])
-    generator = new_generator(rows, vocabulary=6, embedding=8, hidden=16)
+    generator = new_generator(rows, vocabulary=6, head=6, embedding=8, hidden=16, candidates=4)
     assert generator.model.ending[3:].all()
     for seed in range(2):
         calibrate(generator, rows, seed)
@@ -625,7 +629,7 @@ def test_calibrated_draws_end_where_the_rows_do() -> None:
     rows[torch.arange(LENGTH) == lengths[:, None]] = END
     rows[torch.arange(LENGTH) > lengths[:, None]] = PADDING
     torch.manual_seed(0)
-    generator = new_generator(rows, vocabulary=VOCABULARY, embedding=8, hidden=16, candidates=1)
+    generator = new_generator(rows, vocabulary=VOCABULARY, head=VOCABULARY, embedding=8, hidden=16, candidates=1)
     for seed in range(8):
         calibrate(generator, rows, seed)
     found, wanted = ((each != PADDING).sum(1).bincount() / len(each) for each in (draw(generator, 4000, 9).codes, rows))
@@ -707,7 +711,8 @@ def drawn_after(generator: TokenGenerator, first: int, second: int, temperature:
 def test_a_temperature_holds_for_the_net_and_for_the_ngrams_beside_it() -> None:
     torch.manual_seed(0)
     rows = torch.tensor([[3, 6, 4, 1, 0, 0]] * 90 + [[3, 7, 4, 1, 0, 0]] * 30)
-    generator = new_generator(rows, vocabulary=VOCABULARY, embedding=8, hidden=16, candidates=1).double().eval()
+    generator = new_generator(rows, vocabulary=VOCABULARY, head=VOCABULARY, embedding=8, hidden=16, candidates=1)
+    generator = generator.double().eval()
     with torch.no_grad():
         generator.model.embedding.weight.mul_(10)  # so that the net has likes of its own
         alone = generator.model._logits(generator.model.project.bias[None], None, torch.zeros(1).double())[0]
@@ -751,7 +756,7 @@ def test_a_warm_start_in_a_hurry_is_calibrated_all_the_same(monkeypatch: pytest.
 
 def test_a_warm_start_learns_from_rows_as_if_they_had_not_been_counted() -> None:
     codes = torch.cat([torch.arange(3, 43).view(20, 2), torch.full((20, 1), END)], 1)  # no token is in two rows
-    generator = new_generator(codes, vocabulary=43, head=43, embedding=8, hidden=16)
+    generator = new_generator(codes, vocabulary=43, head=43, embedding=8, hidden=16, candidates=4)
     fit = TextWarmStart(generator, Rows(codes), Rows(codes[:5]))
     assert (fit.train.known[:, 0] == 0).all()
     assert (fit.validation.known[:, 0] > 0).all()
