@@ -220,7 +220,7 @@ def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
         counts=evidence.scores[evidence.shipped],
         texts=evidence.texts,
         shown_columns=(min(len(evidence.columns), HEATMAP_COLUMNS), len(evidence.columns)),
-        reading=reading(
+        diagnosis=diagnosis(
             page.history,
             page.generator if evidence.texts is None else "tokens",
             evidence.scores[evidence.shipped],
@@ -255,7 +255,7 @@ def save_figures(pictures: dict[str, Figure], directory: Path) -> None:
         figure.savefig(directory / f"{name}.png", dpi=130, facecolor="white", transparent=False)
 
 
-def reading(
+def diagnosis(
     history: list[dict[str, float]], generator: str = "nade", shipped: Mapping[str, Any] = MappingProxyType({})
 ) -> str:
     """What the loss curves say, in a sentence. Empty where nothing was trained.

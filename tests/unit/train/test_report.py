@@ -153,7 +153,7 @@ def test_a_missed_limit_stands_out(found: Evidence) -> None:
     ],
 )
 def test_loss_curves_are_read_in_plain_words(changes: dict[str, float], word: str) -> None:
-    assert report.reading([*HISTORY, {**HISTORY[-1], **changes}]).startswith(word)
+    assert report.diagnosis([*HISTORY, {**HISTORY[-1], **changes}]).startswith(word)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_loss_curves_are_read_in_plain_words(changes: dict[str, float], word: st
 )
 def test_what_ships_collapsed_is_said_to_have(scores: dict[str, float]) -> None:
     for generator, word in (("nade", "--penalty"), ("textbook", "column means"), ("tokens", "temperature")):
-        said = report.reading(HISTORY, generator, scores)
+        said = report.diagnosis(HISTORY, generator, scores)
         assert said.startswith("Collapsed")
         assert word in said
         assert ("unlike in real ones" in said) == ("constant_columns" in scores)
@@ -170,21 +170,21 @@ def test_what_ships_collapsed_is_said_to_have(scores: dict[str, float]) -> None:
 
 def test_advice_names_options_that_the_game_has() -> None:
     lost = [{**HISTORY[-1], "discriminator_loss": 0.01}]
-    assert "--penalty" in report.reading(lost)
+    assert "--penalty" in report.diagnosis(lost)
     for generator in ("tokens", "textbook"):
-        assert "--" not in report.reading(lost, generator)
+        assert "--" not in report.diagnosis(lost, generator)
 
 
 def test_only_the_game_that_flips_is_told_to_flip_more() -> None:
     copies = [{**HISTORY[-1], "validation_copy_excess": 0.2, "validation_copy_excess_low": 0.1}]
-    assert "--flip" in report.reading(copies)
-    assert report.reading(copies, "textbook").endswith("Bring more data.")
+    assert "--flip" in report.diagnosis(copies)
+    assert report.diagnosis(copies, "textbook").endswith("Bring more data.")
 
 
 def test_the_textbook_adds_two_losses_up() -> None:
     lost = [{**HISTORY[-1], "discriminator_loss": 0.12}]  # less than a tenth of 2 log 2
-    assert report.reading(lost).startswith("Balanced")
-    assert "(balance: 1.39)" in report.reading(lost, "textbook")
+    assert report.diagnosis(lost).startswith("Balanced")
+    assert "(balance: 1.39)" in report.diagnosis(lost, "textbook")
 
 
 def test_the_score_that_chooses_is_shown_among_many() -> None:
