@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-VARIABLE = "LOOKALIKE_GATE"  # where a worker finds the path of its server's gate
+VARIABLE = "LOOKALIKE_SERVE_DRAIN_FILE"  # where a worker finds the path of its server's gate
 
 
 class Gate:

@@ -44,6 +44,7 @@ FLUSH_SECONDS = 0.3  # without unsent answers; the server that passes a worker's
 REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of which a closed gate makes ever more
 TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 LOG_LINES = 12
+OLDER_DRAIN_VARIABLE = "LOOKALIKE_GATE"  # of archives exported before it had to differ from `fit --gate`'s variable
 METRICS_CONFIG, LOG_CONFIG = "metrics.yaml", "log4j2.xml"
 NOT_RUNNING = "no server runs here; start one with: python -m serve start (or: make serve)"
 STOPPING = "a stop is at work, or was killed; end the server with: python -m serve stop (or: make stop)"
@@ -440,6 +441,7 @@ def _environment(settings: Settings, logs: Path, scratch: Path) -> dict[str, str
         "MKL_NUM_THREADS": 1,
         "CUDA_VISIBLE_DEVICES": "",
         drain.VARIABLE: scratch / "gate",
+        OLDER_DRAIN_VARIABLE: scratch / "gate",
     }
     if settings.token_file:
         facts[bearer.VARIABLE] = scratch / "token"

@@ -30,6 +30,7 @@ from serve import state as states
 from serve.models import ServeError, UsageError
 from serve.server import Settings
 from serve.state import State
+from train import __main__ as training
 
 NO_DUAL_STACK = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no sockets for both versions of IP here")
 
@@ -652,8 +653,19 @@ def test_every_problem_is_one_line(
 def test_the_workers_are_told_where_gate_and_token_are(tmp_path: Path) -> None:
     """Without the gate a stop cuts off what has been accepted; without the token everybody is answered."""
     seen = server._environment(Settings(runs=tmp_path, token_file=tmp_path / "mine"), tmp_path, tmp_path / "scratch")
-    assert seen[drain.VARIABLE] == str(tmp_path / "scratch" / "gate")
+    gate = str(tmp_path / "scratch" / "gate")
+    assert seen[drain.VARIABLE] == seen["LOOKALIKE_GATE"] == gate, "older archives know the latter name"
     assert seen[bearer.VARIABLE] == str(tmp_path / "scratch" / "token")
+
+
+@pytest.mark.parametrize("variable", [bearer.VARIABLE, drain.VARIABLE])
+def test_what_workers_are_told_is_no_option_of_a_command(variable: str) -> None:
+    """A plain TorchServe's workers see what their user has exported for our commands."""
+    commands_of_both = [*commands.cli.commands.values(), *training.cli.commands.values()]
+    given = [parameter.envvar or [] for command in commands_of_both for parameter in command.params]
+    named = {name for names in given for name in ([names] if isinstance(names, str) else names)}
+    assert named > {"LOOKALIKE_GATE", "LOOKALIKE_SERVE_RUNS", "LOOKALIKE_OUT"}
+    assert variable not in named
 
 
 def test_a_switch_that_is_interrupted_unloads_the_new_version(
