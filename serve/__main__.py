@@ -108,7 +108,7 @@ def start(*, foreground: bool, **given: Any) -> None:
 )
 def stop(runs: Path, grace_seconds: float) -> None:
     """Let accepted requests finish and stop the server."""
-    _interruptions()  # a server whose gate is closed must not stay
+    _interruptions()  # a server that refuses everything must not stay
     click.echo("stopped" if server.stop(runs, grace_seconds, _tell) else "no server runs here")
 
 

@@ -1,7 +1,7 @@
-"""The gate between a server that stops and its workers, so that no accepted request is lost.
+"""The lock between a server that stops and its workers, so that no accepted request is lost.
 
-TorchServe itself drains nothing. So each worker holds a shared lock on one file while it answers a batch; `close`
-writes into that file, after which workers refuse what comes, and then waits until it can have the lock alone.
+TorchServe itself drains nothing. So each worker shares a lock on one file while it answers a batch; `begin` writes into
+that file, after which workers refuse what comes, and then waits until it can have the lock alone.
 This module is a LEAF (see train/__init__.py).
 """
 
@@ -12,18 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-VARIABLE = "LOOKALIKE_SERVE_DRAIN_FILE"  # where a worker finds the path of its server's gate
+VARIABLE = "LOOKALIKE_SERVE_DRAIN_FILE"  # where a worker finds the path of its server's drain lock
 
 
-class Gate:
-    """A worker's side of the gate; without a path it is always open."""
+class Lock:
+    """A worker's side of the drain lock; without a path its server never drains."""
 
     def __init__(self, path: str | None) -> None:
         self._file = os.open(path, os.O_RDONLY) if path else None
 
     @contextmanager
-    def entered(self) -> Iterator[bool]:
-        """Hold the gate open for one batch; False when the server is stopping."""
+    def shared(self) -> Iterator[bool]:
+        """Hold the lock for one batch, together with other workers; False when the server is stopping."""
         if self._file is None:
             yield True
             return
@@ -34,19 +34,19 @@ class Gate:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
-def is_closed(path: Path) -> bool:
-    """Whether a stop has begun; one that is over has taken the gate away."""
+def has_begun(path: Path) -> bool:
+    """Whether a stop is at work; one that is over has taken the lock's file away."""
     try:
         return path.stat().st_size > 0
     except FileNotFoundError:
         return True
 
 
-def close(path: Path, seconds: float) -> bool:
-    """Close the gate and wait until every batch that had entered is answered; False when that took too long.
+def begin(path: Path, seconds: float) -> bool:
+    """Have workers refuse what comes, and wait until they have answered what they took; False when that took too long.
 
     Raises:
-        FileNotFoundError: there is no gate, so nobody could be waited for.
+        FileNotFoundError: the lock's file is gone, so nobody could be waited for.
     """
     deadline = time.monotonic() + seconds
     with path.open("r+") as file:

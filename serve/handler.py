@@ -48,7 +48,7 @@ class LookalikeHandler:
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
         logging.getLogger("ts.metrics").setLevel(logging.INFO)  # metrics leave the worker as log lines
         logging.getLogger(BATCH_METRICS).addFilter(lambda record: "PredictionTime" not in record.getMessage())
-        self.gate = drain.Gate(os.environ.get(drain.VARIABLE))
+        self.drain_lock = drain.Lock(os.environ.get(drain.VARIABLE))
         self.token = bearer.read(os.environ.get(bearer.VARIABLE))
         self.artifact = artifacts.load(Path(context.system_properties["model_dir"]))
         card = self.artifact.card
@@ -58,8 +58,8 @@ class LookalikeHandler:
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """One answer for each item of the batch."""
-        with self.gate.entered() as is_open:
-            return self._answer_all(data, context) if is_open else self._turn_away(len(data), context)
+        with self.drain_lock.shared() as serves:
+            return self._answer_all(data, context) if serves else self._turn_away(len(data), context)
 
     def _answer_all(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answers from as few passes through the generator as can be; the mistaken requests take no part in them."""

@@ -41,7 +41,7 @@ ANSWER_SECONDS = 30.0  # for the first answer of a version whose workers have lo
 KILL_SECONDS = 10.0
 GRACE_SECONDS = 45.0  # a batch of the largest requests takes less
 FLUSH_SECONDS = 0.3  # without unsent answers; the server that passes a worker's last one on needs a moment for that
-REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of which a closed gate makes ever more
+REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of which a stop makes ever more
 TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 LOG_LINES = 12
 OLDER_DRAIN_VARIABLE = "LOOKALIKE_GATE"  # of archives exported before it had to differ from `fit --gate`'s variable
@@ -117,8 +117,8 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
 
 
 def _check_open(state: State) -> None:
-    """A server whose gate is closed answers nobody any more."""
-    if drain.is_closed(state.gate):
+    """A server that a stop is at work on answers nobody any more."""
+    if drain.has_begun(state.drain_lock):
         raise ServeError(STOPPING)
 
 
@@ -197,19 +197,19 @@ def finish(runs: Path, state: State, grace_seconds: float, tell: Callable[[str],
     try:
         if running:
             _drain(state, grace_seconds, tell)
-    finally:  # also of an interrupted stop: once its gate is closed, a server answers nobody
+    finally:  # also of an interrupted stop: once it has begun, a server answers nobody
         _end(state)
         _clear(runs, state.scratch)
     return running
 
 
 def _drain(state: State, seconds: float, tell: Callable[[str], None]) -> None:
-    """Close the gate and wait until every accepted request is answered; say so where that cannot be."""
+    """Have the server take no more and wait until every accepted request is answered; say so where that cannot be."""
     deadline = time.monotonic() + seconds
     try:
-        answered = drain.close(state.gate, seconds)
+        answered = drain.begin(state.drain_lock, seconds)
     except FileNotFoundError:
-        tell(f"{state.gate} has been deleted: requests under way may have been cut off")
+        tell(f"{state.drain_lock} has been deleted: requests under way may have been cut off")
         return
     if not (_flush(state.port, deadline) and answered):
         tell(f"{seconds:g} s were not enough for all accepted requests: the others were cut off")
@@ -256,7 +256,7 @@ def status(runs: Path) -> dict[str, Any] | None:
         "metrics": f"http://{state.host}:{state.metrics_port}/metrics",
         "pid": state.pid,
         "tokens": state.tokens,
-        "stopping": drain.is_closed(state.gate),
+        "stopping": drain.has_begun(state.drain_lock),
         "logs": str(states.directory(runs) / "logs"),
         "versions": [{**version, "default": version["version"] == default} for version in versions],
     }
@@ -284,7 +284,7 @@ def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> bool:
     """
     while not interrupted():
         if states.process(state) is None:
-            if drain.is_closed(state.gate):
+            if drain.has_begun(state.drain_lock):
                 return False
             _clear(runs, state.scratch)
             raise ServeError(f"TorchServe ended by itself; its logs are in {states.directory(runs) / 'logs'}.")
@@ -394,7 +394,7 @@ def _java() -> str:
 
 def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
     """Start Java through TorchServe's own launcher and return its process id."""
-    (scratch / "gate").touch()
+    (scratch / states.DRAIN_LOCK).touch()
     (scratch / "workflows").mkdir()
     (scratch / "config.properties").write_text(_properties(settings, scratch), encoding="ascii")
     for name in (METRICS_CONFIG, LOG_CONFIG):  # Java cannot read them under every path that a project may have
@@ -440,8 +440,8 @@ def _environment(settings: Settings, logs: Path, scratch: Path) -> dict[str, str
         "OMP_NUM_THREADS": 1,
         "MKL_NUM_THREADS": 1,
         "CUDA_VISIBLE_DEVICES": "",
-        drain.VARIABLE: scratch / "gate",
-        OLDER_DRAIN_VARIABLE: scratch / "gate",
+        drain.VARIABLE: scratch / states.DRAIN_LOCK,
+        OLDER_DRAIN_VARIABLE: scratch / states.DRAIN_LOCK,
     }
     if settings.token_file:
         facts[bearer.VARIABLE] = scratch / "token"

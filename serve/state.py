@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
+DRAIN_LOCK = "gate"  # its name in a server's folder, so that also a server that an older version started is drained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class State:
         return Path(self.scratch, "management.sock")
 
     @property
-    def gate(self) -> Path:
-        return Path(self.scratch, "gate")
+    def drain_lock(self) -> Path:
+        return Path(self.scratch, DRAIN_LOCK)
 
     @property
     def key_file(self) -> Path:

@@ -490,7 +490,7 @@ def test_stop_under_load_loses_no_accepted_request_and_tokens_guard(fresh: Setti
     assert len(good) == 1, "every answer is whole"
     assert set(counts) <= {"200", "503", "gone"}, counts
     assert counts["200"] > 8
-    assert counts["503"], "the gate was closed before the end"
+    assert counts["503"], "the workers were told before they ended"
     assert {outcome.split()[0] for moment, outcome in seen if moment < began} == {"200"}
     assert states.running(fresh.runs) is None
     assert not Path(state.scratch).exists()

@@ -184,7 +184,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 def test_a_server_that_ended_by_itself_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = replace(STATE, scratch=str(tmp_path))
-    state.gate.touch()
+    state.drain_lock.touch()
     monkeypatch.setattr(states, "process", lambda state: None)
     with pytest.raises(ServeError, match="ended by itself"):
         server.attend(tmp_path, state, lambda: False)
@@ -196,8 +196,8 @@ def test_a_server_that_another_command_stopped_has_not_failed(
 ) -> None:
     state = replace(STATE, scratch=str(tmp_path))
     if not gone:
-        state.gate.touch()
-        assert drain.close(state.gate, 1)
+        state.drain_lock.touch()
+        assert drain.begin(state.drain_lock, 1)
     monkeypatch.setattr(states, "process", lambda state: None)
     assert not server.attend(tmp_path, state, lambda: False)
 

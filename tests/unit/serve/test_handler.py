@@ -299,45 +299,43 @@ def test_a_tampered_artifact_is_not_loaded(artifact_directory: Path, make_contex
 def test_a_stopping_server_turns_requests_away(
     artifact_directory: Path, make_context: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "gate"
+    path = tmp_path / "drain-lock"
     path.touch()
     monkeypatch.setitem(os.environ, drain.VARIABLE, str(path))
     made, context = LookalikeHandler(), make_context(artifact_directory)
     made.initialize(context)
     loaded = (made, context)
     assert "sequences" in json.loads(ask(loaded, b"")[0])
-    with made.gate.entered() as is_open:
-        assert is_open
-        assert not drain.close(path, 0.1), "a batch is still being answered"
-    assert drain.close(path, 1)
+    with made.drain_lock.shared() as serves:
+        assert serves
+        assert not drain.begin(path, 0.1), "a batch is still being answered"
+    assert drain.begin(path, 1)
     assert json.loads(ask(loaded, b"")[0])["error"]["field"] == "server"
     assert context.statuses[0][0] == 503
     assert context.headers[0]["Retry-After"] == "1"
 
 
-def test_a_closing_gate_lets_no_batch_in_and_waits_for_those_inside(tmp_path: Path) -> None:
-    path = tmp_path / "gate"
+def test_a_stop_lets_no_batch_in_and_waits_for_those_inside(tmp_path: Path) -> None:
+    path = tmp_path / "drain-lock"
     path.touch()
-    inside, late = drain.Gate(str(path)), drain.Gate(str(path))
+    inside, late = drain.Lock(str(path)), drain.Lock(str(path))
     with ThreadPoolExecutor(1) as pool:
-        with inside.entered():
-            closing = pool.submit(drain.close, path, 60)
+        with inside.shared():
+            draining = pool.submit(drain.begin, path, 60)
             deadline = time.monotonic() + 10
             while path.stat().st_size == 0:
-                assert time.monotonic() < deadline, "it says that it closes while it waits"
+                assert time.monotonic() < deadline, "workers are told while it waits"
                 time.sleep(0.001)
-            with late.entered() as is_open:
-                assert not is_open
-            assert not closing.done()
-        assert closing.result()
+            with late.shared() as serves:
+                assert not serves
+            assert not draining.done()
+        assert draining.result()
 
 
-def test_a_batch_for_which_the_gate_closes_while_it_enters_is_not_let_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "gate"
+def test_a_batch_that_comes_as_a_stop_begins_is_not_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "drain-lock"
     path.touch()
-    gate, flock = drain.Gate(str(path)), fcntl.flock
+    lock, flock = drain.Lock(str(path)), fcntl.flock
 
     def late(file: int, operation: int) -> None:
         if operation == fcntl.LOCK_SH:
@@ -345,8 +343,8 @@ def test_a_batch_for_which_the_gate_closes_while_it_enters_is_not_let_in(
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with gate.entered() as is_open:
-        assert not is_open
+    with lock.shared() as serves:
+        assert not serves
 
 
 def test_of_the_metrics_only_the_line_for_each_batch_is_dropped(

@@ -53,7 +53,7 @@ def process_of(scratch: Path, before: str = "pass") -> Iterator[subprocess.Popen
 def server_of(runs: Path, before: str = "pass") -> Iterator[State]:
     """What passes for the server of these runs: a process, a folder and a state."""
     scratch = Path(tempfile.mkdtemp(prefix=server.SCRATCH, dir=runs))
-    (scratch / "gate").touch()
+    (scratch / states.DRAIN_LOCK).touch()
     (runs / "serve" / "model-store").mkdir(parents=True)
     with process_of(scratch, before) as process:
         facts: dict[str, Any] = {"port": 1, "metrics_port": 2, "tokens": False, "workers": 1}
@@ -167,7 +167,7 @@ def test_an_interrupted_stop_ends_the_server(running: State, tmp_path: Path, mon
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(drain, "close", interrupted)
+    monkeypatch.setattr(drain, "begin", interrupted)
     with pytest.raises(KeyboardInterrupt):
         server.stop(tmp_path)
     assert states.process(running) is None
@@ -333,7 +333,7 @@ def test_a_server_of_another_user_is_said_to_be_one(running: State, monkeypatch:
 def test_a_stop_says_when_requests_were_cut(
     running: State, tmp_path: Path, capsys: pytest.CaptureFixture[str], held: bool
 ) -> None:
-    with drain.Gate(str(running.gate)).entered() if held else nullcontext():
+    with drain.Lock(str(running.drain_lock)).shared() if held else nullcontext():
         assert commands.main(["stop", "--runs", str(tmp_path), "--grace-seconds", "0"]) == 0
     out, err = capsys.readouterr()
     assert out == "stopped\n"
@@ -344,7 +344,7 @@ def test_a_stop_says_when_requests_were_cut(
 def test_a_server_whose_stop_was_killed_is_not_taken_for_one_that_answers(
     running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert drain.close(running.gate, 1)
+    assert drain.begin(running.drain_lock, 1)
     for command in (lambda: server.start(Settings(runs=tmp_path), print), lambda: server.use(tmp_path, "1")):
         with pytest.raises(ServeError, match="a stop is at work, or was killed; end the server with: python -m serve"):
             command()
@@ -358,11 +358,11 @@ def test_a_server_whose_stop_was_killed_is_not_taken_for_one_that_answers(
     assert is_forgotten(tmp_path, running)
 
 
-def test_a_stop_without_a_gate_says_that_it_could_not_wait(running: State, tmp_path: Path) -> None:
-    running.gate.unlink()  # by what empties folders of temporary files
+def test_a_stop_without_a_drain_lock_says_that_it_could_not_wait(running: State, tmp_path: Path) -> None:
+    running.drain_lock.unlink()  # by what empties folders of temporary files
     told: list[str] = []
     assert server.stop(tmp_path, tell=told.append)
-    assert told == [f"{running.gate} has been deleted: requests under way may have been cut off"]
+    assert told == [f"{running.drain_lock} has been deleted: requests under way may have been cut off"]
 
 
 def test_a_server_is_ended_though_its_runs_have_been_moved(running: State, tmp_path: Path) -> None:
@@ -650,11 +650,11 @@ def test_every_problem_is_one_line(
     assert capsys.readouterr().err == f"Error: {line}\n"
 
 
-def test_the_workers_are_told_where_gate_and_token_are(tmp_path: Path) -> None:
-    """Without the gate a stop cuts off what has been accepted; without the token everybody is answered."""
+def test_the_workers_are_told_where_drain_lock_and_token_are(tmp_path: Path) -> None:
+    """Without the lock a stop cuts off what has been accepted; without the token everybody is answered."""
     seen = server._environment(Settings(runs=tmp_path, token_file=tmp_path / "mine"), tmp_path, tmp_path / "scratch")
-    gate = str(tmp_path / "scratch" / "gate")
-    assert seen[drain.VARIABLE] == seen["LOOKALIKE_GATE"] == gate, "older archives know the latter name"
+    lock = str(tmp_path / "scratch" / states.DRAIN_LOCK)
+    assert seen[drain.VARIABLE] == seen["LOOKALIKE_GATE"] == lock, "older archives know the latter name"
     assert seen[bearer.VARIABLE] == str(tmp_path / "scratch" / "token")
 
 
