@@ -11,6 +11,7 @@ from pathlib import Path
 
 from serve import __main__ as commands
 from serve import models
+from serve.errors import UsageError
 
 MODELS = Path("/models")
 
@@ -19,7 +20,7 @@ def model() -> Path:
     """The one model at /models, or the newest of many."""
     try:
         return models.find(MODELS, MODELS)
-    except models.UsageError:
+    except UsageError:
         return models.find(MODELS, None)
 
 
@@ -33,7 +34,7 @@ def main(given: Sequence[str]) -> int | str:
     """Serve; the exit code, or what is wrong with what is mounted."""
     try:
         arguments = command(given)
-    except models.UsageError:
+    except UsageError:
         return f"Error: there is no model at {MODELS}; mount the folder of your runs there, or bake one in"
     except OSError as problem:
         return f"Error: {problem.filename}: {problem.strerror}; the container's user must be able to read it"

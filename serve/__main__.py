@@ -16,8 +16,8 @@ import click
 from serve import client as clients
 from serve import models, server
 from serve import state as states
-from serve.client import Client, ClientError
-from serve.models import ServeError, UsageError
+from serve.client import Client
+from serve.errors import ServeError, UsageError
 from serve.server import Settings
 from train import MAX_SEED, MODEL_NAME
 
@@ -313,7 +313,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(problem), WRONG_USAGE)
     except OSError as problem:
         return _fail(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem), WORK_FAILED)
-    except (ServeError, ClientError) as problem:
+    except ServeError as problem:
         return _fail(str(problem), WORK_FAILED)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", WORK_FAILED)

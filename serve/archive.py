@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import train
+from serve.errors import ArchiveError
 from train import CARD, MODEL_NAME, WEIGHTS
 
 HERE = Path(__file__).resolve().parent
@@ -53,10 +54,6 @@ try:
 except artifact.ArtifactError as problem:
     sys.exit(str(problem).replace(sys.argv[1] + "/", ""))
 """
-
-
-class ArchiveError(ValueError):
-    """There is no archive to be made of this, or it is broken."""
 
 
 def build(artifact_directory: Path, mar: Path) -> Path:

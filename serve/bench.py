@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from serve import archive, handler, load, management, models, request, server
-from serve.models import ServeError
+from serve.errors import ServeError
 from serve.request import CONTENT_TYPES
 from serve.server import Settings
 from serve.state import State

@@ -9,6 +9,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NewConnectionError
 from urllib3.util.retry import Retry
 
+from serve.errors import ClientError
 from train import MODEL_NAME, SHOWN_SAFELY
 
 CONNECT_SECONDS = 5
@@ -24,10 +25,6 @@ RETRY = Retry(
     allowed_methods=None,
     raise_on_status=False,
 )
-
-
-class ClientError(RuntimeError):
-    """The server gave no answer, or refused; the message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)

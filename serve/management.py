@@ -6,11 +6,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from serve.errors import ManagementError
+
 SECONDS = 90  # registering a version waits until its workers have loaded it
-
-
-class ManagementError(RuntimeError):
-    """TorchServe did not do what was asked."""
 
 
 class _UnixConnection(http.client.HTTPConnection):

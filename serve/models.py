@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 
 from serve import archive
 from serve import state as states
-from serve.archive import ArchiveError
+from serve.errors import ArchiveError, ServeError, UsageError
 from train import CARD, MODEL_NAME
 
 RUN = re.compile(r"(\d{5})-.+")
@@ -29,14 +29,6 @@ MLFLOW_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-
-
-class ServeError(RuntimeError):
-    """The server cannot do what was asked; the message says why and what to do, in one line."""
-
-
-class UsageError(ServeError):
-    """An option does not fit this machine or these runs."""
 
 
 @contextmanager
@@ -124,15 +116,12 @@ def proved(runs: Path, wanted: str, loaded: Collection[str], tell: Callable[[str
         tell: is given a line for people before what takes a while.
 
     Raises:
-        ServeError: there is no such version, or it does not prove itself.
+        ServeError: there is no such version, or it does not prove itself, or its archive has been damaged since.
     """
     if wanted not in loaded:
         with _of_version(runs, wanted) as source:
             return put(source, runs, loaded, tell)[1]
-    try:
-        return archive.read_card(store(runs) / mar_name(wanted))
-    except ArchiveError as problem:
-        raise ServeError(str(problem)) from problem
+    return archive.read_card(store(runs) / mar_name(wanted))
 
 
 def _of_version(runs: Path, wanted: str) -> AbstractContextManager[Path]:

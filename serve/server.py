@@ -28,8 +28,7 @@ from filelock import FileLock, Timeout
 
 from serve import archive, bearer, cpus, drain, management, models
 from serve import state as states
-from serve.management import ManagementError
-from serve.models import ServeError, UsageError
+from serve.errors import ServeError, UsageError
 from serve.state import State
 from train import MODEL_NAME
 
@@ -570,10 +569,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _manage(state: State, method: str, target: str) -> Any:
-    try:
-        return management.call(state.management_socket, method, target, _token(state, "management"))
-    except ManagementError as problem:
-        raise ServeError(str(problem)) from problem
+    return management.call(state.management_socket, method, target, _token(state, "management"))
 
 
 def _token(state: State, kind: str) -> str | None:

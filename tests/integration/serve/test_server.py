@@ -29,7 +29,7 @@ import requests
 
 from serve import archive, load, models, server
 from serve import state as states
-from serve.models import ServeError, UsageError
+from serve.errors import ServeError, UsageError
 from serve.server import Settings
 from tests.integration.serve.running import Served, conform, free_ports, make_rated_run, make_run, settings_for
 from tests.rated import CLASSES

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from serve import archive
-from serve.archive import ArchiveError
+from serve.errors import ArchiveError
 
 # What a TorchServe worker does, with nothing on the path but the unpacked archive and the installed packages.
 ALONE = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from serve import bench, load, soak
-from serve.models import ServeError
+from serve.errors import ServeError
 from serve.server import Settings
 from tests.rated import rated_artifact
 

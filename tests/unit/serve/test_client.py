@@ -16,7 +16,8 @@ import yaml
 
 from serve import __main__ as commands
 from serve import client as clients
-from serve.client import Client, ClientError
+from serve.client import Client
+from serve.errors import ClientError
 
 ANSWER = {
     "sequences": [[1, 0], [1, 1]],

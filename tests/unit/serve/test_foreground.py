@@ -13,7 +13,7 @@ import pytest
 from serve import __main__ as commands
 from serve import drain, load, server, soak
 from serve import state as states
-from serve.server import ServeError
+from serve.errors import ServeError
 from serve.state import State
 
 STATE = State(pid=1, host="127.0.0.1", port=1, metrics_port=2, tokens=False, workers=1, scratch="/nowhere")

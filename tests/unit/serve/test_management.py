@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve import management
-from serve.management import ManagementError
+from serve.errors import ManagementError
 
 
 @dataclass

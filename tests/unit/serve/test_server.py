@@ -27,7 +27,7 @@ import pytest
 from serve import __main__ as commands
 from serve import bearer, drain, load, management, models, server
 from serve import state as states
-from serve.models import ServeError, UsageError
+from serve.errors import ArchiveError, ClientError, ManagementError, ServeError, UsageError
 from serve.server import Settings
 from serve.state import State
 from train import __main__ as training
@@ -502,14 +502,14 @@ def test_a_run_goes_before_an_older_copy_of_its_number(tmp_path: Path) -> None:
 
 
 def test_the_newest_run_is_the_model_and_no_other_folder(tmp_path: Path) -> None:
-    with pytest.raises(models.UsageError, match=f"no trained model under {tmp_path}; train one with: make train"):
+    with pytest.raises(UsageError, match=f"no trained model under {tmp_path}; train one with: make train"):
         models.find(tmp_path, None)
     for name in ("00009-toy", "00010-digits", "kept-from-last-year"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "lookalike.mar").touch()
     (tmp_path / "00011-unfinished").mkdir()
     assert models.find(tmp_path, None) == tmp_path / "00010-digits" / "lookalike.mar"
-    with pytest.raises(models.UsageError, match=r"--model .*00011-unfinished: neither an archive, nor a run directory"):
+    with pytest.raises(UsageError, match=r"--model .*00011-unfinished: neither an archive, nor a run directory"):
         models.find(tmp_path, tmp_path / "00011-unfinished")
 
 
@@ -517,7 +517,7 @@ def test_the_newest_run_is_the_model_and_no_other_folder(tmp_path: Path) -> None
     ("wanted", "hint"), [("elsewhere", ""), ("lookalike@champion", "; a registered model is named models:/NAME@ALIAS")]
 )
 def test_what_is_no_version_is_told(tmp_path: Path, wanted: str, hint: str) -> None:
-    with pytest.raises(models.UsageError, match=rf"^{wanted}: no version of that name .* no such run or path{hint}$"):
+    with pytest.raises(UsageError, match=rf"^{wanted}: no version of that name .* no such run or path{hint}$"):
         models._of_version(tmp_path, wanted)
 
 
@@ -546,11 +546,11 @@ def test_a_version_that_does_not_answer_is_not_made_the_default(
 
 
 def test_a_host_that_is_not_here_is_no_matter_of_the_port() -> None:
-    with pytest.raises(models.UsageError, match=r"^--host 192\.0\.2\.1: "):  # of the addresses for documentation
+    with pytest.raises(UsageError, match=r"^--host 192\.0\.2\.1: "):  # of the addresses for documentation
         server._check_port("--port", "192.0.2.1", 8080)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(models.UsageError, match=f"^--port {port} on 127.0.0.1 cannot be used"):
+        with pytest.raises(UsageError, match=f"^--port {port} on 127.0.0.1 cannot be used"):
             server._check_port("--port", "127.0.0.1", port)
 
 
@@ -604,7 +604,7 @@ def test_a_registered_model_without_mlflow_is_told(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "mlflow", None)
     name = "models:/lookalike@champion"
-    with pytest.raises(models.UsageError, match=f"^--model {name}: MLflow is not installed here; name "):
+    with pytest.raises(UsageError, match=f"^--model {name}: MLflow is not installed here; name "):
         models._fetch(name, tmp_path, tmp_path)
 
 
@@ -625,7 +625,7 @@ def test_a_registry_that_is_away_is_not_waited_for(tmp_path: Path, monkeypatch: 
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{gone.getsockname()[1]}")
     began = time.monotonic()
     with (
-        pytest.raises(models.UsageError, match=r"^--model models:/lookalike/1: "),
+        pytest.raises(UsageError, match=r"^--model models:/lookalike/1: "),
         models.located(tmp_path, "models:/lookalike/1"),
     ):
         pass
@@ -636,6 +636,7 @@ def test_a_registry_that_is_away_is_not_waited_for(tmp_path: Path, monkeypatch: 
     ("problem", "line"),
     [
         (PermissionError(13, "Permission denied", "runs/serve"), "runs/serve: Permission denied"),
+        *((kind("as it is"), "as it is") for kind in (ServeError, ArchiveError, ClientError, ManagementError)),
         (KeyError("x"), "unexpected, please report it: KeyError: 'x' (LOOKALIKE_DEBUG=1 shows where)"),
     ],
 )
