@@ -22,7 +22,7 @@ ARG TORCH_INDEX=
 # hadolint ignore=DL3042
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} --constraint /opt/build/constraints.txt "torch==${TORCH}"
-# What the modules of serve/ and the leaf modules of train/ import; the versions stand in constraints.txt.
+# What the modules of serve/ and those of train/ that it uses import; the versions stand in constraints.txt.
 # hadolint ignore=DL3013,DL3042
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint /opt/build/constraints.txt \
@@ -54,7 +54,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     LOOKALIKE_SERVE_HOST=0.0.0.0 \
     LOOKALIKE_SERVE_MODEL_API=true
 COPY train/__init__.py train/artifact.py train/catalogue.py train/codec.py train/generator.py train/nade.py \
-     train/ngram.py train/text_generator.py /opt/lookalike/train/
+     train/ngram.py train/text_generator.py train/store.py /opt/lookalike/train/
 COPY serve /opt/lookalike/serve
 COPY docker/entrypoint.py docker/healthcheck.py /opt/lookalike/
 # A checkout may be its owner's alone to read; the server runs as somebody else.

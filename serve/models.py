@@ -5,11 +5,9 @@ models:/lookalike@champion or models:/lookalike/3. Served is the very copy that 
 """
 
 import filecmp
-import os
 import re
 import shutil
 import tempfile
-import urllib.parse
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,16 +17,11 @@ from serve import archive
 from serve import state as states
 from serve.errors import ArchiveError, ServeError, UsageError
 from train import CARD, MODEL_NAME
+from train import store as mlflow_store
 
 RUN = re.compile(r"(\d{5})-.+")
 PROVING = "proving-"  # how the name of a folder begins in which a model is proved
 REGISTERED = "models:/"  # how the names in MLflow's registry begin
-# As in train/tracking.py: MLflow's own defaults wait for an absent server for minutes.
-MLFLOW_DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 
 
 @contextmanager
@@ -72,19 +65,17 @@ def _fetch(name: str, runs: Path, folder: Path) -> Path:
 
     The registry is the one that training uses: MLFLOW_TRACKING_URI, else the database among the runs.
     """
-    database = runs.resolve() / "mlflow.db"
-    tracking = os.environ.get("MLFLOW_TRACKING_URI")
-    if not tracking and not database.is_file():
+    database, uri = mlflow_store.beside(runs), mlflow_store.store_uri(runs)
+    if uri == mlflow_store.file_uri(database) and not database.is_file():
         raise UsageError(f"--model {name}: there is no registry at {database}; set MLFLOW_TRACKING_URI, or train first")
-    for variable, value in MLFLOW_DEFAULTS.items():
-        os.environ.setdefault(variable, value)
+    mlflow_store.set_defaults()
     try:
         import mlflow  # takes seconds, and most models are files
     except ModuleNotFoundError as problem:
         raise UsageError(
             f"--model {name}: MLflow is not installed here; name an archive, a run directory or an artifact"
         ) from problem
-    mlflow.set_tracking_uri(tracking or f"sqlite:///{urllib.parse.quote(str(database))}")
+    mlflow.set_tracking_uri(uri)
     try:
         mlflow.artifacts.download_artifacts(artifact_uri=name, dst_path=str(folder))
     except mlflow.MlflowException as problem:

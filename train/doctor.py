@@ -151,12 +151,12 @@ def _mlflow(out: Path) -> Check:
     try:
         import mlflow
 
-        from train import mirror, tracking
+        from train import store, tracking
     except ImportError as problem:
         return Check("MLflow", "lacking", str(problem), "run `make setup`")
-    uri = mirror.store_uri(out)
-    told = mirror.without_password(uri)
-    file = mirror.store_file(uri)
+    uri = store.store_uri(out)
+    told = store.without_password(uri)
+    file = store.store_file(uri)
     if file is not None and not file.exists():
         return Check("MLflow", "ok", f"{told} (will be made)")
     try:

@@ -9,12 +9,10 @@ import dataclasses
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import threading
 import time
-import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -35,6 +33,7 @@ from train import CARD, LEAVES, MODEL_NAME, atomic, evidence
 from train.config import from_json
 from train.errors import InputError
 from train.rundir import RunDirectory
+from train.store import beside, file_uri, store_file, store_uri, without_password
 
 log = logging.getLogger("lookalike")
 
@@ -42,7 +41,6 @@ CHAMPION = "champion"  # the alias of the newest version that passed the quality
 KEY = "lookalike.key"  # the tag by which a run is found again
 GATE = {True: "passed", False: "failed", None: "none"}  # the tag that holds the verdict
 BATCH = 1000  # MLflow takes no more metrics at once
-SQLITE = "sqlite:///"  # how the address of a store in a file begins
 HERE = Path(__file__).parent
 SAVING = threading.Lock()  # at the end of a job its own thread may come between
 NOT_METRICS = ("seen", "seconds", "time", "step")
@@ -156,7 +154,7 @@ class Mirror:
         if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
             restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
             raise InputError(f"MLflow's experiment {name} has been deleted; {restore}, or name another by --experiment")
-        if self.uri == _beside(self.run.path.parent) and experiment.artifact_location != place:
+        if self.uri == file_uri(beside(self.run.path.parent)) and experiment.artifact_location != place:
             log.warning(
                 "MLflow keeps the files of experiment %s in %s, where it was begun; another --experiment begins here",
                 name,
@@ -338,32 +336,6 @@ class Mirror:
             yield
 
 
-def store_uri(out: Path) -> str:
-    """Where runs are recorded: $MLFLOW_TRACKING_URI, else a SQLite file among the runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _beside(out)
-
-
-def _beside(out: Path) -> str:
-    """The address of the store among the runs."""
-    return _address(out.resolve() / "mlflow.db")
-
-
-def _address(file: Path) -> str:
-    """The address of a store in a file: at a question mark it would be cut off, and %41 read as A."""
-    return f"{SQLITE}{file}".replace("%", "%25").replace("?", "%3F")
-
-
-def store_file(uri: str) -> Path | None:
-    """The file of a SQLite store; None of another one."""
-    return Path(urllib.parse.unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
-
-
-def without_password(text: str) -> str:
-    """An address, or a text with some, without who may use it, which files and messages must not tell."""
-    text = re.sub(r"(?<=\w://)[^/\s?#][^\s?#]*@", "", text)  # a password may hold a slash
-    return re.sub(r"([?&]\w*(?:user|password|passwd|token|secret)\w*=)[^&\s]*", r"\1…", text)
-
-
 def _make_store(uri: str) -> None:
     """Make a SQLite store that is missing, whole or not at all.
 
@@ -377,7 +349,7 @@ def _make_store(uri: str) -> None:
         if not path.exists():
             shutil.rmtree(partial, ignore_errors=True)  # of a job that was killed
             partial.mkdir()
-            mlflow.MlflowClient(_address(partial / path.name))
+            mlflow.MlflowClient(file_uri(partial / path.name))
             (partial / path.name).rename(path)
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -27,7 +27,7 @@ from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-from train import atomic, mirror
+from train import atomic, mirror, store
 from train.errors import InputError, JobError
 from train.mirror import Mirror, Record
 from train.rundir import RunDirectory
@@ -39,13 +39,6 @@ REFUSED = re.compile(r"error code 40[13]|PERMISSION_DENIED")  # in the client's 
 UNUSABLE = re.compile(r"unsupported URI|maintenance mode|No module named")  # when the address is none of a server
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 PATIENCE_SECONDS = 60  # at the end, for a request that is still under way
-# MLflow's own defaults wait for an absent server for minutes, and draw bars of their own.
-MLFLOW_DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 
 
 class Tracker:
@@ -202,8 +195,7 @@ def sync(run: RunDirectory) -> str:
 
 def set_mlflow_defaults() -> None:
     """Shorten MLflow's patience with an absent server and keep it from talking, unless the user has set it so."""
-    for variable, value in MLFLOW_DEFAULTS.items():
-        os.environ.setdefault(variable, value)
+    store.set_defaults()
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # A GPU that does not tell its power, say, would be mentioned at each measurement.
@@ -212,4 +204,4 @@ def set_mlflow_defaults() -> None:
 
 def one_line(problem: BaseException) -> str:
     """What went wrong, short enough for a log line."""
-    return " ".join(mirror.without_password(str(problem)).split())[:200] or type(problem).__name__
+    return " ".join(store.without_password(str(problem)).split())[:200] or type(problem).__name__

@@ -15,7 +15,7 @@ import yaml
 from serve import server
 from tests.docker.conftest import ROOT
 from tests.docker.fake import after
-from train import LEAVES
+from train import SERVED
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -172,9 +172,9 @@ def test_pods_are_locked_down(name: str, template: dict[str, Any]) -> None:
         assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
-def test_the_serving_image_has_every_leaf_module() -> None:
+def test_the_serving_image_has_all_of_train_that_serving_uses() -> None:
     copied = re.findall(r"train/\w+\.py", (DOCKER / "serve.Dockerfile").read_text())
-    assert copied == [f"train/{leaf}" for leaf in LEAVES]
+    assert copied == [f"train/{module}" for module in SERVED]
 
 
 def test_pods_that_train_can_ask_for_the_runtime_of_gpus() -> None:

@@ -1,5 +1,6 @@
 """The model archive: whole, reproducible, self-contained, and refused when anything in it was changed."""
 
+import ast
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import train
 from serve import archive
 from serve.errors import ArchiveError
 
@@ -241,6 +243,27 @@ def test_an_artifact_without_a_usable_version_is_refused(
     with pytest.raises(ArchiveError, match="version"):
         archive.build(tmp_path / "artifact", tmp_path / "lookalike.mar")
     assert not (tmp_path / "lookalike.mar").exists()
+
+
+def imports(file: Path) -> set[str]:
+    """What a file imports, wherever it does, with dots."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+def test_of_train_serving_imports_only_what_its_image_has() -> None:
+    training = Path(train.__file__).parent
+    named = {name for file in archive.HERE.glob("*.py") for name in imports(file)}
+    assert {path.name for path in training.glob("*.py") if f"train.{path.stem}" in named} <= set(train.SERVED)
+    staying = set(train.SERVED) - set(train.LEAVES)
+    assert "store.py" in staying
+    packages = {name.split(".")[0] for module in staying for name in imports(training / module)}
+    assert packages <= sys.stdlib_module_names
 
 
 def test_importing_it_is_light() -> None:

@@ -5,6 +5,7 @@ import http.server
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,7 +31,9 @@ from serve import state as states
 from serve.errors import ArchiveError, ClientError, ManagementError, ServeError, UsageError
 from serve.server import Settings
 from serve.state import State
+from tests.strange import STRANGE_FOLDERS
 from train import __main__ as training
+from train import store
 
 NO_DUAL_STACK = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no sockets for both versions of IP here")
 
@@ -612,7 +615,7 @@ def test_a_registered_model_without_mlflow_is_told(tmp_path: Path, monkeypatch: 
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What MLflow is told goes for the whole process; afterwards it is as before."""
     before = mlflow.get_tracking_uri()
-    for variable in (*models.MLFLOW_DEFAULTS, "MLFLOW_TRACKING_URI"):
+    for variable in (*store.MLFLOW_DEFAULTS, "MLFLOW_TRACKING_URI"):
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
     yield
@@ -630,6 +633,39 @@ def test_a_registry_that_is_away_is_not_waited_for(tmp_path: Path, monkeypatch: 
     ):
         pass
     assert time.monotonic() - began < 60
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one registered model."""
+    folder = tmp_path_factory.mktemp("registry")
+    (folder / "model").mkdir()
+    (folder / "model" / "card.json").touch()
+    client = mlflow.MlflowClient(store.file_uri(folder / "mlflow.db"))
+    client.create_registered_model("lookalike")
+    client.create_model_version("lookalike", (folder / "model").as_uri())
+    return folder / "mlflow.db"
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize("folder", STRANGE_FOLDERS)
+def test_the_registry_is_the_one_among_the_runs_whatever_their_folder_is_called(
+    registry: Path, tmp_path: Path, folder: str
+) -> None:
+    runs = tmp_path / folder
+    runs.mkdir()
+    shutil.copy(registry, runs)
+    with models.located(runs, "models:/lookalike/1") as found:
+        assert (found / "card.json").is_file()
+    assert [path.name for path in tmp_path.rglob("*.db")] == ["mlflow.db"], "no other was made"
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_registry_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    told = pytest.raises(UsageError, match=f"there is no registry at {tmp_path / 'mlflow.db'}; set MLFLOW_TRACKING_URI")
+    with told, models.located(tmp_path, "models:/lookalike/1"):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
-from train import artifact, atomic, mirror, tracking
+from tests.strange import STRANGE_FOLDERS
+from train import artifact, atomic, mirror, store, tracking
 from train.codec import BitsCodec
 from train.config import Config
 from train.errors import InputError, JobError
@@ -95,7 +96,7 @@ def test_a_run_is_finished_however_long_somebody_waits_for_mlflow(
     ],
 )
 def test_a_password_stays_out_of_files(uri: str, told: str) -> None:
-    assert mirror.without_password(uri) == told
+    assert store.without_password(uri) == told
 
 
 def test_a_configuration_that_cannot_be_read_is_named(run: RunDirectory) -> None:
@@ -107,15 +108,15 @@ def test_a_configuration_that_cannot_be_read_is_named(run: RunDirectory) -> None
         tracking.sync(run)
 
 
-@pytest.mark.parametrize("folder", ["a%20b", "a?b", "50% off", "a#b c", "ü'$"])
+@pytest.mark.parametrize("folder", STRANGE_FOLDERS)
 def test_a_store_lies_among_the_runs_whatever_their_folder_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     out = tmp_path / folder
     out.mkdir()
-    uri = mirror.store_uri(out)
-    assert mirror.store_file(uri) == out / "mlflow.db"
+    uri = store.store_uri(out)
+    assert store.store_file(uri) == out / "mlflow.db"
     mirror._make_store(uri)
     assert mlflow.MlflowClient(uri).search_experiments()
     assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == ["mlflow.db"]
@@ -125,7 +126,7 @@ def test_a_run_that_mlflow_has_lost_is_sent_again(tmp_path: Path, monkeypatch: p
     run = local_run(tmp_path, monkeypatch)
     first = tracking.sync(run)
     assert tracking.sync(run) == first
-    client = mlflow.MlflowClient(mirror.store_uri(tmp_path))
+    client = mlflow.MlflowClient(store.store_uri(tmp_path))
     client.delete_run(first)
     second = tracking.sync(run)
     assert second != first
@@ -140,7 +141,7 @@ def test_a_run_that_mlflow_has_lost_is_sent_again(tmp_path: Path, monkeypatch: p
 def test_a_deleted_experiment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = local_run(tmp_path, monkeypatch)
     tracking.sync(run)
-    client = mlflow.MlflowClient(mirror.store_uri(tmp_path))
+    client = mlflow.MlflowClient(store.store_uri(tmp_path))
     experiment = client.get_experiment_by_name(Config.experiment)
     assert experiment
     client.delete_experiment(experiment.experiment_id)
@@ -203,7 +204,7 @@ def test_what_the_user_has_set_of_mlflow_stays(monkeypatch: pytest.MonkeyPatch) 
     environment = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
     monkeypatch.setattr(tracking.os, "environ", environment)
     tracking.set_mlflow_defaults()
-    assert environment == {**tracking.MLFLOW_DEFAULTS, "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+    assert environment == {**store.MLFLOW_DEFAULTS, "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 
 
 @pytest.mark.parametrize(("passed", "aliases"), [(True, ["champion"]), (False, []), (None, [])])
@@ -233,5 +234,5 @@ def test_a_run_is_synced_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run = local_run(tmp_path, monkeypatch)
     monkeypatch.chdir(run.path)
     run_id = tracking.sync(RunDirectory(Path()))
-    assert mlflow.MlflowClient(mirror.store_uri(tmp_path)).get_run(run_id).info.run_name == "00001-toy-bits"
+    assert mlflow.MlflowClient(store.store_uri(tmp_path)).get_run(run_id).info.run_name == "00001-toy-bits"
     assert not (run.path / "mlflow.db").exists()
