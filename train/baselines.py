@@ -5,8 +5,8 @@
     fit_autoregressive  one bit after another by maximum likelihood: what a recurrent net is for sequences of bits
 
 Where something must be chosen, validation rows choose, and then the baseline is fitted anew to both, as the GAN is.
-Codes are uint8 tensors (rows, length) with values 0 and 1. Weights are fitted in float64 and kept in float32, which is
-what an artifact stores.
+Codes are uint8 tensors (rows, length) with values 0 and 1. Weights are fitted in float64 and kept in float32, as those
+that ship are.
 """
 
 import copy
@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train.average import move_average
-from train.generator import AutoregressiveGenerator, GaussianGenerator, Generator, IndependentGenerator
+from train.baseline_generators import AutoregressiveGenerator, GaussianGenerator, IndependentGenerator
+from train.generator import Generator
 
 IMPOSSIBLE = 10.0  # a latent threshold that a standard normal passes once in 10^23 rows
 PRIOR_WIDTHS = (math.inf, 0.8, 0.56, 0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05, 0.0)  # of latent correlations, Fisher's z

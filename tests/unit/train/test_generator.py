@@ -10,21 +10,26 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.rated import rated_artifact
-from train import MAX_SEED, catalogue, generator, nade
+from train import MAX_SEED, baseline_generators, catalogue, generator, nade
+from train.baseline_generators import AutoregressiveGenerator, GaussianGenerator, IndependentGenerator
 from train.catalogue import GENERATORS
 from train.generator import Generator
 from train.nade import NadeGenerator
 
 ARGUMENTS = {"hidden": 8, "nets": 3, "classes": 2}
+SHIPPED = [name for name in GENERATORS if name != "tokens"]  # that one has tests of its own
+BASELINES = {kind.__name__: kind for kind in (IndependentGenerator, GaussianGenerator, AutoregressiveGenerator)}
 
 
 def small(name: str, length: int = 12) -> Generator:
     torch.manual_seed(3)
+    if name in BASELINES:
+        return BASELINES[name](length).double().eval()
     extra = ARGUMENTS if name == "nade" else {}
     return catalogue.build({"name": name, "length": length, **extra}).double().eval()
 
 
-@pytest.fixture(params=[name for name in GENERATORS if name != "tokens"])  # that one has tests of its own
+@pytest.fixture(params=[*SHIPPED, *BASELINES])
 def made(request: pytest.FixtureRequest) -> Generator:
     return small(request.param)
 
@@ -79,7 +84,9 @@ def test_without_options_nothing_can_be_chosen(made: Generator) -> None:
         made.with_options(temperature=1.0)
 
 
-def test_config_builds_the_same_network(made: Generator) -> None:
+@pytest.mark.parametrize("name", SHIPPED)
+def test_config_builds_the_same_network(name: str) -> None:
+    made = small(name)
     again = catalogue.build(made.config()).double().eval()
     again.load_state_dict(made.state_dict())
     assert torch.equal(generator.sample(again, 20, seed=1), generator.sample(made, 20, seed=1))
@@ -88,7 +95,7 @@ def test_config_builds_the_same_network(made: Generator) -> None:
 @given(st.floats(0, 1, exclude_max=True))
 def test_normal_noise_is_always_finite(uniform: float) -> None:
     for kind in (torch.float32, torch.float64):
-        assert torch.isfinite(generator.normal_noise(torch.tensor([uniform], dtype=kind))).all()
+        assert torch.isfinite(baseline_generators.normal_noise(torch.tensor([uniform], dtype=kind))).all()
 
 
 LONG = 2 * nade.BLOCK + 5  # two whole blocks and a part of one
