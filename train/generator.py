@@ -2,8 +2,8 @@
 
 Every generator takes a block of uniform numbers, (rows, noise_size) in [0, 1), and returns (rows, length) codes, or
 values in [0, 1] to be rounded to codes; whatever it needs besides (Gaussian or logistic noise) it computes from them.
-All randomness is therefore drawn in one place, `draw_noise`, and a row depends on its own noise only. This module is a
-LEAF (see train/__init__.py).
+All randomness of a sample is therefore drawn in one place, `noise_of`, and a row depends on its own noise only. (The
+game draws its own, where the generator trains.) This module is a LEAF (see train/__init__.py).
 """
 
 import copy
@@ -170,7 +170,11 @@ def draw_noise(generator: Generator, n: int, seed: int) -> Tensor:
 
     The first rows do not depend on `n`: asking for more sequences with the same seed continues the list.
     """
-    rng = torch.Generator().manual_seed(seed)
+    return noise_of(generator, n, torch.Generator().manual_seed(seed))
+
+
+def noise_of(generator: Generator, n: int, rng: torch.Generator) -> Tensor:
+    """The uniform noise of the next `n` sequences of a stream, float64 (n, noise_size)."""
     return torch.rand(n, generator.noise_size, generator=rng, dtype=torch.float64)
 
 
@@ -195,14 +199,13 @@ def generate_labelled(generator: Generator, noise: Tensor) -> LabelledRows:
 
 def sample(generator: Generator, n: int, seed: int) -> Tensor:
     """`n` rounded sequences for a seed, `code_type` (n, length)."""
-    return generate(generator, draw_noise(generator, n, seed))
+    return sample_labelled(generator, n, seed).codes
 
 
 def sample_labelled(generator: Generator, n: int, seed: int) -> LabelledRows:
     """The same with the rows' classes, for any `n`: the noise of many texts is never in memory as a whole."""
-    rng, parts = torch.Generator().manual_seed(seed), []
-    for block in torch.empty(n).split(generator.rows_per_pass):
-        noise = torch.rand(len(block), generator.noise_size, generator=rng, dtype=torch.float64)
-        parts.append(generate_labelled(generator, noise))
+    rng, step = torch.Generator().manual_seed(seed), generator.rows_per_pass
+    passes = [min(step, n - first) for first in range(0, n, step)] or [0]  # no rows have a shape, too
+    parts = [generate_labelled(generator, noise_of(generator, rows, rng)) for rows in passes]
     labels = [part.labels for part in parts if part.labels is not None]
     return LabelledRows(codes=torch.cat([part.codes for part in parts]), labels=torch.cat(labels) if labels else None)

@@ -19,7 +19,7 @@ from filelock import FileLock
 from train import MAX_SEED, atomic, writers
 from train.artifact import Artifact
 from train.errors import InputError
-from train.generator import Generator, LabelledRows, generate_labelled
+from train.generator import Generator, LabelledRows, generate_labelled, noise_of
 from train.progress import Progress
 
 BLOCK_ROWS = 100_000
@@ -143,7 +143,7 @@ def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[Labe
     done = 0
     while done < rows.stop:
         end = min(done + step, rows.stop if done >= rows.start else rows.start)
-        noise = torch.rand(end - done, generator.noise_size, generator=rng, dtype=torch.float64)
+        noise = noise_of(generator, end - done, rng)
         if done >= rows.start:
             yield generate_labelled(generator, noise)
         done = end
