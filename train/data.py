@@ -25,19 +25,18 @@ from train.codec import PresenceCodec, words_of
 from train.errors import InputError, did_you_mean
 from train.packed import PackedRows
 from train.readers import (
-    BITS_SHARE,
     NAMED_BAD_ROWS,
+    NEITHER,
     OTHER_COLUMNS,
     PROBE_ROWS,
     READERS,
     TEXT_COLUMN,
     ZERO_ONE,
+    Bits,
     Table,
     column_names,
     shown,
 )
-
-Bits = npt.NDArray[np.uint8]
 
 log = logging.getLogger("lookalike")
 
@@ -211,13 +210,9 @@ def _no_such_column(name: str, columns: Collection[str]) -> str:
 
 
 def _check_rows(data: str, usable: int, skipped: Sequence[str], max_bad_rows: int) -> None:
-    named = "; ".join(skipped[:NAMED_BAD_ROWS])
-    if len(skipped) > max_bad_rows:
-        raise InputError(
-            f"--data {data}: {len(skipped)} unusable rows, more than --max-bad-rows {max_bad_rows}: {named}"
-        )
+    readers.check_bad_rows(data, skipped, max_bad_rows)
     if usable < MIN_ROWS:
-        why = f"; {len(skipped)} skipped: {named}" if skipped else ""
+        why = f"; {len(skipped)} skipped: {readers.first_of(skipped)}" if skipped else ""
         raise InputError(f"--data {data}: {usable} usable rows; at least {MIN_ROWS} are needed{why}")
 
 
@@ -452,21 +447,15 @@ def _dataset(table: Table, file: str, column: str | None, label_column: str | No
 
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
-    """Whether at least nine tenths of every column's first values are 0 or 1 (the rest are then bad rows)."""
-    return all(_is_bit(values.slice(0, PROBE_ROWS)).mean() >= BITS_SHARE for values in columns.values())
-
-
-def _is_bit(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.is_in(values, value_set=pa.array(ZERO_ONE, pa.string())))
+    return readers.mostly_bits(readers.bits_of(values.slice(0, PROBE_ROWS)) for values in columns.values())
 
 
 def _bits_dataset(table: Table, file: str) -> Dataset:
     if table.left_out:
         raise InputError(f"column {table.left_out[0]} holds neither 0 and 1 nor text")
-    ones = pa.array([text for text, bit in ZERO_ONE.items() if bit], pa.string())
-    usable, bad = _usable(table, file, map(_is_bit, table.columns.values()), "0 or 1")
-    bits = np.stack([np.asarray(pc.is_in(values, value_set=ones)) for values in table.columns.values()], axis=1)
-    bits = bits[usable].astype(np.uint8)
+    columns = [readers.bits_of(values) for values in table.columns.values()]
+    usable, bad = _usable(table, file, (values != NEITHER for values in columns), "0 or 1")
+    bits = np.stack(columns, axis=1)[usable]
     return Dataset(name=file, source=file, bits=bits, columns=tuple(table.columns), skipped=bad)
 
 
@@ -504,7 +493,7 @@ def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
         raise InputError(f"which column holds the text? Name it with --column: {some(columns)}{_why_no_bits(columns)}")
     first = probes[longest].drop_null()
     given = first.filter(pc.not_equal(first, ""))
-    if len(given) and _is_bit(given).all():
+    if len(given) and (readers.bits_of(given) != NEITHER).all():
         raise InputError(
             f"column {longest or 'without a name'} holds 0 and 1, or true and false, in {len(given)} of the first "
             f"{len(probes[longest])} rows, which are too few for rows of 0 and 1, and no text"
@@ -522,7 +511,8 @@ def _why_no_bits(columns: dict[str, pa.ChunkedArray]) -> str:
     """For who meant rows of 0/1: the first column that is none of bits, and what it holds; empty where all are."""
     for name, values in columns.items():
         first = values.slice(0, PROBE_ROWS)
-        bits = _is_bit(first)
-        if bits.mean() < BITS_SHARE:
-            return f" (no rows of 0 and 1: column {name} holds {shown(first[int(bits.argmin())].as_py())})"
+        bits = readers.bits_of(first)
+        if not readers.mostly_bits([bits]):
+            other = first[int((bits == NEITHER).argmax())].as_py()
+            return f" (no rows of 0 and 1: column {name} holds {shown(other)})"
     return ""

@@ -16,7 +16,7 @@ import re
 import tokenize
 import zlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +24,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
 from train.errors import InputError
 
+Bits = npt.NDArray[np.uint8]
 Shape = TypeVar("Shape", bound=Hashable)
 
 # What the readers of other packages raise for damaged files; the last three come from the header of an NPY file.
@@ -38,6 +40,8 @@ TEXT_COLUMN = "text"  # of texts whose column has no name of its own
 ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-0": 0, "-0.0": 0} | {
     written: bit for bit, word in enumerate(("false", "true")) for written in (word, word.title(), word.upper())
 }
+NEITHER = 2  # stands for what is no bit
+VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: not found among the texts
 BITS_SHARE = 0.9  # of what is looked at that must be 0 or 1 for a set to be one of bits; the rest are bad rows
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 TEXT_SHARE = 0.9  # of a column's first values that must be text
@@ -121,6 +125,52 @@ def is_gzip(file: Path) -> bool:
 def column_names(length: int) -> tuple[str, ...]:
     """What columns are called that have no names of their own."""
     return tuple(f"x{i + 1}" for i in range(length))
+
+
+def bits_of(column: pa.Array | pa.ChunkedArray) -> Bits:
+    """A column as 0, 1 and `NEITHER`, which is also what is missing; texts are looked up in `ZERO_ONE`."""
+    kind = column.type
+    if pa.types.is_nested(kind):
+        return np.full(len(column), NEITHER, np.uint8)
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        numbers = column.cast(pa.uint8()) if pa.types.is_boolean(kind) else column
+        return bits_of_numbers(numbers.to_numpy(zero_copy_only=False))  # nulls become NaN
+    texts = pa.array(ZERO_ONE, pa.string()).cast(kind if pa.types.is_binary(kind) else pa.string())
+    found = pc.index_in(column if kind == texts.type else column.cast(pa.string()), value_set=texts)
+    return VALUE_OF[found.fill_null(len(ZERO_ONE)).to_numpy()]
+
+
+def bits_of_numbers(numbers: npt.NDArray[np.generic]) -> Bits:
+    """Numbers of any shape as 0, 1 and `NEITHER`."""
+    values = np.full(numbers.shape, NEITHER, np.uint8)
+    values[numbers == 0] = 0
+    values[numbers == 1] = 1
+    return values
+
+
+def mostly_bits(columns: Iterable[Bits]) -> bool:
+    """Whether at least nine tenths of each column's first values are 0 or 1 (the rest are then bad rows)."""
+    return all((values != NEITHER).mean() >= BITS_SHARE for values in columns)
+
+
+def check_bad_rows(data: str, bad: Sequence[str], limit: int, *, so_far: bool = False) -> None:
+    """Refuse more unusable rows than may be skipped.
+
+    Args:
+        bad: one line for each of them.
+        so_far: whether there may be more of them in what has not been read yet.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    if len(bad) > limit:
+        count = f"at least {len(bad)}" if so_far else len(bad)
+        raise InputError(f"--data {data}: {count} unusable rows, more than --max-bad-rows {limit}: {first_of(bad)}")
+
+
+def first_of(bad: Sequence[str]) -> str:
+    """The first bad rows, as messages name them."""
+    return "; ".join(bad[:NAMED_BAD_ROWS])
 
 
 def shown(value: str | None) -> str:

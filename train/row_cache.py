@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 import torch
@@ -27,25 +26,24 @@ from train.errors import InputError
 from train.packed import PackedRows
 from train.progress import Progress
 from train.readers import (
-    BITS_SHARE,
-    NAMED_BAD_ROWS,
+    NEITHER,
     OTHER_COLUMNS,
     SAME_NAMES,
     STRADDLING,
     UNREADABLE,
-    ZERO_ONE,
+    Bits,
+    bits_of,
+    bits_of_numbers,
+    check_bad_rows,
     check_quotes,
     column_names,
     csv_options,
     format_of,
     in_a_line,
     is_gzip,
+    mostly_bits,
 )
 
-Bits = npt.NDArray[np.uint8]
-
-NEITHER = 2
-VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: not found among the texts
 LARGE = 2**26  # values; smaller sets are read into memory
 BATCH_ROWS = 2**15  # read at once; a multiple of eight
 CSV_BATCH = 2**22  # bytes of CSV read at once
@@ -136,9 +134,8 @@ def _mapped(path: Path, rows: int, length: int) -> PackedRows:
 
 
 def _looks_like_bits(source: "_Source") -> bool:
-    """Whether at least nine tenths of every column's first values are 0 or 1 (the rest are then bad rows)."""
     first = next(source.batches(), None)
-    return first is not None and bool(((first.values != NEITHER).mean(0) >= BITS_SHARE).all())
+    return first is not None and mostly_bits(first.values.T)
 
 
 def _convert(files: Sequence[Path], columns: tuple[str, ...], place: Path, max_bad_rows: int) -> None:
@@ -174,8 +171,7 @@ def _pack(files: Sequence[Path], columns: tuple[str, ...], folder: Path, max_bad
                 packed.write(np.packbits(batch.values[usable], axis=1).tobytes())
                 rows += int(usable.sum())
                 progress.add(len(usable))
-                if len(skipped) + len(source.bad) > max_bad_rows:
-                    raise _too_many(file, [*skipped, *source.bad], max_bad_rows)
+                check_bad_rows(str(file), [*skipped, *source.bad], max_bad_rows, so_far=True)
             skipped += source.bad
     mapped = _mapped(folder / "rows.bin", rows, len(columns))
     starts = range(0, rows, BATCH_ROWS)
@@ -183,11 +179,6 @@ def _pack(files: Sequence[Path], columns: tuple[str, ...], folder: Path, max_bad
     digest = fingerprint(columns, (rows, len(columns)), parts)
     stored = Stored(columns=columns, rows=rows, fingerprint=digest, skipped=tuple(skipped))
     (folder / "stored.json").write_text(json.dumps(asdict(stored)) + "\n")
-
-
-def _too_many(file: Path, skipped: list[str], limit: int) -> InputError:
-    named = "; ".join(skipped[:NAMED_BAD_ROWS])
-    return InputError(f"--data {file}: more unusable rows than --max-bad-rows {limit}: {named}")
 
 
 def _named(file: Path, columns: tuple[str, ...], batch: Batch, usable: npt.NDArray[np.bool_]) -> Iterator[str]:
@@ -246,7 +237,7 @@ def _open_parquet(file: Path, bad: list[str]) -> Opened:
         done = 0
         with pa.parquet.ParquetFile(file) as opened:
             for batch in opened.iter_batches(batch_size=BATCH_ROWS):
-                values = np.stack([_values(column) for column in batch.columns], axis=1)
+                values = np.stack([bits_of(column) for column in batch.columns], axis=1)
                 yield Batch(row_numbers=np.arange(done + 1, done + len(values) + 1), values=values)
                 done += len(values)
 
@@ -263,7 +254,7 @@ def _open_npy(file: Path, bad: list[str]) -> Opened:
 
     def batches() -> Iterator[Batch]:
         for start in range(0, len(array), BATCH_ROWS):
-            values = _from_numbers(array[start : start + BATCH_ROWS])
+            values = bits_of_numbers(array[start : start + BATCH_ROWS])
             yield Batch(row_numbers=np.arange(start + 1, start + len(values) + 1), values=values)
 
     return column_names(array.shape[1]), batches
@@ -290,7 +281,7 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
             with pa.csv.open_csv(file, **options) as opened:
                 for batch in opened:
                     numbers = np.setdiff1d(np.arange(done + 1, done + len(batch) + len(short) + 1), short)[: len(batch)]
-                    values = np.stack([_values(column) for column in batch.columns], axis=1)
+                    values = np.stack([bits_of(column) for column in batch.columns], axis=1)
                     yield Batch(row_numbers=numbers, values=values)
                     done = int(numbers[-1]) if len(numbers) else done
                     rows += len(batch)
@@ -320,26 +311,6 @@ def _check_lines(file: Path, delimiter: str) -> None:
     with pa.input_stream(file) as content:
         text = io.TextIOWrapper(content, encoding="utf-8", errors="replace", newline="")
         check_quotes(text, delimiter, several_lines=False)
-
-
-def _values(column: pa.Array) -> Bits:
-    """A column as 0, 1 and `NEITHER`."""
-    kind = column.type
-    if pa.types.is_nested(kind):
-        return np.full(len(column), NEITHER, np.uint8)
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        numbers = column.cast(pa.uint8()) if pa.types.is_boolean(kind) else column
-        return _from_numbers(numbers.to_numpy(zero_copy_only=False))  # nulls become NaN
-    texts = pa.array(ZERO_ONE, pa.string()).cast(kind if pa.types.is_binary(kind) else pa.string())
-    found = pc.index_in(column if kind == texts.type else column.cast(pa.string()), value_set=texts)
-    return VALUE_OF[found.fill_null(len(ZERO_ONE)).to_numpy()]
-
-
-def _from_numbers(numbers: npt.NDArray[np.generic]) -> Bits:
-    values = np.full(numbers.shape, NEITHER, np.uint8)
-    values[numbers == 0] = 0
-    values[numbers == 1] = 1
-    return values
 
 
 SOURCES: dict[str, Callable[[Path, list[str]], Opened]] = {

@@ -109,7 +109,7 @@ def test_unusable_rows_are_named_and_skipped_up_to_the_limit(tmp_path: Path) -> 
     for place in (tmp_path / "cache" / "rows").glob("*/stored.json"):
         place.unlink()
         (place.parent / "rows.bin").unlink()
-    with pytest.raises(InputError, match=r"more unusable rows than --max-bad-rows 2: a.csv row"):
+    with pytest.raises(InputError, match=r"at least 3 unusable rows, more than --max-bad-rows 2: a.csv row"):
         data.load(str(path), packed=True, max_bad_rows=2)
 
 
