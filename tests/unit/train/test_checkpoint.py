@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.harmful import Harmful
 from train import checkpoint
 from train.errors import InputError
 
@@ -75,13 +76,6 @@ def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path / "nowhere") is None
     (tmp_path / "000000000000001-0123456789abcdef.partial").write_bytes(b"half")
     assert checkpoint.load_newest(tmp_path) is None
-
-
-class Harmful:
-    """What fails the test when it is unpickled."""
-
-    def __reduce__(self) -> Any:
-        return pytest.fail, ("unpickled",)
 
 
 def test_nothing_but_tensors_and_plain_values_is_unpickled(tmp_path: Path) -> None:

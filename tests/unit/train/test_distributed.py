@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.train.test_checkpoint import Harmful
+from tests.harmful import Harmful
 from train import distributed, processes
 from train.config import resolve
 from train.errors import InputError, JobError

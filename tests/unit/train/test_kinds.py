@@ -22,17 +22,19 @@ from train.text_warmup import new_generator
 from train.warmup import WarmStart
 
 
-def bits_job(**given: Any) -> tuple[Prepared, kinds.Kind]:
+def bits_job(**given: Any) -> tuple[Prepared, kinds.BitsKind]:
     """The prepared rows of a small job, and its kind."""
     config = resolve({"data": "toy", "device": "cpu", **given})
     found = prepare(config)
-    return found, kinds.of(resolved(config, found), found)
+    kind = kinds.of(resolved(config, found), found)
+    assert isinstance(kind, kinds.BitsKind)
+    return found, kind
 
 
-def text_job(folder: Path, **given: Any) -> tuple[Prepared, kinds.TextKind]:
-    """The same for texts."""
+def text_job(folder: Path, numbers: int = 9, **given: Any) -> tuple[Prepared, kinds.TextKind]:
+    """The same for texts, which differ in that many words."""
     path = folder / "texts.txt"
-    path.write_text("".join(f"a film with number{i % 9} in it\n" for i in range(60)))
+    path.write_text("".join(f"a film with number{i % numbers} in it\n" for i in range(60)))
     options = {"data": str(path), "codec": "tokens", "device": "cpu", "baselines": "none", "text_hidden": 4, **given}
     found = prepare(config := resolve(options))
     kind = kinds.of(resolved(config, found), found)
@@ -50,12 +52,11 @@ def judged(kind: kinds.Kind, made: Any) -> None:
 
 
 def test_a_complete_generator_has_the_means_of_training_and_validation_rows() -> None:
-    config = resolve({"data": "toy"})
-    found = prepare(config)
+    found, kind = bits_job()
     found = dataclasses.replace(found, validation=torch.ones_like(found.validation))
-    made = NadeGenerator(length=5, hidden=4, nets=1, classes=2)
+    made = untrained()
     warm = copy.deepcopy(made)
-    kinds.of(resolved(config, found), found).complete(made, warm)
+    kinds.of(kind.config, found).complete(made, warm)
     wanted = torch.cat([found.train, found.validation]).float().mean(0)
     assert (wanted - found.train.float().mean(0)).abs().max() > 0.05
     for each in (made, warm):
@@ -69,24 +70,21 @@ def test_a_complete_generator_has_the_means_of_training_and_validation_rows() ->
     ids=["default", "a tick shorter than a step", "an epoch a tick"],
 )
 def test_the_game_is_given_twenty_ticks_to_get_better(given: dict[str, Any], tick: int) -> None:
-    config = resolve({"data": "toy", **given})
-    found = prepare(config)
-    assert kinds.of(resolved(config, found), found).patience == kinds.PATIENCE_TICKS * tick
+    _, kind = bits_job(**given)
+    assert kind.patience == kinds.PATIENCE_TICKS * tick
 
 
 def test_the_fewer_validation_rows_the_more_the_game_must_gain() -> None:
     assert kinds.auc_error(134, 1000) == pytest.approx(0.0266, abs=1e-4)
     assert kinds.auc_error(1000, 1000) == pytest.approx(0.0129, abs=1e-4)
     assert kinds.auc_error(0, 1000) == math.inf
-    found = prepare(config := resolve({"data": "toy"}))
+    found, kind = bits_job()
     error = kinds.auc_error(len(found.validation), kinds.VALIDATION_ROWS)
-    assert kinds.of(resolved(config, found), found).gain == kinds.BITS_GAIN * error
+    assert kind.gain == kinds.BITS_GAIN * error
 
 
 def test_a_refit_learns_from_validation_rows_too_in_the_time_that_the_others_leave() -> None:
-    config = resolve({"data": "toy", "warmup": 0.5})
-    found = prepare(config)
-    kind = kinds.of(resolved(config, found), found)
+    found, kind = bits_job(warmup=0.5)
     start, refit = kind.warm_start(), kind.refit()
     assert isinstance(start, WarmStart)
     assert isinstance(refit, WarmStart)
@@ -97,20 +95,13 @@ def test_a_refit_learns_from_validation_rows_too_in_the_time_that_the_others_lea
 
 @pytest.mark.parametrize("given", [{"validation": 0.0}, {"preset": "textbook"}])
 def test_without_a_choice_by_validation_rows_there_is_no_refit(given: dict[str, Any]) -> None:
-    config = resolve({"data": "toy", **given})
-    found = prepare(config)
-    kind = kinds.of(resolved(config, found), found)
+    _, kind = bits_job(**given)
     assert kind.refit() is None
-    assert (kind.warm_share, kind.game_share) == (config.warmup, 1)
+    assert (kind.warm_share, kind.game_share) == (kind.config.warmup, 1)
 
 
 def test_words_of_validation_texts_alone_are_unknown_until_they_are_counted_in(tmp_path: Path) -> None:
-    path = tmp_path / "texts.txt"
-    path.write_text("".join(f"a film with number{i} in it\n" for i in range(60)))
-    config = resolve({"data": str(path), "codec": "tokens", "device": "cpu"})
-    found = prepare(config)
-    kind = kinds.of(resolved(config, found), found)
-    assert isinstance(kind, kinds.TextKind)
+    found, kind = text_job(tmp_path, numbers=60)
     assert isinstance(found.codec, TokensCodec)
     assert not (found.validation == UNKNOWN).any()
     assert ((kind.validation_codes == UNKNOWN).sum(1) == 1).all()
@@ -174,22 +165,18 @@ def test_a_complete_generator_of_texts_has_its_scores_scaled(
 
 def test_rows_are_judged_by_those_that_were_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "c2st", lambda *_: (0.5, 0.01))
-    config = resolve({"data": "toy", "device": "cpu", "baselines": "none"})
-    found = prepare(config)
-    made = NadeGenerator(length=5, hidden=4, nets=1, classes=2)
-    judged = kinds.of(resolved(config, found), found).judge(made, copy.deepcopy(made), 0.0)
+    found, kind = bits_job(baselines="none")
+    judged = kind.judge(untrained(), untrained(), 0.0)
     assert np.array_equal(judged.heldout, found.heldout.numpy())
     assert np.array_equal(judged.train, found.train.numpy())
 
 
 def test_one_validation_row_decides_nothing() -> None:
-    config = resolve({"data": "toy"})
-    found = prepare(config)
-    made = NadeGenerator(length=5, hidden=4, nets=1, classes=2)
+    found, kind = bits_job()
     few = dataclasses.replace(found, validation=found.validation[:1])
-    assert kinds.of(resolved(config, few), few).validate(made) == {}
+    assert kinds.of(kind.config, few).validate(untrained()) == {}
     two = dataclasses.replace(found, validation=found.validation[:2])
-    assert 0 <= kinds.of(resolved(config, two), two).validate(made)["c2st_auc"] <= 1
+    assert 0 <= kinds.of(kind.config, two).validate(untrained())["c2st_auc"] <= 1
 
 
 def test_the_start_of_texts_is_judged_without_a_choice_that_nobody_has_learned(tmp_path: Path) -> None:

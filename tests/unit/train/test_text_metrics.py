@@ -7,21 +7,8 @@ import random
 import numpy as np
 import pytest
 
+from tests.sentences import random_texts
 from train import text_metrics
-
-WORDS = ["a", "film", "with", "no", "heart", "and", "great", "wit", "the", "plot"]
-
-
-def random_texts(n: int, seed: int) -> list[list[str]]:
-    """Sentences in which a word depends on the one before it."""
-    rng = np.random.default_rng(seed)
-    texts = []
-    for length in rng.integers(3, 12, n):
-        words = [int(rng.integers(10))]
-        while len(words) < length:
-            words.append(int(words[-1] * 3 + rng.integers(4)) % 10)
-        texts.append([WORDS[word] for word in words])
-    return texts
 
 
 def plain_bleu(text: list[str], references: list[list[str]], k: int) -> float:

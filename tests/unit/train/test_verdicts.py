@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.unit.train.test_text_metrics import random_texts
+from tests.sentences import random_texts
 from train import builtin, evidence, gate
 from train.gate import Verdict
 

@@ -1,0 +1,12 @@
+"""Something that must never be unpickled."""
+
+from typing import Any
+
+import pytest
+
+
+class Harmful:
+    """What fails the test when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("unpickled",)
