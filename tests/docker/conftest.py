@@ -5,7 +5,6 @@ Without an engine the tests that need one are skipped and say so; LOOKALIKE_NEED
 
 import os
 import shutil
-import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 OTHER_UID = 12345  # the caller, where the tests themselves run as root
@@ -118,16 +119,6 @@ def made_for_caller(engine: Engine, folder: Path) -> Path:
 def as_caller(engine: Engine) -> str:
     """DOCKER_ARGS that make the caller an ordinary user even where the tests run as root."""
     return f"--user {engine.uid}:{engine.uid}" if os.getuid() == 0 else ""
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports: list[int] = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def train_in_container(engine: Engine, out: Path, *options: str) -> subprocess.CompletedProcess[str]:

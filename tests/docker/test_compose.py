@@ -8,7 +8,8 @@ import mlflow
 import pytest
 import requests
 
-from tests.docker.conftest import ROOT, Engine, free_ports
+from tests.docker.conftest import ROOT, Engine
+from tests.ports import free_ports
 
 
 @pytest.fixture

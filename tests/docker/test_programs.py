@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.docker.conftest import ROOT, free_ports
+from tests.docker.conftest import ROOT
+from tests.ports import free_port
 
 HEALTH_CHECK = [sys.executable, "-I", str(ROOT / "docker" / "healthcheck.py")]
 
@@ -104,7 +105,7 @@ def test_the_health_check_asks_for_other_sequences_each_time(tmp_path: Path) -> 
 def state(tmp_path: Path) -> dict[str, object]:
     """What a server says of itself, without a server."""
     (tmp_path / "serve").mkdir()
-    return {"port": free_ports(1)[0], "tokens": False, "token_file": None, "scratch": str(tmp_path)}
+    return {"port": free_port(), "tokens": False, "token_file": None, "scratch": str(tmp_path)}
 
 
 def check(tmp_path: Path, state: dict[str, object]) -> subprocess.CompletedProcess[str]:

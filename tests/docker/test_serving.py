@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import requests
 
-from tests.docker.conftest import ROOT, Engine, Server, as_caller, free_ports, made_for_caller, train_in_container
+from tests.docker.conftest import ROOT, Engine, Server, as_caller, made_for_caller, train_in_container
+from tests.ports import free_port
 from train import artifact
 
 TRAINING_ONLY = ("mlflow", "sklearn", "scipy", "matplotlib", "pyarrow", "pandas", "train.fit", "train.data")
@@ -152,7 +153,7 @@ def test_a_broken_model_is_never_healthy(engine: Engine, broken: Path) -> None:
 
 
 def test_make_serve_says_why_a_broken_model_does_not_start(engine: Engine, broken: Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     arguments = f"ARGS=--model {broken} --port {port}"
     done = engine.make("serve", arguments, RUNTIME="docker", CONTAINER=f"{engine.mark}-broken")
     assert done.returncode == 2  # make's own, for a recipe that failed
@@ -216,7 +217,7 @@ def build_again(engine: Engine, context: Path, file: str, tag: str, *options: st
 
 
 def test_it_stops_within_ten_seconds_and_answers_what_it_accepted(engine: Engine, server: Server, runs: Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     name, bits = f"{engine.mark}-stop", made_for_caller(engine, runs / "bits")
     # 0/1 rows, because thousands of texts would take longer than ten seconds.
     train_in_container(engine, bits, "--codec presence", "--words 16")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +9,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.ports import free_ports
 from train import artifact, rundir
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +39,7 @@ def test_from_reviews_to_an_answer(place: Path) -> None:
     run = rundir.newest(place / "runs")
     shipped = artifact.load(run.artifact)
 
-    port, metrics_port = free_port(), free_port()
+    port, metrics_port = free_ports(2)
     ports = ("--port", str(port), "--metrics-port", str(metrics_port), "--wait-seconds", "90")
     try:
         assert "curl -X POST" in command(place, "serve", "start", *ports)

@@ -10,7 +10,8 @@ import pytest
 
 from serve import server
 from serve.server import Settings
-from tests.integration.serve.running import Served, free_ports, make_run, settings_for
+from tests.integration.serve.running import Served, make_run, settings_for
+from tests.ports import free_port
 
 ROOT = Path(server.__file__).parents[1]
 
@@ -20,7 +21,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Version 1 of a small model, with two workers."""
     runs = tmp_path_factory.mktemp("runs")
     make_run(runs, 1)
-    (grpc_port,) = free_ports(1)
+    grpc_port = free_port()
     settings = Settings(**(vars(settings_for(runs)) | {"workers": 2, "grpc_port": grpc_port, "model_api": True}))
     state = server.start(settings, print)
     yield Served(settings, state)

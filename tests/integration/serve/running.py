@@ -1,7 +1,6 @@
 """Runs to serve, and what the tests know of a server."""
 
 import json
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from serve import archive, server
 from serve.server import Settings
 from serve.state import State
+from tests.ports import free_ports
 from tests.rated import rated_artifact
 from train import artifact
 from train.codec import PresenceCodec
@@ -55,16 +55,6 @@ def conform(schema: str, body: Any) -> None:
     """Check a body against the description that ships."""
     description = json.loads((server.HERE / "openapi.json").read_text())
     jsonschema.validate(body, {"$ref": f"#/components/schemas/{schema}"} | description)
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def settings_for(runs: Path) -> Settings:

@@ -17,7 +17,8 @@ import pytest
 import requests
 
 from serve import server
-from tests.integration.serve.running import Served, conform, free_ports
+from tests.integration.serve.running import Served, conform
+from tests.ports import free_port
 
 HEADERS = {"Content-Type": "application/json"}
 ELSEWHERE = [
@@ -70,7 +71,7 @@ def proxy(certificate: Path, tmp_path: Path) -> Iterator[Callable[..., Session]]
     with ExitStack() as running:
 
         def start(upstream: int, **other: str) -> Session:
-            (port,) = free_ports(1)
+            port = free_port()
             changes = {
                 "listen 443": f"listen 127.0.0.1:{port}",
                 "127.0.0.1:8080": f"127.0.0.1:{upstream}",
@@ -224,7 +225,7 @@ def test_a_busy_server_says_when_to_come_again_just_once(proxy: Callable[..., Se
 
 
 def test_a_server_that_is_gone_is_a_503(proxy: Callable[..., Session]) -> None:
-    answer = proxy(*free_ports(1)).ask(json={})
+    answer = proxy(free_port()).ask(json={})
     conform("Error", answer.json())
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
 

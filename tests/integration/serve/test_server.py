@@ -31,7 +31,8 @@ from serve import archive, load, models, server
 from serve import state as states
 from serve.errors import ServeError, UsageError
 from serve.server import Settings
-from tests.integration.serve.running import Served, conform, free_ports, make_rated_run, make_run, settings_for
+from tests.integration.serve.running import Served, conform, make_rated_run, make_run, settings_for
+from tests.ports import free_port, free_ports
 from tests.rated import CLASSES
 from train import artifact
 
@@ -442,7 +443,7 @@ def test_without_a_server_there_is_one_line(command: Command, tmp_path: Path) ->
         assert done.returncode == 1
         assert done.stderr.startswith("Error: no server")
         assert len(done.stderr.splitlines()) == 1
-    (port,) = free_ports(1)
+    port = free_port()
     done = command("request", "--address", f"http://127.0.0.1:{port}")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "nothing answers" in done.stderr

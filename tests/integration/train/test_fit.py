@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from serve import archive
+from tests.ports import free_port
 from train import artifact, builtin, kinds, rundir
 from train.__main__ import main
 from train.config import from_json
@@ -146,9 +146,7 @@ def test_mlflow_serves_the_rows_of_the_artifact(tmp_path: Path) -> None:
     gate = tmp_path / "gate.yaml"
     gate.write_text("soft_share: <= 0\n")
     assert main(["fit", "--data", "toy", *FAST, "--gate", str(gate)]) == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     scripts = Path(sys.executable).parent
     environment = {**os.environ, "MLFLOW_TRACKING_URI": store(tmp_path), "PATH": f"{scripts}:{os.environ['PATH']}"}
     # Away from the project, so that the code which the model carries is what runs.

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from mlflow.entities import Run
 
 from serve import archive
 from tests.integration.train import driver, postgres
+from tests.ports import free_port
 from train import artifact, rundir
 from train.__main__ import main
 
@@ -29,9 +29,7 @@ class Server:
     """A real `mlflow server`, started and stopped at will."""
 
     def __init__(self, folder: Path, store: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         scripts = Path(sys.executable).parent
         self.command = [str(scripts / "mlflow"), "server", "--port", str(self.port), "--workers", "1"]
