@@ -296,7 +296,7 @@ def test_typos_are_answered_in_one_line_and_leave_nothing(
     csv.write_text("id,review\n" + "1,a film\n" * 20)
     yaml.write_text("colour: blue\n")
     before = sorted(tmp_path.rglob("*"))
-    if options[-1] == "cuda" and __import__("torch").cuda.is_available():
+    if options[-1] == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     assert main(["fit", *(option.format(csv=csv, yaml=yaml) for option in options)]) == 2
     printed = capsys.readouterr()
@@ -372,51 +372,3 @@ def test_sample_export_and_evaluate_work_on_a_run(tmp_path: Path, capsys: pytest
     assert "fake.csv against real.npy" in report.read_text()
     assert main(["export", run, "--out", f"{tmp_path}/again.mar"]) == 0
     assert (tmp_path / "again.mar").is_file()
-
-
-def test_evaluate_catches_what_was_not_rounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = builtin.toy(900, seed=2)
-    np.save(tmp_path / "real.npy", rows[:600])
-    np.save(tmp_path / "soft.npy", np.abs(rows[600:] - 0.1))
-    files = ["--real", f"{tmp_path}/real.npy", "--synthetic", f"{tmp_path}/soft.npy"]
-    assert main(["evaluate", *files, "--gate", "default"]) == 3
-    assert "soft_share is 1; the gate asks for <= 0, missed by 1" in capsys.readouterr().out
-
-
-def test_evaluate_reads_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    reviews, _ = builtin.movie_reviews()
-    (tmp_path / "real.txt").write_text("\n".join(reviews[:400]))
-    (tmp_path / "fake.txt").write_text("\n".join(" ".join(sorted(review.split())) for review in reviews[400:600]))
-    report = tmp_path / "judged.html"
-    files = ["--real", f"{tmp_path}/real.txt", "--synthetic", f"{tmp_path}/fake.txt"]
-    assert main(["evaluate", *files, "--words", "20", "--json", "--out", str(report)]) == 0
-    scores = json.loads(capsys.readouterr().out)["scores"]
-    # The words are right, their order is not.
-    assert scores["synthetic"]["ngram_js_3"] > scores["floor"]["ngram_js_3"]
-    assert scores["synthetic"]["bleu_4"] < scores["floor"]["bleu_4"]
-    assert "Self-BLEU-2" in report.read_text()
-
-
-@pytest.mark.parametrize(
-    ("synthetic", "message"),
-    [("nofile.npy", "nofile.npy: "), ("{narrow}", "3 columns where"), ("{text}", "not a number from 0 to 1")],
-)
-def test_evaluate_says_what_does_not_fit(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], synthetic: str, message: str
-) -> None:
-    np.save(tmp_path / "real.npy", builtin.toy(50))
-    np.save(tmp_path / "narrow.npy", builtin.toy(50)[:, :3])
-    (tmp_path / "text.csv").write_text("a,b\n" + "x,y\n" * 20)
-    synthetic = synthetic.format(narrow=tmp_path / "narrow.npy", text=tmp_path / "text.csv")
-    assert main(["evaluate", "--real", f"{tmp_path}/real.npy", "--synthetic", synthetic]) == 2
-    printed = capsys.readouterr().err
-    assert message in printed
-    assert len(printed.splitlines()) == 1
-
-
-def test_sample_and_export_refuse_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["sample", "--out", str(tmp_path / "a.csv")], ["export"]):
-        assert main([*command, str(tmp_path)]) == 2
-        assert f"RUN {tmp_path}: neither a finished run nor an artifact" in capsys.readouterr().err
-        assert main([*command, "nowhere"]) == 2
-        assert "RUN nowhere: no such folder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Samples in shards as users make them: by several processes, killed in the middle, with flat memory."""
+"""Samples as users make them: by several processes, killed in the middle, with flat memory; and what is no run."""
 
 import hashlib
 import os
@@ -14,6 +14,7 @@ import torch
 
 from tests.memory import from_bare_process, reported
 from train import artifact
+from train.__main__ import main
 from train.codec import BitsCodec
 from train.nade import NadeGenerator
 
@@ -95,3 +96,11 @@ def test_memory_does_not_grow_with_the_rows(model: Path, tmp_path: Path) -> None
         subprocess.run(measured, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
         peaks.append(reported(report))
     assert peaks[1] < peaks[0] + 24, peaks  # MiB; the rows and their noise alone would be 80
+
+
+def test_sample_and_export_refuse_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["sample", "--out", str(tmp_path / "a.csv")], ["export"]):
+        assert main([*command, str(tmp_path)]) == 2
+        assert f"RUN {tmp_path}: neither a finished run nor an artifact" in capsys.readouterr().err
+        assert main([*command, "nowhere"]) == 2
+        assert "RUN nowhere: no such folder" in capsys.readouterr().err
