@@ -36,6 +36,32 @@ GATE_ADVICE = (
 AGAIN_SECONDS = 0.05  # a finalizer is over by then
 NULL = "tag:yaml.org,2002:null"
 FILE = click.Path(path_type=Path)
+# What stands in `fit --help` above the option with this name and those after it.
+HEADINGS = {
+    "data": "Data",
+    "words": "Texts",
+    "hidden": "0/1 rows",
+    "preset": "Training",
+    "width": "Adversarial game on 0/1 rows",
+    "holdout": "Judging",
+    "out": "Output",
+    "config": "Other",
+}
+
+
+class CommandWithHeadings(click.Command):
+    """A command whose many options are easier to find in parts."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        parts: list[tuple[str, list[tuple[str, str]]]] = []
+        for each in self.get_params(ctx):
+            if each.name in HEADINGS:
+                parts.append((HEADINGS[each.name], []))
+            if record := each.get_help_record(ctx):
+                parts[-1][1].append(record)
+        for heading, records in parts:
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 def option(name: str, *others: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -96,7 +122,7 @@ def cli() -> None:
     """Train a GAN on reviews or 0/1 sequences; judge, sample and export its lookalikes."""
 
 
-@cli.command()
+@cli.command(cls=CommandWithHeadings)
 @option(
     "--data",
     metavar="NAME|FILE|FOLDER",
@@ -112,6 +138,7 @@ def cli() -> None:
     type=click.Choice(CODECS),
     help="How rows become sequences: 0/1 rows as they are, texts as tokens or as the presence of words.",
 )
+@option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows may be skipped.")
 @option("--words", type=click.IntRange(1, 4096), help="With --codec presence: how many words.")
 @option("--tokenizer", type=click.Choice(TOKENIZERS), help="What tokens are: whole words, or pieces of words.")
 @option("--vocabulary", type=click.IntRange(4, 30_000), help="How many tokens there are at most.")
@@ -120,71 +147,27 @@ def cli() -> None:
 @option(
     "--length",
     type=click.IntRange(2, 512),
-    help="Tokens per text at most, the one at its end included; by default enough for 99 % of the texts.",
+    help="Maximum tokens per text, including the end token; by default enough for 99 % of the texts.",
 )
-@option("--holdout", type=click.FloatRange(0.01, 0.9), help="Share of the rows that is held out for judging.")
+@option("--text-hidden", type=click.IntRange(1, 8192), help="Hidden units of the recurrent net.")
 @option(
-    "--validation",
-    type=click.FloatRange(0, 0.5),
-    help="Share of the other rows that chooses the checkpoint that ships.",
+    "--head",
+    type=click.IntRange(4, 30_000),
+    help="Size of the recurrent net's vocabulary: the most frequent tokens; trigrams choose among the rest.",
 )
-@option("--split-seed", type=click.IntRange(0), help="Seed of the split into training, validation and held-out rows.")
-@option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows may be skipped.")
-@option("--preset", type=click.Choice(list(PRESETS)), help="textbook: the classic GAN, one sample per step.")
-@option("--generator", type=click.Choice(GENERATORS), help="Which networks play; auto: those for the codec.")
-@option(
-    "--hidden",
-    type=click.IntRange(1, 8192),
-    help="For 0/1 rows: hidden units of each net of the generator, at most.",
-)
+@option("--candidates", type=click.IntRange(1, 64), help="Texts drawn for each one that the discriminator chooses.")
+@option("--hidden", type=click.IntRange(1, 8192), help="Hidden units of each net of the generator, at most.")
 @option(
     "--folds",
     type=click.IntRange(2, 100),
-    help="For 0/1 rows: how many nets the generator has, one for each fold of the rows.",
+    help="How many nets the generator has, one for each fold of the rows.",
 )
+@option("--preset", type=click.Choice(list(PRESETS)), help="textbook: the classic GAN, one sample per step.")
+@option("--generator", type=click.Choice(GENERATORS), help="Which model to train; auto: the one for the codec.")
 @option(
     "--warmup",
     type=click.FloatRange(0, 0.95),
     help="Share of the minutes for the warm start; of 0/1 rows half of it for a refit.",
-)
-@option("--text-hidden", type=click.IntRange(1, 8192), help="Hidden units of the recurrent net for texts.")
-@option(
-    "--head",
-    type=click.IntRange(4, 30_000),
-    help="How many of the commonest tokens this net tells apart; trigrams choose among the rarer ones.",
-)
-@option("--candidates", type=click.IntRange(1, 64), help="Texts drawn for each one that the discriminator chooses.")
-@option("--width", type=click.IntRange(1, 8192), help="For 0/1 rows: hidden units of the discriminator.")
-@option("--blocks", type=click.IntRange(0, 64), help="For 0/1 rows: residual blocks of the discriminator.")
-@option("--batch-size", type=click.IntRange(1, 1_000_000), help="For 0/1 rows: sequences per update of the weights.")
-@option(
-    "--turns",
-    type=click.IntRange(1, 1000),
-    help="For 0/1 rows: updates of the discriminator for each one of the generator.",
-)
-@option(
-    "--generator-rate", type=click.FloatRange(0, 1, min_open=True), help="For 0/1 rows: learning rate of the generator."
-)
-@option(
-    "--discriminator-rate",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="For 0/1 rows: learning rate of the discriminator.",
-)
-@option(
-    "--head-start",
-    type=click.IntRange(0),
-    help="For 0/1 rows: sequences that the discriminator sees before the generator moves.",
-)
-@option("--penalty", type=click.FloatRange(0), help="For 0/1 rows: weight of the zero-centred gradient penalties.")
-@option(
-    "--flip",
-    type=click.FloatRange(0, 0.5),
-    help="For 0/1 rows: share of the bits flipped in what the discriminator sees.",
-)
-@option(
-    "--average",
-    type=click.FloatRange(0, 1, max_open=True),
-    help="For 0/1 rows: decay of the averaged weights; 0 ships the last ones.",
 )
 @option(
     "--epochs",
@@ -194,22 +177,47 @@ def cli() -> None:
 @option(
     "--max-minutes",
     type=click.FloatRange(0, min_open=True),
-    help="Stop training after so long; --epochs alone means no limit.",
+    help="Time limit for training, in minutes; --epochs alone means no limit.",
 )
 @option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of all randomness in training.")
 @option("--device", type=click.Choice(DEVICES), help="auto: the GPU where torch sees one.")
 @option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Nets of the default size gain nothing from more.")
 @option("--processes", type=click.IntRange(1, 1024), help="Processes that train together: one GPU each, or the CPU.")
+@option("--width", type=click.IntRange(1, 8192), help="Hidden units of the discriminator.")
+@option("--blocks", type=click.IntRange(0, 64), help="Residual blocks of the discriminator.")
+@option("--batch-size", type=click.IntRange(1, 1_000_000), help="Sequences per update of the weights.")
+@option("--turns", type=click.IntRange(1, 1000), help="Updates of the discriminator for each one of the generator.")
+@option("--generator-rate", type=click.FloatRange(0, 1, min_open=True), help="Learning rate of the generator.")
+@option("--discriminator-rate", type=click.FloatRange(0, 1, min_open=True), help="Learning rate of the discriminator.")
 @option(
-    "--tick", type=click.IntRange(1), help="For 0/1 rows: sequences between two looks at losses and validation scores."
+    "--head-start",
+    type=click.IntRange(0),
+    help="Sequences that the discriminator sees before the generator moves.",
 )
+@option("--penalty", type=click.FloatRange(0), help="Weight of the zero-centred gradient penalties.")
+@option("--flip", type=click.FloatRange(0, 0.5), help="Share of the bits flipped in what the discriminator sees.")
+@option(
+    "--average",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Decay of the averaged weights; 0 ships the last ones.",
+)
+@option("--tick", type=click.IntRange(1), help="Sequences between two evaluations.")
+@option("--holdout", type=click.FloatRange(0.01, 0.9), help="Share of the rows that is held out for judging.")
+@option(
+    "--validation",
+    type=click.FloatRange(0, 0.5),
+    help="Share of the other rows that chooses the checkpoint that ships.",
+)
+@option("--split-seed", type=click.IntRange(0), help="Seed of the split into training, validation and held-out rows.")
 @option(
     "--baselines",
     type=click.Choice(BASELINES),
     help="What the GAN is compared with; all adds a net given as much time: an RNN, of 0/1 rows an autoregressive one.",
 )
 @option(
-    "--gate", metavar="default|none|FILE", help="YAML file of limits on the numbers; missing one ends with exit code 3."
+    "--gate",
+    metavar="default|none|FILE",
+    help="YAML file of limits on the numbers; if a limit is not met, the exit code is 3.",
 )
 @option("--out", metavar="FOLDER", help="Where runs are kept.")
 @option("--experiment", help="MLflow's experiment.")
