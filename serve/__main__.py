@@ -18,7 +18,7 @@ from serve import models, server
 from serve import state as states
 from serve.client import Client
 from serve.errors import ServeError, UsageError
-from serve.server import Settings
+from serve.launch import Settings
 from train import MAX_SEED, MODEL_NAME
 
 WORK_FAILED, WRONG_USAGE = 1, 2

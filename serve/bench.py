@@ -20,10 +20,10 @@ from pathlib import Path
 
 import yaml
 
-from serve import archive, handler, load, management, models, request, server
+from serve import archive, handler, launch, load, management, models, request, server
 from serve.errors import ServeError
+from serve.launch import Settings
 from serve.request import CONTENT_TYPES
-from serve.server import Settings
 from serve.state import State
 from train import MODEL_NAME
 from train import artifact as artifacts
@@ -67,7 +67,7 @@ def run(settings: Settings, seconds: float) -> Iterator[Line]:
     Raises:
         ServeError: the model is damaged, or a server did not start.
     """
-    server.check(settings)  # the server comes last, and so would its ports
+    launch.check(settings)  # the server comes last, and so would its ports
     with (
         models.located(settings.runs, settings.model) as source,
         tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder,
@@ -112,7 +112,7 @@ def _artifact(source: Path, target: Path) -> Path:
 
 def _sizes(artifact: Path) -> tuple[int, ...]:
     """Those that requests may ask for."""
-    settings = yaml.safe_load((server.HERE / archive.CONFIG).read_text())["handler"]
+    settings = yaml.safe_load((archive.HERE / archive.CONFIG).read_text())["handler"]
     offer = handler.offered(artifacts.load(artifact), settings)
     return tuple(n for n in SIZES if n <= request.most_rows("json", offer.candidates, offer)[0])
 
@@ -120,7 +120,7 @@ def _sizes(artifact: Path) -> tuple[int, ...]:
 def _in_process(artifact: Path, seconds: float, sizes: tuple[int, ...]) -> Iterator[Line]:
     """Generate and encode in a loop, in a process of its own with one thread: what one core can do at best."""
     command = [sys.executable, "-m", "serve.twin", "loop", str(artifact), str(seconds), *map(str, sizes)]
-    done = subprocess.run(command, cwd=server.HERE.parent, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=archive.HERE.parent, capture_output=True, text=True)
     if done.returncode:
         raise ServeError(f"the loop in process failed: {done.stderr.strip().splitlines()[-1]}")
     for measured in map(json.loads, done.stdout.splitlines()):
@@ -134,7 +134,7 @@ def _twin(artifact: Path) -> Iterator[int]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "serve.twin", "serve", str(artifact), str(port)]
     with subprocess.Popen(
-        command, cwd=server.HERE.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=archive.HERE.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as twin:
         try:
             deadline = time.monotonic() + TWIN_SECONDS
@@ -166,7 +166,7 @@ def _torchserve(settings: Settings) -> Iterator[State]:
         with zipfile.ZipFile(store / "noop.mar", "w") as mar:
             mar.writestr("noop.py", NOOP)
             mar.writestr(archive.MANIFEST, json.dumps(manifest))
-            mar.write(server.HERE / archive.CONFIG, archive.CONFIG)
+            mar.write(archive.HERE / archive.CONFIG, archive.CONFIG)
         query = f"url=noop.mar&model_name=noop&initial_workers={settings.workers}&synchronous=true"
         management.call(state.management_socket, "POST", f"/models?{query}", None)
         yield state

@@ -4,21 +4,13 @@
 reports ready only when the server has answered a real prediction with the sequences that the card promises.
 """
 
-import errno
 import json
-import os
-import re
 import shutil
-import signal
-import socket
 import stat
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +18,13 @@ import psutil
 import requests
 from filelock import FileLock, Timeout
 
-from serve import archive, bearer, cpus, drain, management, models
+from serve import bearer, drain, launch, management, models
 from serve import state as states
 from serve.errors import ServeError, UsageError
+from serve.launch import Settings
 from serve.state import State
 from train import MODEL_NAME
 
-HERE = Path(__file__).resolve().parent
-LOOPBACK = ("127.0.0.1", "localhost")
 SCRATCH = "lookalike-serve-"  # how the name of a server's folder begins; short, because Unix sockets have short names
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 30.0  # for the first answer of a version whose workers have loaded it
@@ -42,50 +33,8 @@ GRACE_SECONDS = 45.0  # a batch of the largest requests takes less
 FLUSH_SECONDS = 0.3  # without unsent answers; the server that passes a worker's last one on needs a moment for that
 REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of which a stop makes ever more
 TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-LOG_LINES = 12
-OLDER_DRAIN_VARIABLE = "LOOKALIKE_GATE"  # of archives exported before it had to differ from `fit --gate`'s variable
-METRICS_CONFIG, LOG_CONFIG = "metrics.yaml", "log4j2.xml"
 NOT_RUNNING = "no server runs here; start one with: python -m serve start (or: make serve)"
 STOPPING = "a stop is at work, or was killed; end the server with: python -m serve stop (or: make stop)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to serve.
-
-    Attributes:
-        model: the path of an archive, a run directory or an artifact, or a name in MLflow's registry such as
-            models:/lookalike@champion; None means the newest run's archive.
-        grpc_port: on loopback; 0 is any free port. TorchServe cannot switch gRPC off.
-        model_api: whether `use` may load models into the running server although TorchServe draws no tokens. Its gRPC
-            management then loads those of any user of this machine, and runs their code.
-    """
-
-    runs: Path
-    model: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 8080
-    metrics_port: int = 8082
-    grpc_port: int = 0
-    workers: int = min(2, cpus.usable())  # while one answers a large request, the other answers the small ones
-    tokens: bool | None = None
-    token_file: Path | None = None
-    model_api: bool = False
-    wait_seconds: float = 40.0
-
-    @property
-    def need_tokens(self) -> bool:
-        """Whether TorchServe draws tokens: as asked for; when nothing was, then wherever others than this machine's own
-        users can reach the server and no token was given.
-        """
-        if self.token_file:
-            return False
-        return self.host not in LOOPBACK if self.tokens is None else self.tokens
-
-    @property
-    def loads_models(self) -> bool:
-        """Whether models can be loaded while the server runs."""
-        return self.need_tokens or self.model_api
 
 
 def start(settings: Settings, tell: Callable[[str], None]) -> State:
@@ -98,7 +47,7 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
         ServeError: nothing was started, or what was started has been stopped again.
     """
     if states.running(settings.runs) is None:
-        check(settings)  # before anything is written: wrong usage leaves nothing behind
+        launch.check(settings)  # before anything is written: wrong usage leaves nothing behind
         if settings.token_file and settings.token_file.stat().st_mode & stat.S_IROTH:
             tell(f"Warning: all users of this machine can read {settings.token_file}: chmod 600 it")
     with _locked(settings.runs):
@@ -143,7 +92,7 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
     started, clock = time.monotonic(), time.time()
     state = None
     try:
-        pid = _launch(settings, home, scratch, mar)
+        pid = launch.start(settings, home, scratch, mar)
         state = State(
             pid=pid,
             host=settings.host,
@@ -164,7 +113,7 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
             _end(state)
         _clear(settings.runs, str(scratch))
         if isinstance(problem, ServeError):
-            for line in _last_messages(home, clock):
+            for line in launch.last_messages(home, clock):
                 tell(f"  {line}")
             limit = f"--wait-seconds was {settings.wait_seconds:g}"
             raise ServeError(f"{problem} Its logs are in {home / 'logs'}; {limit}.") from problem
@@ -347,135 +296,6 @@ def inference_token(state: State) -> str | None:
     return bearer.read(state.token_file) if state.token_file else _token(state, "inference")
 
 
-def check(settings: Settings) -> None:
-    """Raises UsageError for what can be known to fail before anything is started."""
-    if ":" in settings.host:
-        raise UsageError(f"--host {settings.host}: TorchServe knows IPv4 addresses and names only")
-    if len({settings.port, settings.metrics_port, settings.grpc_port}) < 3:
-        raise UsageError("--port, --metrics-port and --grpc-port must differ")
-    if settings.token_file and settings.tokens is not None:
-        raise UsageError("--token-file and --tokens/--no-tokens exclude each other")
-    try:
-        bearer.read(settings.token_file)
-    except (OSError, ValueError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else problem
-        raise UsageError(f"--token-file {settings.token_file}: {reason}") from problem
-    if not shutil.which(_java()):
-        raise UsageError(
-            "TorchServe needs Java 17 or newer; install it (Debian, Ubuntu: apt install openjdk-17-jre-headless; "
-            "macOS: brew install openjdk@17) or set JAVA_HOME"
-        )
-    _check_port("--port", settings.host, settings.port)
-    _check_port("--metrics-port", settings.host, settings.metrics_port)
-    _check_port("--grpc-port", LOOPBACK[0], settings.grpc_port)
-    if not models.is_registered(settings.model):
-        models.find(settings.runs, settings.model)
-
-
-def _check_port(option: str, host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as problem:
-            if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise UsageError(f"--host {host}: {problem.strerror}") from problem
-            raise UsageError(
-                f"{option} {port} on {host} cannot be used ({problem.strerror}); "
-                f"choose another port or stop what listens there"
-            ) from problem
-
-
-def _java() -> str:
-    home = os.environ.get("JAVA_HOME")
-    return str(Path(home, "bin", "java")) if home else "java"
-
-
-def _launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
-    """Start Java through TorchServe's own launcher and return its process id."""
-    (scratch / states.DRAIN_LOCK).touch()
-    (scratch / "workflows").mkdir()
-    (scratch / "config.properties").write_text(_properties(settings, scratch), encoding="ascii")
-    for name in (METRICS_CONFIG, LOG_CONFIG):  # Java cannot read them under every path that a project may have
-        shutil.copyfile(HERE / name, scratch / name)
-    if settings.token_file:  # a copy, so that all workers know the same token for as long as the server runs
-        shutil.copyfile(settings.token_file, scratch / "token")
-    command = [
-        sys.executable, "-I", "-m", "ts.model_server", "--start", "--ncs",
-        "--models", f"{MODEL_NAME}={mar.name}", "--model-store", str(mar.parent),
-        "--ts-config", str(scratch / "config.properties"), "--log-config", str(scratch / LOG_CONFIG),
-    ]  # fmt: skip
-    with (home / "logs" / "console.log").open("w") as console:
-        launcher = subprocess.Popen(
-            command,
-            cwd=scratch,
-            env=_environment(settings, home / "logs", scratch),
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    try:
-        launcher.wait(settings.wait_seconds)
-        return int((scratch / ".model_server.pid").read_text())
-    except BaseException as problem:
-        with suppress(ProcessLookupError):
-            os.killpg(launcher.pid, signal.SIGKILL)  # Java may run already, and nobody else knows of it
-        launcher.wait()
-        if isinstance(problem, subprocess.TimeoutExpired):
-            raise ServeError(f"TorchServe's launcher took longer than {settings.wait_seconds:g} s.") from problem
-        if isinstance(problem, OSError | ValueError):
-            raise ServeError(f"TorchServe's launcher failed (exit code {launcher.returncode}).") from problem
-        raise
-
-
-def _environment(settings: Settings, logs: Path, scratch: Path) -> dict[str, str]:
-    """All that TorchServe and its workers see of the environment."""
-    facts = {
-        "TMPDIR": scratch,
-        "TEMP": scratch,  # the launcher's pid file; Java's files and the workers' sockets
-        "LOG_LOCATION": logs,
-        "METRICS_LOCATION": logs,
-        "OMP_NUM_THREADS": 1,
-        "MKL_NUM_THREADS": 1,
-        "CUDA_VISIBLE_DEVICES": "",
-        drain.VARIABLE: scratch / states.DRAIN_LOCK,
-        OLDER_DRAIN_VARIABLE: scratch / states.DRAIN_LOCK,
-    }
-    if settings.token_file:
-        facts[bearer.VARIABLE] = scratch / "token"
-    return archive.kept_environment() | {name: str(value) for name, value in facts.items()}
-
-
-def _properties(settings: Settings, scratch: Path) -> str:
-    """config.properties as it is in this folder, and what only this start knows."""
-    facts = {
-        "inference_address": f"http://{settings.host}:{settings.port}",
-        "metrics_address": f"http://{settings.host}:{settings.metrics_port}",
-        "management_address": f"unix:{scratch / 'management.sock'}",
-        "grpc_inference_port": settings.grpc_port,
-        "grpc_management_port": 0,  # any free one, which other users can find nevertheless
-        "model_store": models.store(settings.runs),
-        "workflow_store": scratch / "workflows",
-        "metrics_config": scratch / METRICS_CONFIG,
-        "default_workers_per_model": settings.workers,
-        "disable_token_authorization": str(not settings.need_tokens).lower(),
-        "enable_model_api": str(settings.loads_models).lower(),
-    }
-    lines = [f"{name}={_escaped(str(value))}\n" for name, value in facts.items()]
-    return (HERE / "config.properties").read_text() + "\n" + "".join(lines)
-
-
-def _escaped(value: str) -> str:
-    """A value as Java's properties take it: backslashes, and what is not ASCII, as numbers of UTF-16."""
-
-    def numbered(found: re.Match[str]) -> str:
-        digits = found[0].encode("utf-16-be").hex()
-        return "".join(f"\\u{digits[i : i + 4]}" for i in range(0, len(digits), 4))
-
-    return re.sub(r"[^ -~]|\\", numbered, value)
-
-
 def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
     """Wait until a version answers a golden sample's request with the golden sample."""
     golden = card["golden"][0]
@@ -577,25 +397,3 @@ def _token(state: State, kind: str) -> str | None:
         return None
     key: str = json.loads(state.key_file.read_text())[kind]["key"]
     return key
-
-
-def _last_messages(home: Path, since: float) -> list[str]:
-    """The last lines that the server wrote, to its console and to its log, without the log's decorations.
-
-    Args:
-        since: when it was started, in seconds since 1970: a log that is older is another server's.
-    """
-    lines = []
-    for log in (home / "logs" / "console.log", home / "logs" / "server.log"):
-        with suppress(OSError):
-            if log.stat().st_mtime >= since:
-                lines += log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-    return [_message(line) for line in lines]
-
-
-def _message(line: str) -> str:
-    """What a line of a log says; the last one may be torn."""
-    try:
-        return str(json.loads(line)["message"])
-    except (ValueError, KeyError, TypeError):
-        return line

@@ -14,9 +14,9 @@ import psutil
 
 from serve import load, models, server
 from serve.client import Client
+from serve.launch import Settings
 from serve.load import Load
 from serve.request import CONTENT_TYPES
-from serve.server import Settings
 from serve.state import State
 from train import MODEL_NAME
 

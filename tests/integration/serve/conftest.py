@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serve import server
-from serve.server import Settings
+from serve.launch import Settings
 from tests.integration.serve.running import Served, make_run, settings_for
 from tests.ports import free_port
 

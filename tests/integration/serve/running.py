@@ -8,8 +8,8 @@ from typing import Any
 import jsonschema
 import torch
 
-from serve import archive, server
-from serve.server import Settings
+from serve import archive
+from serve.launch import Settings
 from serve.state import State
 from tests.ports import free_ports
 from tests.rated import rated_artifact
@@ -53,7 +53,7 @@ def make_rated_run(runs: Path, number: int) -> Path:
 
 def conform(schema: str, body: Any) -> None:
     """Check a body against the description that ships."""
-    description = json.loads((server.HERE / "openapi.json").read_text())
+    description = json.loads((archive.HERE / "openapi.json").read_text())
     jsonschema.validate(body, {"$ref": f"#/components/schemas/{schema}"} | description)
 
 

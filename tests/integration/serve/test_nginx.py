@@ -16,7 +16,7 @@ import psutil
 import pytest
 import requests
 
-from serve import server
+from serve import archive
 from tests.integration.serve.running import Served, conform
 from tests.ports import free_port
 
@@ -78,7 +78,7 @@ def proxy(certificate: Path, tmp_path: Path) -> Iterator[Callable[..., Session]]
                 "/etc/lookalike/certificate.pem": str(certificate),
                 "/etc/lookalike/key.pem": str(certificate.with_name("key.pem")),
             }
-            example = (server.HERE / "nginx.conf").read_text()
+            example = (archive.HERE / "nginx.conf").read_text()
             for old, new in (changes | other).items():
                 assert old in example
                 example = example.replace(old, new)

@@ -30,7 +30,7 @@ import requests
 from serve import archive, load, models, server
 from serve import state as states
 from serve.errors import ServeError, UsageError
-from serve.server import Settings
+from serve.launch import Settings
 from tests.integration.serve.running import Served, conform, make_rated_run, make_run, settings_for
 from tests.ports import free_port, free_ports
 from tests.rated import CLASSES

@@ -12,7 +12,7 @@ import pytest
 
 from serve import bench, load, soak
 from serve.errors import ServeError
-from serve.server import Settings
+from serve.launch import Settings
 from tests.rated import rated_artifact
 
 
@@ -115,7 +115,7 @@ def test_no_more_is_asked_for_than_the_model_gives(tmp_path: Path, artifact_dire
 
 @pytest.mark.parametrize("name", ["card.json", "lookalike.mar"])
 def test_a_damaged_model_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("serve.server.check", lambda settings: None)  # neither Java nor free ports are needed
+    monkeypatch.setattr("serve.launch.check", lambda settings: None)  # neither Java nor free ports are needed
     (tmp_path / name).write_text("{}")
     with pytest.raises(ServeError, match="not a whole model"):
         next(bench.run(Settings(runs=tmp_path, model=str(tmp_path)), 0.1))

@@ -26,10 +26,10 @@ import psutil
 import pytest
 
 from serve import __main__ as commands
-from serve import bearer, drain, load, management, models, server
+from serve import bearer, drain, launch, load, management, models, server
 from serve import state as states
 from serve.errors import ArchiveError, ClientError, ManagementError, ServeError, UsageError
-from serve.server import Settings
+from serve.launch import Settings
 from serve.state import State
 from tests.strange import STRANGE_FOLDERS
 from train import __main__ as training
@@ -119,7 +119,7 @@ def test_a_model_that_missed_its_gate_is_served_with_a_warning(
 def test_a_slow_launcher_is_a_failure_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     with pytest.raises(ServeError, match=r"launcher took longer than 0\.01 s\."):
-        server._launch(Settings(runs=tmp_path, wait_seconds=0.01), tmp_path, tmp_path, tmp_path / "lookalike-1.mar")
+        launch.start(Settings(runs=tmp_path, wait_seconds=0.01), tmp_path, tmp_path, tmp_path / "lookalike-1.mar")
 
 
 def test_an_interrupted_launch_leaves_no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,9 +141,9 @@ def test_an_interrupted_launch_leaves_no_java(tmp_path: Path, monkeypatch: pytes
                 time.sleep(0.01)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(server.subprocess, "Popen", Launcher)
+    monkeypatch.setattr(launch.subprocess, "Popen", Launcher)
     with pytest.raises(KeyboardInterrupt):
-        server._launch(Settings(runs=tmp_path), tmp_path, tmp_path, tmp_path / "lookalike-1.mar")
+        launch.start(Settings(runs=tmp_path), tmp_path, tmp_path, tmp_path / "lookalike-1.mar")
     left = server._await_end(
         [psutil.Process(int(java.read_text()))] if psutil.pid_exists(int(java.read_text())) else []
     )
@@ -153,7 +153,7 @@ def test_an_interrupted_launch_leaves_no_java(tmp_path: Path, monkeypatch: pytes
 def test_the_last_line_of_a_log_may_be_torn(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "server.log").write_text('{"time":"1","message":"whole"}\n{"time":"2","mess')
-    assert server._last_messages(tmp_path, 0) == ["whole", '{"time":"2","mess']
+    assert launch.last_messages(tmp_path, 0) == ["whole", '{"time":"2","mess']
 
 
 def test_a_process_that_ends_while_it_is_looked_at_is_no_server(
@@ -204,14 +204,14 @@ def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
         started.append(state)
         raise problem
 
-    def launch(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
+    def begin(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
         return processes.enter_context(process_of(scratch)).pid
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(models, "located", lambda *_: nullcontext(tmp_path))
     monkeypatch.setattr(models, "put", lambda *_, **__: (tmp_path / "lookalike-1.mar", {}))
-    monkeypatch.setattr(server, "check", lambda settings: None)
-    monkeypatch.setattr(server, "_launch", launch)
+    monkeypatch.setattr(launch, "check", lambda settings: None)
+    monkeypatch.setattr(launch, "start", begin)
     monkeypatch.setattr(server, "_await_golden", prove)
     with processes:
         with pytest.raises(type(problem), match=told):
@@ -381,7 +381,7 @@ def test_only_messages_of_this_start_are_told(tmp_path: Path) -> None:
     (logs / "server.log").write_text('{"time":"1","message":"of another server"}\n')
     os.utime(logs / "server.log", (1, 1))
     (logs / "console.log").write_text("no Java\n")
-    assert server._last_messages(tmp_path, 2) == ["no Java"]
+    assert launch.last_messages(tmp_path, 2) == ["no Java"]
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_only_messages_of_this_start_are_told(tmp_path: Path) -> None:
     ],
 )
 def test_java_reads_every_path(value: str, escaped: str) -> None:
-    assert server._escaped(value) == escaped
+    assert launch._escaped(value) == escaped
 
 
 @pytest.mark.parametrize(("unsent", "flushed"), [(server.REFUSAL_BYTES, True), (server.REFUSAL_BYTES + 1, False)])
@@ -443,7 +443,7 @@ def test_a_dead_server_leaves_nothing_behind_at_the_next_start(
     running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end(running)
-    monkeypatch.setattr(server, "check", lambda settings: None)
+    monkeypatch.setattr(launch, "check", lambda settings: None)
     monkeypatch.setattr(server, "_start", lambda settings, tell: running)
     server.start(Settings(runs=tmp_path), print)
     assert is_forgotten(tmp_path, running)
@@ -550,11 +550,11 @@ def test_a_version_that_does_not_answer_is_not_made_the_default(
 
 def test_a_host_that_is_not_here_is_no_matter_of_the_port() -> None:
     with pytest.raises(UsageError, match=r"^--host 192\.0\.2\.1: "):  # of the addresses for documentation
-        server._check_port("--port", "192.0.2.1", 8080)
+        launch._check_port("--port", "192.0.2.1", 8080)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"^--port {port} on 127.0.0.1 cannot be used"):
-            server._check_port("--port", "127.0.0.1", port)
+            launch._check_port("--port", "127.0.0.1", port)
 
 
 def test_a_port_can_be_used_as_soon_as_its_last_server_has_ended() -> None:
@@ -563,7 +563,7 @@ def test_a_port_can_be_used_as_soon_as_its_last_server_has_ended() -> None:
         with socket.create_connection(("127.0.0.1", port)) as client:
             listening.accept()[0].close()  # who ends a connection first keeps its address for a minute
             assert client.recv(1) == b""
-    server._check_port("--port", "127.0.0.1", port)
+    launch._check_port("--port", "127.0.0.1", port)
 
 
 @pytest.mark.parametrize(("runs", "option"), [("runs", ""), ("my runs", " --runs 'my runs'")])
@@ -585,8 +585,8 @@ def test_without_tokens_nothing_is_loaded_into_a_running_server(
     tmp_path: Path, given: dict[str, Any], loads: bool
 ) -> None:
     """Any user of the machine reaches gRPC's management, which loads code from any folder."""
-    assert f"enable_model_api={str(loads).lower()}\n" in server._properties(Settings(runs=tmp_path, **given), tmp_path)
-    assert "enable_model_api" not in (server.HERE / "config.properties").read_text()
+    assert f"enable_model_api={str(loads).lower()}\n" in launch._properties(Settings(runs=tmp_path, **given), tmp_path)
+    assert "enable_model_api" not in (launch.HERE / "config.properties").read_text()
     token_file = Settings(runs=tmp_path, token_file=tmp_path / "token", **given)
     assert token_file.loads_models == ("model_api" in given), "TorchServe's own tokens are off"
 
@@ -689,7 +689,7 @@ def test_every_problem_is_one_line(
 
 def test_the_workers_are_told_where_drain_lock_and_token_are(tmp_path: Path) -> None:
     """Without the lock a stop cuts off what has been accepted; without the token everybody is answered."""
-    seen = server._environment(Settings(runs=tmp_path, token_file=tmp_path / "mine"), tmp_path, tmp_path / "scratch")
+    seen = launch._environment(Settings(runs=tmp_path, token_file=tmp_path / "mine"), tmp_path, tmp_path / "scratch")
     lock = str(tmp_path / "scratch" / states.DRAIN_LOCK)
     assert seen[drain.VARIABLE] == seen["LOOKALIKE_GATE"] == lock, "older archives know the latter name"
     assert seen[bearer.VARIABLE] == str(tmp_path / "scratch" / "token")
