@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from serve import bearer, drain, launch, management, models
 from serve import state as states
 from serve.errors import ServeError, UsageError
+from serve.flush import flush
 from serve.launch import Settings
 from serve.state import State
 from train import MODEL_NAME
@@ -30,9 +31,8 @@ POLL_SECONDS = 0.2
 ANSWER_SECONDS = 30.0  # for the first answer of a version whose workers have loaded it
 KILL_SECONDS = 10.0
 GRACE_SECONDS = 45.0  # a batch of the largest requests takes less
-FLUSH_SECONDS = 0.3  # without unsent answers; the server that passes a worker's last one on needs a moment for that
-REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of which a stop makes ever more
-TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+SIGNATURE_SECONDS = 5.0  # for the first signature, if workers sign at all
+KNOCKS, KNOCK_SECONDS = 8, 2.0  # a few for each of TorchServe's threads for clients (number_of_netty_threads)
 NOT_RUNNING = "no server runs here; start one with: python -m serve start (or: make serve)"
 STOPPING = "a stop is at work, or was killed; end the server with: python -m serve stop (or: make stop)"
 
@@ -156,34 +156,50 @@ def _drain(state: State, seconds: float, tell: Callable[[str], None]) -> None:
     deadline = time.monotonic() + seconds
     try:
         answered = drain.begin(state.drain_lock, seconds)
-    except FileNotFoundError:
-        tell(f"{state.drain_lock} has been deleted: requests under way may have been cut off")
+    except OSError as problem:
+        tell(f"{state.drain_lock}: {problem.strerror}: requests under way may have been cut off")
         return
-    if not (_flush(state.port, deadline) and answered):
+    # A TorchServe that answers nobody has passed on what it ever will.
+    with suppress(ServeError, OSError, ValueError, LookupError):
+        answered = _await_signatures(state, deadline) and answered
+    if not (flush(state.port, deadline) and answered):
         tell(f"{seconds:g} s were not enough for all accepted requests: the others were cut off")
 
 
-def _flush(port: int, deadline: float) -> bool:
-    """Wait until the answers have reached their clients; False when that took too long."""
-    quiet_since = time.monotonic()
-    while time.monotonic() - quiet_since < FLUSH_SECONDS:
-        if _unsent_bytes(port) > REFUSAL_BYTES:
+def _await_signatures(state: State, deadline: float) -> bool:
+    """Wait until TorchServe has passed on what its workers had answered.
+
+    Each worker has then refused something, so it was sent another batch; and each thread of the frontend has written a
+    later answer. Workers of archives that an older version exported do not sign: the wait for them is short.
+
+    Returns:
+        False when that took too long.
+    """
+    unsigned_until = time.monotonic() + SIGNATURE_SECONDS
+    described = _manage(state, "GET", f"/models/{MODEL_NAME}/all")
+    for version in described:
+        workers = {int(worker["pid"]) for worker in version["workers"]}
+        while any(map(psutil.pid_exists, workers - (signed := drain.signed(state.drain_lock)))):
+            if not signed and time.monotonic() > unsigned_until:
+                break
             if time.monotonic() > deadline:
                 return False
-            quiet_since = time.monotonic()
-        time.sleep(0.01)
+            _knock(state, version["modelVersion"])
+    for _ in range(KNOCKS):
+        _knock(state, described[0]["modelVersion"])
     return True
 
 
-def _unsent_bytes(port: int) -> int:
-    """How much the slowest client of a port has not taken yet. Only Linux tells; elsewhere 0."""
-    unsent = 0
-    for table in TCP_TABLES:
-        for line in table.read_text().splitlines()[1:] if table.exists() else ():
-            _, local, _, _, queues, *_ = line.split()
-            if int(local.split(":")[1], 16) == port:
-                unsent = max(unsent, int(queues.split(":")[0], 16))
-    return unsent
+def _knock(state: State, version: str) -> None:
+    """Have a request refused, on a connection of its own: TorchServe's threads take turns with new ones."""
+    token = inference_token(state)
+    with requests.Session() as session, suppress(requests.RequestException):
+        session.trust_env = False
+        session.post(
+            f"{state.address}/predictions/{MODEL_NAME}/{version}",
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=KNOCK_SECONDS,
+        )
 
 
 def status(runs: Path) -> dict[str, Any] | None:
@@ -232,7 +248,7 @@ def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> bool:
     """
     while not interrupted():
         if states.process(state) is None:
-            if drain.has_begun(state.drain_lock):
+            if drain.has_begun(state.drain_lock) or not Path(state.scratch).exists():
                 return False
             _clear(runs, state.scratch)
             raise ServeError(f"TorchServe ended by itself; its logs are in {states.directory(runs) / 'logs'}.")
@@ -347,7 +363,8 @@ def _clear(runs: Path, scratch: str) -> None:
     """Remove what an ended server leaves behind."""
     states.forget(runs, scratch)
     if Path(scratch).name.startswith(SCRATCH):  # it was read from a file, which others may have changed
-        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(Path(scratch).rename(f"{scratch}-gone"), ignore_errors=True)  # for `attend`, gone at once
 
 
 def _end(state: State) -> None:

@@ -499,6 +499,45 @@ def test_stop_under_load_loses_no_accepted_request_and_tokens_guard(fresh: Setti
     assert not server.stop(fresh.runs)
 
 
+def test_a_stop_on_busy_cores_loses_no_large_answer(fresh: Settings) -> None:
+    """TorchServe then takes its time to pass on what its workers have answered."""
+    state = server.start(fresh, print)
+    url, body = f"{state.address}/predictions/lookalike", {"n": 600_000, "seed": 1, "format": "npy"}
+    seen: list[tuple[float, str]] = []
+    stopping = threading.Event()
+
+    def load() -> None:
+        while not stopping.is_set():
+            began = time.monotonic()
+            try:
+                answer = requests.post(url, json=body, timeout=120)
+            except requests.RequestException as problem:
+                seen.append((began, repr(problem)))
+            else:
+                seen.append((began, f"{answer.status_code} {len(answer.content)}"))
+
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            done = [pool.submit(load) for _ in range(8)]
+            while len(seen) < 4:
+                time.sleep(0.05)
+            began = time.monotonic()
+            stopped = server.stop(fresh.runs, 120)
+            stopping.set()
+            for future in done:
+                future.result()
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    assert stopped
+    accepted = Counter(outcome for moment, outcome in seen if moment < began)
+    (size,) = {outcome for outcome in accepted if outcome.startswith("200")}
+    assert int(size.split()[1]) > 2_000_000
+    assert {outcome.split()[0] for outcome in accepted} <= {"200", "503"}, accepted
+
+
 def test_tokens_are_on_wherever_others_can_reach_the_server() -> None:
     assert not Settings(runs=Path()).need_tokens
     assert Settings(runs=Path(), tokens=True).need_tokens

@@ -194,8 +194,9 @@ def test_a_server_that_ended_by_itself_is_reported(tmp_path: Path, monkeypatch: 
 def test_a_server_that_another_command_stopped_has_not_failed(
     gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = replace(STATE, scratch=str(tmp_path))
+    state = replace(STATE, scratch=str(tmp_path / "scratch"))
     if not gone:
+        (tmp_path / "scratch").mkdir()
         state.drain_lock.touch()
         assert drain.begin(state.drain_lock, 1)
     monkeypatch.setattr(states, "process", lambda state: None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import errno
 import fcntl
 import io
 import json
@@ -326,10 +327,40 @@ def test_a_stop_lets_no_batch_in_and_waits_for_those_inside(tmp_path: Path) -> N
             while path.stat().st_size == 0:
                 assert time.monotonic() < deadline, "workers are told while it waits"
                 time.sleep(0.001)
+            assert drain.signed(path) == set()
             with late.shared() as serves:
                 assert not serves
+            assert drain.signed(path) == {os.getpid()}
             assert not draining.done()
         assert draining.result()
+
+
+def test_a_worker_that_refuses_signs_once_and_needs_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / "drain-lock"
+    path.touch()
+    lock = drain.Lock(str(path))
+    assert drain.begin(path, 1)
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for _ in range(3):
+            with lock.shared() as serves:
+                assert not serves
+    assert path.read_bytes() == b"\0%d\n" % os.getpid()
+
+
+def test_a_full_disk_lets_a_stop_begin_and_workers_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "drain-lock"
+    path.touch()
+    lock = drain.Lock(str(path))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    assert drain.begin(path, 1)
+    assert path.stat().st_blocks == 0, "it takes no room"
+    with lock.shared() as serves:
+        assert not serves
 
 
 def test_a_batch_that_comes_as_a_stop_begins_is_not_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

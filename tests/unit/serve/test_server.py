@@ -35,8 +35,6 @@ from tests.strange import STRANGE_FOLDERS
 from train import __main__ as training
 from train import store
 
-NO_DUAL_STACK = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no sockets for both versions of IP here")
-
 
 @contextmanager
 def process_of(scratch: Path, before: str = "pass") -> Iterator[subprocess.Popen[bytes]]:
@@ -361,11 +359,68 @@ def test_a_server_whose_stop_was_killed_is_not_taken_for_one_that_answers(
     assert is_forgotten(tmp_path, running)
 
 
+def test_a_drain_lock_that_somebody_deleted_stops_nobody(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.drain_lock.unlink()  # by what empties folders of temporary files
+    monkeypatch.setattr(server, "_manage", lambda *request: described())
+    found = server.status(tmp_path)
+    assert found
+    assert not found["stopping"]
+    assert server.start(Settings(runs=tmp_path), print) == running
+
+
 def test_a_stop_without_a_drain_lock_says_that_it_could_not_wait(running: State, tmp_path: Path) -> None:
     running.drain_lock.unlink()  # by what empties folders of temporary files
     told: list[str] = []
     assert server.stop(tmp_path, tell=told.append)
-    assert told == [f"{running.drain_lock} has been deleted: requests under way may have been cut off"]
+    assert told == [f"{running.drain_lock}: No such file or directory: requests under way may have been cut off"]
+
+
+def described(*workers: int) -> list[dict[str, Any]]:
+    """What TorchServe says of a version with these workers."""
+    return [{"modelVersion": "1", "workers": [{"pid": pid} for pid in workers], "jobQueueStatus": {}}]
+
+
+def test_a_stop_waits_until_each_worker_has_been_sent_another_batch(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else TorchServe may not have passed on yet what a worker answered last."""
+    with process_of(tmp_path) as first, process_of(tmp_path) as second:
+        knocked = []
+
+        def knock(state: State, version: str) -> None:
+            knocked.append(version)
+            if len(knocked) <= 2:  # workers refuse, one after the other
+                pid = (first, second)[len(knocked) - 1].pid
+                with state.drain_lock.open("ab") as lock:
+                    lock.write(b"%d\n" % pid)
+
+        monkeypatch.setattr(server, "_manage", lambda *request: described(first.pid, second.pid, 2**22 + 1))
+        monkeypatch.setattr(server, "_knock", knock)
+        told: list[str] = []
+        assert server.stop(tmp_path, tell=told.append)
+        assert told == []
+        assert len(knocked) == 2 + server.KNOCKS
+
+
+@pytest.mark.parametrize("signs", [True, False])
+def test_a_worker_that_is_never_sent_another_batch_is_said_to_have_been_cut_off(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signs: bool
+) -> None:
+    def knock(state: State, version: str) -> None:
+        time.sleep(0.01)
+        if signs:
+            with state.drain_lock.open("ab") as lock:
+                lock.write(b"1\n")
+
+    monkeypatch.setattr(server, "SIGNATURE_SECONDS", 0.1)
+    monkeypatch.setattr(server, "_manage", lambda *request: described(os.getpid()))
+    monkeypatch.setattr(server, "_knock", knock)
+    told: list[str] = []
+    assert server.stop(tmp_path, grace_seconds=0.5, tell=told.append)
+    # Where nobody signs, workers are of an older version, which does not.
+    assert told == (["0.5 s were not enough for all accepted requests: the others were cut off"] if signs else [])
 
 
 def test_a_server_is_ended_though_its_runs_have_been_moved(running: State, tmp_path: Path) -> None:
@@ -395,42 +450,6 @@ def test_only_messages_of_this_start_are_told(tmp_path: Path) -> None:
 )
 def test_java_reads_every_path(value: str, escaped: str) -> None:
     assert launch._escaped(value) == escaped
-
-
-@pytest.mark.parametrize(("unsent", "flushed"), [(server.REFUSAL_BYTES, True), (server.REFUSAL_BYTES + 1, False)])
-def test_only_answers_are_waited_for_not_the_refusals_that_never_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsent: int, flushed: bool
-) -> None:
-    table = tmp_path / "tcp"
-    line = "0100007F:{:04X} 0100007F:A3C7 01 {:08X}:00000000 00:00000000 00000000 0 0 1054"
-    connections = [(8080, unsent)] * 9 + [(8081, 10**6)]
-    table.write_text("".join(["sl\n", *(f"{k}: {line.format(*facts)}\n" for k, facts in enumerate(connections))]))
-    monkeypatch.setattr(server, "TCP_TABLES", (table,))
-    assert server._flush(8080, time.monotonic()) == flushed
-
-
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells what was not sent")
-@pytest.mark.parametrize("dual", [False, pytest.param(True, marks=NO_DUAL_STACK)])  # Java's sockets are dual ones
-def test_an_answer_is_waited_for_until_its_client_has_taken_it(dual: bool) -> None:
-    family, host = (socket.AF_INET6, "::ffff:127.0.0.1") if dual else (socket.AF_INET, "127.0.0.1")
-    with (
-        socket.create_server((host, 0), family=family, dualstack_ipv6=dual) as listening,
-        socket.create_connection(("127.0.0.1", listening.getsockname()[1])) as client,
-        listening.accept()[0] as answering,
-    ):
-        port = listening.getsockname()[1]
-        answering.setblocking(False)
-        with suppress(BlockingIOError):
-            while True:
-                answering.send(bytes(2**20))
-        assert not server._flush(port, time.monotonic() + 0.1)
-        with ThreadPoolExecutor(1) as pool:
-            flushed = pool.submit(server._flush, port, time.monotonic() + 60)
-            client.settimeout(server.FLUSH_SECONDS / 2)
-            with suppress(TimeoutError):
-                while client.recv(2**20):
-                    assert not flushed.done()
-            assert flushed.result()
 
 
 def test_a_dead_server_leaves_nothing_behind_when_it_is_stopped(running: State, tmp_path: Path) -> None:
