@@ -117,6 +117,23 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Values:
+    """Rows of numbers from 0 to 1, as a generator makes them that does not round.
+
+    Attributes:
+        source: where they came from.
+        columns: their names.
+        rows: float64 (rows, columns).
+        skipped: one line for each row that could not be used.
+    """
+
+    source: str
+    columns: tuple[str, ...]
+    rows: npt.NDArray[np.float64]
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Split:
     """Row numbers of the three parts: training, validation (chooses the checkpoint), held-out (judges)."""
 
@@ -362,17 +379,14 @@ def columns_of(path: Path) -> tuple[str, ...]:
     return tuple(readers.read(_shards(path)[0], may_be_empty=True).columns)
 
 
-def load_values(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.NDArray[np.float64], tuple[str, ...]]:
+def load_values(path: Path, max_bad_rows: int) -> Values:
     """The rows of a file, folder or built-in set as numbers from 0 to 1, also of a generator that does not round.
-
-    Returns:
-        The names of the columns; the numbers, (rows, columns); and one line for each row that could not be used.
 
     Raises:
         InputError: a file cannot be read or has other columns than the first, or too many rows cannot be used.
     """
     if (given := _load_builtin(str(path), None, None)) is not None and given.bits is not None:
-        return given.columns, np.asarray(given.rows, np.float64), ()
+        return Values(source=str(path), columns=given.columns, rows=np.asarray(given.rows, np.float64))
     names: tuple[str, ...] = ()
     parts: list[npt.NDArray[np.float64]] = []
     bad: list[str] = []
@@ -385,7 +399,7 @@ def load_values(path: Path, max_bad_rows: int) -> tuple[tuple[str, ...], npt.NDA
         parts.append(values[usable])
         bad += unusable
     _check_rows(str(path), sum(map(len, parts)), tuple(bad), max_bad_rows)
-    return names, np.concatenate(parts), tuple(bad)
+    return Values(source=str(path), columns=names, rows=np.concatenate(parts), skipped=tuple(bad))
 
 
 def _column_values(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:

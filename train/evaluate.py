@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from train import atomic, data, evidence, gate, metrics, readers, report, writers
 from train.codec import BitsCodec, Codec, PresenceCodec
-from train.data import Dataset
+from train.data import Dataset, Values
 from train.embeddings import embedder
 from train.errors import InputError
 from train.evidence import SYNTHETIC, Evidence
@@ -96,39 +95,58 @@ def _judged_files(
     Raises:
         InputError: a file cannot be read, or they do not hold the same kind of rows.
     """
+    given, made, learned = _loaded(
+        real, synthetic, train, column=column, label_column=label_column, codec=codec, max_bad_rows=max_bad_rows
+    )
+    if isinstance(made, Values):
+        found, shown_by = _of_bits(given, made, learned)
+    elif codec == "presence":
+        found, shown_by = _of_presence(given, made, learned, words)
+    else:
+        found, shown_by = _of_texts(given, made, learned)
+    _warn(found.scores[SYNTHETIC], given, made, learned)
+    return found, shown_by
+
+
+def _loaded(
+    real: Path,
+    synthetic: Path,
+    train: Path | None,
+    *,
+    column: str | None,
+    label_column: str | None,
+    codec: str,
+    max_bad_rows: int,
+) -> tuple[Dataset, Dataset | Values, Dataset | None]:
+    """The real, the synthetic and the training rows; beside real rows of 0/1, synthetic ones need not be rounded."""
     load = partial(data.load, codec=codec, max_bad_rows=max_bad_rows)
+    made: Dataset | Values
     try:
         given = load(str(real), column=column, label_column=label_column)
         data.check_classes(given, label_column)
         classes = None if given.texts is None else label_column
         learned = None if train is None else load(str(train), column=column, label_column=classes)
-        made = None
-        bad: tuple[str, ...] = ()
-        if given.texts is not None:
-            made = load(str(synthetic), column=_text_column(column, synthetic), label_column=classes)
+        if given.texts is None:
+            made = data.load_values(synthetic, max_bad_rows)
         else:
-            names, values, bad = data.load_values(synthetic, max_bad_rows)
+            made = load(str(synthetic), column=_text_column(column, synthetic), label_column=classes)
     except InputError as problem:
         files = {"--real": real, "--synthetic": synthetic, "--train": train}
         raise InputError(_with_option(str(problem), files)) from problem
     for option, other in (("--train", learned), ("--synthetic", made)):
-        if other is not None and (other.texts is None) != (given.texts is None):
+        if isinstance(other, Dataset) and (other.texts is None) != (given.texts is None):
             raise InputError(f"{option} {other.source}: one file holds text, the other rows of 0 and 1")
-    if made is None:
-        ordered = values[:, _places(given, names, f"--synthetic {synthetic}")]
-        found, shown_by = _of_bits(given, ordered, learned)
-    elif codec == "presence":
-        found, shown_by = _of_presence(given, made, learned, words)
-    else:
-        found, shown_by = _of_texts(given, made, learned)
+    return given, made, learned
+
+
+def _warn(scores: dict[str, Any], given: Dataset, made: Dataset | Values, learned: Dataset | None) -> None:
+    """Add to the warnings of the scores what the files are to blame for."""
     skipped = [line for each in (given, learned, made) if each is not None for line in each.skipped]
-    skipped += bad
-    found.scores[SYNTHETIC]["warnings"] += [f"skipped: {line}" for line in skipped]
-    if learned is not None and learned.fingerprint() == given.fingerprint():
-        found.scores[SYNTHETIC]["warnings"].insert(0, NOT_HELD_OUT)
+    scores["warnings"] += [f"skipped: {line}" for line in skipped]
     if learned is None:
-        _leave_out_near_copies(found.scores[SYNTHETIC])
-    return found, shown_by
+        _leave_out_near_copies(scores)
+    elif learned.fingerprint() == given.fingerprint():
+        scores["warnings"].insert(0, NOT_HELD_OUT)
 
 
 def _leave_out_near_copies(scores: dict[str, Any]) -> None:
@@ -169,7 +187,8 @@ def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
     raise InputError(f"{source}: {'; '.join(facts)}")
 
 
-def _of_bits(given: Dataset, synthetic: npt.NDArray[Any], learned: Dataset | None) -> tuple[Evidence, Codec]:
+def _of_bits(given: Dataset, made: Values, learned: Dataset | None) -> tuple[Evidence, Codec]:
+    synthetic = made.rows[:, _places(given, made.columns, f"--synthetic {made.source}")]
     heldout, seen = (np.asarray(part.rows) for part in _real_parts(given, learned))
     if learned is not None:
         seen = seen[:, _places(given, learned.columns, f"--train {learned.source}")]

@@ -352,10 +352,10 @@ def test_an_archive_of_arrays_is_refused(tmp_path: Path, packed: bool) -> None:
 def test_numbers_may_be_in_a_folder_of_shards(tmp_path: Path) -> None:
     for name, value in (("a", "0.25"), ("b", "1"), ("c", "2")):
         (tmp_path / f"{name}.csv").write_text("x,y\n" + f"0,{value}\n" * 10)
-    names, numbers, bad = data.load_values(tmp_path, 10)
-    assert names == ("x", "y")
-    assert numbers.tolist() == [[0, 0.25]] * 10 + [[0, 1]] * 10
-    assert bad[0] == "c.csv row 1: column y holds '2', not a number from 0 to 1"
+    found = data.load_values(tmp_path, 10)
+    assert found.columns == ("x", "y")
+    assert found.rows.tolist() == [[0, 0.25]] * 10 + [[0, 1]] * 10
+    assert found.skipped[0] == "c.csv row 1: column y holds '2', not a number from 0 to 1"
     (tmp_path / "b.csv").write_text("y,x\n" + "0,1\n" * 10)
     with pytest.raises(InputError, match=r"b\.csv does not have the same columns in the same order as the first"):
         data.load_values(tmp_path, 10)
