@@ -74,7 +74,7 @@ def _gpu() -> Check:
     try:
         import torch
 
-        from train.prepare import gpu_problem
+        from train.device import gpu_problem
     except ImportError:
         return Check("GPU", "optional", driver or "no NVIDIA driver answers")
     problem = gpu_problem()

@@ -1,22 +1,18 @@
 """From a configuration to what a job trains on: data read, split and encoded, and every "auto" decided."""
 
 import dataclasses
-import logging
-import os
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from train import data
+from train import data, device
 from train.codec import END, LABEL_COLUMN, BitsCodec, Codec, TokensCodec
 from train.config import Config
 from train.data import Dataset, Split
 from train.errors import InputError
 from train.packed import PackedRows
-
-log = logging.getLogger("lookalike")
 
 # What is random in a split is random in its first rows, too: larger parts are used up to here where all rows would cost
 # much and tell little more. The game itself sees every training row.
@@ -102,34 +98,11 @@ def resolved(config: Config, prepared: Prepared) -> Config:
     Raises:
         InputError: a GPU is asked for that cannot be used.
     """
-    codec, generator, device = prepared.codec.name, config.generator, config.device
-    problem = None if device == "cpu" else gpu_problem(config.processes)
-    if device == "auto":
-        device = "cpu" if problem else "cuda"
-        if problem and torch.cuda.is_available():
-            log.warning("training uses the CPU: %s", problem)
-    if device == "cuda" and problem:
-        raise InputError(f"--device cuda: {problem}; `python -m train doctor` may say why, --device cpu does without")
+    codec, generator = prepared.codec.name, config.generator
     if generator == "auto":
         generator = "tokens" if codec == "tokens" else "nade"
-    return dataclasses.replace(config, device=device, codec=codec, generator=generator)
-
-
-def gpu_problem(processes: int = 1) -> str | None:
-    """Why so many processes cannot train on GPUs here, or None; torchrun's own number goes before.
-
-    It is tried, because torch also sees GPUs that it cannot use.
-    """
-    if not torch.cuda.is_available():
-        return "torch sees no GPU here"
-    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-    if gpus < processes:
-        return f"there are {processes} processes here, but torch sees {gpus} GPUs"
-    try:
-        torch.ones(1, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}").add_(1).item()
-    except RuntimeError as problem:  # too old for this torch, or somebody else's alone
-        return str(problem).splitlines()[0]
-    return None
+    chosen = device.chosen(config.device, config.processes)
+    return dataclasses.replace(config, device=chosen, codec=codec, generator=generator)
 
 
 def _as_tokens(config: Config) -> bool:

@@ -100,7 +100,7 @@ def test_the_gpu_is_what_training_would_use(
     advice: str,
 ) -> None:
     monkeypatch.setattr(doctor, "_first_line", lambda command: driver)
-    monkeypatch.setattr("train.prepare.gpu_problem", lambda: problem)
+    monkeypatch.setattr("train.device.gpu_problem", lambda: problem)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     found = doctor._gpu()
     assert found.state == state

@@ -1,0 +1,45 @@
+"""Where a job trains: on GPUs, or on the CPU."""
+
+import logging
+import os
+
+import torch
+
+from train.errors import InputError
+
+log = logging.getLogger("lookalike")
+
+
+def chosen(device: str, processes: int) -> str:
+    """The device asked for, with "auto" decided: "cuda" where so many processes can use GPUs, else "cpu".
+
+    Raises:
+        InputError: a GPU is asked for that cannot be used.
+    """
+    if device == "cpu":
+        return device
+    problem = gpu_problem(processes)
+    if problem is None:
+        return "cuda"
+    if device == "cuda":
+        raise InputError(f"--device cuda: {problem}; `python -m train doctor` may say why, --device cpu does without")
+    if torch.cuda.is_available():
+        log.warning("training uses the CPU: %s", problem)
+    return "cpu"
+
+
+def gpu_problem(processes: int = 1) -> str | None:
+    """Why so many processes cannot train on GPUs here, or None; torchrun's own number goes before.
+
+    It is tried, because torch also sees GPUs that it cannot use.
+    """
+    if not torch.cuda.is_available():
+        return "torch sees no GPU here"
+    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    if gpus < processes:
+        return f"there are {processes} processes here, but torch sees {gpus} GPUs"
+    try:
+        torch.ones(1, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}").add_(1).item()
+    except RuntimeError as problem:  # too old for this torch, or somebody else's alone
+        return str(problem).splitlines()[0]
+    return None
