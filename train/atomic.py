@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all, and JSONL files that a crash may have cut off."""
+"""Files and folders that appear whole or not at all, and JSONL files that a crash may have cut off."""
 
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,34 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except BaseException as problem:
         partial.unlink(missing_ok=True)
-        if isinstance(problem, OSError) and problem.errno is not None:
-            problem.filename = str(path)
+        _name(problem, path)
         raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """`replacing`, for an empty folder to fill.
+
+    Raises:
+        OSError: as the block raised it, but naming `path`.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a job that was killed
+    try:
+        partial.mkdir()
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+    except BaseException as problem:
+        shutil.rmtree(partial, ignore_errors=True)
+        _name(problem, path)
+        raise
+
+
+def _name(problem: BaseException, path: Path) -> None:
+    """Let what the system says name the file that people know."""
+    if isinstance(problem, OSError) and problem.errno is not None:
+        problem.filename = str(path)
 
 
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda line: True) -> int:

@@ -8,7 +8,6 @@ import codecs
 import hashlib
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import pyarrow.parquet
 import torch
 from filelock import FileLock
 
+from train import atomic
 from train.builtin import cache_directory
 from train.errors import InputError
 from train.packed import PackedRows
@@ -116,7 +116,8 @@ def load(files: Sequence[Path], *, codec: str, max_bad_rows: int) -> tuple[Store
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the rows may be private
     with FileLock(place.with_suffix(".lock")):
         if not (place / "rows.bin").exists():
-            _convert(files, first.columns, place, max_bad_rows)
+            with atomic.replacing_folder(place) as partial:
+                _convert(files, first.columns, partial, max_bad_rows)
     found = json.loads((place / "stored.json").read_text())
     stored = Stored(**{**found, "columns": tuple(found["columns"]), "skipped": tuple(found["skipped"])})
     return stored, _mapped(place / "rows.bin", stored.rows, len(stored.columns))
@@ -138,23 +139,8 @@ def _looks_like_bits(source: "_Source") -> bool:
     return first is not None and mostly_bits(first.values.T)
 
 
-def _convert(files: Sequence[Path], columns: tuple[str, ...], place: Path, max_bad_rows: int) -> None:
-    """Make the packed rows and their description; they appear whole or not at all."""
-    partial = place.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        _pack(files, columns, partial, max_bad_rows)
-    except BaseException as problem:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(problem, OSError) and problem.errno is not None:
-            problem.filename = str(place)
-        raise
-    shutil.rmtree(place, ignore_errors=True)
-    partial.rename(place)
-
-
-def _pack(files: Sequence[Path], columns: tuple[str, ...], folder: Path, max_bad_rows: int) -> None:
+def _convert(files: Sequence[Path], columns: tuple[str, ...], folder: Path, max_bad_rows: int) -> None:
+    """Write the packed rows and their description."""
     skipped: list[str] = []
     rows = 0
     with (

@@ -1,7 +1,6 @@
 """The run directory: where a run keeps its files, and how runs are numbered and found."""
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +55,8 @@ def create(out: Path, name: str, config: str) -> RunDirectory:
         with FileLock(out / ".lock"):
             number = max((run.number for run in existing(out)), default=0) + 1
             path = out / f"{number:05d}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
-            partial = path.with_name(f".{path.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            atomic.write_text(partial / "config.json", config)
-            partial.rename(path)
+            with atomic.replacing_folder(path) as partial:
+                atomic.write_text(partial / "config.json", config)
     except OSError as problem:
         raise InputError(f"--out {out}: {problem.strerror or problem}; nothing was started") from problem
     return RunDirectory(path)

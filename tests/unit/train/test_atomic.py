@@ -29,6 +29,29 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, problem: BaseExc
         assert caught.value.filename == (str(path) if caught.value.errno else None)
 
 
+@pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "full"), OSError("of zip"), KeyboardInterrupt()])
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, problem: BaseException) -> None:
+    path = tmp_path / "a"
+
+    def fill(name: str, problem: BaseException | None = None) -> None:
+        with atomic.replacing_folder(path) as partial:
+            assert not list(partial.iterdir())
+            (partial / name).write_text("half")
+            if problem is not None:
+                raise problem
+
+    for name in ("old", "new"):
+        (tmp_path / ".a.partial").mkdir()  # a killed job has left it
+        (tmp_path / ".a.partial" / "half").touch()
+        fill(name)
+        assert [file.name for file in path.iterdir()] == [name]
+    with pytest.raises(type(problem)) as caught:
+        fill("newest", problem)
+    assert list(tmp_path.rglob("*")) == [path, path / "new"]
+    if isinstance(caught.value, OSError):
+        assert caught.value.filename == (str(path) if caught.value.errno else None)
+
+
 def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
