@@ -436,8 +436,8 @@ def _distances(a: Array, b: Array) -> Array:
     return distances
 
 
-def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[float, float, tuple[float, float]]:
-    """The share of synthetic rows whose nearest real row was learned from, its standard error and 95 % interval.
+def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[float, float, float]:
+    """The share of synthetic rows whose nearest real row was learned from, and the ends of its 95 % interval.
 
     Of m learned and n held-out rows, those of a generator that has learned the distribution, and no rows, have a
     learned one nearest in m / (m + n) of the cases, since any of the real rows may be it; among several at the same
@@ -455,8 +455,8 @@ def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[floa
     whose = np.where(to_learned <= to_heldout, seen, m + unseen)
     error = np.linalg.norm(np.bincount(whose, closer - p)) / len(closer)
     independent = p * (1 - p) / error**2 if error > 1e-9 else len(closer) ** 2 / np.square(np.bincount(whose)).sum()
-    low, high = (_as_many_of_both(end, m, n) for end in share_interval(p, independent))
-    return _as_many_of_both(p, m, n), float(error / (m * n * (p / m + (1 - p) / n) ** 2)), (low, high)
+    low, high = share_interval(p, independent)
+    return _as_many_of_both(p, m, n), _as_many_of_both(low, m, n), _as_many_of_both(high, m, n)
 
 
 def _as_many_of_both(p: float, m: int, n: int) -> float:
@@ -629,7 +629,7 @@ def distinct_scores(made: Array, real: Array) -> Scores:
 
 def _copy_scores(s: Bits, h: Bits, known: Bits) -> Scores:
     rate, floor = copy_rate(s, known), copy_rate(h, known)
-    near, _, (low, high) = near_copy_share(s, h, known)
+    near, low, high = near_copy_share(s, h, known)
     return {
         **copy_scores(rate, floor, len(s)),
         "near_copy_share": near,

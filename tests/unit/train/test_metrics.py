@@ -263,9 +263,10 @@ def test_the_error_of_near_copies_counts_those_of_a_real_row_as_one() -> None:
     train, heldout = np.zeros((2, 8), np.uint8), np.ones((2, 8), np.uint8)
     train[1, :2], heldout[1, :4] = 1, 0
     synthetic = np.repeat(np.concatenate([train[:1], heldout]), [3, 2, 1], axis=0)
-    share, error, _ = metrics.near_copy_share(synthetic, heldout, train)
+    share, *interval = metrics.near_copy_share(synthetic, heldout, train)
     assert share == 3 / 6
-    assert error == pytest.approx(math.sqrt((3 * 0.5) ** 2 + (2 * 0.5) ** 2 + 0.5**2) / 6)
+    error = math.sqrt((3 * 0.5) ** 2 + (2 * 0.5) ** 2 + 0.5**2) / 6
+    assert interval == pytest.approx(metrics.share_interval(share, share * (1 - share) / error**2))
 
 
 def test_the_error_of_near_copies_is_how_they_scatter() -> None:
@@ -275,8 +276,9 @@ def test_the_error_of_near_copies_is_how_they_scatter() -> None:
     def fresh() -> Bits:
         return (rng.random((100, 8)) < 1 / (1 + np.exp(-rng.normal(size=(100, 4)) @ weights))).astype(np.uint8)
 
-    shares, errors = np.transpose([metrics.near_copy_share(fresh(), fresh(), fresh())[:2] for _ in range(150)])
+    shares, low, high = np.transpose([metrics.near_copy_share(fresh(), fresh(), fresh()) for _ in range(150)])
     assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
+    errors = (high - low) / (2 * metrics.NORMAL_95)
     assert 0.95 < np.mean(errors) / np.std(shares) < 1.4, "rows near the same real row are not independent"
 
 
@@ -460,13 +462,13 @@ def near_copies(rows: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndar
 def test_near_copies_are_seen_however_many_rows_were_learned_from(times: int) -> None:
     rng = np.random.default_rng(times)
     learned, heldout, fresh = (rng.integers(0, 2, (n, 40)).astype(np.uint8) for n in (400 * times, 400, 400))
-    share, error, _ = metrics.near_copy_share(fresh, heldout, learned)
-    assert abs(share - 0.5) < 3 * error
+    _, low, high = metrics.near_copy_share(fresh, heldout, learned)
+    assert low < 0.5 < high
     copied = near_copies(rng.permutation(learned)[:400], rng)
     assert metrics.near_copy_share(copied, heldout, learned)[0] > 0.99
     half = np.concatenate([copied[:200], fresh[:200]])
-    share, error, _ = metrics.near_copy_share(half, heldout, learned)
-    assert share - 3 * error > 0.5
+    _, low, _ = metrics.near_copy_share(half, heldout, learned)
+    assert low > 0.55
 
 
 @pytest.mark.parametrize("times", [1, 8])
@@ -489,7 +491,7 @@ def test_fresh_rows_are_not_taken_for_near_copies_where_few_rows_judge(learned: 
             (rng.random((n, 64)) < 1 / (1 + np.exp(-rng.normal(size=(n, 4)) @ weights))).astype(np.uint8)
             for n in (judging, judging, learned)
         )
-        share, _, (low, high) = metrics.near_copy_share(fresh, heldout, train)
+        share, low, high = metrics.near_copy_share(fresh, heldout, train)
         assert low < 0.6, share
         assert 0 <= low < share + 1e-9 < high + 2e-9 < 1 + 3e-9
 
@@ -528,7 +530,7 @@ def test_a_collapsed_generator_is_no_certain_copy() -> None:
     for seed in range(12):
         rng = np.random.default_rng(seed)
         row, heldout, train = (rng.integers(0, 2, (n, 12)).astype(np.uint8) for n in (1, 30, 100))
-        _, _, (low, high) = metrics.near_copy_share(np.repeat(row, 30, axis=0), heldout, train)
+        _, low, high = metrics.near_copy_share(np.repeat(row, 30, axis=0), heldout, train)
         assert high - low > 0.3
 
 
