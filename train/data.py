@@ -439,41 +439,41 @@ def _usable(
 
 def _of_file(path: Path, table: Table, column: str | None, label_column: str | None, codec: str) -> Dataset:
     try:
-        return _dataset(table, path.name, column, label_column, codec)
+        return _dataset(table, path, column, label_column, codec)
     except (InputError, pa.ArrowException) as problem:
         raise InputError(f"--data {path}: {problem}") from problem
 
 
-def _dataset(table: Table, file: str, column: str | None, label_column: str | None, codec: str) -> Dataset:
+def _dataset(table: Table, path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
     for option, name in (("--column", column), ("--label-column", label_column)):
         if name in table.left_out:
             raise InputError(f"{option} {name}: holds no text")
         if name is not None and name not in table.columns:
             raise InputError(f"{option} {name}: {_no_such_column(name, table.columns)}")
     if column is None and (codec == "bits" or (codec == "auto" and _looks_like_bits(table.columns))):
-        return _bits_dataset(table, file)
+        return _bits_dataset(table, path)
     others = {name: values for name, values in table.columns.items() if name != label_column}
     if not others:
         raise InputError(f"--label-column {label_column}: there is no other column to read")
     if column is None and table.left_out:
-        log.warning("%s: left out are columns without text: %s", file, ", ".join(table.left_out))
-    return _text_dataset(column or _text_column(others), label_column, table, file)
+        log.warning("%s: left out are columns without text: %s", path.name, ", ".join(table.left_out))
+    return _text_dataset(column or _text_column(others), label_column, table, path)
 
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
     return readers.mostly_bits(readers.bits_of(values.slice(0, PROBE_ROWS)) for values in columns.values())
 
 
-def _bits_dataset(table: Table, file: str) -> Dataset:
+def _bits_dataset(table: Table, path: Path) -> Dataset:
     if table.left_out:
         raise InputError(f"column {table.left_out[0]} holds neither 0 and 1 nor text")
     columns = [readers.bits_of(values) for values in table.columns.values()]
-    usable, bad = _usable(table, file, (values != NEITHER for values in columns), "0 or 1")
+    usable, bad = _usable(table, path.name, (values != NEITHER for values in columns), "0 or 1")
     bits = np.stack(columns, axis=1)[usable]
-    return Dataset(name=file, source=file, bits=bits, columns=tuple(table.columns), skipped=bad)
+    return Dataset(name=_name(path), source=str(path), bits=bits, columns=tuple(table.columns), skipped=bad)
 
 
-def _text_dataset(column: str, label_column: str | None, table: Table, file: str) -> Dataset:
+def _text_dataset(column: str, label_column: str | None, table: Table, path: Path) -> Dataset:
     names = [column] if label_column is None else [column, label_column]
     rows = [[(cell or "").strip() for cell in table.columns[name].to_pylist()] for name in names]
     usable, bad = [], list(table.bad)
@@ -481,11 +481,18 @@ def _text_dataset(column: str, label_column: str | None, table: Table, file: str
         if all(cells):
             usable.append(cells)
         else:
-            bad.append(f"{file} row {number}: {'no text' if not cells[0] else f'column {label_column} is empty'}")
+            bad.append(f"{path.name} row {number}: {'no text' if not cells[0] else f'column {label_column} is empty'}")
     texts = [cells[0] for cells in usable]
     classes = None if label_column is None else [_class_name(cells[1]) for cells in usable]
     named = column if len(table.columns) > 1 else None
-    return Dataset(name=file, source=file, texts=texts, text_column=named, classes=classes, skipped=tuple(bad))
+    return Dataset(
+        name=_name(path),
+        source=str(path),
+        texts=texts,
+        text_column=named,
+        classes=classes,
+        skipped=tuple(bad),
+    )
 
 
 def _class_name(cell: str) -> str:
