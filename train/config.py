@@ -18,6 +18,13 @@ TOKENIZERS = ("words", "bpe")
 GENERATORS = ("auto", "nade", "tokens", "textbook")
 DEVICES = ("auto", "cpu", "cuda")
 BASELINES = ("none", "fast", "all")
+# What some codecs or generators have no use for.
+TOKENS_ALONE = ("tokenizer", "vocabulary", "min_count", "lowercase", "length", "text_hidden", "head", "candidates")
+ROWS_ALONE = (
+    "hidden", "folds", "width", "blocks", "batch_size", "turns", "generator_rate", "discriminator_rate", "head_start",
+    "penalty", "flip", "average", "tick",
+)  # fmt: skip
+NOT_TEXTBOOK = ("hidden", "folds", "warmup", "width", "blocks")
 
 
 def unequal_shares(config: "Config", processes: int) -> str | None:
@@ -161,6 +168,21 @@ def resolve(given: Mapping[str, Any]) -> Config:
 def epochs_alone(given: Mapping[str, Any]) -> dict[str, Any]:
     """The same values; who gives epochs and no minutes means the epochs, without a limit of minutes."""
     return dict(given) if given.get("epochs") is None else {"max_minutes": None, **given}
+
+
+def without_effect(config: Config) -> list[str]:
+    """The options that differ from the preset's and change nothing, of a configuration without "auto"."""
+    useless = {*(ROWS_ALONE if config.codec == "tokens" else TOKENS_ALONE)}
+    if config.codec != "presence":
+        useless.add("words")
+    if config.generator == "textbook":
+        useless.update(NOT_TEXTBOOK)
+    plain = resolve({"preset": config.preset})
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(config).items()
+        if name in useless and value != getattr(plain, name)
+    ]
 
 
 def from_json(text: str) -> Config:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from train import SHOWN_SAFELY, distributed, metrics
 from train.artifact import Artifact
 from train.codec import Codec, TokensCodec
-from train.config import Config
+from train.config import Config, without_effect
 from train.game import Tick
 from train.kinds import EVALUATION_SEED
 from train.prepare import JUDGING_ROWS, Prepared
@@ -36,6 +36,8 @@ def announce(
         dataset.name, dataset.extent, config.codec, len(prepared.codec.columns),
         f"{len(parts.train):,}", f"{min(len(parts.validation), JUDGING_ROWS):,}", f"{len(prepared.heldout):,}",
     )  # fmt: skip
+    if useless := without_effect(config):
+        log.warning("no effect with codec %s and generator %s: %s", config.codec, config.generator, ", ".join(useless))
     for line in dataset.skipped:
         log.warning("skipped: %s", line)
     if prepared.left_out:

@@ -49,11 +49,13 @@ def only_run(tmp_path: Path) -> Run:
     return parents[0]
 
 
-def test_a_job_leaves_everything_that_was_promised(tmp_path: Path) -> None:
-    assert main(["fit", "--data", "toy", *FAST]) == 0
+def test_a_job_leaves_everything_that_was_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--data", "toy", *FAST, "--head", "10"]) == 0
 
     run = rundir.newest(tmp_path / "runs")
     assert run.path.name == "00001-toy-bits"
+    useless = "no effect with codec bits and generator nade: --head\n"
+    assert capsys.readouterr().out.count(useless) == run.log.read_text().count(useless) == 1
     names = {path.relative_to(run.path).parts[0] for path in run.path.rglob("*") if path.is_file()}
     assert names >= {
         "config.json", "log.txt", "stats.jsonl", "checkpoints", "artifact", "samples.csv", "metrics.json",

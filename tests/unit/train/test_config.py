@@ -1,9 +1,11 @@
 """The configuration: presets, what wins over what, and problems reported together."""
 
+from typing import Any
+
 import pytest
 
 from train import config
-from train.config import PRESETS, Config, from_json, resolve
+from train.config import PRESETS, Config, from_json, resolve, without_effect
 from train.errors import InputError
 
 
@@ -30,6 +32,22 @@ def test_all_problems_are_reported_at_once() -> None:
         "--batch-size 1 and --turns 1, not 576 and 32",
     ):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "useless"),
+    [
+        ({"codec": "bits", "generator": "nade", "head": 10, "words": 9, "hidden": 8}, ["--words", "--head"]),
+        ({"codec": "presence", "generator": "nade", "words": 9, "min_count": 2}, ["--min-count"]),
+        ({"codec": "tokens", "generator": "tokens", "words": 9, "head": 10, "tick": 9}, ["--words", "--tick"]),
+        ({"codec": "bits", "preset": "textbook", "width": 8, "flip": 0.1}, ["--width"]),
+        ({"codec": "bits", "preset": "textbook"}, []),
+        ({"codec": "tokens", "generator": "tokens"}, []),
+    ],
+    ids=["rows", "presence", "tokens", "textbook", "the textbook's own", "nothing given"],
+)
+def test_options_without_effect_are_found(given: dict[str, Any], useless: list[str]) -> None:
+    assert without_effect(resolve(given)) == useless
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused_with_one_that_can() -> None:
