@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from train import atomic, data, evidence, gate, metrics, readers, report, writers
-from train.codec import BitsCodec, Codec, PresenceCodec
+from train import atomic, data, evidence, gate, metrics, readers, report, text_metrics, writers
+from train.codec import BitsCodec, Codec, PresenceCodec, words_of
 from train.data import Dataset, Values
 from train.embeddings import embedder
 from train.errors import InputError
-from train.evidence import SYNTHETIC, Evidence
+from train.evidence import SYNTHETIC, Evidence, Strings
 from train.gate import Verdict
 
 NOT_HELD_OUT = "--train holds the same rows as --real: nothing was held out, so that floors and ratios mean little"
@@ -56,9 +56,13 @@ def evaluate(
 
 def _verdict(limits: list[gate.Limit], found: Evidence) -> Verdict:
     verdict = gate.check(limits, found.scores[SYNTHETIC])
-    if verdict.passed and found.texts is None:
-        return gate.check(limits, found.scores[SYNTHETIC], _independent_columns(found))
-    return verdict
+    if not verdict.passed:
+        return verdict
+    if found.texts is None:
+        simple = gate.independent_columns(_independent_columns(found))
+    else:
+        simple = gate.shuffled_texts(_shuffled_texts(found.texts))
+    return gate.check(limits, found.scores[SYNTHETIC], simple)
 
 
 def _independent_columns(found: Evidence) -> dict[str, Any]:
@@ -67,6 +71,14 @@ def _independent_columns(found: Evidence) -> dict[str, Any]:
     shape = min(judged["synthetic_rows"], metrics.rows_to_judge(judged["n"])), len(found.columns)
     rows = np.random.default_rng(0).random(shape) < found.train.mean(axis=0)
     return metrics.compare(rows.astype(np.uint8), found.heldout, found.train)
+
+
+def _shuffled_texts(texts: Strings) -> dict[str, Any]:
+    """What training texts score whose words stand in random order, as many as there are synthetic ones."""
+    rng = np.random.default_rng(0)
+    real, learned = ([words_of(text) for text in part] for part in (texts.heldout, texts.train))
+    made = [[str(word) for word in rng.permutation(text)] for text in learned[: len(texts.contenders[SYNTHETIC])]]
+    return text_metrics.compare_text(made, real, learned)
 
 
 def _judged_files(

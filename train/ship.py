@@ -57,7 +57,7 @@ def ship(trained: Trained) -> Verdict:
     found = trained.kind.judge(generator, trained.warm, trained.state.seconds + time.monotonic() - started)
     scores = found.scores[found.shipped]
     limits = gate.read(trained.config.gate, texts=found.texts is not None)
-    verdict = gate.check(limits, scores, found.scores.get("independent"))
+    verdict = gate.check(limits, scores, _simple(found))
 
     shipped = artifact.save(run.artifact, generator, codec, _card(trained, scores, verdict))
     writers.write(run.samples, shipped.sample_labelled(SAMPLE_ROWS, EVALUATION_SEED), codec)
@@ -74,6 +74,13 @@ def ship(trained: Trained) -> Verdict:
     log.info("%s", verdict.sentence)
     log.info("report: %s", run.report)
     return verdict
+
+
+def _simple(found: Evidence) -> gate.Simple | None:
+    """The simplest of the contenders; none where there are no baselines."""
+    if "independent" in found.scores:
+        return gate.independent_columns(found.scores["independent"])
+    return gate.trigram_counts(found.scores["trigram"]) if "trigram" in found.scores else None
 
 
 def _report(trained: Trained, found: Evidence, verdict: Verdict) -> None:

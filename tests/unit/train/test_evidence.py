@@ -3,7 +3,8 @@
 import random
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import pytest
 
 from tests.asked import asked
 from train import __main__ as commands
-from train import builtin, evaluate, evidence, gate, text_metrics
+from train import builtin, evaluate, evidence, gate, ship, text_metrics
 from train.__main__ import main
 from train.codec import words_of
 from train.errors import InputError
@@ -370,6 +371,32 @@ def test_few_synthetic_rows_do_not_hide_that_independent_columns_would_pass() ->
     verdict = evaluate._verdict(limits, found)
     assert verdict.passed
     assert "independent columns pass it, too" in verdict.sentence
+
+
+@pytest.mark.parametrize(("words", "pass_too"), [(400, True), (40, False)])
+def test_where_shuffled_words_would_pass_the_verdict_on_texts_says_so(
+    monkeypatch: pytest.MonkeyPatch, words: int, pass_too: bool
+) -> None:
+    """Few texts of many words do not tell in which order these belong."""
+    monkeypatch.undo()  # the judges are what is asked here
+    rng = np.random.default_rng(0)
+
+    def counting() -> list[str]:
+        return [" ".join(f"w{(first + k) % words}" for k in range(6)) for first in rng.integers(0, words, 60)]
+
+    found = evidence.judge_texts({SYNTHETIC: counting()}, counting(), counting())
+    limits = [limit for limit in gate.read("default", texts=True) if limit.metric in gate.JUDGES]
+    verdict = evaluate._verdict(limits, found)
+    assert verdict.passed
+    assert ("texts with shuffled words pass it, too" in verdict.sentence) == pass_too
+
+
+def test_the_verdict_on_a_job_of_texts_says_whether_trigrams_would_pass() -> None:
+    scores = {"GAN": {"c2st_auc": 0.6}, "trigram": {"c2st_auc": 0.7}}
+    simple = ship._simple(cast("Evidence", SimpleNamespace(scores=scores)))
+    assert simple
+    assert (simple.name, simple.scores) == ("trigram counts", scores["trigram"])
+    assert ship._simple(cast("Evidence", SimpleNamespace(scores={"GAN": {}}))) is None
 
 
 def test_a_shard_of_names_alone_is_passed_over_in_synthetic_rows_too(tmp_path: Path) -> None:
