@@ -1,10 +1,11 @@
 """What the games of both kinds of sequences share: their state, their ticks, and how they end."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.generator import Generator
 from train.phase import Stateful
@@ -13,7 +14,19 @@ Ending = Literal["epochs", "minutes", "stopped", "interrupted"]  # why a game is
 
 
 class NonFiniteError(RuntimeError):
-    """A loss became infinite or NaN: the weights are lost, the last checkpoint is not."""
+    """A loss or a weight became infinite or NaN: the weights are lost, the last checkpoint is not."""
+
+
+def check_finite(losses: Mapping[str, float], seen: int, *nets: nn.Module) -> None:
+    """Before a state is saved: the losses are those of the weights before the last step, so both can be wrong alone.
+
+    Raises:
+        NonFiniteError: a loss or a weight is infinite or NaN.
+    """
+    if not all(map(math.isfinite, losses.values())):
+        raise NonFiniteError(f"the losses are {losses} after {seen:,} sequences")
+    if not all(weight.isfinite().all() for net in nets for weight in net.parameters()):
+        raise NonFiniteError(f"weights are infinite or NaN after {seen:,} sequences")
 
 
 @dataclass(frozen=True, kw_only=True)

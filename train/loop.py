@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from train import distributed, losses
 from train.average import move_average
 from train.config import Config
-from train.game import Ending, GameState, NonFiniteError, Tick
+from train.game import Ending, GameState, Tick, check_finite
 from train.generator import Generator
 from train.packed import PackedRows
 from train.rules import RULES
@@ -96,8 +96,7 @@ def train(
             continue
 
         tick = meter.read(len(rows))
-        if not all(math.isfinite(loss) for loss in tick.losses.values()):
-            raise NonFiniteError(f"the losses are {tick.losses} after {state.seen:,} sequences")
+        check_finite(tick.losses, state.seen, state.generator, state.discriminator)
         (enough,) = distributed.all_reduce_max(is_tick and on_tick(tick))
         if done or stop or enough or late:
             # The tick goes first: a job that goes on later would not know that this one was the last.

@@ -20,7 +20,7 @@ from torch import Tensor
 from train import distributed
 from train.codec import PADDING, UNKNOWN
 from train.config import Config
-from train.game import Ending, GameState, NonFiniteError, Tick
+from train.game import Ending, GameState, Tick, check_finite
 from train.generator import LabelledRows
 from train.text_draws import draw_together, joined, scores_of
 from train.text_generator import Scorer, TokenGenerator
@@ -79,8 +79,7 @@ def play(
         if losses is None:
             state.load_state_dict(before)
             return "interrupted"
-        if not all(map(math.isfinite, losses.values())):
-            raise NonFiniteError(f"the losses are {losses} after {state.seen:,} sequences")
+        check_finite(losses, state.seen, state.generator.scorer)
         (elapsed,) = distributed.all_reduce_max(time.monotonic() - started)
         shown = min(len(rows.codes), PASS_ROWS)
         state.passes, state.seen, state.seconds = state.passes + 1, state.seen + shown, state.seconds + elapsed

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from train import distributed
 from train.average import move_average
 from train.codec import END, PADDING, UNKNOWN
+from train.game import NonFiniteError
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import Stateful
 from train.text_draws import chances, draw_together
@@ -225,6 +226,8 @@ class TextWarmStart(Stateful):
 
     def _check(self) -> None:
         loss = mean_loss(self.average, self.validation)
+        if math.isnan(loss):
+            raise NonFiniteError(f"the loss of validation texts is NaN after {self.step} steps of the warm start")
         self.failures += 1
         if loss < self.best:
             self.best, self.failures, self.best_weights = loss, 0, copy.deepcopy(self.average.state_dict())

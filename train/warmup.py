@@ -20,6 +20,7 @@ from torch import Tensor
 
 from train import distributed
 from train.average import move_average
+from train.game import NonFiniteError
 from train.generator import draw_noise
 from train.nade import NadeGenerator
 from train.phase import Stateful, restore_rng_states, rng_states
@@ -177,6 +178,8 @@ class NetFit(Stateful):
     def _check(self) -> None:
         latent = self.latents[:, self.steps // CHECK_STEPS % 4]
         score = self.entropy - held_nats(self.average, self.unseen, latent)
+        if math.isnan(score):
+            raise NonFiniteError(f"the likelihood of unseen rows is NaN after {self.steps} steps of the warm start")
         if score > self.best:
             self.best, self.best_step = score, self.steps
             self.best_weights = copy.deepcopy(self.average.state_dict())

@@ -265,6 +265,25 @@ def test_weights_that_are_no_numbers_are_not_saved_by_an_interruption() -> None:
         loop.train(state, ROWS, config, on_tick=lambda tick: False, interrupted=lambda: True)
 
 
+def test_weights_that_the_last_step_lost_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The losses are those of the weights before it."""
+    config = configured(epochs=1)
+    state, ticks = new_state(config), []
+    step = loop.step
+
+    def losing(*given: Any) -> dict[str, torch.Tensor]:
+        losses = step(*given)
+        if state.seen + config.step_rows >= len(ROWS):
+            with torch.no_grad():
+                next(state.generator.parameters()).fill_(float("inf"))
+        return losses
+
+    monkeypatch.setattr(loop, "step", losing)
+    with pytest.raises(NonFiniteError, match="weights are infinite or NaN after"):
+        loop.train(state, ROWS, config, on_tick=lambda tick: bool(ticks.append(tick.seen)))
+    assert len(ROWS) not in ticks
+
+
 def test_training_stops_at_the_time_limit() -> None:
     config = configured(epochs=None, max_minutes=0.01)
     state = new_state(config)

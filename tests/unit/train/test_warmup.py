@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from train import builtin, generator, kinds, text_warmup, warmup
+from train.game import NonFiniteError
 from train.nade import NadeGenerator
 from train.warmup import Choice, Mixture, NetFit, WarmStart
 
@@ -43,6 +44,18 @@ def fitted(rows: torch.Tensor, hidden: int) -> NetFit:
     while (done := fit.done(math.inf)) < 1:
         fit.step(done)
     return fit
+
+
+def test_a_likelihood_that_is_no_number_ends_the_warm_start() -> None:
+    """Nothing is greater than NaN: the first weights would be taken for the best."""
+    rows = two_kinds(60).float()
+    fit = NetFit(rows[:50], rows[50:], warmup.fit_mixture(rows[:50], Choice()), 4)
+    with torch.no_grad():
+        fit.net.bias.fill_(float("nan"))
+    for _ in range(warmup.CHECK_STEPS - 1):
+        fit.step(0.0)
+    with pytest.raises(NonFiniteError, match="NaN after 25 steps of the warm start"):
+        fit.step(0.0)
 
 
 def test_there_are_no_more_folds_than_rows(monkeypatch: pytest.MonkeyPatch) -> None:
