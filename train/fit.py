@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from train import atomic, catalogue, checkpoint, console, distributed, gate, kinds, rundir, ship, tracking
+from train import atomic, catalogue, checkpoint, console, distributed, gate, kinds, mirror, rundir, ship, tracking
 from train.config import Config, epochs_alone, from_json
 from train.errors import InputError, JobError, is_out_of_memory
 from train.game import GameState, NonFiniteError, Tick
@@ -32,7 +32,8 @@ from train.tracking import Tracker
 log = logging.getLogger("lookalike")
 
 CHECKPOINT_SECONDS = 20
-MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "processes", "gate", "baselines")  # when a run is continued
+# When a run is continued.
+MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "processes", "gate", "baselines", "experiment")
 NOTHING, WARM_START, GAME, REFIT = "nothing", "warm start", "game", "refit"  # the phase that a checkpoint was saved in
 
 
@@ -156,7 +157,8 @@ def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[],
 
 def _run_locked(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
     try:
-        with FileLock(run.path / ".lock", timeout=0), _logging_to(run.log):
+        # Another job may look for a moment whether anybody works here (`_is_unfinished`).
+        with FileLock(run.path / ".lock", timeout=1), _logging_to(run.log):
             saved = _load_checkpoint(run, config, prepared)
             return Outcome(run=run, verdict=_run_tracked(run, config, prepared, saved))
     except Timeout as problem:
@@ -181,7 +183,12 @@ def _run_locked(run: RunDirectory, config: Config, prepared: Prepared) -> Outcom
 def _load_checkpoint(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, Any] | None:
     """The state of the last good checkpoint, if there is one."""
     saved = checkpoint.load_newest(run.checkpoints)
-    if saved is not None and saved["fingerprint"] != prepared.dataset.fingerprint():
+    begun_with = None
+    if saved is not None:
+        begun_with = saved["fingerprint"]
+    elif run.tracking.exists():  # it was killed before the first checkpoint
+        begun_with = mirror.read(run).tags.get("fingerprint")
+    if begun_with not in (None, prepared.dataset.fingerprint()):
         raise InputError(
             f"--resume: {config.data} is not what {run.path} was started with; name that data with --data, or start a "
             f"new run without --resume"

@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+import json
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -107,6 +109,22 @@ def test_a_gate_that_cannot_be_read_is_told_before_a_run_goes_on(tmp_path: Path)
     with pytest.raises(InputError, match=r"absent\.yaml"):
         fit.fit(config, run)
     assert not run.log.exists()
+
+
+def test_other_data_is_told_before_the_first_checkpoint_too(tmp_path: Path) -> None:
+    config = resolve({"data": "toy", "device": "cpu"})
+    found = prepare(config)
+    run = rundir.create(tmp_path, "toy-bits", config.to_json())
+    for fingerprint, tells in ((found.dataset.fingerprint(), False), ("of other rows", True)):
+        run.tracking.write_text(json.dumps({"key": "k", "tags": {"fingerprint": fingerprint}}))
+        with pytest.raises(InputError, match="toy is not what") if tells else nullcontext():
+            assert fit._load_checkpoint(run, config, found) is None
+
+
+def test_a_run_goes_on_in_another_experiment(tmp_path: Path) -> None:
+    """Which is the advice where its own has been deleted."""
+    run = rundir.create(tmp_path, "toy-bits", resolve({"data": "toy"}).to_json())
+    assert fit.continued(run, {"experiment": "other"}).experiment == "other"
 
 
 def begun(folder: Path) -> fit._Job:
