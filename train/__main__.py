@@ -360,7 +360,8 @@ def sync(run: Path | None, out: str) -> None:
 
     directory = rundir.newest(Path(out)) if run is None else rundir.RunDirectory(run)
     run_id = tracking.sync(directory)
-    click.echo(f"{directory.path}: MLflow has all of it, as run {run_id}")
+    what = "all of it" if directory.metrics.exists() else "all that there is of it yet"
+    click.echo(f"{directory.path}: MLflow has {what}, as run {run_id}")
     again = f"make it anew with: python -m train export {shlex.quote(str(directory.path))}"
     try:
         unnamed = directory.archive.exists() and archive.read_card(directory.archive)["run_id"] != run_id
@@ -466,13 +467,20 @@ class _BesideTheBar(logging.Handler):
     """Prints log lines without tearing the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record))
+        try:
+            tqdm.write(self.format(record))
+        except OSError:  # nobody reads any more (| head), or the disk is full: a run's log.txt has it all
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())  # not a new stream: Python would still flush the old one at its end
+            os.close(nowhere)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; every foreseen problem is one line on standard error."""
     _open_streams()
     end_with_the_first()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half-written is removed, as by Ctrl-C
     log = logging.getLogger("lookalike")
     log.setLevel(logging.DEBUG)  # the run's log file takes everything
     console = _BesideTheBar(logging.INFO)

@@ -159,6 +159,9 @@ def test_sync_says_how_a_damaged_archive_is_made_anew(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("train.tracking.sync", lambda directory: "4f0c")
+    assert commands.main(["sync", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run}: MLflow has all that there is of it yet, as run 4f0c\n"
+    (run / "metrics.json").touch()
     (run / "lookalike.mar").write_bytes(b"PK, and then nothing")
     assert commands.main(["sync", str(run)]) == 1
     said = capsys.readouterr()
@@ -212,3 +215,18 @@ def test_an_archive_lies_beside_the_artifact_also_from_within_it(
     monkeypatch.chdir(tmp_path / "artifact")
     assert commands.main(["export", "."]) == 0
     assert (tmp_path / "lookalike.mar").exists()
+
+
+def test_a_job_goes_on_where_nobody_reads_its_output(tmp_path: Path) -> None:
+    """As after `| head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "import logging; from train.__main__ import _BesideTheBar; log = logging.getLogger('x'); "
+    code += "log.addHandler(_BesideTheBar()); log.error('one'); log.error('two'); open('done', 'w').close()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(commands.__file__).parents[1])}
+    job = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert (job.returncode, job.stderr) == (0, "")
+    assert (tmp_path / "done").exists()
