@@ -186,10 +186,10 @@ class Mirror:
         if self.record.status == "RUNNING":  # it may have ended before
             self.client.update_run(self.run_id, "RUNNING")
 
-    def _known(self, run_id: str) -> set[tuple[str, int]]:
-        """The metrics that MLflow has, as (key, step)."""
+    def _known(self, run_id: str) -> set[tuple[str, int, float]]:
+        """The metrics that MLflow has, as (key, step, value)."""
         keys = self.client.get_run(run_id).data.metrics
-        return {(key, each.step) for key in keys for each in self.client.get_metric_history(run_id, key)}
+        return {(key, each.step, each.value) for key in keys for each in self.client.get_metric_history(run_id, key)}
 
     def send_metrics(self) -> None:
         """The final ticks and the system metrics that MLflow lacks."""
@@ -200,11 +200,12 @@ class Mirror:
 
     def _send(self, run_id: str, metrics: list[Metric]) -> None:
         known = self.known if run_id == self.run_id else self._known(run_id)
-        missing = [metric for metric in metrics if (metric.key, metric.step) not in known]
+        # A run that is judged again may have other numbers at the same step.
+        missing = [metric for metric in metrics if (metric.key, metric.step, metric.value) not in known]
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
             self.client.log_batch(run_id, metrics=batch)
-            known.update((metric.key, metric.step) for metric in batch)
+            known.update((metric.key, metric.step, metric.value) for metric in batch)
 
     def send_all(self) -> None:
         """Everything that there is, and how the job ended."""
@@ -236,7 +237,7 @@ class Mirror:
             self._send(run_id, _metrics(line, self.record.seen))
             if name != shipped:
                 self.client.set_terminated(run_id)
-        self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, self.run.summary.read_text())
+        self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, self.run.summary.read_text("utf-8"))
 
     def _child(self, name: str) -> str:
         """Something that this run is compared with, as a run below it."""

@@ -59,6 +59,7 @@ def ship(trained: Trained) -> Verdict:
     limits = gate.read(trained.config.gate, texts=found.texts is not None)
     verdict = gate.check(limits, scores, _simple(found))
 
+    run.metrics.unlink(missing_ok=True)  # of a run that is judged again: until the end, it is not finished
     shipped = artifact.save(run.artifact, generator, codec, _card(trained, scores, verdict))
     writers.write(run.samples, shipped.sample_labelled(SAMPLE_ROWS, EVALUATION_SEED), codec)
     notes = "".join(f"\nNote: {warning}\n" for warning in [_outcome(trained), *scores["warnings"]])

@@ -39,6 +39,7 @@ REFUSED = re.compile(r"error code 40[13]|PERMISSION_DENIED")  # in the client's 
 UNUSABLE = re.compile(r"unsupported URI|maintenance mode|No module named")  # when the address is none of a server
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 PATIENCE_SECONDS = 60  # at the end, for a request that is still under way
+INTERRUPTED_SECONDS = 4  # for all that is left to be sent: Docker kills a job 10 seconds after it has asked it to end
 
 
 class Tracker:
@@ -66,15 +67,26 @@ class Tracker:
         self.record.seen = seen
 
     def finish(self, status: str) -> None:
-        """Send everything, and end the run in MLflow as FINISHED, FAILED or KILLED."""
+        """Send everything, and end the run in MLflow as FINISHED, FAILED or KILLED.
+
+        An interruption ends the wait for MLflow, not the job, which has its results.
+        """
         self.ended.set()
         self.record.status, self.record.ended = status, time.time()
-        with contextlib.suppress(OSError):  # before the wait, which a second Ctrl-C may cut short
+        with contextlib.suppress(OSError):  # before the wait, which may be cut short
             self.record.save(self.run)
-        self.thread.join(PATIENCE_SECONDS)
-        if self.thread.is_alive() or not self._try(Mirror.send_all):
+        rest = threading.Thread(target=self._send_rest, name="MLflow, at the end", daemon=True)
+        rest.start()
+        with contextlib.suppress(KeyboardInterrupt):
+            rest.join(INTERRUPTED_SECONDS if status == "KILLED" else None)
+        if not self.record.complete:
             run = shlex.quote(str(self.run.path))
             log.warning("MLflow lacks a part of this run; later, send it with: python -m train sync %s", run)
+
+    def _send_rest(self) -> None:
+        self.thread.join(PATIENCE_SECONDS)
+        if not self.thread.is_alive():
+            self._try(Mirror.send_all)
 
     def _work(self) -> None:
         while True:
@@ -171,7 +183,9 @@ def sync(run: RunDirectory) -> str:
     record = mirror.read(run)
     try:
         with FileLock(run.path / ".lock", timeout=0):
-            if record.status == "RUNNING":  # nobody works on it: the job was killed
+            if record.status != "FINISHED" and run.metrics.exists():  # killed as it told MLflow, or when judged again
+                record.status, record.complete = "FINISHED", False
+            elif record.status == "RUNNING":  # nobody works on it: the job was killed
                 record.status = "KILLED"
             connected = Mirror(run, record)
             if not record.complete:

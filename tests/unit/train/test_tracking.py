@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import mlflow
 import pytest
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from tests.strange import STRANGE_FOLDERS
@@ -67,18 +68,30 @@ def test_a_job_that_ends_while_mlflow_is_slow_is_finished_all_the_same(
 
 
 def test_a_run_is_finished_however_long_somebody_waits_for_mlflow(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def give_up(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tracking.Tracker, "_connected", lambda tracker: give_up())
     monkeypatch.setattr(tracking.Tracker, "_work", lambda tracker: None)
+    monkeypatch.setattr(tracking.Tracker, "_send_rest", lambda tracker: None)
     tracker = tracking.Tracker(run, Record(key="k", tags={}))
-    monkeypatch.setattr(tracker.thread, "join", give_up)
-    with pytest.raises(KeyboardInterrupt):
-        tracker.finish("FINISHED")
+    monkeypatch.setattr(threading.Thread, "join", give_up)
+    tracker.finish("FINISHED")  # the job has its results and goes on to its archive
     assert mirror.read(run).status == "FINISHED"
+    assert "later, send it with: python -m train sync" in caplog.text
+
+
+def test_an_interrupted_job_waits_but_shortly_for_mlflow(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker, systemd and Slurm kill what has not ended some seconds after they asked it to."""
+    hanging = threading.Event()
+    monkeypatch.setattr(tracking, "INTERRUPTED_SECONDS", 0.1)
+    monkeypatch.setattr(tracking.Tracker, "_work", lambda tracker: None)
+    monkeypatch.setattr(tracking.Tracker, "_connected", lambda tracker: hanging.wait())
+    tracker = tracking.Tracker(run, Record(key="k", tags={}))
+    tracker.finish("KILLED")
+    assert mirror.read(run).status == "KILLED"
+    hanging.set()
 
 
 @pytest.mark.parametrize(
@@ -228,6 +241,35 @@ def test_an_address_that_is_none_of_mlflow_is_to_be_corrected(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(JobError, match=r"MLflow cannot be used .* correct MLFLOW_TRACKING_URI"):
         tracking.sync(run)
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "KILLED"])
+def test_a_finished_run_that_mlflow_took_for_killed_is_sent_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """It was killed as it told MLflow of its end, or interrupted when it was judged again."""
+    run = local_run(tmp_path, monkeypatch)
+    sent = []
+    monkeypatch.setattr(mirror.Mirror, "_name_in_card", lambda _: None)
+    for name in ("_send_results", "_send_model"):
+        monkeypatch.setattr(mirror.Mirror, name, lambda _, found, name=name: sent.append(name))
+    run.tracking.write_text(json.dumps({"key": "k", "tags": {}, "status": status, "complete": status == "KILLED"}))
+    run.metrics.write_text('{"passed": true}')
+    run_id = tracking.sync(run)
+    assert sent == ["_send_results", "_send_model"]
+    assert mlflow.MlflowClient(store.store_uri(tmp_path)).get_run(run_id).info.status == "FINISHED"
+    assert tracking.sync(run) == run_id
+    assert len(sent) == 2, "once"
+
+
+def test_other_numbers_at_the_same_step_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a run that was judged again, or fitted once more, after as many sequences."""
+    run = local_run(tmp_path, monkeypatch)
+    sending = mirror.Mirror(run, mirror.read(run))
+    for value in (0.5, 0.5, 0.25):
+        sending._send(sending.run_id, [Metric("c2st_auc", value, timestamp=1, step=7)])
+    history = sending.client.get_metric_history(sending.run_id, "c2st_auc")
+    assert sorted(each.value for each in history) == [0.25, 0.5]
 
 
 def test_a_run_is_synced_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
