@@ -152,6 +152,7 @@ def start(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
 def _environment(settings: Settings, logs: Path, scratch: Path) -> dict[str, str]:
     """All that TorchServe and its workers see of the environment."""
     facts = {
+        "LC_ALL": "C.UTF-8",  # Java reads paths, this project's among them, in the locale's encoding
         "TMPDIR": scratch,
         "TEMP": scratch,  # the launcher's pid file; Java's files and the workers' sockets
         "LOG_LOCATION": logs,

@@ -714,6 +714,19 @@ def test_the_workers_are_told_where_drain_lock_and_token_are(tmp_path: Path) -> 
     assert seen[bearer.VARIABLE] == str(tmp_path / "scratch" / "token")
 
 
+@pytest.mark.parametrize("locale", ["C", "de_DE.ISO-8859-1"])
+def test_java_reads_paths_as_utf_8_in_every_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locale: str
+) -> None:
+    for name in ("LANG", "LC_ALL", "LC_CTYPE"):
+        monkeypatch.setenv(name, locale)
+    seen = launch._environment(Settings(runs=tmp_path), tmp_path, tmp_path / "scratch")
+    assert {name: value for name, value in seen.items() if name.startswith("LC_")} == {"LC_ALL": "C.UTF-8"}
+    if java := shutil.which("java"):
+        told = subprocess.run([java, "-XshowSettings:properties", "-version"], env=seen, capture_output=True, text=True)
+        assert sys.platform == "darwin" or "sun.jnu.encoding = UTF-8" in told.stderr
+
+
 @pytest.mark.parametrize("variable", [bearer.VARIABLE, drain.VARIABLE])
 def test_what_workers_are_told_is_no_option_of_a_command(variable: str) -> None:
     """A plain TorchServe's workers see what their user has exported for our commands."""
