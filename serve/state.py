@@ -3,8 +3,11 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import psutil
+
+from serve.errors import ServeError
 
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
 DRAIN_LOCK = "gate"  # its name in a server's folder, so that also a server that an older version started is drained
@@ -66,11 +69,29 @@ def forget(runs: Path, scratch: str) -> None:
 
 
 def last(runs: Path) -> State | None:
-    """The server that was last started for these runs and not stopped, even if its process is no longer there."""
+    """The server that was last started for these runs and not stopped, even if its process is no longer there.
+
+    Raises:
+        ServeError: what is known of it cannot be read, so a server may run.
+    """
+    path = directory(runs) / "state.json"
     try:
-        return State(**json.loads((directory(runs) / "state.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        return _parsed(path.read_text())
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError, AttributeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise ServeError(f"{path} does not say which server runs ({reason}); if none does, delete it") from problem
+
+
+def _parsed(text: str) -> State:
+    """A state as any revision of this project writes it: fields that this one does not know are left out."""
+    kinds = get_type_hints(State)
+    known = {name: value for name, value in json.loads(text).items() if name in kinds}
+    for name, value in known.items():
+        if not isinstance(value, kinds[name]):
+            raise ValueError(f"its {name} is {value!r}")
+    return State(**known)
 
 
 def running(runs: Path) -> State | None:

@@ -815,11 +815,29 @@ def test_a_server_that_nobody_has_waited_for_is_no_server(running: State) -> Non
     assert states.process(running) is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
-def test_a_damaged_state_is_none(tmp_path: Path, content: str) -> None:
-    (tmp_path / "serve").mkdir()
-    (tmp_path / "serve" / "state.json").write_text(content)
-    assert states.last(tmp_path) is None
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', '{"pid": "1"}', None])
+def test_a_damaged_state_is_not_taken_for_no_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    path = tmp_path / "serve" / "state.json"
+    if content is None:
+        path.mkdir(parents=True)  # what root cannot read either
+    else:
+        path.parent.mkdir()
+        path.write_text(content)
+    for command in ("stop", "status", "start"):
+        assert commands.main([command, "--runs", str(tmp_path)]) == 1
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith(f"Error: {path} does not say which server runs (")
+
+
+def test_the_server_of_another_revision_is_known(running: State, tmp_path: Path) -> None:
+    path = tmp_path / "serve" / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"of_a_later_revision": 1}))
+    assert states.running(tmp_path) == running
+    assert server.stop(tmp_path)
+    assert is_forgotten(tmp_path, running)
 
 
 @pytest.mark.parametrize(
