@@ -5,6 +5,7 @@ Drift is measured against sequences that the same artifact makes after the worke
 serves something else than its model shows. This module is a LEAF (see train/__init__.py).
 """
 
+import logging
 import os
 import sys
 import threading
@@ -96,9 +97,14 @@ class Watch:
                 self._metrics[f"drift_{name}"].add_or_update(value, [self._model_name, _worker()])
 
     def _tell_forever(self) -> None:
-        pause = threading.Event()
+        pause, failed = threading.Event(), False
         while not pause.wait(SECONDS):
-            self.tell()
+            try:
+                self.tell()
+            except Exception:  # whatever it is: without this thread a worker would have no metrics for all its life
+                if not failed:
+                    logging.exception("metrics could not be told; if that happens again, it is not logged")
+                failed = True
 
 
 def _worker() -> str:

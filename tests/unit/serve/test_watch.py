@@ -173,6 +173,23 @@ def test_drift_shows_wrong_marginals_and_wrong_correlations() -> None:
     assert copied.measure()["correlation"] > 0.9
 
 
+def test_a_failure_to_tell_is_logged_once_and_the_next_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = Watch(FakeMetrics(), "m", lambda: REFERENCE, len(REFERENCE))
+    outcomes = iter([RuntimeError("no metrics"), RuntimeError("no metrics"), None, SystemExit()])
+
+    def tell() -> None:
+        if outcome := next(outcomes):
+            raise outcome
+
+    monkeypatch.setattr(watch, "SECONDS", 0.001)
+    monkeypatch.setattr(watched, "tell", tell)
+    with pytest.raises(SystemExit):  # which alone ends it
+        watched._tell_forever()
+    assert caplog.text.count("RuntimeError: no metrics") == 1
+
+
 def test_drift_of_long_rows_is_that_of_evenly_spaced_columns() -> None:
     rng = torch.Generator().manual_seed(2)
     reference, seen = ((torch.rand(50, 1000, generator=rng) < p).to(torch.uint8) for p in (0.4, 0.6))
