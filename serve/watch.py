@@ -6,6 +6,7 @@ serves something else than its model shows. This module is a LEAF (see train/__i
 """
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -18,6 +19,7 @@ from torch import Tensor
 
 REFERENCE_ROWS = 2048
 COMPARED_ROWS = 4096  # a sample is enough to see drift; more would cost a busy worker time
+MEMORY_ROWS = 100_000  # so many rows later, one counts a third: a worker of many days must not drown what is new
 COLUMNS = 256  # of longer rows, drift is seen in so many: all correlations would keep a core busy
 COMMONEST_CODES = 64  # of codes other than 0 and 1, drift is seen in the presence of so many
 SECONDS = 1.0
@@ -141,14 +143,14 @@ class Drift:
         return torch.stack([(codes == code).any(1) for code in self._commonest], dim=1)
 
     def measure(self) -> dict[str, float]:
-        """Mean absolute differences of the column means and of the correlations, and how many sequences were seen."""
+        """Mean absolute differences of the column means and of the correlations, and over how many sequences."""
         marginal = (self._seen.marginals() - self._expected.marginals()).abs().mean()
         correlation = (self._seen.correlations() - self._expected.correlations()).abs()
         pairs = max(correlation.numel() - len(correlation), 1)  # the diagonal differs by nothing
         return {
             "marginal": round(float(marginal), 6),
             "correlation": round(float(correlation.sum()) / pairs, 6),
-            "compared": self._seen.n,
+            "compared": round(self._seen.n),
         }
 
 
@@ -164,18 +166,23 @@ def _commonest(codes: Tensor) -> Tensor:
 
 
 class _Moments:
-    """First and second moments of 0/1 rows, added up."""
+    """First and second moments of 0/1 rows, added up. Earlier rows count less, by the factor e each `MEMORY_ROWS`.
+
+    Attributes:
+        n: for how many rows those seen so far count, at most about `MEMORY_ROWS`.
+    """
 
     def __init__(self, length: int) -> None:
-        self.n = 0
+        self.n = 0.0
         self._ones = torch.zeros(length, dtype=torch.float64)
         self._pairs = torch.zeros(length, length, dtype=torch.float64)
 
     def add(self, codes: Tensor) -> None:
         rows = codes.double()
-        self.n += len(rows)
-        self._ones += rows.sum(0)
-        self._pairs += rows.T @ rows
+        kept = math.exp(-len(rows) / MEMORY_ROWS)
+        self.n = kept * self.n + len(rows)
+        self._ones.mul_(kept).add_(rows.sum(0))
+        self._pairs.mul_(kept).addmm_(rows.T, rows)
 
     def marginals(self) -> Tensor:
         return self._ones / self.n

@@ -1,6 +1,7 @@
 """What a worker tells Prometheus."""
 
 import enum
+import math
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,8 @@ def test_drift_waits_for_enough_rows_to_compare_with_and_names_the_worker(monkey
     assert len(next(parts)) == 500, "no more rows are drawn than are needed"
 
 
-def test_drift_is_nothing_for_the_reference_itself() -> None:
+def test_drift_is_nothing_for_the_reference_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "MEMORY_ROWS", math.inf)  # or else the later blocks would count for more
     drift = Drift(REFERENCE)
     for block in REFERENCE.split(300):
         drift.add(block)
@@ -171,6 +173,21 @@ def test_drift_shows_wrong_marginals_and_wrong_correlations() -> None:
     copied.add(REFERENCE[:, :1].expand(-1, 4))
     assert copied.measure()["marginal"] < 0.03
     assert copied.measure()["correlation"] > 0.9
+
+
+def test_drift_shows_within_a_minute_after_days_without_any() -> None:
+    drift = Drift(REFERENCE)
+    good = REFERENCE.repeat(3, 1)[: watch.COMPARED_ROWS]
+    for _ in range(10_000_000 // len(good)):
+        drift.add(good)
+    before = drift.measure()
+    assert before["marginal"] < 0.01
+    assert before["compared"] == pytest.approx(watch.MEMORY_ROWS, rel=0.05)
+    for _ in range(60):  # a worker compares so many a second
+        drift.add(REFERENCE[:1].expand(watch.COMPARED_ROWS, -1))  # somebody asks for one seed over and over
+    after = drift.measure()
+    assert after["marginal"] > 0.4
+    assert after["compared"] == pytest.approx(watch.MEMORY_ROWS, rel=0.05)
 
 
 def test_a_failure_to_tell_is_logged_once_and_the_next_is_told(
