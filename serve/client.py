@@ -14,13 +14,21 @@ from train import MODEL_NAME, SHOWN_SAFELY
 
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 610  # more than responseTimeout in model-config.yaml, so that the server is the first to give up
+
+
+class _Retry(Retry):
+    # urllib3 would come again for 413 and 429 too, where these say when.
+    RETRY_AFTER_STATUS_CODES = frozenset()
+
+
 # A full queue and a stopping server answer 503, and one whose worker has just died 507: another time may do. A server
 # that is not there is told at once, and one that is slow would only have more to do.
-RETRY = Retry(
+RETRY = _Retry(
     total=4,
     connect=0,
     read=False,
     backoff_factor=0.3,
+    retry_after_max=10,  # ours name a second, but anybody may answer, and could have a command sleep for hours
     status_forcelist=[503, 507],
     allowed_methods=None,
     raise_on_status=False,

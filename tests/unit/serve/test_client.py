@@ -53,7 +53,7 @@ def server() -> Iterator[Server]:
             if facts.location:
                 self.send_header("Location", facts.location)
             self.send_header("Content-Length", str(len(answer)))
-            if status == http.HTTPStatus.SERVICE_UNAVAILABLE and facts.retry_after is not None:
+            if status != http.HTTPStatus.OK and facts.retry_after is not None:
                 self.send_header("Retry-After", facts.retry_after)
             self.end_headers()
             self.wfile.write(answer)
@@ -113,6 +113,24 @@ def test_a_server_whose_worker_died_is_asked_again(server: Server, monkeypatch: 
     monkeypatch.setattr(clients, "RETRY", clients.RETRY.new(backoff_factor=0))
     server.answers = [(507, b'{"code": 507, "message": "Worker died."}'), (200, b"{}")]
     assert Client(address=server.address).request(1) == b"{}"
+
+
+def test_no_server_has_the_client_sleep_for_hours(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", pauses.append)
+    server.retry_after = "21600"
+    server.answers = [(503, b""), (200, b"{}")]
+    assert Client(address=server.address).request(1) == b"{}"
+    assert pauses == [10]
+
+
+@pytest.mark.parametrize("status", [413, 429])
+def test_a_refusal_is_told_at_once_though_it_says_when_to_come_again(server: Server, status: int) -> None:
+    server.retry_after = "0"
+    server.answers = [(status, b'{"error": {"field": "n", "message": "is too much"}}'), (200, b"{}")]
+    with pytest.raises(ClientError, match=f"refused with {status}: n is too much"):
+        Client(address=server.address).request(1)
+    assert len(server.asked) == 1
 
 
 def test_a_redirect_is_told_and_not_followed_without_the_request(server: Server) -> None:
