@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 LOOPBACK = ("127.0.0.1", "localhost")
 LOG_LINES = 12
 OLDER_DRAIN_VARIABLE = "LOOKALIKE_GATE"  # of archives exported before it had to differ from `fit --gate`'s variable
+SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107  # Java cuts longer ones off, and listens there
 METRICS_CONFIG, LOG_CONFIG = "metrics.yaml", "log4j2.xml"
 
 
@@ -80,6 +82,7 @@ def check(settings: Settings) -> None:
     except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else problem
         raise UsageError(f"--token-file {settings.token_file}: {reason}") from problem
+    _check_socket_path()
     if not shutil.which(_java()):
         raise UsageError(
             "TorchServe needs Java 17 or newer; install it (Debian, Ubuntu: apt install openjdk-17-jre-headless; "
@@ -90,6 +93,17 @@ def check(settings: Settings) -> None:
     _check_port("--grpc-port", LOOPBACK[0], settings.grpc_port)
     if not models.is_registered(settings.model):
         models.find(settings.runs, settings.model)
+
+
+def _check_socket_path() -> None:
+    """The sockets lie in a folder under the temporary one; that of management has the longest name."""
+    longest = Path(tempfile.gettempdir(), f"{states.SCRATCH}12345678", states.MANAGEMENT_SOCKET)
+    length = len(os.fsencode(longest))
+    if length > SOCKET_PATH_BYTES:
+        raise UsageError(
+            f"TMPDIR {tempfile.gettempdir()} is too long: the sockets in it would have paths of {length} bytes, and "
+            f"{SOCKET_PATH_BYTES} is the limit; set TMPDIR to a shorter one, such as /tmp"
+        )
 
 
 def _check_port(option: str, host: str, port: int) -> None:
@@ -173,7 +187,7 @@ def _properties(settings: Settings, scratch: Path) -> str:
     facts = {
         "inference_address": f"http://{settings.host}:{settings.port}",
         "metrics_address": f"http://{settings.host}:{settings.metrics_port}",
-        "management_address": f"unix:{scratch / 'management.sock'}",
+        "management_address": f"unix:{scratch / states.MANAGEMENT_SOCKET}",
         "grpc_inference_port": settings.grpc_port,
         "grpc_management_port": 0,  # any free one, which other users can find nevertheless
         "model_store": models.store(settings.runs),

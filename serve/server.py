@@ -23,10 +23,9 @@ from serve import state as states
 from serve.errors import ServeError, UsageError
 from serve.flush import flush
 from serve.launch import Settings
-from serve.state import State
+from serve.state import SCRATCH, State
 from train import MODEL_NAME
 
-SCRATCH = "lookalike-serve-"  # how the name of a server's folder begins; short, because Unix sockets have short names
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 30.0  # for the first answer of a version whose workers have loaded it
 KILL_SECONDS = 10.0

@@ -10,6 +10,8 @@ import psutil
 from serve.errors import ServeError
 
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
+SCRATCH = "lookalike-serve-"  # how the name of a server's folder begins; short, because Unix sockets have short names
+MANAGEMENT_SOCKET = "management.sock"
 DRAIN_LOCK = "gate"  # its name in a server's folder, so that also a server that an older version started is drained
 
 
@@ -38,7 +40,7 @@ class State:
 
     @property
     def management_socket(self) -> Path:
-        return Path(self.scratch, "management.sock")
+        return Path(self.scratch, MANAGEMENT_SOCKET)
 
     @property
     def drain_lock(self) -> Path:

@@ -868,6 +868,22 @@ def test_without_java_start_says_what_to_install(
     assert "TorchServe needs Java 17 or newer; install it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("longer", "refused"), [(0, False), (1, True)])
+def test_sockets_whose_paths_are_too_long_are_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, longer: int, refused: bool
+) -> None:
+    """Java would cut the path off, and listen outside the private folder."""
+    folder = "/tmp/é"
+    room = launch.SOCKET_PATH_BYTES - len("/lookalike-serve-12345678/management.sock")
+    folder += "x" * (room + longer - len(folder.encode()))
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    if not refused:
+        launch._check_socket_path()
+        return
+    with pytest.raises(UsageError, match=f"^TMPDIR {folder} is too long: .* {launch.SOCKET_PATH_BYTES} is the limit"):
+        launch.check(Settings(runs=Path()))
+
+
 def test_killed_proofs_are_swept_away(tmp_path: Path, artifact_directory: Path) -> None:
     killed = tmp_path / "serve" / "proving-x"
     killed.mkdir(parents=True)
