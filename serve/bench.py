@@ -1,7 +1,9 @@
 """How fast is it? The served model beside what could be: a handler that does nothing, a FastAPI twin, no server at all.
 
 All run one after the other on this machine and share its cores with the client that loads them. The handler that does
-nothing has as many workers as the model, and its batches.
+nothing has as many workers as the model, and its batches. It is served from the start: to load it later would need the
+model API, which without tokens takes code from any user of this machine, or tokens, which `start` draws on loopback
+only when asked to, and whose cost would be in all ratios.
 """
 
 import itertools
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from serve import archive, handler, launch, load, management, models, request, server
+from serve import archive, handler, launch, load, models, request, server
 from serve.errors import ServeError
 from serve.launch import Settings
 from serve.request import CONTENT_TYPES
@@ -80,7 +82,7 @@ def run(settings: Settings, seconds: float) -> Iterator[Line]:
         yield from _in_process(artifact, seconds, sizes)
         with _twin(artifact) as port:
             yield from _loaded("FastAPI twin", ("127.0.0.1", port), "/", seconds, sizes)
-        with _torchserve(replace(settings, runs=Path(folder), model=str(source), model_api=True)) as state:
+        with _torchserve(replace(settings, runs=Path(folder), model=str(source))) as state:
             address = (state.host, state.port)
             yield from _loaded("no-op handler", address, "/predictions/noop", seconds, (1,))
             yield from _loaded("TorchServe", address, f"/predictions/{MODEL_NAME}", seconds, sizes)
@@ -158,17 +160,15 @@ def _answers(port: int) -> bool:
 @contextmanager
 def _torchserve(settings: Settings) -> Iterator[State]:
     """TorchServe with the model and, beside it, the handler that does nothing."""
-    state = server.start(settings, lambda line: None)
+    noop = models.store(settings.runs) / "noop.mar"
+    noop.parent.mkdir(parents=True)
+    model = {"modelName": "noop", "handler": "noop.py", "modelVersion": "1", "configFile": archive.CONFIG}
+    with zipfile.ZipFile(noop, "w") as mar:
+        mar.writestr("noop.py", NOOP)
+        mar.writestr(archive.MANIFEST, json.dumps({"runtime": "python", "model": model}))
+        mar.write(archive.HERE / archive.CONFIG, archive.CONFIG)
+    state = server.start(replace(settings, beside=(f"noop={noop.name}",)), lambda line: None)
     try:
-        store = models.store(settings.runs)
-        model = {"modelName": "noop", "handler": "noop.py", "modelVersion": "1", "configFile": archive.CONFIG}
-        manifest = {"runtime": "python", "model": model}
-        with zipfile.ZipFile(store / "noop.mar", "w") as mar:
-            mar.writestr("noop.py", NOOP)
-            mar.writestr(archive.MANIFEST, json.dumps(manifest))
-            mar.write(archive.HERE / archive.CONFIG, archive.CONFIG)
-        query = f"url=noop.mar&model_name=noop&initial_workers={settings.workers}&synchronous=true"
-        management.call(state.management_socket, "POST", f"/models?{query}", None)
         yield state
     finally:
         server.stop(settings.runs)

@@ -40,6 +40,7 @@ class Settings:
         grpc_port: on loopback; 0 is any free port. TorchServe cannot switch gRPC off.
         model_api: whether `use` may load models into the running server although TorchServe draws no tokens. Its gRPC
             management then loads those of any user of this machine, and runs their code.
+        beside: what is served from the start beside the model, unproved: NAME=FILE, a file in the model store.
     """
 
     runs: Path
@@ -52,6 +53,7 @@ class Settings:
     tokens: bool | None = None
     token_file: Path | None = None
     model_api: bool = False
+    beside: tuple[str, ...] = ()
     wait_seconds: float = 40.0
 
     @property
@@ -136,7 +138,7 @@ def start(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
         shutil.copyfile(settings.token_file, scratch / "token")
     command = [
         sys.executable, "-I", "-m", "ts.model_server", "--start", "--ncs",
-        "--models", f"{MODEL_NAME}={mar.name}", "--model-store", str(mar.parent),
+        "--models", f"{MODEL_NAME}={mar.name}", *settings.beside, "--model-store", str(mar.parent),
         "--ts-config", str(scratch / "config.properties"), "--log-config", str(scratch / LOG_CONFIG),
     ]  # fmt: skip
     with (home / "logs" / "console.log").open("w") as console:

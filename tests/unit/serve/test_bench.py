@@ -5,12 +5,13 @@ import math
 import socket
 import threading
 import time
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from serve import bench, load, soak
+from serve import bench, load, models, server, soak
 from serve.errors import ServeError
 from serve.launch import Settings
 from tests.rated import rated_artifact
@@ -119,6 +120,19 @@ def test_a_damaged_model_is_refused_in_words(tmp_path: Path, monkeypatch: pytest
     (tmp_path / name).write_text("{}")
     with pytest.raises(ServeError, match="not a whole model"):
         next(bench.run(Settings(runs=tmp_path, model=str(tmp_path)), 0.1))
+
+
+def test_nobody_can_load_code_into_the_server_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Settings] = []
+    monkeypatch.setattr(server, "start", lambda settings, tell: started.append(settings))
+    monkeypatch.setattr(server, "stop", lambda runs: None)
+    with bench._torchserve(Settings(runs=tmp_path)):
+        (settings,) = started
+    assert not settings.loads_models
+    assert not settings.need_tokens, "they would be in the ratios"
+    assert settings.beside == ("noop=noop.mar",)
+    with zipfile.ZipFile(models.store(tmp_path) / "noop.mar") as mar:
+        assert set(mar.namelist()) == {"noop.py", "model-config.yaml", "MAR-INF/MANIFEST.json"}
 
 
 def test_what_the_soak_compares_is_its_beginning_with_its_end() -> None:
