@@ -147,9 +147,10 @@ def test_near_copies_equal_their_definition(sets: Sets) -> None:
     expected = (p / 60) / (p / 60 + (1 - p) / 40)
     assert metrics.near_copy_share(synthetic, heldout, train)[0] == pytest.approx(expected, abs=1e-9)
     distances, indices, counts = metrics.nearest(synthetic, train)
-    assert distances.tolist() == [plain_nearest(row, train) for row in synthetic]
+    plain = [plain_nearest(row, train) for row in synthetic]
+    assert distances.tolist() == plain
     assert counts.tolist() == [
-        sum((row != real).sum() == plain_nearest(row, train) for real in train) for row in synthetic
+        sum((row != real).sum() == distance for real in train) for row, distance in zip(synthetic, plain, strict=True)
     ]
     assert (synthetic != train[indices]).sum(axis=1).tolist() == distances.tolist()
 
