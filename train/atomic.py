@@ -3,10 +3,16 @@
 import contextlib
 import json
 import os
+import re
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # hidden: whoever reads a folder passes over it
+LEFT_SECONDS = 3600  # nobody writes on at a partial file that has not changed for so long
 
 
 def write_text(path: Path, text: str) -> None:
@@ -16,6 +22,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """`write_text`, for bytes."""
+    clear(path.parent)
     with replacing(path) as partial, partial.open("wb") as file:
         file.write(content)
         file.flush()
@@ -26,10 +33,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which takes the place of `path` when all went well and is removed when something went wrong.
 
+    It has a name of its own: two jobs that write the same file at once do not write into each other's, and the last
+    one's stays. What a killed job leaves is removed by `clear`.
+
     Raises:
         OSError: as the block raised it, but naming `path`.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
         partial.replace(path)
@@ -39,9 +49,20 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def clear(folder: Path) -> None:
+    """Remove what killed jobs have left of files that they were replacing.
+
+    Only their age tells: a job may run on another machine, or in a container that numbers its processes by itself.
+    """
+    for partial in folder.glob(".*.partial"):
+        with contextlib.suppress(OSError):  # it was just finished, or removed by another job
+            if PARTIAL.fullmatch(partial.name) and partial.stat().st_mtime < time.time() - LEFT_SECONDS:
+                partial.unlink()
+
+
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """`replacing`, for an empty folder to fill.
+    """`replacing`, for an empty folder to fill, by a caller who holds a lock: all use the same name beside `path`.
 
     Raises:
         OSError: as the block raised it, but naming `path`.

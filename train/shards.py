@@ -79,6 +79,7 @@ def write(
     weights = artifact.card["weights_sha256"]
     plan = Plan(weights_sha256=weights, seed=seed, n=n, shard_rows=shard_rows, options=options or {})
     _claim(folder, plan)
+    atomic.clear(folder)
     if processes > 1:
         torch.set_num_threads(1)  # more than there are cores would only wait for each other, six times as long
     mine = range(rank, plan.shards, processes)

@@ -43,6 +43,7 @@ def check_folder(path: Path) -> None:
 
 def write(path: Path, sample: LabelledRows, codec: Codec) -> None:
     """Write rows as users know them (see `arrow`); the file appears whole or not at all. NPY holds no classes."""
+    atomic.clear(path.absolute().parent)
     with atomic.replacing(path) as partial, partial.open("wb") as file:
         WRITERS[path.suffix.lower()](file, arrow(sample, codec))
 

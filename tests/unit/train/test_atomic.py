@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,34 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, problem: BaseExc
     assert list(tmp_path.iterdir()) == [path]
     if isinstance(caught.value, OSError):
         assert caught.value.filename == (str(path) if caught.value.errno else None)
+
+
+def test_of_two_that_write_a_file_at_once_the_last_one_stays_whole(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    with atomic.replacing(path) as first, first.open("w") as file:
+        file.write("first, begun\n" * 1000)
+        file.flush()
+        with atomic.replacing(path) as second:
+            second.write_text("second\n")
+            assert not path.exists()
+        assert path.read_text() == "second\n"
+        file.write("first, ended\n")
+        file.flush()
+    assert path.read_text() == "first, begun\n" * 1000 + "first, ended\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_jobs_have_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    with atomic.replacing(tmp_path / "rows.csv") as written:
+        written.touch()
+        others = [tmp_path / name for name in (".notes.partial", ".x.partial.csv", "a.0a1b2c3d.partial", "rows")]
+        left = tmp_path / ".part-00000.parquet.0a1b2c3d.partial"
+        for path in (left, *others):
+            path.touch()
+            os.utime(path, (0, time.time() - atomic.LEFT_SECONDS - 60))
+        atomic.clear(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([written, *others])
+    atomic.clear(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "full"), OSError("of zip"), KeyboardInterrupt()])
@@ -59,13 +88,14 @@ def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(
     replace = Path.replace
 
     def record(path: Path, target: Path) -> Path:
-        done.append(f"{path.name} to {target.name}")
+        assert atomic.PARTIAL.fullmatch(path.name)
+        done.append(target.name)
         return replace(path, target)
 
     monkeypatch.setattr(os, "fsync", lambda file: done.append(f"{os.fstat(file).st_size} bytes"))
     monkeypatch.setattr(Path, "replace", record)
     atomic.write_text(tmp_path / "a.json", "text")
-    assert done == ["4 bytes", ".a.json.partial to a.json"]
+    assert done == ["4 bytes", "a.json"]
 
 
 def test_lines_are_kept_that_are_whole_and_wanted(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A sample in shards: the same rows however they are cut, by whomever, and after every interruption."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,34 @@ def test_whole_shards_stay_and_torn_ones_are_made_again(tmp_path: Path, loaded: 
     shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
     np.testing.assert_array_equal(rows_of(tmp_path), before)
     assert kept.stat().st_mtime_ns == stamp
+
+
+def test_two_that_make_the_same_shard_at_once_leave_it_whole(
+    tmp_path: Path, loaded: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan: dict[str, Any] = {"n": 50, "seed": 1, "shard_rows": 50}
+    shards.write(tmp_path / "alone", loaded, **plan)
+    arrow, calls = shards.writers.arrow, iter(range(1000))
+
+    def beside(*args: Any) -> Any:
+        if next(calls) == 3:  # the other one begins and ends in the midst of this one
+            shards.write(tmp_path / "shared", loaded, **plan)
+        return arrow(*args)
+
+    monkeypatch.setattr(shards.writers, "arrow", beside)
+    shards.write(tmp_path / "shared", loaded, **plan)
+    np.testing.assert_array_equal(rows_of(tmp_path / "shared"), rows_of(tmp_path / "alone"))
+    assert len([path for path in (tmp_path / "shared").iterdir() if path.name != ".lock"]) == 2
+
+
+def test_what_killed_jobs_have_left_in_a_folder_is_removed(tmp_path: Path, loaded: Artifact) -> None:
+    plan = shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
+    left = tmp_path / f".{plan.path(tmp_path, 1).name}.0a1b2c3d.partial"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    assert pyarrow.parquet.read_table(tmp_path).num_rows == 50
+    shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
+    assert not left.exists()
 
 
 def test_shards_of_texts_hold_their_classes(tmp_path: Path) -> None:

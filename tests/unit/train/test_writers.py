@@ -1,5 +1,7 @@
 """Writing rows: what is written can be read again."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +58,18 @@ def test_an_array_of_texts_holds_no_classes(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_refused_first(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         writers.check_writable(tmp_path / name)
+
+
+def test_two_that_write_a_file_at_once_leave_a_whole_one_and_nothing_else(tmp_path: Path) -> None:
+    """Of one process, since threads switch while Arrow writes."""
+    codec = BitsCodec(["x1", "x2", "x3"])
+    path = tmp_path / "rows.csv"
+    old = tmp_path / ".rows.csv.0a1b2c3d.partial"  # of a killed job
+    old.touch()
+    os.utime(old, (0, 0))
+    samples = [torch.from_numpy(np.tile(BITS[i : i + 1], (50_000 + 20_000 * i, 1))) for i in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda codes: writers.write(path, LabelledRows(codes=codes), codec), samples))
+    found = data.load(str(path)).rows
+    assert any(np.array_equal(found, codes.numpy()) for codes in samples)
+    assert list(tmp_path.iterdir()) == [path]
