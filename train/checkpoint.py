@@ -6,6 +6,7 @@ newest good one found. Reading unpickles nothing but tensors and plain values (t
 
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from train import atomic
 from train.errors import InputError
 
 FORMAT = 7  # changes with what a state holds, or with how training goes on from it
+NAME = re.compile(r"(\d{6,})-[0-9a-f]{16}\.pt")  # what else lies there is not ours to read or to delete
 
 
 def save(directory: Path, state: dict[str, Any]) -> Path:
@@ -23,7 +25,7 @@ def save(directory: Path, state: dict[str, Any]) -> Path:
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
     directory.mkdir(parents=True, exist_ok=True)
-    number = max((int(old.name.split("-")[0]) for old in directory.glob("*.pt")), default=0) + 1
+    number = max(map(_number, _newest_first(directory)), default=0) + 1
     path = directory / f"{number:06d}-{_digest(content)}.pt"
     atomic.write_bytes(path, content)
     older = _newest_first(directory)[1:]
@@ -62,7 +64,13 @@ def _is_good(path: Path) -> bool:
 
 
 def _newest_first(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.pt"), reverse=True)
+    return sorted(filter(_number, directory.glob("*.pt")), key=lambda path: (_number(path), path.name), reverse=True)
+
+
+def _number(path: Path) -> int:
+    """The running number in a checkpoint's name, from 1 on; 0 where it is no checkpoint's."""
+    match = NAME.fullmatch(path.name)
+    return int(match[1]) if match else 0
 
 
 def _digest(content: bytes) -> str:

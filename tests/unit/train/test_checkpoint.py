@@ -32,6 +32,29 @@ def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name[:6] for path in tmp_path.iterdir()) == ["000004", "000005"]
 
 
+def test_foreign_files_are_neither_read_nor_deleted(tmp_path: Path) -> None:
+    foreign = [tmp_path / name for name in ("backup.pt", "._000001-0123456789abcdef.pt", "000001-mine.pt", "7-old.pt")]
+    for path in foreign:
+        path.touch()
+    for number in range(4):
+        checkpoint.save(tmp_path, state(number))
+    own = sorted(set(tmp_path.iterdir()) - set(foreign))
+    assert [path.name[:6] for path in own] == ["000003", "000004"]
+    assert all(path.exists() for path in foreign)
+    assert checkpoint.newest(tmp_path) == own[-1]
+
+
+def test_the_newest_has_the_highest_number_and_not_the_last_name(tmp_path: Path) -> None:
+    before = checkpoint.save(tmp_path, state(1))
+    before.rename(before.with_name(before.name.replace("000001-", "999999-")))
+    for number in (2, 3):
+        checkpoint.save(tmp_path, state(number))
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None
+    assert found["seen"] == 3
+    assert sorted(path.name[:8] for path in tmp_path.iterdir()) == ["1000000-", "1000001-"]
+
+
 def test_a_damaged_one_is_no_spare(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state(1))
     checkpoint.save(tmp_path, state(2)).write_bytes(b"damaged")
