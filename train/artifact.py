@@ -86,10 +86,11 @@ def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, A
     """Write an artifact, replacing an older one, and return it as a server would load it.
 
     Args:
-        directory: where it will be. It appears whole or not at all.
+        directory: where it will be. It appears whole or not at all; a kill between the two renames, that of the older
+            one and that of the new one, leaves none there, and both beside it.
         facts: what else the card should say (model version, data, metrics, verdict, run id, libraries), as plain JSON.
     """
-    partial = directory.with_name(directory.name + ".partial")
+    partial, old = (directory.with_name(directory.name + ending) for ending in (".partial", ".old"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -97,8 +98,11 @@ def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, A
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        directory.rename(old)
     partial.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
     return load(directory)
 
 

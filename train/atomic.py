@@ -64,16 +64,22 @@ def clear(folder: Path) -> None:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """`replacing`, for an empty folder to fill, by a caller who holds a lock: all use the same name beside `path`.
 
+    A folder that is there already is moved aside first. A kill between the two renames leaves nothing under its name;
+    the old one then lies beside it until the next one is there.
+
     Raises:
         OSError: as the block raised it, but naming `path`.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial, old = (path.with_name(f".{path.name}.{what}") for what in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)  # of a job that was killed
     try:
         partial.mkdir()
         yield partial
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
         partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException as problem:
         shutil.rmtree(partial, ignore_errors=True)
         _name(problem, path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,4 +152,31 @@ def test_a_failed_save_leaves_the_older_artifact(saved: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         artifact.save(saved, other, BitsCodec("abcdef"), {"version": "8", "score": float("nan")})
     assert artifact.load(saved).card["version"] == "7"
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_the_older_artifact_is_deleted_only_when_the_new_one_is_in_its_place(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = catalogue.build({"name": "textbook", "length": 6})
+    rmtree = shutil.rmtree
+    deleted: list[str] = []
+
+    def record(path: Path, **given: Any) -> None:
+        if (path / "card.json").exists():
+            deleted.append(json.loads((path / "card.json").read_text())["version"])
+            assert artifact.load(saved).card["version"] == "8"
+        rmtree(path, **given)
+
+    monkeypatch.setattr(shutil, "rmtree", record)
+    artifact.save(saved, other, BitsCodec("abcdef"), {"version": "8"})
+    assert deleted == ["7"]
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_what_a_kill_between_the_renames_has_left_is_replaced(saved: Path) -> None:
+    saved.rename(saved.with_name("artifact.old"))
+    other = catalogue.build({"name": "textbook", "length": 6})
+    artifact.save(saved, other, BitsCodec("abcdef"), {"version": "8"})
+    assert artifact.load(saved).card["version"] == "8"
     assert list(saved.parent.iterdir()) == [saved]

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +81,29 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, problem: BaseE
     assert list(tmp_path.rglob("*")) == [path, path / "new"]
     if isinstance(caught.value, OSError):
         assert caught.value.filename == (str(path) if caught.value.errno else None)
+
+
+def test_a_folder_is_deleted_only_when_the_next_one_is_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmtree = shutil.rmtree
+
+    def replace(name: str) -> None:
+        with atomic.replacing_folder(tmp_path / "a") as partial:
+            (partial / name).touch()
+
+    def record(path: Path, **given: Any) -> None:
+        if path.exists():
+            deleted.append([file.name for file in path.iterdir()])
+            assert (tmp_path / "a" / "second").exists()
+        rmtree(path, **given)
+
+    deleted: list[list[str]] = []
+    replace("first")
+    monkeypatch.setattr(shutil, "rmtree", record)
+    replace("second")
+    assert deleted == [["first"]]
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "second"]
 
 
 def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(
