@@ -74,7 +74,10 @@ def cli() -> None:
     help="Let `use` load versions without tokens: any user of this machine can then load code, too.",
 )
 @option(
-    "--wait-seconds", type=click.FloatRange(1, 600), default=Settings.wait_seconds, help="Limit for the first answer."
+    "--wait-seconds",
+    type=click.FloatRange(1, 600),
+    default=Settings.wait_seconds,
+    help="Limit for the first answer, and above 120 also for the proof before.",
 )
 @click.option("--foreground", is_flag=True, help="Stay until interrupted, then stop the server: for containers.")
 def start(*, foreground: bool, **given: Any) -> None:

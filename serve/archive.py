@@ -40,7 +40,7 @@ CHECKSUMS = "MAR-INF/SHA256.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # becomes a file name and a part of an address
 MAX_UNPACKED_BYTES = 2**31
-PROOF_SECONDS = 120
+PROOF_SECONDS = 120.0
 # What zipfile raises for a damaged archive, and json for what is not ours; a flipped bit may ask for a feature of zip
 # that zipfile has not (NotImplementedError) or for a password (RuntimeError).
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -96,7 +96,7 @@ def _pack(contents: dict[str, bytes], mar: Path) -> Path:
         raise
 
 
-def verify(mar: Path, proved: Path | None = None) -> dict[str, Any]:
+def verify(mar: Path, proved: Path | None = None, seconds: float = 0) -> dict[str, Any]:
     """Prove an archive as a server would use it, and return its card.
 
     Every file must have the checksum that the archive names for it, and the archive's own code, run alone in a process
@@ -105,11 +105,12 @@ def verify(mar: Path, proved: Path | None = None) -> dict[str, Any]:
     Args:
         proved: where an archive of nothing but the proved files is written. Readers of archives differ: TorchServe
             would unpack a file that the archive's own table of contents lacks.
+        seconds: how long the golden samples may take, where that is more than `PROOF_SECONDS`.
 
     Raises:
         ArchiveError: the archive is truncated, altered or not one of ours, or its golden samples do not come out.
     """
-    contents = _contents(mar)
+    contents, limit = _contents(mar), max(seconds, PROOF_SECONDS)
     with _unpacked(mar, contents) as folder:
         try:
             card: dict[str, Any] = json.loads((folder / CARD).read_text())
@@ -126,10 +127,13 @@ def verify(mar: Path, proved: Path | None = None) -> dict[str, Any]:
                 env=kept_environment(),
                 capture_output=True,
                 text=True,
-                timeout=PROOF_SECONDS,
+                timeout=limit,
             )
         except subprocess.TimeoutExpired as problem:
-            raise ArchiveError(f"{mar}: refused, its proof took longer than {PROOF_SECONDS} s") from problem
+            raise ArchiveError(
+                f"{mar}: its proof took longer than {limit:g} s, so nothing is known of it; is the machine busy? "
+                "`start --wait-seconds` gives more time"
+            ) from problem
     if proof.returncode:
         reason = proof.stderr.strip().splitlines() or [f"exit code {proof.returncode}"]
         raise ArchiveError(f"{mar}: refused, {reason[-1]}")

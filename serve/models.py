@@ -135,9 +135,16 @@ def _of_version(runs: Path, wanted: str) -> AbstractContextManager[Path]:
 
 
 def put(
-    source: Path, runs: Path, loaded: Collection[str] = (), tell: Callable[[str], None] = lambda line: None
+    source: Path,
+    runs: Path,
+    loaded: Collection[str] = (),
+    tell: Callable[[str], None] = lambda line: None,
+    seconds: float = 0,
 ) -> tuple[Path, dict[str, Any]]:
     """Prove an archive or artifact and put it into the store: the archive there, and its card.
+
+    Args:
+        seconds: as for `archive.verify`.
 
     Raises:
         ServeError: it does not prove itself, or would replace a version in `loaded` by something else.
@@ -152,7 +159,7 @@ def put(
                 archive.build(source, copy)
             else:
                 shutil.copyfile(source, copy)
-            card = archive.verify(copy, proved=copy)
+            card = archive.verify(copy, proved=copy, seconds=seconds)
         except ArchiveError as problem:
             raise ServeError(str(problem).replace(str(copy), str(source))) from problem
         target = store(runs) / mar_name(str(card["version"]))

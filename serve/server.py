@@ -86,7 +86,7 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
     with models.located(settings.runs, settings.model) as source:
         for folder in (home / "logs", models.store(settings.runs)):
             folder.mkdir(exist_ok=True)
-        mar, card = models.put(source, settings.runs, tell=tell)
+        mar, card = models.put(source, settings.runs, tell=tell, seconds=settings.wait_seconds)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
     started, clock = time.monotonic(), time.time()
     state = None

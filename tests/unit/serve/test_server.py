@@ -195,6 +195,7 @@ def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: BaseException, told: str
 ) -> None:
     started: list[State] = []
+    proof_seconds: list[float] = []
     processes = ExitStack()
 
     def prove(state: State, *rest: object) -> None:
@@ -207,7 +208,9 @@ def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(models, "located", lambda *_: nullcontext(tmp_path))
-    monkeypatch.setattr(models, "put", lambda *_, **__: (tmp_path / "lookalike-1.mar", {}))
+    monkeypatch.setattr(
+        models, "put", lambda *_, seconds, **__: proof_seconds.append(seconds) or (tmp_path / "lookalike-1.mar", {})
+    )
     monkeypatch.setattr(launch, "check", lambda settings: None)
     monkeypatch.setattr(launch, "start", begin)
     monkeypatch.setattr(server, "_await_golden", prove)
@@ -215,6 +218,7 @@ def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
         with pytest.raises(type(problem), match=told):
             server.start(Settings(runs=tmp_path), lambda line: None)
         (state,) = started
+        assert proof_seconds == [Settings.wait_seconds]
         assert states.process(state) is None
         assert is_forgotten(tmp_path, state)
 
