@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,27 +90,27 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
         mar, card = models.put(source, settings.runs, tell=tell, seconds=settings.wait_seconds)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
     started, clock = time.monotonic(), time.time()
-    state = None
+    state = State(
+        pid=0,
+        host=settings.host,
+        port=settings.port,
+        metrics_port=settings.metrics_port,
+        tokens=settings.need_tokens,
+        token_file=str(scratch / "token") if settings.token_file else None,
+        loads_models=settings.loads_models,
+        workers=settings.workers,
+        scratch=str(scratch),
+    )
     try:
+        states.write(settings.runs, state)  # before there is a process: a start may be killed at any time
         pid = launch.start(settings, home, scratch, mar)
-        state = State(
-            pid=pid,
-            host=settings.host,
-            port=settings.port,
-            metrics_port=settings.metrics_port,
-            tokens=settings.need_tokens,
-            token_file=str(scratch / "token") if settings.token_file else None,
-            loads_models=settings.loads_models,
-            workers=settings.workers,
-            scratch=str(scratch),
-        )
+        state = replace(state, pid=pid)
         states.write(settings.runs, state)
         tell(f"starting TorchServe (process {pid}) with {mar.name}")
         _await_golden(state, card, started + settings.wait_seconds)
         tell(f"ready after {time.monotonic() - started:.1f} s")
     except BaseException as problem:
-        if state:
-            _end(state)
+        _end(state)
         _clear(settings.runs, str(scratch))
         if isinstance(problem, ServeError):
             for line in launch.last_messages(home, clock):
@@ -130,10 +131,10 @@ def stop(runs: Path, grace_seconds: float = GRACE_SECONDS, tell: Callable[[str],
         ServeError: a server is just being started.
     """
     state = states.last(runs)
+    if (state is None or not state.pid) and states.directory(runs).exists():
+        with _locked(runs):  # or else a start is at work
+            pass
     if state is None:
-        if states.directory(runs).exists():
-            with _locked(runs):  # or else a start is at work
-                pass
         return False
     return finish(runs, state, grace_seconds, tell)
 

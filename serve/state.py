@@ -1,7 +1,7 @@
 """What is known of a running server: one small file under runs/serve, and the process that it names."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -20,6 +20,7 @@ class State:
     """A server that was started.
 
     Attributes:
+        pid: of Java's process; 0 from before it is launched until it is known.
         scratch: a private folder with its sockets, keys and unpacked models.
         loads_models: whether models can be loaded while it runs.
     """
@@ -73,17 +74,21 @@ def forget(runs: Path, scratch: str) -> None:
 def last(runs: Path) -> State | None:
     """The server that was last started for these runs and not stopped, even if its process is no longer there.
 
+    Where a start was killed before it knew its server's process, that is looked for.
+
     Raises:
         ServeError: what is known of it cannot be read, so a server may run.
     """
     path = directory(runs) / "state.json"
     try:
-        return _parsed(path.read_text())
+        state = _parsed(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, AttributeError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else problem
         raise ServeError(f"{path} does not say which server runs ({reason}); if none does, delete it") from problem
+    candidates = () if state.pid else (replace(state, pid=pid) for pid in psutil.pids())
+    return next(filter(process, candidates), state)
 
 
 def _parsed(text: str) -> State:

@@ -204,6 +204,9 @@ def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
         raise problem
 
     def begin(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
+        known = states.last(tmp_path)
+        assert known, "a start that is killed now would leave a server that nobody knows of"
+        assert (known.pid, known.scratch) == (0, str(scratch))
         return processes.enter_context(process_of(scratch)).pid
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -870,6 +873,31 @@ def test_without_java_start_says_what_to_install(
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "none"))
     assert commands.main(["start", "--runs", str(tmp_path)]) == 2
     assert "TorchServe needs Java 17 or newer; install it" in capsys.readouterr().err
+
+
+@pytest.fixture
+def half_started(running: State, tmp_path: Path) -> State:
+    """As `running`, but its start was killed when it did not know the process yet."""
+    states.write(tmp_path, dataclasses.replace(running, pid=0))
+    return running
+
+
+def test_a_server_is_found_whose_start_was_killed(half_started: State, tmp_path: Path) -> None:
+    told: list[str] = []
+    assert server.start(Settings(runs=tmp_path), told.append) == half_started
+    assert f"already runs at http://127.0.0.1:1 (process {half_started.pid})" in told[0]
+    assert server.stop(tmp_path)
+    assert states.process(half_started) is None
+    assert is_forgotten(tmp_path, half_started)
+
+
+def test_a_start_at_work_that_has_no_process_yet_is_not_swept_away(half_started: State, tmp_path: Path) -> None:
+    end(half_started)
+    with server._locked(tmp_path), pytest.raises(ServeError, match="another start or use is at work"):
+        server.stop(tmp_path)
+    assert Path(half_started.scratch).exists()
+    assert not server.stop(tmp_path), "it was killed"
+    assert is_forgotten(tmp_path, half_started)
 
 
 @pytest.mark.parametrize(("longer", "refused"), [(0, False), (1, True)])
