@@ -1,6 +1,7 @@
 """The commands: options in, one call each. `python -m serve --help` lists them."""
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -26,6 +27,16 @@ RUNS = Path("runs")
 PORT = click.IntRange(1, 65535)
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Range(click.FloatRange):
+    """A range of numbers; NaN, which compares with nothing, would be in each of click's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
 
 
 def option(name: str, **settings: Any) -> Decorator:
@@ -75,7 +86,7 @@ def cli() -> None:
 )
 @option(
     "--wait-seconds",
-    type=click.FloatRange(1, 600),
+    type=Range(1, 600),
     default=Settings.wait_seconds,
     help="Limit for the first answer, and above 120 also for the proof before.",
 )
@@ -105,7 +116,7 @@ def start(*, foreground: bool, **given: Any) -> None:
 @runs_option()
 @option(
     "--grace-seconds",
-    type=click.FloatRange(0, 600),
+    type=Range(0, 600),
     default=server.GRACE_SECONDS,
     help="How long requests may take to finish.",
 )
@@ -133,7 +144,7 @@ def status(runs: Path, as_json: bool) -> None:
 @runs_option()
 @click.option("-n", "--n", type=click.IntRange(1), default=5, show_default=True, help="How many sequences.")
 @option("--seed", type=click.IntRange(0, MAX_SEED), help="The same seed gives the same sequences.  [default: drawn]")
-@option("--temperature", type=click.FloatRange(0.1, 2), help="Below 1: likelier sequences, less variety.")
+@option("--temperature", type=Range(0.1, 2), help="Below 1: likelier sequences, less variety.")
 @option("--candidates", type=click.IntRange(1, 64), help="Draw so many for each sequence; one is kept.")
 @option("--label", help="Only sequences of this class.")
 @option("--address", help="Ask this server instead of the one started here.")
@@ -183,7 +194,7 @@ def token(runs: Path, header: bool) -> None:
 @option("--port", type=PORT, default=18080, help="Port for the server under test.")
 @option("--metrics-port", type=PORT, default=18082, help="Port of its metrics.")
 @option("--workers", type=click.IntRange(1, 64), default=Settings.workers, help="Worker processes.")
-@option("--seconds", type=click.FloatRange(0.1, 60), default=3.0, help="How long each line is measured.")
+@option("--seconds", type=Range(0.1, 60), default=3.0, help="How long each line is measured.")
 @json_option("the measurements")
 def bench(seconds: float, as_json: bool, **given: Any) -> None:
     """Measure a server of its own beside a no-op handler, a FastAPI twin and the bare generator."""
@@ -205,7 +216,7 @@ def bench(seconds: float, as_json: bool, **given: Any) -> None:
 @option("--port", type=PORT, default=18080, help="Port for the server under test.")
 @option("--metrics-port", type=PORT, default=18082, help="Port of its metrics.")
 @option("--workers", type=click.IntRange(1, 64), default=2, help="Worker processes.")
-@option("--minutes", type=click.FloatRange(0.01, 1440), default=15.0, help="How long.")
+@option("--minutes", type=Range(0.01, 1440), default=15.0, help="How long.")
 @click.option("-n", type=click.IntRange(1), default=20, show_default=True, help="How many sequences a request.")
 @json_option("the measurements")
 def soak(n: int, minutes: float, as_json: bool, **given: Any) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util.retry import Retry
 
 from serve.errors import ClientError
 from train import MODEL_NAME, SHOWN_SAFELY
 
 CONNECT_SECONDS = 5
+NONSENSE = (ValueError, KeyError, TypeError, RecursionError)  # what comes of a body that is not as ours
 ANSWER_SECONDS = 610  # more than responseTimeout in model-config.yaml, so that the server is the first to give up
 
 
@@ -52,7 +53,7 @@ class Client:
         fields = {"n": n} | {name: value for name, value in given.items() if value is not None}
         answer = self._post(fields)
         if answer.is_redirect:
-            raise ClientError(f"{self.address} answers that it is at {answer.headers['Location']}; ask there")
+            raise ClientError(f"{self.address} answers that it is at {safely(answer.headers['Location'])}; ask there")
         if answer.status_code != requests.codes.ok:
             raise ClientError(f"{self.address} refused with {answer.status_code}: {explain(answer.content)}")
         return answer.content
@@ -78,7 +79,7 @@ class Client:
                 raise ClientError(f"nothing answers at {self.address}; {advice}") from problem
             except requests.exceptions.ChunkedEncodingError as problem:
                 raise ClientError(f"{self.address} broke the connection in the midst of its answer") from problem
-            except requests.RequestException as problem:
+            except (requests.RequestException, HTTPError) as problem:  # the latter for a host that no name can be
                 raise ClientError(f"{self.address}: {type(problem).__name__}") from problem
 
 
@@ -98,10 +99,15 @@ def explain(body: bytes) -> str:
     try:
         parsed: dict[str, Any] = json.loads(body)
         if "error" in parsed:
-            return f"{parsed['error']['field']} {parsed['error']['message']}"
-        return " ".join(str(parsed["message"]).split())
-    except (ValueError, KeyError, TypeError):
+            return safely(f"{parsed['error']['field']} {parsed['error']['message']}")
+        return safely(" ".join(str(parsed["message"]).split()))
+    except NONSENSE:
         return "no explanation"
+
+
+def safely(text: str) -> str:
+    """A line that can be printed: without what steers a terminal, and without half a character, which none can show."""
+    return text.translate(SHOWN_SAFELY).encode(errors="replace").decode()
 
 
 def show(body: bytes) -> str:
@@ -114,7 +120,7 @@ def show(body: bytes) -> str:
     """
     try:
         return _shown(json.loads(body))
-    except (ValueError, KeyError, TypeError) as problem:
+    except NONSENSE as problem:
         raise ClientError("what answers there is no server of Lookalike") from problem
 
 
@@ -125,7 +131,8 @@ def _shown(answer: dict[str, Any]) -> str:
     if "text" in answer:  # a text without words is token ids of 0 and 1; without a word that is present, all bits are 0
         bits = bits and not any(any(row) and not text for row, text in zip(sequences, texts, strict=True))
     rows = ["".join(map(str, sequence)) if bits else "" for sequence in sequences]
-    lines = ["  ".join(filter(None, line)).translate(SHOWN_SAFELY) for line in zip(labels, rows, texts, strict=True)]
+    lines = ["  ".join(filter(None, line)) for line in zip(labels, rows, texts, strict=True)]
     model = answer["model"]
     run = f", MLflow run {model['run_id']}" if model["run_id"] else ""
-    return "\n".join([*lines, f"(seed {answer['seed']}, {model['name']} version {model['version']}{run})"])
+    lines.append(f"(seed {answer['seed']}, {model['name']} version {model['version']}{run})")
+    return "\n".join(map(safely, lines))

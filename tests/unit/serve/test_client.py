@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -196,7 +197,7 @@ def test_a_refusal_names_the_field(server: Server) -> None:
         Client(address=server.address).request(10)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"error": 1}'])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"error": 1}', b"[" * 100_000])
 def test_a_body_without_explanation_is_no_problem(body: bytes) -> None:
     assert clients.explain(body) == "no explanation"
 
@@ -214,8 +215,44 @@ def test_people_see_a_line_for_each_sequence() -> None:
     assert absent[0] == "00", "no word is present"
     bare = {name: value for name, value in ANSWER.items() if name != "text"}
     assert clients.show(json.dumps(bare).encode()).splitlines()[:2] == ["10", "11"]
-    steering = clients.show(json.dumps(ANSWER | {"text": ["\x1b]0;owned\x07", "b"]}).encode())
-    assert "\x1b" not in steering, "it would steer the terminal"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"text": ["\x1b]0;owned\x07", "b"]},
+        {"seed": "\x1b["},
+        {"model": {"name": "\x1b", "version": "\x1b", "run_id": "\x1b"}},
+    ],
+)
+def test_no_answer_steers_the_terminal(part: dict[str, Any]) -> None:
+    assert "\x1b" not in clients.show(json.dumps(ANSWER | part).encode())
+
+
+@pytest.mark.parametrize("body", [{"error": {"field": "\x1b", "message": "\x1b["}}, {"message": "\x1b["}])
+def test_no_refusal_steers_the_terminal(body: dict[str, Any]) -> None:
+    assert "\x1b" not in clients.explain(json.dumps(body).encode())
+
+
+def test_half_a_character_can_be_printed() -> None:
+    clients.show(json.dumps(ANSWER | {"text": ["\ud800", "b"]}).encode()).encode()
+
+
+@pytest.mark.parametrize("address", ["http://a..b", f"http://{'a' * 64}", "http://[", "http://a:99999"])
+def test_an_address_that_none_can_have_is_one_line(capsys: pytest.CaptureFixture[str], address: str) -> None:
+    assert commands.main(["request", "--address", address]) == 1
+    assert capsys.readouterr().err.startswith(f"Error: {address}: ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["request", "--temperature"], ["start", "--wait-seconds"], ["stop", "--grace-seconds"], ["bench", "--seconds"]],
+)
+def test_no_number_is_out_of_every_range(capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
+    assert commands.main([*options, "nan"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"Error: Invalid value for '{options[1]}'")
+    assert told.endswith(": nan is not a number.\n")
 
 
 def test_a_token_that_no_header_can_hold_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +266,7 @@ def test_an_address_without_its_scheme_is_told(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == f"Error: --address {address}: must start with http:// or https://\n"
 
 
-@pytest.mark.parametrize("body", [b"<html>hi</html>", b"[]", b'{"any": "thing"}'])
+@pytest.mark.parametrize("body", [b"<html>hi</html>", b"[]", b'{"any": "thing"}', b"[" * 100_000])
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_the_answer_of_something_else_is_told(
     server: Server, capsys: pytest.CaptureFixture[str], body: bytes, form: list[str]
