@@ -23,10 +23,8 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """`write_text`, for bytes."""
     clear(path.parent)
-    with replacing(path) as partial, partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with replacing(path) as partial:
+        partial.write_bytes(content)
 
 
 @contextlib.contextmanager
@@ -42,6 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
+        _to_disk(partial)
         partial.replace(path)
     except BaseException as problem:
         partial.unlink(missing_ok=True)
@@ -75,6 +74,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         partial.mkdir()
         yield partial
+        for file in filter(Path.is_file, partial.rglob("*")):
+            _to_disk(file)
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
@@ -84,6 +85,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         _name(problem, path)
         raise
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until the disk has a file's content: else, after a power loss, its new name may stand for half of it."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _name(problem: BaseException, path: Path) -> None:

@@ -123,6 +123,21 @@ def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(
     assert done == ["4 bytes", "a.json"]
 
 
+def test_a_folder_is_on_the_disk_before_it_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    rename = Path.rename
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(f"{os.fstat(file).st_size} bytes"))
+    monkeypatch.setattr(Path, "rename", lambda path, target: (done.append(target.name), rename(path, target)))
+    with atomic.replacing_folder(tmp_path / "a") as partial:
+        (partial / "sub").mkdir()
+        (partial / "one").write_text("text")
+        (partial / "sub" / "two").write_text("longer text")
+    assert sorted(done[:2]) == ["11 bytes", "4 bytes"]
+    assert done[2:] == ["a"]
+
+
 def test_lines_are_kept_that_are_whole_and_wanted(tmp_path: Path) -> None:
     path = tmp_path / "stats.jsonl"
     assert atomic.keep_lines(path) == 0
