@@ -115,12 +115,26 @@ def load(files: Sequence[Path], *, codec: str, max_bad_rows: int) -> tuple[Store
     place = cache_directory() / "rows" / _key(files)
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the rows may be private
     with FileLock(place.with_suffix(".lock")):
-        if not (place / "rows.bin").exists():
+        if (stored := _stored(place)) is None:
             with atomic.replacing_folder(place) as partial:
                 _convert(files, first.columns, partial, max_bad_rows)
-    found = json.loads((place / "stored.json").read_text())
-    stored = Stored(**{**found, "columns": tuple(found["columns"]), "skipped": tuple(found["skipped"])})
+            stored = _stored(place)
+            assert stored is not None, place
     return stored, _mapped(place / "rows.bin", stored.rows, len(stored.columns))
+
+
+def _stored(place: Path) -> Stored | None:
+    """What lies in a folder of the cache; None where it does not exist or is damaged.
+
+    A file of rows that is shorter than it should be must not be mapped: to touch what it lacks ends the process.
+    """
+    try:
+        found = json.loads((place / "stored.json").read_text())
+        stored = Stored(**{**found, "columns": tuple(found["columns"]), "skipped": tuple(found["skipped"])})
+        size = (place / "rows.bin").stat().st_size
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return stored if size == stored.rows * _width(len(stored.columns)) else None
 
 
 def _key(files: Sequence[Path]) -> str:
@@ -128,8 +142,13 @@ def _key(files: Sequence[Path]) -> str:
     return hashlib.sha256(repr((FORMAT, facts)).encode()).hexdigest()[:32]
 
 
+def _width(length: int) -> int:
+    """Of a packed row, in bytes."""
+    return -(-length // 8)
+
+
 def _mapped(path: Path, rows: int, length: int) -> PackedRows:
-    width = -(-length // 8)
+    width = _width(length)
     packed = torch.from_file(str(path), shared=False, size=rows * width, dtype=torch.uint8)
     return PackedRows(packed.view(rows, width), length)
 

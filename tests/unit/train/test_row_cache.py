@@ -85,6 +85,21 @@ def test_a_folder_is_one_set_and_is_converted_once(tmp_path: Path, monkeypatch: 
     np.testing.assert_array_equal(found.bits[torch.arange(100)].numpy(), BITS)
 
 
+@pytest.mark.parametrize(
+    ("name", "damaged"),
+    [("rows.bin", lambda content: content[:-1]), ("stored.json", lambda content: content[: len(content) // 2])],
+)
+def test_a_torn_cache_is_made_again(tmp_path: Path, name: str, damaged: Callable[[bytes], bytes]) -> None:
+    np.save(tmp_path / "a.npy", BITS)
+    before = data.load(str(tmp_path / "a.npy"), packed=True).fingerprint()
+    (torn,) = (tmp_path / "cache" / "rows").glob(f"*/{name}")
+    torn.write_bytes(damaged(torn.read_bytes()))
+    found = data.load(str(tmp_path / "a.npy"), packed=True)
+    assert found.fingerprint() == before
+    assert isinstance(found.bits, PackedRows)
+    np.testing.assert_array_equal(found.bits[torch.arange(100)].numpy(), BITS)
+
+
 def test_a_changed_file_is_converted_again(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", BITS)
     before = data.load(str(tmp_path / "a.npy"), packed=True).fingerprint()
