@@ -63,14 +63,14 @@ def create(out: Path, name: str, config: str) -> RunDirectory:
 
 
 def newest(out: Path) -> RunDirectory:
-    """The run with the highest number, or `out` itself where that is a run.
+    """The run with the highest number, or `out` itself where that is a run or a link to one.
 
     Raises:
         InputError: there is none.
     """
-    itself = RunDirectory(out)
-    if NAME.fullmatch(itself.path.name) and itself.config.is_file():
-        return itself
+    for itself in (RunDirectory(out), RunDirectory(out.resolve())):
+        if NAME.fullmatch(itself.path.name) and itself.config.is_file():
+            return itself
     runs = existing(out)
     if not runs:
         raise InputError(f"--out {out}: there is no run; train one with: make train")

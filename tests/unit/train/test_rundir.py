@@ -45,6 +45,14 @@ def test_a_run_itself_may_be_named(tmp_path: Path) -> None:
     assert rundir.newest(folder) == inside
 
 
+def test_a_link_to_a_run_may_be_named(tmp_path: Path) -> None:
+    runs = [rundir.create(tmp_path, "toy", "{}") for _ in range(2)]
+    (tmp_path / "latest").symlink_to(runs[0].path.name)
+    assert rundir.newest(tmp_path / "latest").path.samefile(runs[0].path)
+    assert rundir.newest(tmp_path / "latest").number == 1
+    assert rundir.newest(tmp_path) == runs[1]
+
+
 def test_where_nothing_can_be_written_nothing_is_started(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--out .*/file: File exists; nothing was started"):
