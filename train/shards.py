@@ -25,6 +25,7 @@ from train.progress import Progress
 BLOCK_ROWS = 100_000
 PASS_VALUES = 2**20  # values made at once, and written as one row group
 STREAM_STEP = 2_654_435_761  # odd, so that no two blocks of a seed share a stream
+MOST_SHARDS = 1_000_000  # more files in a folder are of use to nobody
 MANIFEST = "_manifest.json"  # tools that read a folder of Parquet files pass over such names
 
 
@@ -51,7 +52,8 @@ class Plan:
         return range(shard * self.shard_rows, min(self.n, (shard + 1) * self.shard_rows))
 
     def path(self, folder: Path, shard: int) -> Path:
-        return folder / f"part-{shard:05d}-of-{self.shards:05d}.parquet"
+        width = max(5, len(str(self.shards - 1)))  # one for all: sorted by name, shards are in the order of their rows
+        return folder / f"part-{shard:0{width}d}-of-{self.shards:05d}.parquet"
 
 
 def write(
@@ -74,10 +76,15 @@ def write(
         processes: how many share the work.
 
     Raises:
-        InputError: the folder holds another sample, or is a file.
+        InputError: the folder holds another sample, or is a file; or there would be more than `MOST_SHARDS`.
     """
     weights = artifact.card["weights_sha256"]
     plan = Plan(weights_sha256=weights, seed=seed, n=n, shard_rows=shard_rows, options=options or {})
+    if plan.shards > MOST_SHARDS:
+        raise InputError(
+            f"--shard-rows {shard_rows}: {n:,} rows would be {plan.shards:,} files, and {MOST_SHARDS:,} is the most; "
+            f"take {-(-n // MOST_SHARDS):,} or more"
+        )
     _claim(folder, plan)
     atomic.clear(folder)
     if processes > 1:

@@ -85,6 +85,30 @@ def test_whole_shards_stay_and_torn_ones_are_made_again(tmp_path: Path, loaded: 
     assert kept.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.parametrize(
+    ("number", "first"),
+    [
+        (3, "part-00000-of-00003.parquet"),
+        (100_000, "part-00000-of-100000.parquet"),
+        (100_001, "part-000000-of-100001.parquet"),
+        (1_000_000, "part-000000-of-1000000.parquet"),
+    ],
+)
+def test_names_of_shards_are_in_the_order_of_their_rows(number: int, first: str) -> None:
+    plan = shards.Plan(weights_sha256="", seed=0, n=number, shard_rows=1, options={})
+    some = sorted({0, 1, 2, *(each % number for each in (99_999, 100_000, 999_999))})
+    names = [plan.path(Path(), shard).name for shard in some]
+    assert names == sorted(names)
+    assert names[0] == first
+
+
+def test_more_shards_than_are_of_use_are_refused_before_anything_is_made(tmp_path: Path, loaded: Artifact) -> None:
+    message = "--shard-rows 1: 1,000,000,000,000 rows would be 1,000,000,000,000 files, .*; take 1,000,000 or more"
+    with pytest.raises(InputError, match=message):
+        shards.write(tmp_path / "rows", loaded, n=10**12, seed=0, shard_rows=1)
+    assert not (tmp_path / "rows").exists()
+
+
 def test_two_that_make_the_same_shard_at_once_leave_it_whole(
     tmp_path: Path, loaded: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
