@@ -40,6 +40,7 @@ FEWEST_IN_LEAF, MOST_IN_LEAF, ROWS_PER_LEAF = 5, 20, 40  # of the judge's trees:
 JUDGED_VALUES = 1 << 21  # values of a kind that the classifier sees: of rows of 1,024 bits it gets 2,048
 SAMPLES, SAMPLED_ROWS = 10, 10_000  # of few rows several samples are judged: so many, and about so many rows in all
 BLOCKS = 50  # the bootstrap draws blocks of rows: with sums kept for each block, a replicate costs next to nothing
+FEWEST_RESAMPLED = 10  # rows; of fewer most replicates are alike, which looks like certainty: there is no interval
 REPLICATES = 200
 WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
 COMPARED_WORDS = 1 << 31  # of 64 bits, by which synthetic rows are compared with real ones: some ten seconds
@@ -206,11 +207,15 @@ def _ratio(distance: Array, floor: Array) -> Array:
 def log_ratio_errors(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> dict[str, float]:
     """Bootstrap standard error of the logarithm of every ratio of DISTANCES; NaN where it has none.
 
+    None has one with fewer rows of a set than FEWEST_RESAMPLED.
+
     Rows are drawn in blocks, from each set by itself (Efron and Tibshirani 1993). Drawing rows adds noise to distance
     and floor alike, which pulls the replicates towards 1; so only their spread is used, on a log scale.
     Where a distance is all noise that is .88 of what it should be: intervals hold the expected ratio in about 93 % of
     cases, not 95 % (EXPERIMENTS.md).
     """
+    if min(len(synthetic), len(heldout), len(train)) < FEWEST_RESAMPLED:
+        return dict.fromkeys(DISTANCES, math.nan)
     rng = np.random.default_rng(seed)
     blocks = [Moments.of_blocks(bits, min(BLOCKS, len(bits))) for bits in (synthetic, heldout, train)]
     logs: dict[str, list[float]] = {name: [] for name in DISTANCES}
@@ -573,7 +578,8 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
         estimate = float(_ratio(found, floor))
         if (few := _ratio_of_few_counts(name, float(found), float(floor), b, c)) is not None:
             estimate, spread = few
-            errors[name] = float(np.nanmax([errors[name], spread]))
+            if n >= FEWEST_RESAMPLED:  # the counts of a row hang together, which its spread does not know
+                errors[name] = float(np.nanmax([errors[name], spread]))
         scores |= {f"{name}_distance": float(found), f"{name}_floor": float(floor), f"{name}_ratio": estimate}
         scores[f"{name}_ratio_low"], scores[f"{name}_ratio_high"] = around(estimate, errors[name])
     return scores
@@ -708,6 +714,8 @@ def _too_uncertain(name: str, resolution: float, scores: Scores, texts: bool) ->
     rows = f"{n} {'texts' if texts else 'rows'}"
     if name.startswith("c2st") and n < FEWEST_JUDGED:
         return [f"{name} was not measured: {rows} judge, and it takes {FEWEST_JUDGED}"]
+    if name.endswith("_ratio") and n < FEWEST_RESAMPLED:
+        return [f"{rows} are too few to tell {name}: it takes {FEWEST_RESAMPLED} to say how far off it may be"]
     if score is None or low is None:
         return [f"{name} does not exist for these {rows}"]
     if high - low <= 2 * resolution:

@@ -383,6 +383,17 @@ def test_the_judge_needs_some_rows(chain: Sets, n: int) -> None:
     json.dumps(scores, allow_nan=False)
 
 
+@pytest.mark.usefixtures("_no_judge")
+@pytest.mark.parametrize("n", [1, 2, metrics.FEWEST_RESAMPLED - 1, metrics.FEWEST_RESAMPLED])
+def test_a_ratio_of_a_few_rows_has_no_interval_and_a_warning(chain: Sets, n: int) -> None:
+    scores = metrics.compare(*(rows[:n] for rows in chain))
+    enough = n == metrics.FEWEST_RESAMPLED
+    for name in ("marginal_ratio", "correlation_ratio", "triple_ratio"):
+        assert (scores[f"{name}_low"] is not None) == (scores[f"{name}_high"] is not None) == enough
+        told = [warning for warning in scores["warnings"] if f"are too few to tell {name}: it takes 10 to" in warning]
+        assert len(told) == (not enough)
+
+
 def test_the_judge_tells_ones_from_zeros_with_the_fewest_rows() -> None:
     ones = np.ones((metrics.FEWEST_JUDGED, 6), np.uint8)
     assert metrics.c2st(ones, 0 * ones, 0)[0] == 1
