@@ -1,16 +1,22 @@
 """gRPC: the same bodies as over HTTP. TorchServe's package brings no stubs, so the two messages are written by hand."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 import requests
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-from tests.integration.serve.running import Served, conform
+from serve import server
+from tests.integration.serve.running import Served, conform, make_run, settings_for
+from tests.ports import free_port
 
-METHOD = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
+SERVICE = "/org.pytorch.serve.grpc.inference.InferenceAPIsService"
+METHOD = f"{SERVICE}/Predictions"
 Field = descriptor_pb2.FieldDescriptorProto
 Ask = Callable[[bytes], bytes]
 
@@ -61,3 +67,25 @@ def test_a_mistake_is_told_as_over_http(served: Served, ask: Ask, body: bytes, f
     conform("Error", json.loads(told))
     assert told == requests.post(served.url, data=body, headers=headers, timeout=30).content
     assert json.loads(told)["error"]["field"] == field
+
+
+def test_with_tokens_nobody_without_one_takes_a_worker_down(tmp_path: Path) -> None:
+    """TorchServe fails on every StreamPredictions and ends the worker that took it, which README.md warns of."""
+    make_run(tmp_path, 1)
+    settings = dataclasses.replace(settings_for(tmp_path), grpc_port=free_port(), tokens=True)
+    state = server.start(settings, print)
+    asked, answer = messages()
+    wanted = asked(model_name="lookalike", input={"data": b'{"n": 2}'})
+    try:
+        (worker,) = psutil.Process(state.pid).children(recursive=True)
+        with grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}") as channel:
+            stream = channel.unary_stream(f"{SERVICE}/StreamPredictions", asked.SerializeToString, answer.FromString)
+            with pytest.raises(grpc.RpcError) as denied:
+                list(stream(wanted, timeout=30))
+            assert denied.value.code() == grpc.StatusCode.PERMISSION_DENIED
+            call = channel.unary_unary(METHOD, asked.SerializeToString, answer.FromString)
+            bearer = [("authorization", f"Bearer {server.inference_token(state)}")]
+            assert len(json.loads(call(wanted, metadata=bearer, timeout=30).prediction)["sequences"]) == 2
+        assert psutil.Process(state.pid).children(recursive=True) == [worker]
+    finally:
+        server.stop(tmp_path)

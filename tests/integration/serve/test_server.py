@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from http.client import HTTPResponse
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,28 @@ def test_an_unknown_version_is_refused(served: Served) -> None:
     answer = requests.post(f"{served.url}/77", json={}, timeout=30)
     assert answer.status_code == 404
     conform("ServerError", answer.json())
+
+
+def test_torchserve_itself_answers_what_it_does_not_understand(served: Served) -> None:
+    """As README.md and openapi.json say."""
+    connection = HTTPConnection(served.state.host, served.state.port, timeout=30)  # requests would mend the address
+    connection.request("POST", "/predictions/lookalike/%zz")
+    unreadable = connection.getresponse()
+    conform("ServerError", json.loads(unreadable.read()))
+    connection.close()
+    assert unreadable.status == 403
+    unexpected = requests.post(served.url, data=b"{}", headers=HEADERS | {"Expect": "miracles"}, timeout=30)
+    assert (unexpected.status_code, unexpected.content) == (417, b"")
+    assert requests.post(f"{served.state.address}/", timeout=30).status_code == 405
+
+
+def test_predictions_have_other_addresses_and_methods(served: Served) -> None:
+    asked = [("PUT", "predictions/lookalike"), ("DELETE", "predictions/lookalike"), ("GET", "invocations")]
+    asked += [("POST", "explanations/lookalike"), ("POST", "models/lookalike/invoke")]
+    asked += [("POST", "v1/models/lookalike:predict"), ("POST", "v2/models/lookalike/infer")]
+    for method, path in asked:
+        answer = requests.request(method, f"{served.state.address}/{path}", timeout=30)
+        conform("Response", answer.json())
 
 
 def test_mistakes_harm_no_neighbour(served: Served) -> None:
