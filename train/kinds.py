@@ -35,6 +35,7 @@ PATIENCE_TICKS = 20  # training on 0/1 rows stops after so many without a better
 PATIENCE_PASSES = 6  # the same for passes over texts
 # By how much a validation score must fall to be believed, because the best of many ticks is better than the start by
 # chance alone: of 0/1 rows in standard errors of the judge's AUC, which a refit's gain exceeds where they are large.
+# Of texts in nats, at the least; see `text_gain`.
 BITS_GAIN, TEXT_GAIN = 2.0, 0.005
 VALIDATION_ROWS = 1000  # generated at each tick: more than there are validation rows sharpen the judge
 EVALUATION_SEED, VALIDATION_SEED = 0, 1  # what is chosen by some noise must not be judged by it
@@ -185,6 +186,15 @@ def auc_error(real: int, generated: int) -> float:
     return math.sqrt((real + generated + 1) / (12 * real * generated)) if real and generated else math.inf
 
 
+def text_gain(validation: int) -> float:
+    """By how much the score of so many validation texts must fall to be believed.
+
+    The scale of the scores is the one that suits these texts best. Of scores that are noise it wins, by chance, half a
+    chi-squared variable of one degree of freedom over all texts (Wilks 1938), which is above 2 in less than 1 of 20.
+    """
+    return max(TEXT_GAIN, 2 / validation) if validation else math.inf
+
+
 def _moved(rows: Tensor | PackedRows, device: str) -> Tensor | PackedRows:
     """Training rows where the nets are, or where they were if there is no room: then each batch is moved."""
     try:
@@ -200,7 +210,8 @@ class TextKind:
     def __init__(self, config: Config, prepared: Prepared) -> None:
         assert isinstance(prepared.codec, TokensCodec)
         self.config, self.prepared, self.codec = config, prepared, prepared.codec
-        self.patience, self.gain = PATIENCE_PASSES * min(len(prepared.train), text_game.PASS_ROWS), TEXT_GAIN
+        self.patience = PATIENCE_PASSES * min(len(prepared.train), text_game.PASS_ROWS)
+        self.gain = text_gain(len(prepared.validation))
         self.warm_share, self.game_share = config.warmup, 1.0
         # To those that learn from the training rows, other tokens are unknown; an untrained embedding would be noise.
         in_train = torch.zeros(len(self.codec.pieces), dtype=torch.bool)

@@ -14,7 +14,7 @@ from tests.asked import asked
 from train import artifact, baselines, evidence, generator, kinds, loop, metrics, text_game, text_warmup
 from train.codec import UNKNOWN, TokensCodec
 from train.config import resolve
-from train.generator import sample_labelled
+from train.generator import LabelledRows, sample_labelled
 from train.nade import NadeGenerator
 from train.prepare import Prepared, prepare, resolved
 from train.text_generator import TokenGenerator
@@ -81,6 +81,25 @@ def test_the_fewer_validation_rows_the_more_the_game_must_gain() -> None:
     found, kind = bits_job()
     error = kinds.auc_error(len(found.validation), kinds.VALIDATION_ROWS)
     assert kind.gain == kinds.BITS_GAIN * error
+
+
+@pytest.mark.parametrize("n", [20, 100, 300, 1270])
+def test_a_scorer_of_noise_is_not_believed_however_few_the_validation_texts(
+    monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(text_game, "scores_of", lambda _, rows: torch.randn(len(rows.codes)))
+    sets = [LabelledRows(codes=torch.zeros(size, 1), labels=None) for size in (n, text_game.CHECKED_DRAWS * n)]
+    scorer: Any = None
+    scores = [math.exp(-text_game.nats_won(scorer, *sets)[0]) for _ in range(2000)]
+    assert sum(score < 1 - kinds.text_gain(n) for score in scores) / len(scores) < 0.05
+
+
+def test_many_validation_texts_must_not_gain_more_than_before(texts: tuple[kinds.TextKind, TokenGenerator]) -> None:
+    kind, _ = texts
+    assert kind.gain == 2 / len(kind.prepared.validation) > kinds.TEXT_GAIN
+    assert kinds.text_gain(1270) == kinds.TEXT_GAIN
+    assert kinds.text_gain(0) == math.inf
 
 
 def test_a_refit_learns_from_validation_rows_too_in_the_time_that_the_others_leave() -> None:
