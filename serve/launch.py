@@ -25,6 +25,7 @@ from train import MODEL_NAME
 HERE = Path(__file__).resolve().parent
 LOOPBACK = ("127.0.0.1", "localhost")
 LOG_LINES = 12
+JAVA = 17
 OLDER_DRAIN_VARIABLE = "LOOKALIKE_GATE"  # of archives exported before it had to differ from `fit --gate`'s variable
 SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107  # Java cuts longer ones off, and listens there
 METRICS_CONFIG, LOG_CONFIG = "metrics.yaml", "log4j2.xml"
@@ -73,6 +74,8 @@ class Settings:
 
 def check(settings: Settings) -> None:
     """Raises UsageError for what can be known to fail before anything is started."""
+    if not settings.host:
+        raise UsageError("--host: must name an address; 0.0.0.0 means all of this machine's")
     if ":" in settings.host:
         raise UsageError(f"--host {settings.host}: TorchServe knows IPv4 addresses and names only")
     if len({settings.port, settings.metrics_port, settings.grpc_port}) < 3:
@@ -85,16 +88,28 @@ def check(settings: Settings) -> None:
         reason = problem.strerror if isinstance(problem, OSError) else problem
         raise UsageError(f"--token-file {settings.token_file}: {reason}") from problem
     _check_socket_path()
-    if not shutil.which(_java()):
-        raise UsageError(
-            "TorchServe needs Java 17 or newer; install it (Debian, Ubuntu: apt install openjdk-17-jre-headless; "
-            "macOS: brew install openjdk@17) or set JAVA_HOME"
-        )
+    _check_java()
     _check_port("--port", settings.host, settings.port)
     _check_port("--metrics-port", settings.host, settings.metrics_port)
     _check_port("--grpc-port", LOOPBACK[0], settings.grpc_port)
     if not models.is_registered(settings.model):
         models.find(settings.runs, settings.model)
+
+
+def _check_java() -> None:
+    """Java is there, and one that runs TorchServe: an older one ends at once, and says so in its log only."""
+    try:
+        told = subprocess.run([_java(), "-version"], capture_output=True, text=True, errors="replace")
+        said = told.stderr + told.stdout
+    except OSError:
+        said = ""
+    found = re.search(r'version "(?:1\.)?(\d+)', said)  # Java 8 calls itself 1.8
+    if found is None or int(found[1]) < JAVA:
+        here = f"here is {_java()}, version {found[1]}" if found else f"{_java()} is none"
+        raise UsageError(
+            f"TorchServe needs Java {JAVA} or newer, and {here}; install it (Debian, Ubuntu: apt install "
+            f"openjdk-{JAVA}-jre-headless; macOS: brew install openjdk@{JAVA}) or set JAVA_HOME"
+        )
 
 
 def _check_socket_path() -> None:

@@ -4,6 +4,7 @@ A model is an archive, an artifact, a run directory that holds one, or a name in
 models:/lookalike@champion or models:/lookalike/3. Served is the very copy that was proved, from the store.
 """
 
+import errno
 import filecmp
 import re
 import shutil
@@ -20,6 +21,7 @@ from train import CARD, MODEL_NAME
 from train import store as mlflow_store
 
 RUN = re.compile(r"(\d{5})-.+")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 PROVING = "proving-"  # how the name of a folder begins in which a model is proved
 REGISTERED = "models:/"  # how the names in MLflow's registry begin
 
@@ -160,7 +162,12 @@ def put(
             else:
                 shutil.copyfile(source, copy)
             card = archive.verify(copy, proved=copy, seconds=seconds)
-        except ArchiveError as problem:
+        except (ArchiveError, OSError) as problem:
+            cause = problem if isinstance(problem, OSError) else problem.__cause__
+            if isinstance(cause, OSError) and cause.errno in FULL:  # Python would name the source, which is well
+                raise ServeError(f"no room for a copy of the model in {store(runs)} ({cause.strerror})") from problem
+            if isinstance(problem, OSError):
+                raise
             raise ServeError(str(problem).replace(str(copy), str(source))) from problem
         target = store(runs) / mar_name(str(card["version"]))
         if str(card["version"]) in loaded and not filecmp.cmp(copy, target, shallow=False):

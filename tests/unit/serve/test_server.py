@@ -1,6 +1,7 @@
 """Starting, switching and stopping, as far as that shows without TorchServe."""
 
 import dataclasses
+import errno
 import http.server
 import itertools
 import json
@@ -26,7 +27,7 @@ import psutil
 import pytest
 
 from serve import __main__ as commands
-from serve import bearer, drain, launch, load, management, models, server
+from serve import archive, bearer, drain, launch, load, management, models, server
 from serve import state as states
 from serve.errors import ArchiveError, ClientError, ManagementError, ServeError, UsageError
 from serve.launch import Settings
@@ -867,12 +868,55 @@ def test_what_is_no_token_is_wrong_usage(
     assert not (tmp_path / "serve").exists()
 
 
-def test_without_java_start_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (None, "is none"),
+        ("No Java runtime present", "is none"),  # as macOS's own says
+        ('java version "1.8.0_292"', "version 8"),
+        ('Picked up JAVA_TOOL_OPTIONS: -Dx\nopenjdk version "11.0.2" 2019-01-15', "version 11"),
+        ('openjdk version "17.0.15" 2025-04-15', None),
+        ('openjdk version "25" 2025-09-16', None),
+    ],
+)
+def test_without_a_java_that_is_new_enough_start_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, found: str | None
 ) -> None:
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "none"))
-    assert commands.main(["start", "--runs", str(tmp_path)]) == 2
-    assert "TorchServe needs Java 17 or newer; install it" in capsys.readouterr().err
+    java = tmp_path / "bin" / "java"
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    if said:
+        java.parent.mkdir()
+        java.write_text(f"#!/bin/sh\ncat >&2 <<'E'\n{said}\nE\n")
+        java.chmod(0o700)
+    told = pytest.raises(UsageError, match=f"^TorchServe needs Java 17 or newer, and .*{java}.* {found}; install it")
+    with told if found else nullcontext():
+        launch._check_java()
+    if found:
+        with told:
+            launch.check(Settings(runs=tmp_path))
+
+
+def test_no_address_to_listen_on_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["start", "--runs", str(tmp_path), "--host", ""]) == 2
+    assert capsys.readouterr().err.startswith("Error: --host: must name an address")
+
+
+@pytest.mark.parametrize("kind", ["archive", "artifact"])
+def test_a_full_disk_is_no_fault_of_the_model(
+    tmp_path: Path, artifact_directory: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "the source", None, "the copy")
+
+    models.store(tmp_path).mkdir(parents=True)
+    source = artifact_directory
+    if kind == "archive":
+        source = archive.build(artifact_directory, tmp_path / "lookalike.mar")
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", fail)
+    told = rf"^no room for a copy of the model in {models.store(tmp_path)} \(No space left on device\)$"
+    with pytest.raises(ServeError, match=told):
+        models.put(source, tmp_path)
 
 
 @pytest.fixture
