@@ -161,7 +161,7 @@ def _drain(state: State, seconds: float, tell: Callable[[str], None]) -> None:
         return
     # A TorchServe that answers nobody has passed on what it ever will.
     with suppress(ServeError, OSError, ValueError, LookupError):
-        answered = _await_signatures(state, deadline) and answered
+        answered = answered and _await_signatures(state, deadline)
     if not (flush(state.port, deadline) and answered):
         tell(f"{seconds:g} s were not enough for all accepted requests: the others were cut off")
 
@@ -363,7 +363,7 @@ def _clear(runs: Path, scratch: str) -> None:
     """Remove what an ended server leaves behind."""
     states.forget(runs, scratch)
     if Path(scratch).name.startswith(SCRATCH):  # it was read from a file, which others may have changed
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             shutil.rmtree(Path(scratch).rename(f"{scratch}-gone"), ignore_errors=True)  # for `attend`, gone at once
 
 

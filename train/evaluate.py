@@ -77,7 +77,8 @@ def _shuffled_texts(texts: Strings) -> dict[str, Any]:
     """What training texts score whose words stand in random order, as many as there are synthetic ones."""
     rng = np.random.default_rng(0)
     real, learned = ([words_of(text) for text in part] for part in (texts.heldout, texts.train))
-    made = [[str(word) for word in rng.permutation(text)] for text in learned[: len(texts.contenders[SYNTHETIC])]]
+    chosen = rng.permutation(len(learned))[: len(texts.contenders[SYNTHETIC])]  # files may be sorted, by class say
+    made = [[str(word) for word in rng.permutation(learned[row])] for row in chosen]
     return text_metrics.compare_text(made, real, learned)
 
 
