@@ -158,10 +158,10 @@ def summary(results: str) -> str:
             header, _, *lines = [line.strip("| ").split(" | ") for line in content.splitlines()]
             found = {cells[0].split("==")[0]: cells[header.index("c2st_auc")] for cells in lines}
             rows.setdefault(name + label, {}).update(found)
-    lines = [f"| AUC | {' | '.join(SUMMARY.values())} |", "|---" * (len(SUMMARY) + 1) + "|"]
+    shown = [f"| AUC | {' | '.join(SUMMARY.values())} |", "|---" * (len(SUMMARY) + 1) + "|"]
     for name, found in rows.items():
-        lines.append(f"| {name} | {' | '.join(found.get(contender, '-') for contender in SUMMARY)} |")
-    return "\n".join(lines)
+        shown.append(f"| {name} | {' | '.join(found.get(contender, '-') for contender in SUMMARY)} |")
+    return "\n".join(shown)
 
 
 def _marks(mark: str) -> tuple[str, str]:
