@@ -20,7 +20,7 @@ from urllib3.util import Retry
 
 from serve import archive
 from tests.ports import free_port
-from train import artifact, builtin, kinds, rundir
+from train import artifact, builtin, kinds, rundir, warmup
 from train.__main__ import main
 from train.config import from_json
 from train.prepare import prepare
@@ -28,12 +28,19 @@ from train.prepare import prepare
 SMALL = ["--hidden", "8", "--folds", "2", "--batch-size", "96", "--turns", "2", "--device", "cpu"]
 FAST = [*SMALL, "--epochs", "20", "--tick", "2000", "--baselines", "fast", "--gate", "none"]
 ROOT = Path(__file__).parents[3]
+STEPS = warmup.STEPS
 
 
 @pytest.fixture(autouse=True)
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("LOOKALIKE_OUT", str(tmp_path / "runs"))
+
+
+@pytest.fixture(autouse=True)
+def _short_warm_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What jobs leave and refuse does not depend on how well their nets are fitted."""
+    monkeypatch.setattr(warmup, "STEPS", 30)
 
 
 def store(tmp_path: Path) -> str:
@@ -230,8 +237,11 @@ def test_the_textbook_prints_what_the_textbook_prints(tmp_path: Path, capsys: py
         assert all(len(row.split()) == 5 and set(row.split()) <= {"0", "1"} for row in rows)
 
 
-def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> None:
-    job = ["fit", "--data", "toy", *SMALL, "--epochs", "150", "--tick", "2000", "--baselines", "none", "--gate", "none"]
+def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warmup, "STEPS", STEPS)  # as the command of its own below has it
+    job = ["fit", "--data", "toy", *SMALL, "--epochs", "60", "--tick", "2000", "--baselines", "none", "--gate", "none"]
     assert main([*job, "--out", str(tmp_path / "undisturbed")]) == 0
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -260,7 +270,7 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(tmp_path: Pat
 
 
 def test_a_killed_job_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
-    job = ["fit", "--data", "toy", *SMALL, "--epochs", "100", "--tick", "2000", "--baselines", "none", "--gate", "none"]
+    job = ["fit", "--data", "toy", *SMALL, "--epochs", "50", "--tick", "2000", "--baselines", "none", "--gate", "none"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-m", "train", *job], cwd=tmp_path, env=environment)
     stats = tmp_path / "runs" / "00001-toy-bits" / "stats.jsonl"
