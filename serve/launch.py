@@ -55,7 +55,7 @@ class Settings:
     token_file: Path | None = None
     model_api: bool = False
     beside: tuple[str, ...] = ()
-    wait_seconds: float = 40.0
+    wait_seconds: float = 120.0  # on two slow cores with other work, 40 were not enough
 
     @property
     def need_tokens(self) -> bool:
