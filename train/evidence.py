@@ -33,6 +33,7 @@ SHOWN = {
     "self_bleu_3": ("among themselves; the floor is best, above it is collapse", 3),
     "frechet": ("distance of sentence embeddings; the floor is best", 4),
     "copy_excess": ("0.00 = no more copies than by chance", 3),
+    "passage_excess": ("0.00 = no more eight consecutive words copied than by chance", 3),
     "label_distance": ("share of texts that would have to be of another class; the floor is best", 3),
     "utility": ("AUC of a model that learns the label here and is tested on real rows", 3),
 }
@@ -45,6 +46,7 @@ class Strings:
     contenders: dict[str, list[str]]
     heldout: list[str]
     train: list[str]
+    validation: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class Evidence:
         heldout: the real rows that judge.
         train: the real rows that were learned from.
         columns: a label for each position.
+        validation: real rows that may have been learned from besides.
         scores: `metrics.compare` of every contender and of the floor; of texts `text_metrics.compare_text`
             and, of those with classes, `label_scores`.
         texts: what the codes are the presence of words in, where texts are judged.
@@ -80,6 +83,7 @@ class Evidence:
     heldout: Codes
     train: Codes
     columns: list[str]
+    validation: Codes | None = None
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     texts: Strings | None = None
     curves: dict[str, list[Point]] = field(default_factory=dict)
@@ -119,7 +123,9 @@ def judge(
     scores[FLOOR] = _floor(next(iter(scores.values())))
     n = min(len(heldout), len(train))
     rounded = {name: _some_rows(codes, n, seed).round().astype(np.uint8) for name, codes in contenders.items()}
-    return Evidence(contenders=rounded, heldout=heldout, train=train, columns=columns, scores=scores)
+    return Evidence(
+        contenders=rounded, heldout=heldout, train=train, columns=columns, validation=validation, scores=scores
+    )
 
 
 def _some_rows(codes: npt.NDArray[Any], n: int, seed: int) -> npt.NDArray[Any]:
@@ -172,7 +178,7 @@ def judge_texts(
         train=text_metrics.presence(learned, columns),
         columns=columns,
         scores=scores,
-        texts=Strings(contenders=dict(contenders), heldout=heldout, train=train),
+        texts=Strings(contenders=dict(contenders), heldout=heldout, train=train, validation=list(validation)),
     )
 
 

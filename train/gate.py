@@ -30,7 +30,7 @@ SHARED = (
 ROW_METRICS = (*SHARED, *_ratios("lag"), "near_copy_share")
 TEXT_METRICS = (
     *SHARED, "c2st_conv_auc", "c2st_conv_floor", "label_distance", "label_distance_floor", "length_distance",
-    "length_distance_floor", "frechet", "frechet_floor",
+    "length_distance_floor", "frechet", "frechet_floor", "passage_excess", "passage_rate", "passage_floor",
     *(f"ngram_js_{k}{floor}" for k in (1, 2, 3, 4) for floor in ("", "_floor")),
     *(f"{each}_{k}{floor}" for each in ("bleu", "self_bleu") for k in (2, 3, 4, 5) for floor in ("", "_floor")),
 )  # fmt: skip

@@ -637,18 +637,18 @@ def _copy_scores(s: Bits, h: Bits, known: Bits) -> Scores:
     rate, floor = copy_rate(s, known), copy_rate(h, known)
     near, low, high = near_copy_share(s, h, known)
     return {
-        **copy_scores(rate, floor, len(s)),
+        **excess_scores("copy", rate, floor, len(s)),
         "near_copy_share": near,
         "near_copy_share_low": low,
         "near_copy_share_high": high,
     }
 
 
-def copy_scores(rate: float, floor: float, n: int) -> Scores:
+def excess_scores(what: str, rate: float, floor: float, n: int) -> Scores:
     """The shares of copies among `n` synthetic and `n` held-out rows, and how far the first is beyond the second."""
     low, high = excess_interval(rate, floor, n)
-    excess = {"copy_excess": rate - floor, "copy_excess_low": low, "copy_excess_high": high}
-    return {"copy_rate": rate, "copy_floor": floor, **excess}
+    excess = {f"{what}_excess": rate - floor, f"{what}_excess_low": low, f"{what}_excess_high": high}
+    return {f"{what}_rate": rate, f"{what}_floor": floor, **excess}
 
 
 def _as_bits(rows: Array, kind: str, real: bool = False) -> Bits:

@@ -25,6 +25,7 @@ from train import metrics
 from train.codec import words_of
 from train.evidence import FLOOR, Evidence, Strings
 from train.gate import Verdict
+from train.text_metrics import PASSAGE_WORDS
 
 Array = npt.NDArray[Any]
 
@@ -117,6 +118,14 @@ ROWS = (
         decimals=3,
     ),
     Row(
+        "passage_excess",
+        "Passages",
+        f"share of texts with {PASSAGE_WORDS} consecutive words of a learned one, beyond what chance gives",
+        ideal=0.0,
+        bad=0.05,
+        decimals=3,
+    ),
+    Row(
         "near_copy_share",
         "Near copies",
         "share closer to training than to held-out rows; 0.5 = chance",
@@ -193,7 +202,6 @@ class Page:
         provenance: name and value of all that a reader may want to trace.
         generator: which one played, as `Config.generator` names it; that of texts is known from the evidence.
         outcome: what training has ended in, and what of it ships; empty where nothing was trained.
-        validated: whether rows beside the training rows were learned from.
         train_known: whether the rows that were learned from are known; else any real row is a neighbour.
     """
 
@@ -204,7 +212,6 @@ class Page:
     provenance: dict[str, str]
     generator: str = "nade"
     outcome: str = ""
-    validated: bool = False
     train_known: bool = True
 
 
@@ -319,18 +326,19 @@ def _constant(shipped: Mapping[str, Any], generator: str) -> str:
 def neighbours(
     evidence: Evidence, decode: Callable[[Tensor], list[str] | None], *, train_known: bool = True
 ) -> list[dict[str, Any]]:
-    """The first synthetic rows, each with its nearest training row and the number of values in which they differ.
+    """The first synthetic rows, each with its nearest learned row and the number of values in which they differ.
 
-    Of texts it is the number of words that one of them has and the other has not.
+    Of texts it is the share of the words of both that only one of them has. Learned are training and validation rows.
 
     Args:
         train_known: whether the training rows are known; where not, the nearest of all real rows is shown.
     """
-    if evidence.texts is not None:
-        texts = evidence.texts.train if train_known else [*evidence.texts.train, *evidence.texts.heldout]
-        return _text_neighbours(evidence.texts.contenders[evidence.shipped], texts)
+    if (texts := evidence.texts) is not None:
+        others = texts.validation if train_known else texts.heldout
+        return _text_neighbours(texts.contenders[evidence.shipped], [*texts.train, *others])
     synthetic = evidence.contenders[evidence.shipped][:NEIGHBOUR_ROWS]
-    known = evidence.train if train_known else np.concatenate([evidence.train, evidence.heldout])
+    beside = evidence.validation if train_known else evidence.heldout
+    known = evidence.train if beside is None else np.concatenate([evidence.train, beside])
     distances, indices, _ = metrics.nearest(synthetic, known)
     return [
         {
@@ -342,15 +350,20 @@ def neighbours(
     ]
 
 
-def _text_neighbours(synthetic: list[str], train: list[str]) -> list[dict[str, Any]]:
-    known = [Counter(words_of(text)) for text in train]
+def _text_neighbours(synthetic: list[str], real: list[str]) -> list[dict[str, Any]]:
+    known = [Counter(words_of(text)) for text in real]
     found = []
     for text in synthetic[:NEIGHBOUR_ROWS]:
         words = Counter(words_of(text))
-        distances = [(words - other).total() + (other - words).total() for other in known]
+        distances = [_distance(words, other) for other in known]
         nearest = int(np.argmin(distances))
-        found.append({"row": text, "nearest": train[nearest], "distance": distances[nearest]})
+        found.append({"row": text, "nearest": real[nearest], "distance": f"{distances[nearest]:.2f}"})
     return found
+
+
+def _distance(a: Counter[str], b: Counter[str]) -> float:
+    """Bray and Curtis (1957). Without the division, the shortest texts would be nearest to nearly all."""
+    return ((a - b).total() + (b - a).total()) / max(1, a.total() + b.total())
 
 
 def _shown(row: Array, other: Array, decode: Callable[[Tensor], list[str] | None]) -> Markup:

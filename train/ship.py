@@ -95,7 +95,6 @@ def _report(trained: Trained, found: Evidence, verdict: Verdict) -> None:
         provenance=_provenance(trained),
         generator=trained.config.generator,
         outcome=_outcome(trained),
-        validated=len(trained.prepared.validation) > 0,
     )
     pictures = report.figures(found, history)
     atomic.write_text(trained.run.report, report.render(found, page, pictures))

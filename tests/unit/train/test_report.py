@@ -13,7 +13,7 @@ from matplotlib.patches import StepPatch
 from torch import Tensor
 
 from train import builtin, evidence, gate, report, text_metrics
-from train.evidence import Evidence
+from train.evidence import Evidence, Strings
 
 MISSED = "c2st_auc is 0.9; the gate asks for <= 0.7, missed by 0.2"
 HISTORY = [
@@ -121,20 +121,34 @@ def test_neighbours_are_the_nearest_training_rows(found: Evidence) -> None:
         assert pair["distance"] == np.abs(found.train.astype(int) - row).sum(axis=1).min()
 
 
+def test_validation_rows_may_be_the_nearest_too(found: Evidence) -> None:
+    copied = dataclasses.replace(found, validation=found.contenders["GAN"])
+    assert {pair["distance"] for pair in report.neighbours(copied, lambda codes: None)} == {0}
+    texts = Strings(contenders={"GAN": ["A dull film"]}, heldout=[], train=["a film"], validation=["dull: a film"])
+    (pair,) = report.neighbours(dataclasses.replace(found, texts=texts), lambda codes: None)
+    assert (pair["nearest"], pair["distance"]) == ("dull: a film", "0.00")
+
+
+def test_a_text_is_near_to_another_by_the_share_of_their_words(found: Evidence) -> None:
+    real = ["A film", "Not a funny film, and not a short one, but with a heart", "A dull and long film with a heart"]
+    texts = Strings(contenders={"GAN": ["a short film with a great heart"]}, heldout=real, train=real)
+    (pair,) = report.neighbours(dataclasses.replace(found, texts=texts), lambda codes: None)
+    assert (pair["nearest"], pair["distance"]) == (real[2], f"{5 / 15:.2f}")  # with the first it is 5 of 9
+
+
 def test_without_training_rows_every_real_row_may_be_the_nearest(found: Evidence) -> None:
     copied = dataclasses.replace(found, contenders={"GAN": found.heldout[:50]})
     assert {pair["distance"] for pair in report.neighbours(copied, lambda codes: None, train_known=False)} == {0}
     html = rendered(copied, page(train_known=False, history=[]))
     assert "Rows, and the real rows nearest to them" in html
-    assert "nearest training row" not in html
+    assert "nearest learned row" not in html
+    assert "nearest learned row" in rendered(copied, page())
 
 
 def test_the_page_says_what_ships(found: Evidence) -> None:
     for history in (HISTORY, []):  # a game may have had no time for a tick
         html = rendered(found, page(history=history, outcome="The start ships: the game had no time."))
         assert "The start ships: the game had no time." in html
-    assert "Validation rows are not searched here" in rendered(found, page(validated=True))
-    assert "Validation rows are not searched here" not in rendered(found, page())
 
 
 def test_a_missed_limit_stands_out(found: Evidence) -> None:
@@ -254,7 +268,7 @@ def test_a_value_is_graded_by_its_distance_from_the_ideal(key: str, grades: dict
 def test_the_nearest_training_text_stands_beside_a_text() -> None:
     train = ["a long story about nothing", "a fine film", "the plot"]
     (found,) = report._text_neighbours(["a very fine film"], train)
-    assert found == {"row": "a very fine film", "nearest": "a fine film", "distance": 1}
+    assert found == {"row": "a very fine film", "nearest": "a fine film", "distance": "0.14"}
 
 
 def test_the_difference_is_what_synthetic_rows_have_more_of() -> None:

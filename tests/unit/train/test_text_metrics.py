@@ -126,6 +126,24 @@ def test_collapsed_and_copied_texts_are_caught() -> None:
     assert text_metrics.compare_text(c, b, a, validation=c)["copy_excess_low"] > 0.5
 
 
+def test_eight_words_in_a_row_are_a_passage() -> None:
+    learned = [[f"w{i}" for i in range(20)], [f"v{i}" for i in range(20)]]
+    seven, eight = learned[0][3:10], learned[0][3:11]
+    made = [["a", *seven, "b"], ["a", *eight, "b"], eight, learned[1], [], ["a"] * 8]
+    assert text_metrics.passage_rates(made, [seven, eight], learned) == (3 / 6, 1 / 2)
+
+
+@pytest.mark.usefixtures("_no_text_judge")
+def test_texts_that_are_put_together_from_learned_ones_are_caught() -> None:
+    fresh, heldout, train, validation = ([[f"{kind}{i}-{j}" for j in range(20)] for i in range(40)] for kind in "abcd")
+    for learned in (train, validation):
+        made = [one[:10] + other[10:] for one, other in zip(learned, learned[1:] + learned[:1], strict=True)]
+        scores = text_metrics.compare_text(made, heldout, train, validation=validation)
+        assert scores["copy_excess"] == 0
+        assert scores["passage_excess_low"] > 0.5
+    assert text_metrics.compare_text(fresh, heldout, train)["passage_excess"] == 0
+
+
 @pytest.mark.usefixtures("_no_text_judge")
 def test_every_number_stands_under_its_name() -> None:
     a, b, c = (random_texts(12, seed) for seed in (1, 2, 3))

@@ -63,9 +63,14 @@ def with_shuffled_words(texts: list[str]) -> list[str]:
     return [" ".join(rng.permutation(text.split())) for text in texts]
 
 
+def together(texts: list[str]) -> list[str]:
+    return [f"{text} {other}" for text, other in zip(texts, reversed(texts), strict=True)]
+
+
 TEXT_FAULTS: dict[str, tuple[Callable[[list[str]], list[str]], set[str]]] = {
     "shuffled words": (with_shuffled_words, {"c2st_auc", "c2st_conv_auc"}),
     "training texts": (lambda texts: SEEN_TEXTS, {"copy_excess"}),
+    "a training text, and another": (lambda texts: together(SEEN_TEXTS), {"passage_excess"}),
     "copies of the texts that judge": (lambda texts: REAL_TEXTS, {"c2st_auc", "c2st_conv_auc"}),
     "mode collapse": (lambda texts: texts[:4] * 50, {"distinct_ratio"}),
     "nothing": (lambda texts: texts, set()),
