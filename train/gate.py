@@ -172,7 +172,8 @@ def check(limits: list[Limit], scores: Mapping[str, Any], simple: Simple | None 
     """Hold the scores against the limits.
 
     A score with a 95 % interval misses a limit when even the better end of the interval does: fresh real rows, whose
-    scores scatter too, must pass. A number that was not measured fails: it proves nothing.
+    scores scatter too, must pass. A number that was not measured fails, and so does one of too few rows for an interval:
+    it proves nothing.
 
     Args:
         simple: a model that should not pass, where one was measured.
@@ -198,6 +199,8 @@ def _judge(limit: Limit, scores: Mapping[str, Any]) -> tuple[bool, str]:
     if not isinstance(value, int | float) or not math.isfinite(value):
         return False, f"{limit.metric} was not measured; {asked}"
     low, high = (scores.get(f"{limit.metric}_{end}") for end in ("low", "high"))
+    if low is None and f"{limit.metric}_low" in scores:
+        return False, f"{limit.metric} is {value:.3g}, but too few rows judge to say how far off that may be; {asked}"
     best = next(end for end in (low if limit.sign == "<=" else high, value) if end is not None)
     holds = limit.holds(best)
     interval = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"

@@ -62,6 +62,12 @@ def test_what_was_not_measured_does_not_pass(tmp_path: Path, metric: str) -> Non
     assert "was not measured" in verdict.missed[0]
 
 
+def test_a_number_of_too_few_rows_for_an_interval_proves_nothing(tmp_path: Path) -> None:
+    few = {"lag_ratio": 1.0, "lag_ratio_low": None, "lag_ratio_high": None}
+    (missed,) = gate.check(limits(tmp_path, "lag_ratio: <= 1.3"), few).missed
+    assert missed.startswith("lag_ratio is 1, but too few rows judge to say how far off that may be")
+
+
 @pytest.mark.parametrize(
     ("simple", "told"),
     [
