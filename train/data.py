@@ -44,6 +44,7 @@ MIN_ROWS = 10
 MAX_CLASSES = 100
 WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")  # as files of some formats write whole numbers
 SOME = 5  # names of columns in a message
+LIKE_A_KEY = r"^\s*[\w.:/@+-]+\s*$"  # one word of ASCII letters and digits: what names rows, such as P0017
 NUMBER = r"(?i)^\s*[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|inf)\s*$"
 
 
@@ -519,13 +520,22 @@ def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
             f"column {longest or 'without a name'} holds 0 and 1, or true and false, in {len(given)} of the first "
             f"{len(probes[longest])} rows, which are too few for rows of 0 and 1, and no text"
         )
-    if pc.mean(pc.match_substring_regex(first, NUMBER)).as_py() == 1:  # the numbers of the rows, say
+    if _all_match(first, NUMBER):  # the numbers of the rows, say
         example = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())
         raise InputError(
             f"column {longest or 'without a name'} holds {shown(example)}, neither 0 or 1 nor text; "
             f"leave it out, or name the column of the texts with --column"
         )
+    if others and _looks_like_bits({name: columns[name] for name in others}) and _all_match(first, LIKE_A_KEY):
+        raise InputError(
+            f"column {longest or 'without a name'} holds {shown(first[0].as_py())}, and the others 0 and 1: leave it "
+            f"out for rows of 0 and 1; if these are the texts, name it with --column"
+        )
     return longest
+
+
+def _all_match(texts: pa.ChunkedArray, pattern: str) -> bool:
+    return bool(pc.mean(pc.match_substring_regex(texts, pattern)).as_py() == 1)
 
 
 def _why_no_bits(columns: dict[str, pa.ChunkedArray]) -> str:

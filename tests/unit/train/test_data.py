@@ -626,6 +626,16 @@ def test_numbers_of_rows_are_no_texts(tmp_path: Path, codec: str) -> None:
         data.load(str(path), codec=codec)
 
 
+def test_names_of_rows_beside_bits_are_no_texts_unless_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "bits.csv"
+    path.write_text("patient,fever,cough\n" + "".join(f"P{row},{row % 2},1\n" for row in range(100, 200)))
+    with pytest.raises(InputError, match=r"column patient holds 'P100', and the others 0 and 1: leave it out"):
+        data.load(str(path))
+    assert data.load(str(path), column="patient").texts == [f"P{row}" for row in range(100, 200)]
+    path.write_text("review,good\n" + "好看的电影,1\na film,0\n" * 10)
+    assert data.load(str(path)).text_column == "review"
+
+
 def test_the_column_that_was_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "reviews.csv"
     path.write_text("stars,review\n" + "5,a very good film\n" * 20)
