@@ -20,7 +20,7 @@ import yaml
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from train import CARD
+from train import CARD, SHOWN_SAFELY
 from train.config import BASELINES, CODECS, DEVICES, GENERATORS, PRESETS, TOKENIZERS, Config, resolve
 from train.errors import InputError, JobError, did_you_mean, is_out_of_memory
 from train.processes import end_with_the_first
@@ -554,7 +554,7 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    click.echo(f"Error: {' '.join(message.split()).translate(SHOWN_SAFELY)}", err=True)
     return code
 
 

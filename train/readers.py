@@ -46,6 +46,13 @@ BITS_SHARE = 0.9  # of what is looked at that must be 0 or 1 for a set to be one
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 TEXT_SHARE = 0.9  # of a column's first values that must be text
 BINARY = (".parquet", ".npy")  # formats that are no text
+# What begins files that are no text and are renamed now and then; some of their bytes would pass for rows.
+NO_TEXT = {
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"PAR1": "a Parquet file",
+    b"\x93NUMPY": "an NPY file",
+}
 PROBE_BYTES = 4096  # of a text, that tell how it is encoded
 CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row that is longer than two of them
 STRADDLING = "straddling"  # in its message about such a row
@@ -107,6 +114,8 @@ def in_a_line(problem: Exception) -> str:
 def _check_encoding(content: bytes) -> None:
     if content.startswith(b"\x1f\x8b"):
         raise InputError("it is compressed by gzip; its name must end in .gz")
+    if what := next((what for magic, what in NO_TEXT.items() if content.startswith(magic)), None):
+        raise InputError(f"it is {what}, whatever its name says")
     begins = content[:PROBE_BYTES]
     if begins.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or begins.count(0) > len(begins) // 4:
         raise InputError("the text is UTF-16; save it as UTF-8")

@@ -505,6 +505,8 @@ def test_hidden_files_are_no_shards(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n" + b"true,0\n,1\nfalse,1\n" * 9, "column a holds 0 and 1, or true and false, in 18 of"),
         ("a.txt", ("a film\n" * 20).encode("utf-16-le"), "the text is UTF-16"),
         ("a.csv", gzip.compress(b"a,b\n" + b"0,1\n" * 20, mtime=0), "it is compressed by gzip"),
+        ("a.csv", b"PK\x03\x04...a.csv\ntext\n" + b"a film\n" * 20, "it is a ZIP archive or an Excel workbook, whate"),
+        ("a.txt", b"PAR1\x15\x04\n" + b"a film\n" * 20, "it is a Parquet file, whatever"),
     ],
 )
 def test_what_would_be_misread_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:

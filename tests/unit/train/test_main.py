@@ -42,6 +42,11 @@ def test_who_misses_the_gate_is_told_what_to_do(
     assert "--gate FILE or --gate none" in told[1]
 
 
+def test_a_message_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["fit", "--data", "\x1b[2Jrows.csv"]) == 2
+    assert capsys.readouterr().err.startswith("Error: --data \ufffd[2Jrows.csv: no such file")
+
+
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
