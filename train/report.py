@@ -1,11 +1,12 @@
 """The pictures and the HTML page: one file that needs no network, legible in the light, in the dark and on paper."""
 
+import contextlib
 import dataclasses
 import io
 import math
-import textwrap
+import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -238,6 +239,18 @@ def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
     )
 
 
+@contextlib.contextmanager
+def _any_script() -> Iterator[None]:
+    """Let matplotlib draw names of columns in any script: of letters that its font lacks it would warn one by one.
+
+    In the page the browser's fonts have them; the pictures for MLflow show boxes.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        yield
+
+
+@_any_script()
 def figures(evidence: Evidence, history: list[dict[str, float]]) -> dict[str, Figure]:
     """The pictures by name; they go into the page and, as files, to MLflow."""
     with matplotlib.rc_context(STYLE):
@@ -255,6 +268,7 @@ def figures(evidence: Evidence, history: list[dict[str, float]]) -> dict[str, Fi
     return pictures
 
 
+@_any_script()
 def save_figures(pictures: dict[str, Figure], directory: Path) -> None:
     """Write every picture as DIRECTORY/name.png, black on white."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -433,11 +447,18 @@ def _correlations(evidence: Evidence) -> Figure:
         ax.set_xticks([])
         ax.set_yticks([])
         if len(columns) <= NAMED_COLUMNS:
-            names = [textwrap.shorten(evidence.columns[k], NAME_LETTERS, placeholder="…") for k in columns]
+            names = [_shortened(evidence.columns[k]) for k in columns]
             ax.set_xticks(range(len(columns)), names, rotation=90, parse_math=False)
             ax.set_yticks(range(len(columns)), names if ax is axes[0] else [""] * len(columns), parse_math=False)
     figure.colorbar(image, ax=list(axes), shrink=0.8, label="correlation", extend="both")
+    figure.draw_without_rendering()  # the layout takes two goes where names are long; the first cuts off titles
     return figure
+
+
+def _shortened(name: str) -> str:
+    """A column's name with as many letters as there is room for."""
+    line = " ".join(name.split())
+    return line if len(line) <= NAME_LETTERS else line[: NAME_LETTERS - 1] + "…"
 
 
 def _matrix(codes: Array) -> Array:
@@ -567,6 +588,7 @@ def _training(history: list[dict[str, float]]) -> Figure:
     return figure
 
 
+@_any_script()
 def _inline(name: str, figure: Figure) -> Markup:
     """The picture as SVG inside the page, in the page's own text colour."""
     buffer = io.StringIO()

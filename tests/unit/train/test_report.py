@@ -229,11 +229,19 @@ def test_wide_rows_are_shown_by_their_liveliest_columns() -> None:
 
 
 def test_few_columns_are_named_in_the_heat_map(found: Evidence) -> None:
-    named = dataclasses.replace(found, columns=["a$_b$", "a very long name of a column", "c", "d", "e"])
-    labels = [label.get_text() for label in report._correlations(named).axes[0].get_xticklabels()]
-    assert labels[0] == "a$_b$"
-    assert max(map(len, labels)) <= report.NAME_LETTERS
-    rendered(named, page())
+    names = ["a$_b$", "a very long name of a column", "shortness_of_breath", "two\nlines", "e"]
+    figure = report._correlations(dataclasses.replace(found, columns=names))
+    shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert shown == ["a$_b$", "a very long nam…", "shortness_of_br…", "two lines", "e"]
+    settled = figure.axes[0].get_position().intervaly
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().intervaly == pytest.approx(settled, abs=1e-3)
+
+
+def test_columns_may_be_named_in_any_script_without_a_warning(found: Evidence, tmp_path: Path) -> None:
+    pictures = report.figures(dataclasses.replace(found, columns=["发烧", "咳嗽", "皮疹", "头痛", "مرض"]), [])
+    assert "发烧" in report._inline("correlations", pictures["correlations"])
+    report.save_figures({"correlations": pictures["correlations"]}, tmp_path)
 
 
 @pytest.mark.parametrize("cells", [(0.015, 0.005, 0.005), (0.4, 0.1, 0.1), (0.01, 0.19, 0.01)])
