@@ -12,6 +12,7 @@ import yaml
 from train.errors import InputError, did_you_mean
 
 HERE = Path(__file__).parent
+BUILT_IN = ("default", "none")  # what is no file
 RULE = re.compile(r"(<=|>=)\s*(\S+)")
 JUDGES = ("c2st_auc", "c2st_conv_auc")
 
@@ -142,7 +143,7 @@ def read(name: str, *, texts: bool | None = None) -> list[Limit]:
     try:
         node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
     except OSError as problem:
-        raise InputError(f"--gate {path}: {problem.strerror}") from problem
+        raise InputError(f"--gate {path}: {problem.strerror}{did_you_mean(name, BUILT_IN)}") from problem
     except (UnicodeDecodeError, yaml.YAMLError) as problem:
         advice = 'a limit from below needs quotes: ">= 0.9"'  # to YAML a bare > begins a block of text
         raise InputError(f"--gate {path}: {problem} ({advice})") from problem

@@ -123,6 +123,8 @@ def test_an_option_without_a_value_is_not_given(tmp_path: Path, capsys: pytest.C
 def test_a_dry_run_reads_the_gate(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["fit", "--data", "toy", "--gate", "nowhere.yaml", "--dry-run"]) == 2
     assert capsys.readouterr().err == "Error: --gate nowhere.yaml: No such file or directory\n"
+    assert commands.main(["fit", "--data", "toy", "--gate", "defualt", "--dry-run"]) == 2
+    assert capsys.readouterr().err.endswith("No such file or directory; did you mean default?\n")
 
 
 def test_a_file_of_options_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
