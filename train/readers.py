@@ -40,6 +40,7 @@ TEXT_COLUMN = "text"  # of texts whose column has no name of its own
 ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-0": 0, "-0.0": 0} | {
     written: bit for bit, word in enumerate(("false", "true")) for written in (word, word.title(), word.upper())
 }
+ZERO_ONE |= {f" {written}": bit for written, bit in ZERO_ONE.items()}  # as in "1, 0, 1"
 NEITHER = 2  # stands for what is no bit
 VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: not found among the texts
 BITS_SHARE = 0.9  # of what is looked at that must be 0 or 1 for a set to be one of bits; the rest are bad rows

@@ -99,7 +99,7 @@ def test_an_array_of_the_other_byte_order_is_read(tmp_path: Path) -> None:
     assert np.array_equal(data.load(str(tmp_path / "a.npy")).rows, BITS)
 
 
-@pytest.mark.parametrize("words", [("False", "True"), ("FALSE", "TRUE"), ("false", "true")])
+@pytest.mark.parametrize("words", [("False", "True"), ("FALSE", "TRUE"), ("false", "true"), (" 0", " 1")])
 def test_truth_values_are_bits(tmp_path: Path, words: tuple[str, str]) -> None:
     lines = [",".join(words[bit] for bit in row) for row in BITS]
     (tmp_path / "a.csv").write_text("\n".join([",".join(f"x{i}" for i in range(BITS.shape[1])), *lines]))
