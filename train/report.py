@@ -265,6 +265,10 @@ def figures(evidence: Evidence, history: list[dict[str, float]]) -> dict[str, Fi
             pictures["temperatures"] = _temperatures(evidence)
         if history:
             pictures["training"] = _training(history)
+        for figure in pictures.values():
+            for _ in range(2):  # where names are long, the first layout cuts off titles
+                figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # it is settled, and to find it again takes as long as to draw
     return pictures
 
 
@@ -451,7 +455,6 @@ def _correlations(evidence: Evidence) -> Figure:
             ax.set_xticks(range(len(columns)), names, rotation=90, parse_math=False)
             ax.set_yticks(range(len(columns)), names if ax is axes[0] else [""] * len(columns), parse_math=False)
     figure.colorbar(image, ax=list(axes), shrink=0.8, label="correlation", extend="both")
-    figure.draw_without_rendering()  # the layout takes two goes where names are long; the first cuts off titles
     return figure
 
 

@@ -230,10 +230,11 @@ def test_wide_rows_are_shown_by_their_liveliest_columns() -> None:
 
 def test_few_columns_are_named_in_the_heat_map(found: Evidence) -> None:
     names = ["a$_b$", "a very long name of a column", "shortness_of_breath", "two\nlines", "e"]
-    figure = report._correlations(dataclasses.replace(found, columns=names))
+    figure = report.figures(dataclasses.replace(found, columns=names), [])["correlations"]
     shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert shown == ["a$_b$", "a very long nam…", "shortness_of_br…", "two lines", "e"]
     settled = figure.axes[0].get_position().intervaly
+    figure.set_layout_engine("constrained")
     figure.draw_without_rendering()
     assert figure.axes[0].get_position().intervaly == pytest.approx(settled, abs=1e-3)
 
