@@ -181,11 +181,9 @@ def check(limits: list[Limit], scores: Mapping[str, Any], simple: Simple | None 
     """
     judged = [_judge(limit, scores) for limit in limits]
     if simple is not None:
-        told = f"; {simple.name} pass it, too"
-        judged = [
-            (holds, reason + told * (holds and simple.should_miss(limit) and simple.passes(limit)))
-            for limit, (holds, reason) in zip(limits, judged, strict=True)
-        ]
+        for i, (limit, (holds, reason)) in enumerate(zip(limits, judged, strict=True)):
+            if holds and simple.should_miss(limit) and simple.passes(limit):
+                judged[i] = holds, f"{reason}; {simple.name} pass it, too"
     return Verdict(
         reasons=[reason for _, reason in judged],
         missed=[reason for holds, reason in judged if not holds],

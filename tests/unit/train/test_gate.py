@@ -148,6 +148,14 @@ def test_a_limit_that_independent_columns_hold_too_says_so(tmp_path: Path) -> No
     assert not missed.reasons[0].endswith(told)
 
 
+def test_numbers_of_numpy_are_judged_beside_a_simple_model(tmp_path: Path) -> None:
+    s, h = np.zeros((20, 1), np.uint8), np.arange(20, dtype=np.uint8)[:, None] % 2
+    scores = metrics.collapse_scores(s, h)
+    verdict = gate.check(limits(tmp_path, "distinct_ratio: '>= 0.9'"), scores, gate.independent_columns(scores))
+    assert len(verdict.missed) == 1
+    assert not verdict.easy
+
+
 def test_of_texts_the_judges_should_tell_a_simple_model(tmp_path: Path) -> None:
     asked = limits(tmp_path, "c2st_auc: <= 0.8\nc2st_conv_auc: <= 0.8\nc2st_auc: '>= 0.4'\ncopy_excess: <= 0.02")
     scores = {"c2st_auc": 0.6, "c2st_conv_auc": 0.6, "copy_excess": 0.0}
