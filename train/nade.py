@@ -63,19 +63,21 @@ class NadeGenerator(Generator):
         return {**super().config(), "hidden": self.hidden, "nets": self.nets, "classes": self.classes}
 
     def forward(self, noise: Tensor) -> Tensor:
+        """Bits without a gradient, which `stratified` alone has."""
         (net, latent), logistic = self._choose(noise), self._logistic(noise)
-        bits = _rounded(self._draw(net, latent, logistic))
-        if not torch.is_grad_enabled():
-            return bits
-        return self._relaxed(bits, self._logits(bits, latent, _rows_of(net)) + logistic)
+        return _rounded(self._draw(net, latent, logistic))
 
     def stratified(self, noise: Tensor, first: int) -> Tensor:
         place, width = torch.arange(len(noise), device=noise.device), -(-len(noise) // self.nets)
         net, column = (first + place) % self.nets, place // self.nets
         latent, logistic = self._latent(noise, net), self._logistic(noise)
         bits = _rounded(self._draw(net, latent, logistic, (column, width)))
-        rows = [((first + i) % self.nets, slice(i, None, self.nets)) for i in range(min(self.nets, len(noise)))]
-        return self._relaxed(bits, self._logits(bits, latent, rows) + logistic)
+        logits = torch.empty_like(bits)
+        for i in range(min(self.nets, len(noise))):
+            rows = slice(i, None, self.nets)
+            logits[rows] = self.logits(bits[rows], (first + i) % self.nets, latent[rows])
+        soft = torch.sigmoid((logits + logistic) / self.TAU)
+        return bits + (soft - soft.detach())  # the bits, with the gradient of their relaxation
 
     def probabilities(self, noise: Tensor) -> Tensor:
         """P(bit = 1 | the bits before it) of the rows drawn from the noise, (rows, length).
@@ -101,18 +103,6 @@ class NadeGenerator(Generator):
     def _logistic(self, noise: Tensor) -> Tensor:
         """Logistic noise for each bit, (rows, length)."""
         return torch.logit(noise[:, : self.length], eps=torch.finfo(noise.dtype).eps)
-
-    def _relaxed(self, bits: Tensor, noisy_logits: Tensor) -> Tensor:
-        """The bits, with the gradient of their relaxation."""
-        soft = torch.sigmoid(noisy_logits / self.TAU)
-        return bits + (soft - soft.detach())
-
-    def _logits(self, bits: Tensor, latent: Tensor, rows_of: list[tuple[int, Any]]) -> Tensor:
-        """As `logits`, for rows of several nets: each net that has any, and which these are."""
-        logit = torch.empty_like(bits)
-        for net, rows in rows_of:
-            logit[rows] = self.logits(bits[rows], net, latent[rows])
-        return logit
 
     @torch.no_grad()
     def _draw(self, net: Tensor, latent: Tensor, logistic: Tensor, columns: tuple[Tensor, int] | None = None) -> Tensor:
@@ -218,11 +208,6 @@ class HiddenTerm(torch.autograd.Function):
         grads = [torch.zeros_like(each) for each in given[1:]]
         _hidden_term_backward(grad_output.contiguous().numpy(), *(each.numpy() for each in (*given, *grads)))
         return None, *grads
-
-
-def _rows_of(net: Tensor) -> list[tuple[int, Any]]:
-    """Each net that some row has (rows,), and a mask of these rows."""
-    return [(each, net == each) for each in net.unique().tolist()]
 
 
 def _columns(net: Tensor) -> tuple[Tensor, int]:

@@ -123,7 +123,7 @@ def _plain(rows: Tensor, penalised_every: int) -> Iterator[int]:
     averaged = copy.deepcopy(generator)
     optimizers = [torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.0, 0.99)) for net in (judge, generator)]
     while True:
-        drawn = generator(torch.rand(config.batch_size, generator.noise_size))
+        drawn = generator.stratified(torch.rand(config.batch_size, generator.noise_size), 0)
         for turn in range(config.turns):
             real = rows[torch.randint(len(rows), (config.batch_size,))].float()
             real, fake = (torch.where(torch.rand_like(each) < config.flip, 1 - each, each) for each in (real, drawn))
