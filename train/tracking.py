@@ -95,8 +95,8 @@ class Tracker:
             if self.ended.wait(SECONDS):
                 return
 
-    def _try(self, send: Callable[[Mirror], None]) -> bool:
-        """Send; whether MLflow took it."""
+    def _try(self, send: Callable[[Mirror], None]) -> None:
+        """Send; what MLflow does not take is said once, and comes again with the next attempt."""
         try:
             self.record.save(self.run)
             if self.mirror is None:
@@ -107,8 +107,6 @@ class Tracker:
             if not self.lost:
                 log.warning("MLflow cannot be told of this run (%s); its directory keeps everything", one_line(problem))
             self.lost = True
-            return False
-        return True
 
     def _connected(self) -> Mirror:
         connected = Mirror(self.run, self.record)
