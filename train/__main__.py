@@ -20,7 +20,7 @@ import yaml
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from train import CARD, SHOWN_SAFELY
+from train import CARD, MAX_SEED, SHOWN_SAFELY
 from train.config import BASELINES, CODECS, DEVICES, GENERATORS, PRESETS, TOKENIZERS, Config, resolve
 from train.errors import InputError, JobError, did_you_mean, is_out_of_memory
 from train.processes import end_with_the_first
@@ -265,7 +265,7 @@ def follow() -> None:
 @cli.command()
 @click.argument("run", type=FILE)
 @option("--n", "-n", type=click.IntRange(1, 10**12), default=1000, help="How many sequences.")
-@option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="The same seed gives the same sequences.")
+@option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="The same seed gives the same sequences.")
 @click.option("--out", type=FILE, required=True, help="FILE.csv, .jsonl, .parquet or .npy; or a FOLDER of shards")
 @option(
     "--shard-rows", type=click.IntRange(1), default=1_000_000, help="Rows of a Parquet file where --out is a folder."
