@@ -45,7 +45,7 @@ REPLICATES = 200
 WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
 COMPARED_WORDS = 1 << 31  # of 64 bits, by which synthetic rows are compared with real ones: some ten seconds
 NORMAL_95 = 1.959964
-QUICK_FOLDS = 2  # of the judge at each tick
+QUICK_FOLDS, QUICK_ROWS = 2, 1000  # at each tick: of the judge, and of each kind at most
 FEW_COUNTS = 10  # by which two sets of real rows differ: of fewer, a floor is mostly luck
 NOTABLE_REPEATS = 0.05  # of the held-out rows: from here on, being found among the training rows is worth a word
 FOOLED_AUC = 0.45  # an AUC that is certainly below this is not luck: folds of copies teach a judge the opposite
@@ -366,7 +366,7 @@ def _trees(x: Array, y: Array, test_x: Array, seed: int) -> Array:
         return np.asarray(trees.fit(x, y).predict_proba(test_x)[:, 1])
 
 
-def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> float:
+def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits) -> float:
     """A cheap judge for small n: AUC of kernel ridge regression on the rows' kind, over the held-out rows' folds.
 
     The kernel is exp(-2 d / mean d) of the Hamming distance d (a Laplace kernel on the corners of the cube). Half of
@@ -382,7 +382,7 @@ def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> float:
     distances = _distances(_words(rows), _words(rows)).astype(np.float32)
     kernel = np.exp(-2 * distances / max(float(distances.mean()), 1e-9))
     aucs = []
-    for fit, judge in StratifiedKFold(QUICK_FOLDS, shuffle=True, random_state=seed).split(rows[: 2 * n], made[: 2 * n]):
+    for fit, judge in StratifiedKFold(QUICK_FOLDS, shuffle=True, random_state=0).split(rows[: 2 * n], made[: 2 * n]):
         known = np.concatenate([fit, np.arange(2 * n, len(rows))])
         ridge = kernel[np.ix_(known, known)] + np.float32(0.1) * np.eye(len(known), dtype=np.float32)
         with threadpool_limits(1):
@@ -532,14 +532,14 @@ def rows_to_judge(n: int) -> int:
     return n * min(SAMPLES, max(1, SAMPLED_ROWS // max(1, n)))
 
 
-def quick_score(synthetic: Bits, validation: Bits, train: Bits, *, seed: int = 0, rows: int = 1000) -> dict[str, float]:
-    """The numbers of `compare` that are cheap enough for every tick of training, on at most `rows` rows of each set.
+def quick_score(synthetic: Bits, validation: Bits, train: Bits) -> dict[str, float]:
+    """The numbers of `compare` that are cheap enough for every tick of training, on at most `QUICK_ROWS` of each set.
 
     `score`, the lower the better, ranks checkpoints: the judge's AUC, plus a tenth of the mean logarithm of the three
     ratios (which still falls when the judge is always right), plus the share of copies beyond the validation rows'.
     """
-    rng = np.random.default_rng(seed)
-    n = min(len(synthetic), len(validation), len(train), rows)
+    rng = np.random.default_rng(0)
+    n = min(len(synthetic), len(validation), len(train), QUICK_ROWS)
     s, h, t = (rng.permutation(bits)[:n] for bits in (synthetic, validation, train))
     a, b, c = Moments.of(s), Moments.of(h), Moments.of(t)
     scores = {
@@ -547,7 +547,7 @@ def quick_score(synthetic: Bits, validation: Bits, train: Bits, *, seed: int = 0
         for name in ("marginal", "correlation", "triple")
     }
     worse = np.log(np.clip(list(scores.values()), 1.0, 100.0)).mean()
-    scores["c2st_auc"] = quick_c2st(rng.permutation(synthetic)[:rows], rng.permutation(validation), t, seed)
+    scores["c2st_auc"] = quick_c2st(rng.permutation(synthetic)[:QUICK_ROWS], rng.permutation(validation), t)
     rates = copy_rate(s, train), copy_rate(h, train)
     scores["copy_excess"], scores["copy_excess_low"] = rates[0] - rates[1], excess_interval(*rates, n)[0]
     scores["near_copy_share"] = near_copy_share(s, h, t)[0]

@@ -628,7 +628,7 @@ def test_the_quick_score_ranks_like_the_judge(chain: Sets) -> None:
 def test_the_quick_judge_tells_shuffled_columns_and_not_fresh_rows(chain: Sets) -> None:
     synthetic, heldout, train = chain
     shuffled = np.random.default_rng(0).permuted(synthetic, axis=0)
-    fresh, caught = (metrics.quick_c2st(rows, heldout, train, 0) for rows in (synthetic, shuffled))
+    fresh, caught = (metrics.quick_c2st(rows, heldout, train) for rows in (synthetic, shuffled))
     assert 0.4 < fresh < 0.6 < caught
 
 
