@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from train import metrics, text_metrics
 from train.codec import words_of
 from train.data import Dataset
+from train.metrics import Array, Bits
 from train.progress import Progress
 
-Codes = npt.NDArray[np.uint8]
 Rows = TypeVar("Rows", bound=Sized)
 
 FLOOR = "floor"  # fresh real rows: training rows in the place of synthetic ones
@@ -79,11 +78,11 @@ class Evidence:
         shipped: the name of the contender that the verdict is about.
     """
 
-    contenders: dict[str, Codes]
-    heldout: Codes
-    train: Codes
+    contenders: dict[str, Bits]
+    heldout: Bits
+    train: Bits
     columns: list[str]
-    validation: Codes | None = None
+    validation: Bits | None = None
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     texts: Strings | None = None
     curves: dict[str, list[Point]] = field(default_factory=dict)
@@ -99,12 +98,12 @@ class Evidence:
 
 
 def judge(
-    contenders: Mapping[str, npt.NDArray[Any]],
-    heldout: Codes,
-    train: Codes,
+    contenders: Mapping[str, Array],
+    heldout: Bits,
+    train: Bits,
     *,
     columns: list[str],
-    validation: Codes | None = None,
+    validation: Bits | None = None,
     label: str | None = None,
     seed: int = 0,
 ) -> Evidence:
@@ -116,7 +115,7 @@ def judge(
     """
     predicted = None if label is None else columns.index(label)
 
-    def score(codes: npt.NDArray[Any]) -> dict[str, Any]:
+    def score(codes: Array) -> dict[str, Any]:
         return metrics.compare(codes, heldout, train, validation=validation, seed=seed, label=predicted)
 
     scores = _each(contenders, score)
@@ -128,7 +127,7 @@ def judge(
     )
 
 
-def _some_rows(codes: npt.NDArray[Any], n: int, seed: int) -> npt.NDArray[Any]:
+def _some_rows(codes: Array, n: int, seed: int) -> Array:
     """For pictures and to be shown: random ones, in their order, since a file may be sorted."""
     return codes[np.sort(np.random.default_rng(seed).permutation(len(codes))[:n])]
 
@@ -143,7 +142,7 @@ def judge_texts(
     seed: int = 0,
     embed: text_metrics.Embed | None = None,
 ) -> Evidence:
-    """The same for texts, word by word. Codes and columns are the presence of the held-out texts' commonest words.
+    """The same for texts, word by word. Bits and columns are the presence of the held-out texts' commonest words.
 
     Args:
         validation: texts that may have been learned from besides `train`; copies of them count as copies, too.

@@ -14,7 +14,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -26,9 +25,8 @@ from train import metrics
 from train.codec import words_of
 from train.evidence import FLOOR, Evidence, Strings
 from train.gate import Verdict
+from train.metrics import Array
 from train.text_metrics import PASSAGE_WORDS
-
-Array = npt.NDArray[Any]
 
 INK = "#010203"  # stands for the page's own text colour, which differs between light and dark
 # Okabe and Ito's palette: told apart by colour-blind readers.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.stats import wasserstein_distance
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -20,6 +19,9 @@ from torch import Tensor, nn
 
 from train.metrics import (
     FOLDS,
+    Array,
+    Bits,
+    Floats,
     Scores,
     auc_over_folds,
     auc_scores,
@@ -32,9 +34,6 @@ from train.metrics import (
     warnings_of,
 )
 
-Array = npt.NDArray[Any]
-Bits = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 Texts = Sequence[Sequence[str]]
 Labelled = tuple[Texts, Sequence[str]]  # texts and their classes
 Item = TypeVar("Item")
