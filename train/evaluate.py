@@ -95,12 +95,11 @@ def _judged_files(
 ) -> tuple[Evidence, Codec]:
     """Evidence for files of any origin, and the codec through which rows are shown.
 
-    Without the training rows, one half of the real rows takes their place: floor and copies are then those of a tool
-    that learned from that half, and near copies are left out. Columns are compared by name, or by place where a file
-    names none. Texts are compared word by word, or, with the codec "presence", by which of the most telling words they
-    use.
+    Columns are compared by name, or by place where a file names none. Texts are compared word by word, or, with the
+    codec "presence", by which of the most telling words they use.
 
     Args:
+        train: as for `evaluate`.
         column: the column that holds the text; the synthetic file may have none of this name.
         label_column: the column that holds the texts' classes, or that a model would predict from the others.
         max_bad_rows: how many rows of a file may be skipped; a warning among the scores names them.
@@ -111,12 +110,13 @@ def _judged_files(
     given, made, learned = _loaded(
         real, synthetic, train, column=column, label_column=label_column, codec=codec, max_bad_rows=max_bad_rows
     )
+    heldout, seen = (given, learned) if learned is not None else _halves(given)
     if isinstance(made, Values):
-        found, shown_by = _of_bits(given, made, learned)
+        found, shown_by = _of_bits(made, heldout, seen)
     elif codec == "presence":
-        found, shown_by = _of_presence(given, made, learned, words)
+        found, shown_by = _of_presence(made, heldout, seen, data.fit_presence(given, given.rows, words))
     else:
-        found, shown_by = _of_texts(given, made, learned)
+        found, shown_by = _of_texts(made, heldout, seen)
     _warn(found.scores[SYNTHETIC], given, made, learned)
     return found, shown_by
 
@@ -200,35 +200,29 @@ def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
     raise InputError(f"{source}: {'; '.join(facts)}")
 
 
-def _of_bits(given: Dataset, made: Values, learned: Dataset | None) -> tuple[Evidence, Codec]:
-    synthetic = made.rows[:, _places(given, made.columns, f"--synthetic {made.source}")]
-    heldout, seen = (np.asarray(part.rows) for part in _real_parts(given, learned))
-    if learned is not None:
-        seen = seen[:, _places(given, learned.columns, f"--train {learned.source}")]
-    found = evidence.judge({SYNTHETIC: synthetic}, heldout, seen, columns=list(given.columns), label=given.label)
-    return found, BitsCodec(given.columns)
+def _of_bits(made: Values, heldout: Dataset, seen: Dataset) -> tuple[Evidence, Codec]:
+    synthetic = made.rows[:, _places(heldout, made.columns, f"--synthetic {made.source}")]
+    learned = np.asarray(seen.rows)[:, _places(heldout, seen.columns, f"--train {seen.source}")]
+    real, columns = np.asarray(heldout.rows), list(heldout.columns)
+    found = evidence.judge({SYNTHETIC: synthetic}, real, learned, columns=columns, label=heldout.label)
+    return found, BitsCodec(columns)
 
 
-def _of_texts(given: Dataset, made: Dataset, learned: Dataset | None) -> tuple[Evidence, Codec]:
+def _of_texts(made: Dataset, heldout: Dataset, seen: Dataset) -> tuple[Evidence, Codec]:
     """Word by word."""
-    heldout, seen = _real_parts(given, learned)
-    texts = [list(part.rows) for part in (heldout, seen)]
+    synthetic, *real = (list(each.rows) for each in (made, heldout, seen))
     labels = evidence.labels_of({SYNTHETIC: made.classes}, heldout, seen)
-    found = evidence.judge_texts({SYNTHETIC: list(made.rows)}, *texts, labels=labels, embed=embedder())
+    found = evidence.judge_texts({SYNTHETIC: synthetic}, *real, labels=labels, embed=embedder())
     return found, PresenceCodec(found.columns)
 
 
-def _of_presence(given: Dataset, made: Dataset, learned: Dataset | None, words: int) -> tuple[Evidence, Codec]:
-    """By the presence of so many words."""
-    heldout, seen = _real_parts(given, learned)
-    codec = data.fit_presence(given, given.rows, words)
-    synthetic, real, learned_from = (codec.encode(each.rows).numpy() for each in (made, heldout, seen))
-    return evidence.judge({SYNTHETIC: synthetic}, real, learned_from, columns=codec.columns), codec
+def _of_presence(made: Dataset, heldout: Dataset, seen: Dataset, codec: PresenceCodec) -> tuple[Evidence, Codec]:
+    """By the presence of the codec's words."""
+    synthetic, *real = (codec.encode(each.rows).numpy() for each in (made, heldout, seen))
+    return evidence.judge({SYNTHETIC: synthetic}, *real, columns=codec.columns), codec
 
 
-def _real_parts(given: Dataset, learned: Dataset | None) -> tuple[Dataset, Dataset]:
-    """The rows that judge, and those that were learned from: halves of the given ones where there are no others."""
-    if learned is not None:
-        return given, learned
+def _halves(given: Dataset) -> tuple[Dataset, Dataset]:
+    """The half of the real rows that judges, and the one that stands for the rows that were learned from."""
     parts = data.split(len(given), holdout=0.5, validation=0.0, seed=0)
     return given.part(parts.heldout), given.part(parts.train)
