@@ -5,8 +5,8 @@
     fit_autoregressive  one bit after another by maximum likelihood: what a recurrent net is for sequences of bits
 
 Where something must be chosen, validation rows choose, and then the baseline is fitted anew to both, as the GAN is.
-Codes are uint8 tensors (rows, length) with values 0 and 1. Weights are fitted in float64 and kept in float32, as those
-that ship are.
+Codes are uint8 tensors (rows, length) with values 0 and 1; there is at least one training row. Weights are fitted in
+float64 and kept in float32, as those that ship are.
 """
 
 import copy
@@ -65,8 +65,6 @@ def fit(
 
 def fit_marginals(codes: Tensor) -> IndependentGenerator:
     """The column means of these rows. A constant column stays constant."""
-    if not len(codes):
-        raise ValueError("there are no training rows")
     generator = IndependentGenerator(codes.shape[1]).requires_grad_(False)
     generator.probability.copy_(codes.double().mean(dim=0))
     return generator
@@ -78,11 +76,7 @@ def fit_gaussian(train_codes: Tensor, validation_codes: Tensor) -> GaussianGener
     Latent correlations are tetrachoric, shrunk by the reliability of each (`shrink`), and repaired to a positive
     definite matrix. The width of the prior is the one with which the training rows' correlations make the pairs of bits
     of the validation rows likeliest (a composite likelihood: Lindsay 1988).
-
-    Raises:
-        ValueError: there are no training rows, or the two sets have different lengths.
     """
-    _check(train_codes, validation_codes)
     length = train_codes.shape[1]
     first, second = torch.triu_indices(length, length, offset=1)
     bias, known, seen = _thresholds(train_codes), tetrachoric(train_codes), _pair_counts(validation_codes)
@@ -247,11 +241,7 @@ def fit_autoregressive(
     Several nets that differ in their dropout are trained one after another, each until the validation rows stop getting
     likelier. The one under which they are likeliest is trained anew on all rows, for as many looks at each rate, if
     there is time for that. What ends by the clock differs from run to run.
-
-    Raises:
-        ValueError: there are no training rows, or the two sets have different lengths.
     """
-    _check(train_codes, validation_codes)
     started, every = time.monotonic(), torch.cat([train_codes, validation_codes]).float()
     if len(validation_codes) == 0:
         validation_codes = train_codes[::5]
@@ -360,10 +350,3 @@ def _loss(generator: AutoregressiveGenerator, rows: Tensor) -> float:
     blocks = torch.split(rows, 4_096)
     losses = [F.binary_cross_entropy_with_logits(generator.logits(x), x, reduction="sum").item() for x in blocks]
     return sum(losses) / len(rows)
-
-
-def _check(train_codes: Tensor, other: Tensor) -> None:
-    if len(train_codes) == 0:
-        raise ValueError("there are no training rows")
-    if train_codes.shape[1] != other.shape[1]:
-        raise ValueError(f"training rows have {train_codes.shape[1]} values, validation rows {other.shape[1]}")

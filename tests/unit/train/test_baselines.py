@@ -226,17 +226,6 @@ def test_none_are_fitted_when_none_are_asked_for() -> None:
     assert baselines.fit("none", chain(10), chain(10), seconds=0, seed=0) == {}
 
 
-def test_no_training_rows_or_other_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="no training rows"):
-        baselines.fit_gaussian(chain(0), chain(5))
-    with pytest.raises(ValueError, match="no training rows"):
-        baselines.fit_marginals(chain(0))
-    with pytest.raises(ValueError, match="12 values, validation rows 5"):
-        baselines.fit_gaussian(chain(5), chain(5, 5))
-    with pytest.raises(ValueError, match="12 values, validation rows 5"):
-        baselines.fit_autoregressive(chain(5), chain(5, 5), seconds=1, seed=0)
-
-
 def test_of_all_looks_and_of_all_nets_the_best_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.from_numpy(builtin.chain(300, length=8)).float()
     monkeypatch.setattr(baselines, "LEARNING_RATES", (0.3,))  # so that it soon gets worse
