@@ -508,7 +508,7 @@ def _open_streams() -> None:
 
 @contextlib.contextmanager
 def _interruptions_kept() -> Iterator[None]:
-    """Python reports and drops an interruption that meets a finalizer; here it comes again when that is over."""
+    """Python drops an interruption that comes during a finalizer; here it comes again when that is over."""
     again: list[threading.Timer] = []
     before = sys.unraisablehook
 

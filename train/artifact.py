@@ -86,8 +86,8 @@ def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, A
     """Write an artifact, replacing an older one, and return it as a server would load it.
 
     Args:
-        directory: where it will be. It appears whole or not at all; a kill between the two renames, that of the older
-            one and that of the new one, leaves none there, and both beside it.
+        directory: where it will be. It appears whole or not at all; a kill when the older one has been renamed, and the
+            new one has not yet, leaves both beside it.
         facts: what else the card should say (model version, data, metrics, verdict, run id, libraries), as plain JSON.
     """
     partial, old = (directory.with_name(directory.name + ending) for ending in (".partial", ".old"))

@@ -31,8 +31,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which takes the place of `path` when all went well and is removed when something went wrong.
 
-    It has a name of its own: two jobs that write the same file at once do not write into each other's, and the last
-    one's stays. What a killed job leaves is removed by `clear`.
+    No other has its name: of two jobs that write the same file at once, the one that ends last wins. What a killed job
+    leaves is removed by `clear`.
 
     Raises:
         OSError: as the block raised it, but naming `path`.

@@ -185,9 +185,9 @@ def portion(rows: int) -> slice:
 
 
 def weighted_portion(rows: int) -> tuple[slice, float]:
-    """This process's rows of a batch whose losses are added up, and how often they count in a mean over the processes.
+    """This process's rows of a batch whose losses are added up, and the weight of each in a mean over the processes.
 
-    A process that has none takes one that does not count.
+    A process without rows takes one of weight 0.
     """
     mine = portion(rows)
     return (slice(1), 0.0) if mine.start == mine.stop else (mine, float(world_size()))

@@ -181,7 +181,11 @@ def _run_locked(run: RunDirectory, config: Config, prepared: Prepared) -> Outcom
 
 
 def _load_checkpoint(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, Any] | None:
-    """The state of the last good checkpoint, if there is one."""
+    """The state of the last good checkpoint, if there is one.
+
+    Raises:
+        InputError: the run was started with other data, or by another version.
+    """
     saved = checkpoint.load_newest(run.checkpoints)
     begun_with = None
     if saved is not None:

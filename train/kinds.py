@@ -33,9 +33,9 @@ log = logging.getLogger("lookalike")
 
 PATIENCE_TICKS = 20  # training on 0/1 rows stops after so many without a better validation score
 PATIENCE_PASSES = 6  # the same for passes over texts
-# By how much a validation score must fall to be believed, because the best of many ticks is better than the start by
-# chance alone: of 0/1 rows in standard errors of the judge's AUC, which a refit's gain exceeds where they are large.
-# Of texts in nats, at the least; see `text_gain`.
+# A validation score must fall by so much to be believed, since the best of many ticks beats the start by chance alone:
+# of 0/1 rows in standard errors of the judge's AUC (where these are large, a refit gains more), of texts in nats, at
+# least (see `text_gain`).
 BITS_GAIN, TEXT_GAIN = 2.0, 0.005
 VALIDATION_ROWS = 1000  # generated at each tick: more than there are validation rows sharpen the judge
 EVALUATION_SEED, VALIDATION_SEED = 0, 1  # what is chosen by some noise must not be judged by it

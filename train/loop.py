@@ -108,8 +108,8 @@ def train(
 def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
     """Turns of the discriminator, each with real rows of its own, then one of the generator. Losses stay on the device.
 
-    All turns see the same generated rows: to draw them, and to follow their gradient back, takes as long as a dozen
-    turns. Of several processes each draws for the whole batch, and computes on its share.
+    All turns see the same generated rows: drawing them, and following their gradient back, takes as long as a dozen
+    turns. Each of several processes draws the noise of the whole batch, and computes on its share.
     """
     size = min(config.batch_size, len(real))
     noise = torch.rand(size, state.generator.noise_size, device=real.device)

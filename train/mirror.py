@@ -1,7 +1,7 @@
 """A run directory's copy in MLflow.
 
-The run directory is the truth: what it holds and MLflow lacks is sent, whenever there is a chance and as often as one
-likes. What MLflow has is asked of MLflow itself, so that an answer that got lost makes neither gaps nor duplicates.
+The run directory is the truth. What MLflow lacks of it can be sent at any time, and again: MLflow itself is asked what
+it has, so that a lost answer makes neither gaps nor duplicates.
 """
 
 import contextlib

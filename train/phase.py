@@ -90,7 +90,7 @@ class ColdStart(Stateful):
 
 def rng_states() -> dict[str, Any]:
     """The states of torch's global random number generators: the CPU's, and that of the GPU in use, if any."""
-    # To ask for a GPU's starts CUDA, which fails where a driver is too old for torch, though nobody wants a GPU.
+    # Asking for a GPU's would start CUDA, which fails under a driver too old for torch, even where no GPU is wanted.
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 

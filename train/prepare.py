@@ -14,8 +14,8 @@ from train.data import Dataset, Split
 from train.errors import InputError
 from train.packed import PackedRows
 
-# What is random in a split is random in its first rows, too: larger parts are used up to here where all rows would cost
-# much and tell little more. The game itself sees every training row.
+# A part of a split is in random order, so its first rows are a sample of it: no more than so many are used where all
+# would cost much and tell little more. The game itself sees every training row.
 LEARNING_ROWS, JUDGING_ROWS = 50_000, 20_000
 
 

@@ -86,7 +86,7 @@ def await_all(workers: Sequence[Worker]) -> None:
 
 
 def end_with_the_first() -> None:
-    """In a process that was started here: end when the one that started it is no more, however that came."""
+    """In a process that was started here: end when the one that started it has ended, for whatever reason."""
     if STARTED in os.environ:
         threading.Thread(target=_end_when_nobody_holds_standard_input, daemon=True).start()
 

@@ -244,7 +244,7 @@ def csv_options(
 
 
 def check_quotes(lines: Iterable[str], delimiter: str, *, several_lines: bool = True) -> None:
-    """Refuse a quotation mark that takes in other rows: it is not closed, or by a mark in the midst of a value.
+    """Refuse a quotation mark that takes in other rows, since none closes it, or only one amid a later value.
 
     PyArrow says nothing of either.
 

@@ -1,10 +1,10 @@
 """The game of the text generator: a discriminator learns to tell real rows from fresh draws, and ships as the scorer.
 
 The generator answers by drawing several candidates for each row and taking one in proportion to the discriminator's
-density ratio, exp(score). So the discriminator must not be trusted where it is sure of itself without reason: the pass
-ships after which validation rows, from which neither side has learned, are told from draws best, and its scale is then
-set on those rows. With classes, both sides show it rows together with their classes: real ones with their own, draws
-with the one that they were drawn for.
+density ratio, exp(score). So the discriminator must not be trusted where it is sure of itself without reason: what
+ships is the pass that tells validation rows, from which neither side has learned, best from draws, and its scale is
+then set on those rows. With classes, it sees each row together with a class: a real one with its own, a draw with the
+one that it was drawn for.
 """
 
 import copy
@@ -147,7 +147,7 @@ def update(state: TextState, rows: LabelledRows, real: Tensor) -> tuple[Tensor, 
 
 @torch.no_grad()
 def nats_won(scorer: Scorer, validation: LabelledRows, draws: LabelledRows) -> tuple[float, float]:
-    """How many nats likelier a validation row becomes at the best by weighting draws with exp(scale * score).
+    """By how many nats a validation row becomes likelier if draws weigh exp(scale * score), at the best scale.
 
     Only ratios between draws matter for resampling, and only between those of a class, in which candidates compete. So
     each scale has an offset for each class: the one with which the weights average 1 over its draws, as a density ratio

@@ -45,12 +45,12 @@ class LanguageModel(nn.Module):
 
     p(token | before) = (g + (1 - g) * u) * p_net(token | all before) + (1 - g) * p_ngram(token | two before)
 
-    p_ngram is what trigrams and bigrams give, and u the share that they do not give. That is what they would leave to
-    single tokens, which would come whatever stands before them, and what they have counted as PADDING: tokens that end
-    a row, because they do not know how long it is by now. The net has their share.
+    p_ngram is what trigrams and bigrams give, and u the share that they leave to the net: what they would pass on to
+    single tokens, which do not look at what stands before them, and what they have counted as PADDING, which stands for
+    the tokens that end a row, since n-grams do not know how long it is by now.
 
-    Both give the first `head` tokens only, which are the commonest, and UNKNOWN for the others: where a rare token
-    stands is thus known from the whole sentence. Which one it is, further n-grams, `rare`, draw from the rare tokens.
+    Both give only the first `head` tokens, the commonest, and UNKNOWN for all others: so the whole sentence tells where
+    a rare token stands. Which one that is, further n-grams, `rare`, draw.
 
     When the net has learned, the log-odds of the tokens that end a row are shifted by position.
 

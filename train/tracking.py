@@ -36,7 +36,7 @@ log = logging.getLogger("lookalike")
 
 SECONDS = 5  # between two looks at the machine, and between two attempts to send
 REFUSED = re.compile(r"error code 40[13]|PERMISSION_DENIED")  # in the client's message when the server refuses us
-UNUSABLE = re.compile(r"unsupported URI|maintenance mode|No module named")  # when the address is none of a server
+UNUSABLE = re.compile(r"unsupported URI|maintenance mode|No module named")  # when the address cannot be a server's
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 PATIENCE_SECONDS = 60  # at the end, for a request that is still under way
 INTERRUPTED_SECONDS = 4  # for all that is left to be sent: Docker kills a job 10 seconds after it has asked it to end
