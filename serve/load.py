@@ -148,7 +148,7 @@ def run(
 def percentiles(times: Sequence[float]) -> Sequence[float]:
     """The 1st to the 99th, none beyond the slowest; NaN where there are no times."""
     if len(times) < 2:
-        return [*times, math.nan][:1] * 99
+        return (list(times) or [math.nan]) * 99
     return statistics.quantiles(times, n=100, method="inclusive")
 
 

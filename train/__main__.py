@@ -389,8 +389,10 @@ def _was_given(context: click.Context, name: str) -> bool:
 
 
 def _artifact_directory(run: Path) -> Path:
-    run = run if run.name not in ("", "..") else run.resolve()  # from within: what is made goes beside it
-    return run / "artifact" if (run / "artifact").is_dir() else run
+    from train.rundir import RunDirectory
+
+    found = RunDirectory(run)
+    return found.artifact if found.artifact.is_dir() else found.path
 
 
 def _load_artifact(run: Path) -> "Artifact":

@@ -196,7 +196,10 @@ def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
     facts = [f"{len(names)} columns where {given.source} has {len(given.columns)}"]
     if len(names) == len(given.columns):
         facts = [f"other columns than {given.source}"]
-    facts += [f"it lacks {data.some(lacking)}"] * bool(lacking) + [f"only it has {data.some(others)}"] * bool(others)
+    if lacking:
+        facts.append(f"it lacks {data.some(lacking)}")
+    if others:
+        facts.append(f"only it has {data.some(others)}")
     raise InputError(f"{source}: {'; '.join(facts)}")
 
 

@@ -463,10 +463,10 @@ class WarmStart:
         end = FIRST_NETS if first < FIRST_NETS else self._nets_in_all()
         self.round = range(first, min(end, first + distributed.world_size()))
         if (mine := distributed.rank()) < len(self.round):
-            self.fit = self._new_fit(first + mine, *self.begun[mine : mine + 1])
+            self.fit = self._new_fit(first + mine, self.begun[mine] if mine < len(self.begun) else None)
         self.begun = self.begun[len(self.round) :]
 
-    def _new_fit(self, number: int, saved: dict[str, Any] | None = None) -> NetFit:
+    def _new_fit(self, number: int, saved: dict[str, Any] | None) -> NetFit:
         seen, unseen = self._fold(max(0, number + 1 - FIRST_NETS))
         if saved is not None:
             mixture = Mixture(prior=saved["prior"].to(seen), means=saved["means"].to(seen))
