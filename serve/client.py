@@ -9,7 +9,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util.retry import Retry
 
-from serve.errors import ClientError
+from serve.errors import ServeError
 from train import MODEL_NAME, SHOWN_SAFELY
 
 CONNECT_SECONDS = 5
@@ -47,15 +47,15 @@ class Client:
         """The body of the answer, exactly as it came. An option that is None is the model's to choose.
 
         Raises:
-            ClientError: nothing answers there, or the server refuses.
+            ServeError: nothing answers there, or the server refuses.
         """
         given = {"seed": seed, **options}
         fields = {"n": n} | {name: value for name, value in given.items() if value is not None}
         answer = self._post(fields)
         if answer.is_redirect:
-            raise ClientError(f"{self.address} answers that it is at {safely(answer.headers['Location'])}; ask there")
+            raise ServeError(f"{self.address} answers that it is at {safely(answer.headers['Location'])}; ask there")
         if answer.status_code != requests.codes.ok:
-            raise ClientError(f"{self.address} refused with {answer.status_code}: {explain(answer.content)}")
+            raise ServeError(f"{self.address} refused with {answer.status_code}: {explain(answer.content)}")
         return answer.content
 
     def _post(self, fields: dict[str, Any]) -> requests.Response:
@@ -69,18 +69,18 @@ class Client:
                 # Not redirects: they would turn the request into one without a body.
                 return session.post(url, json=fields, headers=headers, timeout=timeout, allow_redirects=False)
             except requests.ReadTimeout as problem:
-                raise ClientError(f"{self.address} gave no answer within {ANSWER_SECONDS} seconds") from problem
+                raise ServeError(f"{self.address} gave no answer within {ANSWER_SECONDS} seconds") from problem
             except requests.exceptions.SSLError as problem:
-                raise ClientError(f"{self.address}: {_tls_reason(problem)}") from problem
+                raise ServeError(f"{self.address}: {_tls_reason(problem)}") from problem
             except requests.ConnectionError as problem:
                 if not _was_refused(problem):
-                    raise ClientError(f"{self.address} broke the connection before it had answered") from problem
+                    raise ServeError(f"{self.address} broke the connection before it had answered") from problem
                 advice = "start a server with: python -m serve start (or: make serve)"
-                raise ClientError(f"nothing answers at {self.address}; {advice}") from problem
+                raise ServeError(f"nothing answers at {self.address}; {advice}") from problem
             except requests.exceptions.ChunkedEncodingError as problem:
-                raise ClientError(f"{self.address} broke the connection in the midst of its answer") from problem
+                raise ServeError(f"{self.address} broke the connection in the midst of its answer") from problem
             except (requests.RequestException, HTTPError) as problem:  # the latter for a host that no name can be
-                raise ClientError(f"{self.address}: {type(problem).__name__}") from problem
+                raise ServeError(f"{self.address}: {type(problem).__name__}") from problem
 
 
 def _was_refused(problem: requests.ConnectionError) -> bool:
@@ -116,12 +116,12 @@ def show(body: bytes) -> str:
     A line has the class, the bits and the text, as far as there are any; token ids mean nothing to people.
 
     Raises:
-        ClientError: it is the answer of something else.
+        ServeError: it is the answer of something else.
     """
     try:
         return _shown(json.loads(body))
     except NONSENSE as problem:
-        raise ClientError("what answers there is no server of Lookalike") from problem
+        raise ServeError("what answers there is no server of Lookalike") from problem
 
 
 def _shown(answer: dict[str, Any]) -> str:

@@ -11,11 +11,3 @@ class UsageError(ServeError):
 
 class ArchiveError(ServeError):
     """There is no archive to be made of this, or it is broken."""
-
-
-class ManagementError(ServeError):
-    """TorchServe did not do what was asked."""
-
-
-class ClientError(ServeError):
-    """The server gave no answer, or refused."""

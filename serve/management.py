@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from serve.errors import ManagementError
+from serve.errors import ServeError
 
 SECONDS = 90  # registering a version waits until its workers have loaded it
 
@@ -26,7 +26,7 @@ def call(path: Path, method: str, target: str, token: str | None) -> Any:
     """The answer to one management request, parsed; TorchServe speaks JSON there.
 
     Raises:
-        ManagementError: nothing answers, or the answer is not a success.
+        ServeError: nothing answers, or the answer is not a success.
     """
     connection = _UnixConnection(path)
     try:
@@ -34,10 +34,10 @@ def call(path: Path, method: str, target: str, token: str | None) -> Any:
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException) as problem:
-        raise ManagementError(f"TorchServe's management API does not answer ({problem})") from problem
+        raise ServeError(f"TorchServe's management API does not answer ({problem})") from problem
     finally:
         connection.close()
     parsed = json.loads(body) if body.strip() else {}
     if answer.status >= http.client.MULTIPLE_CHOICES:
-        raise ManagementError(f"TorchServe refused {method} {target}: {parsed.get('message', answer.reason)}")
+        raise ServeError(f"TorchServe refused {method} {target}: {parsed.get('message', answer.reason)}")
     return parsed

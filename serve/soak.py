@@ -38,8 +38,7 @@ def run(settings: Settings, n: int, seconds: float, tell: Callable[[str], None])
     """Ask for n sequences with a drawn seed, over and over, on 16 connections.
 
     Raises:
-        ServeError: the server did not start.
-        ClientError: it refuses such requests.
+        ServeError: the server did not start, or refuses such requests.
     """
     with (
         models.located(settings.runs, settings.model) as source,

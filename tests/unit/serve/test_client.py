@@ -18,7 +18,7 @@ import yaml
 from serve import __main__ as commands
 from serve import client as clients
 from serve.client import Client
-from serve.errors import ClientError
+from serve.errors import ServeError
 
 ANSWER = {
     "sequences": [[1, 0], [1, 1]],
@@ -129,14 +129,14 @@ def test_no_server_has_the_client_sleep_for_hours(server: Server, monkeypatch: p
 def test_a_refusal_is_told_at_once_though_it_says_when_to_come_again(server: Server, status: int) -> None:
     server.retry_after = "0"
     server.answers = [(status, b'{"error": {"field": "n", "message": "is too much"}}'), (200, b"{}")]
-    with pytest.raises(ClientError, match=f"refused with {status}: n is too much"):
+    with pytest.raises(ServeError, match=f"refused with {status}: n is too much"):
         Client(address=server.address).request(1)
     assert len(server.asked) == 1
 
 
 def test_a_redirect_is_told_and_not_followed_without_the_request(server: Server) -> None:
     server.answers, server.location = [(301, b"")], "https://elsewhere/predictions/lookalike"
-    with pytest.raises(ClientError, match="answers that it is at https://elsewhere/predictions/lookalike; ask there"):
+    with pytest.raises(ServeError, match="answers that it is at https://elsewhere/predictions/lookalike; ask there"):
         Client(address=server.address).request(3, 1)
 
 
@@ -148,14 +148,14 @@ def test_a_broken_connection_is_not_taken_for_no_server(sent: bytes) -> None:
         connection.recv(2**16)
         connection.sendall(sent)
         connection.close()
-        with pytest.raises(ClientError, match="broke the connection"):
+        with pytest.raises(ServeError, match="broke the connection"):
             asked.result()
 
 
 def test_a_server_that_stays_busy_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "RETRY", clients.RETRY.new(backoff_factor=0))
     server.answers = [(503, b'{"message": "queue is full"}')] * 5
-    with pytest.raises(ClientError, match="refused with 503: queue is full"):
+    with pytest.raises(ServeError, match="refused with 503: queue is full"):
         Client(address=server.address).request(1)
     assert not server.answers
 
@@ -165,7 +165,7 @@ def test_a_slow_server_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(0)
         port = silent.getsockname()[1]
-        with pytest.raises(ClientError, match=f"127.0.0.1:{port} gave no answer within 0.2 seconds"):
+        with pytest.raises(ServeError, match=f"127.0.0.1:{port} gave no answer within 0.2 seconds"):
             Client(address=f"http://127.0.0.1:{port}").request(1)
         silent.accept()[0].close()
         with pytest.raises(BlockingIOError):
@@ -185,7 +185,7 @@ def test_a_server_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPa
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     with pytest.raises(
-        ClientError, match=f"nothing answers at http://127.0.0.1:{port}; start a server with: .*make serve"
+        ServeError, match=f"nothing answers at http://127.0.0.1:{port}; start a server with: .*make serve"
     ):
         Client(address=f"http://127.0.0.1:{port}").request(1)
     assert not any(pauses)
@@ -193,7 +193,7 @@ def test_a_server_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPa
 
 def test_a_refusal_names_the_field(server: Server) -> None:
     server.answers = [(413, b'{"error": {"field": "n", "message": "must be at most 5"}}')]
-    with pytest.raises(ClientError, match="413: n must be at most 5"):
+    with pytest.raises(ServeError, match="413: n must be at most 5"):
         Client(address=server.address).request(10)
 
 
@@ -285,7 +285,7 @@ def test_an_address_may_be_the_one_that_start_prints(server: Server, path: str) 
 
 def test_a_server_without_tls_is_told_as_such(server: Server) -> None:
     address = server.address.replace("http:", "https:")
-    with pytest.raises(ClientError, match=f"^{address}: no TLS connection "):
+    with pytest.raises(ServeError, match=f"^{address}: no TLS connection "):
         Client(address=address).request(1)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve import management
-from serve.errors import ManagementError
+from serve.errors import ServeError
 
 
 @dataclass
@@ -53,7 +53,7 @@ def test_a_request_brings_its_token(api: Api, token: str | None, header: str | N
 
 def test_a_refusal_and_silence_are_told(api: Api, tmp_path: Path) -> None:
     api.answer = (404, b'{"code": 404, "message": "Model not found"}')
-    with pytest.raises(ManagementError, match="refused GET /models/x: Model not found"):
+    with pytest.raises(ServeError, match="refused GET /models/x: Model not found"):
         management.call(api.path, "GET", "/models/x", None)
-    with pytest.raises(ManagementError, match="management API does not answer"):
+    with pytest.raises(ServeError, match="management API does not answer"):
         management.call(tmp_path / "none", "GET", "/models", None)

@@ -29,7 +29,7 @@ import pytest
 from serve import __main__ as commands
 from serve import archive, bearer, drain, launch, load, management, models, server
 from serve import state as states
-from serve.errors import ArchiveError, ClientError, ManagementError, ServeError, UsageError
+from serve.errors import ArchiveError, ServeError, UsageError
 from serve.launch import Settings
 from serve.state import State
 from tests.strange import STRANGE_FOLDERS
@@ -699,7 +699,7 @@ def test_a_registry_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     ("problem", "line"),
     [
         (PermissionError(13, "Permission denied", "runs/serve"), "runs/serve: Permission denied"),
-        *((kind("as it is"), "as it is") for kind in (ServeError, ArchiveError, ClientError, ManagementError)),
+        *((kind("as it is"), "as it is") for kind in (ServeError, ArchiveError)),
         (KeyError("x"), "unexpected, please report it: KeyError: 'x' (LOOKALIKE_DEBUG=1 shows where)"),
     ],
 )
