@@ -127,13 +127,14 @@ def run(
                     connection.count(now, success)
                 # A request that takes longer than all the time is waited for once more, so that one counts.
                 going_on = (now < begin + seconds or (success and not connection.times)) and not is_over()
-                if not (going_on and success):  # TorchServe closes the connection after a refusal
-                    selector.unregister(connection.socket)
-                    connection.close()
-                if going_on and not success:
+                if going_on and success:
+                    connection.send()
+                    continue
+                selector.unregister(connection.socket)
+                connection.close()
+                if going_on:  # TorchServe closes the connection after a refusal
                     connection.connect()
                     selector.register(connection.socket, selectors.EVENT_READ, connection)
-                if going_on:
                     connection.send()
     ranks = percentiles([each for connection in all_connections for each in connection.times])
     return Load(
