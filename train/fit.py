@@ -226,15 +226,12 @@ def _run_tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: d
     run.stats.touch()  # where the warm start takes all the time, the game adds no line
     console.announce(run, config, prepared, saved, _device_name(config))
     tracker = tracking.start(run, tags=_tags(config, prepared), datasets=_datasets(prepared), seen=seen)
-    status = "FAILED"
     try:
         verdict = ship.ship(_train(run, config, prepared, tracker, saved))
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
+    except BaseException as problem:
+        tracker.finish("KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
         raise
-    finally:
-        tracker.finish(status)
+    tracker.finish("FINISHED")
     return verdict
 
 
