@@ -143,7 +143,11 @@ def _java() -> str:
 
 
 def start(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
-    """Start Java through TorchServe's own launcher and return its process id."""
+    """Start Java through TorchServe's own launcher and return its process id.
+
+    Raises:
+        ServeError: the launcher failed, or took too long; nothing runs then.
+    """
     (scratch / states.DRAIN_LOCK).touch()
     (scratch / "workflows").mkdir()
     (scratch / "config.properties").write_text(_properties(settings, scratch), encoding="ascii")

@@ -334,7 +334,11 @@ class _Job:
         return _Game(self, state, warm)
 
     def run_phase(self, name: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
-        """Bring a phase to its end within so many seconds, saved from time to time."""
+        """Bring a phase to its end within so many seconds, saved from time to time.
+
+        Raises:
+            SavedInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
+        """
         distributed.broadcast({"phase": name, "state": phase.state_dict(), "seconds": seconds})
         distributed.barrier()  # before the seconds begin
         with console.bar(name) as bar:
@@ -381,7 +385,7 @@ class _Game:
         self.job, self.state, self.warm, self.refitted = job, state, warm, False
 
     def play(self) -> None:
-        """Play the game to its end."""
+        """Play the game to its end; raises what `_Job.run_phase` does."""
         job, state = self.job, self.state
         distributed.broadcast({"phase": GAME, "generator": state.generator.config(), "state": state.state_dict()})
         distributed.barrier()

@@ -110,6 +110,9 @@ def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
 
     All turns see the same generated rows: drawing them, and following their gradient back, takes as long as a dozen
     turns. Each of several processes draws the noise of the whole batch, and computes on its share.
+
+    Args:
+        real: a batch for each turn, float (rows, length); the last step of all may have fewer.
     """
     size = min(config.batch_size, len(real))
     noise = torch.rand(size, state.generator.noise_size, device=real.device)
@@ -212,7 +215,7 @@ def data_order(n: int, config: Config) -> Callable[[int], Tensor]:
 def batches(
     order: Callable[[int], Tensor], rows: Tensor | PackedRows, seen: int, batch_size: int, total: float
 ) -> Iterator[Tensor]:
-    """Float batches from position `seen` of the endless stream of epochs, `total` sequences at the most.
+    """Float batches (rows, length) from position `seen` of the endless stream of epochs, `total` rows at the most.
 
     A batch may reach over the end of an epoch, so that small sets need no partial batches.
     """

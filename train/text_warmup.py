@@ -322,7 +322,7 @@ def draw_dropped(model: LanguageModel, rows: int, width: int) -> Dropped:
 
 
 def batches_by_length(lengths: Tensor, size: int, seed: int) -> list[Tensor]:
-    """All rows in batches of about equal lengths, in random order."""
+    """The numbers of all rows, whose lengths are (rows,), in batches of about equal ones, in random order."""
     rng = torch.Generator().manual_seed(seed)
     order = (lengths + JITTER * torch.rand(len(lengths), generator=rng)).argsort()
     parts = order.split(size)

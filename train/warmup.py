@@ -100,7 +100,7 @@ def choose_mixture(seen: Tensor, unseen: Tensor) -> Choice:
 
 
 def is_lower(some: Tensor, others: Tensor, errors: float) -> bool:
-    """Whether the mean of some rows' nats is lower than that of others by more than so many standard errors."""
+    """Whether the mean of some nats (rows,) is lower than that of others by more than so many standard errors."""
     lost = others - some
     return float(lost.mean()) > errors * float(lost.std(correction=0)) / math.sqrt(len(lost))
 
@@ -219,7 +219,7 @@ def new_net(length: int, mixture: Mixture, hidden: int) -> NadeGenerator:
 
 
 def descend(net: NadeGenerator, optimizer: torch.optim.Optimizer, rows: Tensor, latent: Tensor) -> None:
-    """One step towards the rows, given their classes."""
+    """One step towards the rows (rows, length), given their classes (rows,)."""
     loss = F.binary_cross_entropy_with_logits(net.logits(rows, 0, latent), rows)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -290,7 +290,7 @@ def _geometric(ends: tuple[float, float], done: float) -> float:
 
 @torch.no_grad()
 def held_nats(net: NadeGenerator, rows: Tensor, latent: Tensor) -> float:
-    """Mean nats a row that the net needs for the rows, given their classes."""
+    """Mean nats a row that the net needs for the rows (rows, length), given their classes (rows,)."""
     return float(F.binary_cross_entropy_with_logits(net.logits(rows, 0, latent), rows)) * rows.shape[1]
 
 
