@@ -173,8 +173,8 @@ def check(limits: list[Limit], scores: Mapping[str, Any], simple: Simple | None 
     """Hold the scores against the limits.
 
     A score with a 95 % interval misses a limit when even the better end of the interval does: fresh real rows, whose
-    scores scatter too, must pass. A number that was not measured fails, and so does one of too few rows for an interval:
-    it proves nothing.
+    scores scatter too, must pass. A number that was not measured fails, and so does one of too few rows for an
+    interval: it proves nothing.
 
     Args:
         simple: a model that should not pass, where one was measured.
