@@ -52,7 +52,7 @@ from train import artifact
 try:
     artifact.load(pathlib.Path(sys.argv[1]))
 except artifact.ArtifactError as problem:
-    sys.exit(str(problem).replace(sys.argv[1] + "/", ""))
+    sys.exit(str(problem).removeprefix(sys.argv[1]).lstrip("/: "))
 """
 
 
@@ -117,6 +117,7 @@ def verify(mar: Path, proved: Path | None = None, seconds: float = 0) -> dict[st
             manifest = json.loads((folder / MANIFEST).read_text())["model"]
             if (manifest["modelName"], manifest["modelVersion"]) != (MODEL_NAME, _version(card)):
                 raise ValueError("the manifest names another model or version than the card")
+            _check_read(card)
         except (OSError, ValueError, KeyError, TypeError) as problem:
             raise ArchiveError(f"{mar}: not a model archive of Lookalike ({problem})") from problem
         command = [sys.executable, "-I", "-c", PROOF, str(folder)]
@@ -194,6 +195,22 @@ def _version(card: dict[str, Any]) -> str:
     if not VERSION.fullmatch(version):
         raise ValueError(f"version {version!r} has other characters than letters, digits, dot, dash and underscore")
     return version
+
+
+def _check_read(card: dict[str, Any]) -> None:
+    """What this server itself reads of a card, which the archive's own code, of any version, need not look at.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not as a server needs it.
+    """
+    if not card["golden"] or not all(sample["rows"] for sample in card["golden"]):
+        raise ValueError("its card has no golden samples to prove it by")
+    gate = card.get("gate", {})
+    missed = gate.get("missed", []) if isinstance(gate, dict) else None
+    if not isinstance(missed, list) or not all(isinstance(limit, str) for limit in missed):
+        raise ValueError("its card does not say which limits of the gate it missed")
+    if not isinstance(card.get("run_id"), str | None):
+        raise ValueError("its card names no run")
 
 
 def _checksums(contents: dict[str, bytes]) -> dict[str, str]:

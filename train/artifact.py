@@ -19,7 +19,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from train import CARD, WEIGHTS, catalogue
+from train import CARD, MAX_SEED, WEIGHTS, catalogue
 from train import codec as codecs
 from train import generator as generators
 from train.codec import Codec
@@ -28,6 +28,11 @@ from train.generator import Generator, LabelledRows, Option
 FORMAT = 1
 GOLDEN_SEEDS = (0, 1)
 GOLDEN_ROWS = 8
+# What comes of a card or of weights that are not as ours.
+UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
+    safetensors.SafetensorError,
+)  # fmt: skip
 
 
 class ArtifactError(ValueError):
@@ -147,9 +152,12 @@ def load(directory: Path) -> Artifact:
         generator.load_state_dict(weights)
         codec = codecs.from_dict(card["codec"])
         golden = [(sample["seed"], sample["rows"]) for sample in card["golden"]]
+        usable = [isinstance(rows, list) and rows and seed in range(MAX_SEED + 1) for seed, rows in golden]
+        if not usable or not all(usable):
+            raise ValueError("without golden samples nothing proves it")
     except ArtifactError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as problem:
+    except UNREADABLE as problem:
         raise ArtifactError(f"{directory}: not a readable artifact ({problem})") from problem
     artifact = Artifact(generator=for_serving(generator), codec=codec, card=card)
     for seed, rows in golden:

@@ -225,6 +225,28 @@ def test_another_models_card_is_refused_even_with_fitting_checksums(
         archive.verify(archive.build(other, tmp_path / "swapped.mar"))
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"golden": []}, "no golden samples"),
+        ({"golden": [{"seed": 0, "rows": []}]}, "no golden samples"),
+        ({"gate": []}, "which limits"),
+        ({"gate": {"missed": "c2st_auc"}}, "which limits"),
+        ({"gate": {"missed": [1]}}, "which limits"),
+        ({"run_id": 7}, "names no run"),
+    ],
+)
+def test_a_card_that_a_server_could_not_use_is_refused_whatever_the_archives_own_code_says_of_it(
+    artifact_directory: Path, tmp_path: Path, damage: dict[str, Any], message: str
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(artifact_directory, damaged)
+    card = json.loads((damaged / "card.json").read_text())
+    (damaged / "card.json").write_text(json.dumps(card | damage))
+    with pytest.raises(ArchiveError, match=f"not a model archive of Lookalike .*{message}"):
+        archive.verify(archive.build(damaged, tmp_path / "damaged.mar"))
+
+
 def test_a_manifest_of_another_version_is_refused_even_with_fitting_checksums(mar: Path, tmp_path: Path) -> None:
     manifest = archive._manifest("2")
     with zipfile.ZipFile(mar) as source:

@@ -72,6 +72,20 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "not a readable",
     ),
     "other size": (lambda folder: edit(folder, lambda card: card["generator"].update(hidden=9)), "not a readable"),
+    "no golden samples": (
+        lambda folder: edit(folder, lambda card: card.update(golden=[])),
+        "without golden samples nothing proves it",
+    ),
+    "empty golden samples": (
+        lambda folder: edit(folder, lambda card: card["golden"][0].update(rows=[])),
+        "without golden samples nothing proves it",
+    ),
+    "no number as golden seed": (
+        lambda folder: edit(folder, lambda card: card["golden"][0].update(seed="0")),
+        "without golden samples nothing proves it",
+    ),
+    "a list as codec": (lambda folder: edit(folder, lambda card: card.update(codec=[])), "not a readable artifact"),
+    "no classes": (lambda folder: edit(folder, lambda card: card["generator"].update(classes=0)), "not a readable"),
     "unknown codec": (lambda folder: edit(folder, lambda card: card["codec"].update(name="x")), "unknown codec 'x'"),
 }
 
