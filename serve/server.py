@@ -132,7 +132,7 @@ def stop(runs: Path, grace_seconds: float = GRACE_SECONDS, tell: Callable[[str],
     """
     state = states.last(runs)
     if (state is None or not state.pid) and states.directory(runs).exists():
-        with _locked(runs):  # or else a start is at work
+        with suppress(OSError), _locked(runs):  # or else a start is at work, which there is not where none may write
             pass
     if state is None:
         return False

@@ -84,7 +84,7 @@ def last(runs: Path) -> State | None:
         state = _parsed(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as problem:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else problem
         raise ServeError(f"{path} does not say which server runs ({reason}); if none does, delete it") from problem
     candidates = () if state.pid else (replace(state, pid=pid) for pid in psutil.pids())
@@ -98,7 +98,10 @@ def _parsed(text: str) -> State:
     for name, value in known.items():
         if not isinstance(value, kinds[name]):
             raise ValueError(f"its {name} is {value!r}")
-    return State(**known)
+    state = State(**known)
+    if state.pid < 0:  # no process has such a number, and psutil would not look for one
+        raise ValueError(f"its pid is {state.pid}")
+    return state
 
 
 def running(runs: Path) -> State | None:

@@ -823,7 +823,14 @@ def test_a_server_that_nobody_has_waited_for_is_no_server(running: State) -> Non
     assert states.process(running) is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', '{"pid": "1"}', None])
+OTHERS = {"host": "", "port": 1, "metrics_port": 2, "tokens": False, "workers": 1, "scratch": ""}
+NEGATIVE = json.dumps({"pid": -5} | OTHERS)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[" * 100_000, '{"pid": 1}', '{"pid": "1"}', NEGATIVE, None],
+    ids=["empty", "half", "list", "deep", "short", "text", "negative", "folder"],
+)  # fmt: skip
 def test_a_damaged_state_is_not_taken_for_no_server(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
 ) -> None:
@@ -838,6 +845,19 @@ def test_a_damaged_state_is_not_taken_for_no_server(
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
         assert err.startswith(f"Error: {path} does not say which server runs (")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_stop_where_nobody_may_write_says_that_no_server_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    def refused(path: Path, timeout: float) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    states.directory(tmp_path).mkdir()
+    monkeypatch.setattr(server, "FileLock", refused)
+    assert commands.main(["stop", "--runs", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "no server runs here\n"
 
 
 def test_the_server_of_another_revision_is_known(running: State, tmp_path: Path) -> None:
