@@ -12,8 +12,8 @@ SECONDS = 90  # registering a version waits until its workers have loaded it
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=SECONDS)
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
         self._path = path
 
     def connect(self) -> None:
@@ -22,13 +22,13 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def call(path: Path, method: str, target: str, token: str | None) -> Any:
+def call(path: Path, method: str, target: str, token: str | None, seconds: float = SECONDS) -> Any:
     """The answer to one management request, parsed; TorchServe speaks JSON there.
 
     Raises:
         ServeError: nothing answers, or the answer is not a success.
     """
-    connection = _UnixConnection(path)
+    connection = _UnixConnection(path, seconds)
     try:
         connection.request(method, target, headers={"Authorization": f"Bearer {token}"} if token else {})
         answer = connection.getresponse()

@@ -176,7 +176,8 @@ def _await_signatures(state: State, deadline: float) -> bool:
         False when that took too long.
     """
     unsigned_until = time.monotonic() + SIGNATURE_SECONDS
-    described = _manage(state, "GET", f"/models/{MODEL_NAME}/all")
+    patience = max(1.0, deadline - time.monotonic())  # a TorchServe that hangs must not outlast the grace
+    described = _manage(state, "GET", f"/models/{MODEL_NAME}/all", patience)
     for version in described:
         workers = {int(worker["pid"]) for worker in version["workers"]}
         while any(map(psutil.pid_exists, workers - (signed := drain.signed(state.drain_lock)))):
@@ -405,8 +406,8 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _manage(state: State, method: str, target: str) -> Any:
-    return management.call(state.management_socket, method, target, _token(state, "management"))
+def _manage(state: State, method: str, target: str, seconds: float = management.SECONDS) -> Any:
+    return management.call(state.management_socket, method, target, _token(state, "management"), seconds)
 
 
 def _token(state: State, kind: str) -> str | None:

@@ -431,6 +431,21 @@ def test_a_worker_that_is_never_sent_another_batch_is_said_to_have_been_cut_off(
     assert told == (["0.5 s were not enough for all accepted requests: the others were cut off"] if signs else [])
 
 
+def test_a_stop_does_not_wait_longer_than_its_grace_for_a_torchserve_that_hangs(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+
+    def hang(path: Path, method: str, target: str, token: str | None, seconds: float = 90) -> None:
+        limits.append(seconds)
+        raise ManagementError("timed out")
+
+    monkeypatch.setattr(management, "call", hang)
+    assert server.stop(tmp_path, grace_seconds=5)
+    assert len(limits) == 1
+    assert 1 <= limits[0] <= 5
+
+
 def test_a_server_is_ended_though_its_runs_have_been_moved(running: State, tmp_path: Path) -> None:
     (tmp_path / "serve").rename(tmp_path / "moved")
     assert server.finish(tmp_path, running, 1, print)
@@ -769,7 +784,7 @@ def test_each_api_is_asked_with_its_own_token(running: State, monkeypatch: pytes
     state = dataclasses.replace(running, tokens=True)
     state.key_file.write_text(json.dumps({kind: {"key": f"for-{kind}"} for kind in ("management", "inference")}))
     given: list[str | None] = []
-    monkeypatch.setattr(management, "call", lambda path, method, target, token: given.append(token))
+    monkeypatch.setattr(management, "call", lambda path, method, target, token, *limit: given.append(token))
     server._manage(state, "GET", "/models")
     assert given == ["for-management"]
     assert server.inference_token(state) == "for-inference"
