@@ -438,7 +438,7 @@ def test_a_stop_does_not_wait_longer_than_its_grace_for_a_torchserve_that_hangs(
 
     def hang(path: Path, method: str, target: str, token: str | None, seconds: float = 90) -> None:
         limits.append(seconds)
-        raise ManagementError("timed out")
+        raise ServeError("timed out")
 
     monkeypatch.setattr(management, "call", hang)
     assert server.stop(tmp_path, grace_seconds=5)
