@@ -1,6 +1,7 @@
 """Ask a running server for sequences, and show them to people."""
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,7 @@ class Client:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         with requests.Session() as session:
             session.trust_env = False  # neither a proxy nor a .netrc of the user's is meant for this server
+            session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True  # but an authority may be
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=RETRY))
             try:
@@ -91,7 +93,10 @@ def _was_refused(problem: requests.ConnectionError) -> bool:
 
 def _tls_reason(problem: requests.exceptions.SSLError) -> str:
     """Why there is no TLS, as OpenSSL says it, without the layers around that."""
-    return f"no TLS connection ({getattr(problem.args[0], 'reason', problem)})"
+    reason = f"no TLS connection ({getattr(problem.args[0], 'reason', problem)})"
+    if "CERTIFICATE_VERIFY_FAILED" not in reason:
+        return reason
+    return f"{reason}; where the authority is one of yours, name its certificate: REQUESTS_CA_BUNDLE=FILE"
 
 
 def explain(body: bytes) -> str:

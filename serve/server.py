@@ -159,9 +159,10 @@ def _drain(state: State, seconds: float, tell: Callable[[str], None]) -> None:
     except OSError as problem:
         tell(f"{state.drain_lock}: {problem.strerror}: requests under way may have been cut off")
         return
-    # A TorchServe that answers nobody has passed on what it ever will.
-    with suppress(ServeError, OSError, ValueError, LookupError):
+    try:
         answered = answered and _await_signatures(state, deadline)
+    except (ServeError, OSError, ValueError, LookupError):
+        tell("TorchServe does not answer: requests under way may have been cut off")
     if not (flush(state.port, deadline) and answered):
         tell(f"{seconds:g} s were not enough for all accepted requests: the others were cut off")
 
@@ -187,6 +188,8 @@ def _await_signatures(state: State, deadline: float) -> bool:
                 return False
             _knock(state, version["modelVersion"])
     for _ in range(KNOCKS):
+        if time.monotonic() > deadline:
+            return False
         _knock(state, described[0]["modelVersion"])
     return True
 

@@ -17,6 +17,8 @@ import pytest
 import requests
 
 from serve import archive
+from serve.client import Client
+from serve.errors import ServeError
 from tests.integration.serve.running import Served, conform
 from tests.ports import free_port
 
@@ -112,7 +114,9 @@ def _listens(port: int) -> bool:
     return True
 
 
-def test_predictions_come_through_tls_as_they_are(served: Served, proxy: Callable[..., Session]) -> None:
+def test_predictions_come_through_tls_as_they_are(
+    served: Served, proxy: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = proxy(served.settings.port)
     asked = {"n": 5, "seed": 1}
     direct = requests.post(served.url, json=asked, timeout=30)
@@ -121,6 +125,11 @@ def test_predictions_come_through_tls_as_they_are(served: Served, proxy: Callabl
     assert session.ask("/predictions/lookalike?n=9", json=asked).content == direct.content
     assert session.ask(json=asked, headers={"Accept": "application/x-npy"}).headers["X-Lookalike-Seed"] == "1"
     assert len(session.ask().json()["sequences"]) == 1
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(session.verify))
+    assert Client(session.base).request(5, 1) == direct.content
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    with pytest.raises(ServeError, match="the authority is one of yours, name its certificate: REQUESTS_CA_BUNDLE"):
+        Client(session.base).request(5, 1)
     plain = requests.post(session.base.replace("https", "http"), json=asked, timeout=30)
     assert plain.status_code == 400, "nothing is answered without TLS"
 

@@ -340,8 +340,13 @@ def test_a_server_of_another_user_is_said_to_be_one(running: State, monkeypatch:
 
 @pytest.mark.parametrize("held", [True, False])
 def test_a_stop_says_when_requests_were_cut(
-    running: State, tmp_path: Path, capsys: pytest.CaptureFixture[str], held: bool
+    running: State,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    held: bool,
 ) -> None:
+    monkeypatch.setattr(server, "_await_signatures", lambda *given: True)
     with drain.Lock(str(running.drain_lock)).shared() if held else nullcontext():
         assert commands.main(["stop", "--runs", str(tmp_path), "--grace-seconds", "0"]) == 0
     out, err = capsys.readouterr()
@@ -441,7 +446,9 @@ def test_a_stop_does_not_wait_longer_than_its_grace_for_a_torchserve_that_hangs(
         raise ServeError("timed out")
 
     monkeypatch.setattr(management, "call", hang)
-    assert server.stop(tmp_path, grace_seconds=5)
+    told: list[str] = []
+    assert server.stop(tmp_path, grace_seconds=5, tell=told.append)
+    assert told == ["TorchServe does not answer: requests under way may have been cut off"]
     assert len(limits) == 1
     assert 1 <= limits[0] <= 5
 
