@@ -262,7 +262,7 @@ def _load_builtin(name: str, column: str | None, label_column: str | None) -> Da
         if column is not None:
             raise InputError(f"--column {column}: {name} holds rows of 0 and 1, not text")
         bits = builtin.BITS[name]()
-        return Dataset(name=name, source="built in", bits=bits, columns=column_names(bits.shape[1]))
+        return Dataset(name=name, source=f"{name} (built in)", bits=bits, columns=column_names(bits.shape[1]))
     return None
 
 
