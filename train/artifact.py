@@ -4,7 +4,7 @@
     card.json               generator config, codec, data fingerprint, metrics, the gate's verdict, MLflow run id,
                             library versions, the weights' SHA-256 and golden samples for two seeds
 
-Loading proves the artifact: the checksum must fit and the golden samples must come out again. This module is a LEAF
+Loading verifies the artifact: the checksum must match and the golden samples must be reproduced. This module is a LEAF
 (see train/__init__.py).
 """
 
@@ -28,7 +28,7 @@ from train.generator import Generator, LabelledRows, Option
 FORMAT = 1
 GOLDEN_SEEDS = (0, 1)
 GOLDEN_ROWS = 8
-# What comes of a card or of weights that are not as ours.
+# What a malformed card or malformed weights may raise.
 UNREADABLE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
     safetensors.SafetensorError,
@@ -36,7 +36,7 @@ UNREADABLE = (
 
 
 class ArtifactError(ValueError):
-    """The directory is not a whole, untampered artifact."""
+    """The directory is not a complete, unmodified artifact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +49,14 @@ class Artifact:
 
     @property
     def options(self) -> dict[str, Option]:
-        """What a request may choose (see `Generator.options`); a label goes by the codec's name for it."""
+        """What a request may choose (see `Generator.options`); labels are the codec's class names."""
         options = dict(self.generator.options)
         if "label" in options:
             options["label"] = Option(kind=str, choices=self.codec.labels)
         return options
 
     def with_options(self, **chosen: Any) -> Generator:
-        """The generator with some options chosen; the generator itself where none is.
+        """The generator with these options set; the generator itself if there are none.
 
         Raises:
             ValueError: there is no such option, or it does not allow this value; the message names it.
@@ -81,7 +81,7 @@ class Artifact:
         return generators.sample_labelled(self.with_options(**chosen), n, seed)
 
     def readings(self, sample: LabelledRows) -> dict[str, list[str]]:
-        """What rows say to people, by the name that answers have for it: "text" and "labels", where there are any."""
+        """The rows in readable form, under the keys of a response: "text" and "labels", where they exist."""
         text, labels = self.codec.decode(sample.codes), codecs.class_names(self.codec, sample.labels)
         found = {"text": text, "labels": labels}
         return {name: values for name, values in found.items() if values is not None}
@@ -91,8 +91,8 @@ def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, A
     """Write an artifact, replacing an older one, and return it as a server would load it.
 
     Args:
-        directory: where it will be. It appears whole or not at all; a kill when the older one has been renamed, and the
-            new one has not yet, leaves both beside it.
+        directory: its final place. It appears complete or not at all; a kill between the two renames leaves the old and
+            the new one beside it.
         facts: what else the card should say (model version, data, metrics, verdict, run id, libraries), as plain JSON.
     """
     partial, old = (directory.with_name(directory.name + ending) for ending in (".partial", ".old"))
@@ -113,7 +113,7 @@ def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, A
 
 def _write(directory: Path, generator: Generator, codec: Codec, facts: dict[str, Any]) -> None:
     weights = {name: _kept(tensor) for name, tensor in generator.state_dict().items()}
-    # safetensors' own writing to a file turns a full disk into an error of its own kind, which names no file.
+    # Not safetensors' save_file: it reports a full disk as an error of its own type, which names no file.
     (directory / WEIGHTS).write_bytes(safetensors.torch.save(weights))
     serving = for_serving(copy.deepcopy(generator))
     card = {
@@ -130,11 +130,11 @@ def _write(directory: Path, generator: Generator, codec: Codec, facts: dict[str,
 
 
 def load(directory: Path) -> Artifact:
-    """Read and prove an artifact.
+    """Read and verify an artifact.
 
     Raises:
         ArtifactError: a file is missing or broken, the weights are not the ones that the card describes, or the
-            golden samples do not come out again.
+            golden samples are not reproduced.
     """
     try:
         card = json.loads((directory / CARD).read_text())
@@ -175,7 +175,7 @@ def for_serving(generator: Generator) -> Generator:
 
 
 def _kept(tensor: Tensor) -> Tensor:
-    """As it is stored: numbers in float32, counts as they are."""
+    """The tensor as it is stored: floating point in float32, integers unchanged."""
     tensor = tensor.cpu().contiguous()
     return tensor.float() if tensor.is_floating_point() else tensor
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # hidden: whoever reads a folder passes over it
-LEFT_SECONDS = 3600  # nobody writes on at a partial file that has not changed for so long
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # hidden, so that whatever reads the folder skips it
+LEFT_SECONDS = 3600  # a partial file that has not changed for this long is abandoned
 
 
 def write_text(path: Path, text: str) -> None:
@@ -29,10 +29,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` when all went well and is removed when something went wrong.
+    """A temporary file to write, which replaces `path` on success and is removed on failure.
 
-    No other has its name: of two jobs that write the same file at once, the one that ends last wins. What a killed job
-    leaves is removed by `clear`.
+    Its name is unique: if two jobs write the same file at once, the one that finishes last wins. What a killed job
+    leaves behind is removed by `clear`.
 
     Raises:
         OSError: as the block raised it, but naming `path`.
@@ -49,9 +49,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Remove what killed jobs have left of files that they were replacing.
+    """Remove the partial files that killed jobs have left.
 
-    Only their age tells: a job may run on another machine, or in a container that numbers its processes by itself.
+    They are recognised by age, not by process id: a job may run on another machine, or in a container with process ids
+    of its own.
     """
     for partial in folder.glob(".*.partial"):
         with contextlib.suppress(OSError):  # it was just finished, or removed by another job
@@ -61,16 +62,16 @@ def clear(folder: Path) -> None:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """`replacing`, for an empty folder to fill, by a caller who holds a lock: all use the same name beside `path`.
+    """`replacing` for a folder, empty at first. The caller must hold a lock: the temporary name is always the same.
 
-    A folder that is there already is moved aside first. A kill between the two renames leaves nothing under its name;
-    the old one then lies beside it until the next one is there.
+    An existing folder is moved aside first. A kill between the two renames leaves nothing at `path`; the old folder
+    then stays beside it until the next replacement.
 
     Raises:
         OSError: as the block raised it, but naming `path`.
     """
     partial, old = (path.with_name(f".{path.name}.{what}") for what in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)  # of a job that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed job
     try:
         partial.mkdir()
         yield partial
@@ -88,22 +89,22 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until the disk has a file's content: else, after a power loss, its new name may stand for half of it."""
+    """Flush a file to disk: otherwise, after a power loss, its new name may point at half of the content."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def _name(problem: BaseException, path: Path) -> None:
-    """Let what the system says name the file that people know."""
+    """Make a system error name the final path instead of the temporary one."""
     if isinstance(problem, OSError) and problem.errno is not None:
         problem.filename = str(path)
 
 
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda line: True) -> int:
-    """Drop the lines of a JSONL file that are not wanted, and a last one that a crash has cut off.
+    """Drop the lines of a JSONL file that are not wanted, and a last line that a crash has cut off.
 
     Returns:
-        How many are left.
+        How many lines are left.
     """
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     kept = [line for line in lines if line.endswith("\n") and wanted(json.loads(line))]

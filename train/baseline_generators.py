@@ -11,7 +11,7 @@ from train.generator import Generator
 
 
 class IndependentGenerator(Generator):
-    """Every bit a coin of its own: bit = [noise < P(bit)]. What a column's mean alone tells."""
+    """Independent bits: bit = [noise < P(bit = 1)]. It knows nothing but the column means."""
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class IndependentGenerator(Generator):
 class GaussianGenerator(Generator):
     """The dichotomised Gaussian: bit = [W z + b > 0] with standard normal z.
 
-    Emrich and Piedmonte (1991), "A method for generating high-dimensional multivariate binary variates". With rows
-    of W of length one, b sets the marginals and W W' is the latent (tetrachoric) correlation.
+    Emrich and Piedmonte (1991), "A method for generating high-dimensional multivariate binary variates". With
+    unit-length rows of W, b sets the marginals and W W' is the latent (tetrachoric) correlation.
     """
 
     def __init__(self, length: int) -> None:
@@ -41,8 +41,8 @@ class GaussianGenerator(Generator):
 class AutoregressiveGenerator(Generator):
     """One bit after another: bit i = [noise_i < P(bit i = 1 | the bits before it)].
 
-    MADE (Germain et al. 2015) with one hidden layer and linear connections past it. The hidden units are sorted by
-    degree; one of degree d sees the bits before d and is seen by the outputs of bit d and later.
+    MADE (Germain et al. 2015) with one hidden layer and linear skip connections. The hidden units are sorted by degree;
+    one of degree d sees the bits before d and is seen by the outputs of bit d and later.
     """
 
     def __init__(self, length: int, width: int = 512) -> None:

@@ -1,12 +1,12 @@
-"""Baselines: ordinary generators, fitted to the rows that the GAN learns from: training and validation rows.
+"""Baselines: standard generators, fitted to the same rows as the GAN: training and validation rows.
 
-    fit_marginals       every column a coin of its own
-    fit_gaussian        every pairwise correlation as well, in closed form and seconds
-    fit_autoregressive  one bit after another by maximum likelihood: what a recurrent net is for sequences of bits
+    fit_marginals       independent columns
+    fit_gaussian        pairwise correlations as well, within seconds
+    fit_autoregressive  one bit after another by maximum likelihood: the counterpart of a recurrent net for rows of bits
 
-Where something must be chosen, validation rows choose, and then the baseline is fitted anew to both, as the GAN is.
-Codes are uint8 tensors (rows, length) with values 0 and 1; there is at least one training row. Weights are fitted in
-float64 and kept in float32, as those that ship are.
+Hyperparameters are chosen by validation rows; the baseline is then refitted to both, as the GAN is. Codes are uint8
+tensors (rows, length) with values 0 and 1; there is at least one training row. The first two are fitted in float64, the
+net in float32; all weights are kept in float32, like those that ship.
 """
 
 import copy
@@ -23,7 +23,7 @@ from train.average import move_average
 from train.baseline_generators import AutoregressiveGenerator, GaussianGenerator, IndependentGenerator
 from train.generator import Generator
 
-IMPOSSIBLE = 10.0  # a latent threshold that a standard normal passes once in 10^23 rows
+IMPOSSIBLE = 10.0  # a latent threshold that a standard normal exceeds once in 10^23 rows
 PRIOR_WIDTHS = (math.inf, 0.8, 0.56, 0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05, 0.0)  # of latent correlations, Fisher's z
 SMALLEST_EIGENVALUE = 1e-8  # keeps the matrix invertible; duplicated columns then differ once in 10^4 rows
 NEWTON_STEPS = 40
@@ -31,19 +31,19 @@ TOLERANCE = 1e-11
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 PAIRS_PER_PASS = 1 << 16  # keeps the solver's intermediate results in the cache
 
-Dropouts = tuple[float, float]  # of the bits seen, of the hidden units
+Dropouts = tuple[float, float]  # rates for the input bits and for the hidden units
 
 DROPOUTS: tuple[Dropouts, ...] = ((0.1, 0.5), (0.2, 0.5), (0.0, 0.2))
 LEARNING_RATES = (2e-3, 7e-4, 2.5e-4)
 PATIENCE = 5
-CHOOSING_SHARE = 0.7  # of the seconds, so that there is time to learn from all rows
+CHOOSING_SHARE = 0.7  # of the seconds; the rest is for training on all rows
 BATCH, AVERAGE = 100, 0.99
 
 
 def fit(
     which: str, train_codes: Tensor, validation_codes: Tensor, *, seconds: float, seed: int, device: str = "cpu"
 ) -> dict[str, Generator]:
-    """The baselines asked for, by name, on the CPU, in float64 and ready to be sampled.
+    """The requested baselines by name, on the CPU, in float64 and ready to be sampled.
 
     Args:
         which: "none"; "fast", those that take seconds; or "all".
@@ -52,7 +52,7 @@ def fit(
     """
     if which == "none":
         return {}
-    with torch.random.fork_rng(devices=[]):  # building a net draws numbers, even those that a fit overwrites
+    with torch.random.fork_rng(devices=[]):  # building a net draws random numbers, even if fitting overwrites them
         fitted: dict[str, Generator] = {
             "independent": fit_marginals(torch.cat([train_codes, validation_codes])),
             "Gaussian copula": fit_gaussian(train_codes, validation_codes),
@@ -64,7 +64,7 @@ def fit(
 
 
 def fit_marginals(codes: Tensor) -> IndependentGenerator:
-    """The column means of these rows. A constant column stays constant."""
+    """Independent bits with the column means of these rows. A constant column stays constant."""
     generator = IndependentGenerator(codes.shape[1]).requires_grad_(False)
     generator.probability.copy_(codes.double().mean(dim=0))
     return generator
@@ -73,9 +73,9 @@ def fit_marginals(codes: Tensor) -> IndependentGenerator:
 def fit_gaussian(train_codes: Tensor, validation_codes: Tensor) -> GaussianGenerator:
     """The dichotomised Gaussian with the marginals of all rows and shrunken pairwise correlations.
 
-    Latent correlations are tetrachoric, shrunk by the reliability of each (`shrink`), and repaired to a positive
-    definite matrix. The width of the prior is the one with which the training rows' correlations make the pairs of bits
-    of the validation rows likeliest (a composite likelihood: Lindsay 1988).
+    Latent correlations are tetrachoric, each shrunk according to its reliability (`shrink`), and repaired to a positive
+    definite matrix. The prior width is the one with which the training rows' correlations give the pairs of bits of the
+    validation rows the highest likelihood (a composite likelihood: Lindsay 1988).
     """
     length = train_codes.shape[1]
     first, second = torch.triu_indices(length, length, offset=1)
@@ -99,16 +99,16 @@ def _latent_correlations(raw: Tensor, error: Tensor, width: float, length: int) 
 
 
 def _thresholds(codes: Tensor) -> Tensor:
-    """The standard normal's quantiles of the column means, float64 (length,)."""
+    """The standard normal quantiles of the column means, clamped to ±IMPOSSIBLE, float64 (length,)."""
     return torch.special.ndtri(codes.double().mean(dim=0)).clamp(-IMPOSSIBLE, IMPOSSIBLE)
 
 
 def tetrachoric(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Tetrachoric correlation of every pair of columns (i < j, row by row), and its standard error were it 0.
+    """Tetrachoric correlation of every pair of columns (i < j, row by row), and its standard error if it were 0.
 
-    The correlation of the two standard normals that, cut at the thresholds of the marginals, have both bits on as
-    often as the rows do (Pearson 1900). An empty cell of a pair's 2 x 2 table counts as half a row
-    (Brown and Benedetti 1977), but two opposite empty cells mean a perfect correlation. A constant column gets 0.
+    The correlation at which two standard normals, cut at the thresholds of the marginals, have both bits on as often as
+    the rows do (Pearson 1900). An empty cell of a pair's 2 x 2 table counts as half a row (Brown and Benedetti 1977),
+    but two diagonally opposite empty cells mean a perfect correlation. A constant column gets 0.
 
     Returns:
         Two float64 tensors (pairs,), the first in [-1, 1]; the error is infinite for a constant column.
@@ -125,7 +125,7 @@ def _tetrachoric(neither: Tensor, one: Tensor, other: Tensor, both: Tensor) -> t
     n = neither + one + other + both
     p, q = (both + one) / n, (both + other) / n
     h, k = torch.special.ndtri(p), torch.special.ndtri(q)
-    # Half a row goes into an empty cell; the marginals stay, so the opposite cell gains it too.
+    # An empty cell gets half a row. The marginals stay fixed, so the diagonally opposite cell gains half a row, too.
     half_a_row = 0.5 * ((neither == 0).double() + (both == 0).double() - (one == 0).double() - (other == 0).double())
     latent = solve_correlation(h, k, (both + half_a_row) / n)
     latent[one + other == 0] = 1.0
@@ -137,7 +137,7 @@ def solve_correlation(h: Tensor, k: Tensor, joint: Tensor) -> Tensor:
     """Correlations at which standard normals x, y have P(x < h, y < k) = joint; all float64 (pairs,).
 
     Newton's method for the angle asin(correlation), kept in a bracket: the joint probability rises with the angle,
-    and its slope is the integrand of `orthant`. Where no correlation fits, the nearest end, -1 or 1.
+    and its slope is the integrand of `orthant`. If no correlation fits, the result is the nearer end, -1 or 1.
     """
     blocks = zip(h.split(PAIRS_PER_PASS), k.split(PAIRS_PER_PASS), joint.split(PAIRS_PER_PASS), strict=True)
     return torch.cat([_solve(*block) for block in blocks])
@@ -180,7 +180,7 @@ def _slope(h: Tensor, k: Tensor, angle: Tensor) -> Tensor:
 
 
 def shrink(correlation: Tensor, error: Tensor, width: float) -> Tensor:
-    """Correlations drawn towards 0 by the unreliability of each; all float64 (pairs,).
+    """Correlations shrunk towards 0, each the more the less reliable it is; all float64 (pairs,).
 
     On Fisher's z scale, with a normal prior of standard deviation `width` around 0 and a standard error for each, the
     posterior mean is z * width^2 / (width^2 + error^2) (James and Stein 1961). On that scale a perfect correlation
@@ -204,7 +204,7 @@ def nearest_correlation(matrix: Tensor) -> Tensor:
 
 
 def _composite_likelihood(counts: Tensor, h: Tensor, k: Tensor, correlation: Tensor) -> float:
-    """Log likelihood of the 2 x 2 tables of all pairs, as if the pairs were independent of one another."""
+    """Log-likelihood of the 2 x 2 tables of all pairs, as if the pairs were independent of one another."""
     both = orthant(h, k, correlation)
     p, q = torch.special.ndtr(h), torch.special.ndtr(k)
     cells = torch.stack([1 - p - q + both, p - both, q - both, both])
@@ -236,11 +236,11 @@ def _density(x: Tensor) -> Tensor:
 def fit_autoregressive(
     train_codes: Tensor, validation_codes: Tensor, seconds: float, seed: int
 ) -> AutoregressiveGenerator:
-    """An autoregressive net trained by maximum likelihood where the rows are, for `seconds` of wall clock at most.
+    """An autoregressive net trained by maximum likelihood on the rows' device, for at most `seconds` of wall clock.
 
-    Several nets that differ in their dropout are trained one after another, each until the validation rows stop getting
-    likelier. The one under which they are likeliest is trained anew on all rows, for as many looks at each rate, if
-    there is time for that. What ends by the clock differs from run to run.
+    Nets with different dropout are trained one after another, each until the validation likelihood stops improving. The
+    best one is then trained anew on all rows, with as many looks (see `_look`) at each rate, if time allows. Where the
+    clock ends training, the result differs from run to run.
     """
     started, every = time.monotonic(), torch.cat([train_codes, validation_codes]).float()
     if len(validation_codes) == 0:
@@ -275,12 +275,12 @@ def _untrained(rows: Tensor) -> AutoregressiveGenerator:
 def _train(
     generator: AutoregressiveGenerator, rows: Tensor, spare: Tensor, dropouts: Dropouts, deadline: float
 ) -> tuple[float, list[int]]:
-    """Train in place by Adam; the weights' running average is what is judged and kept.
+    """Train in place by AdamW; the running average of the weights is what is judged and kept.
 
-    At each learning rate until PATIENCE looks in a row were not better, then from the best weights at the next rate.
+    Each learning rate is used until PATIENCE looks in a row bring no gain; the next one starts from the best weights.
 
     Returns:
-        The validation loss, and at each rate the number of looks that it took.
+        The best validation loss, and how many looks at each rate led to it.
     """
     average = copy.deepcopy(generator)
     best, best_loss, best_looks = copy.deepcopy(average.state_dict()), _loss(average, spare), [0] * len(LEARNING_RATES)
@@ -303,7 +303,7 @@ def _train(
 def _train_again(
     generator: AutoregressiveGenerator, rows: Tensor, dropouts: Dropouts, looks: Sequence[int], deadline: float
 ) -> bool:
-    """Train in place for so many looks at each rate, as `_train` did; False when there is no time for all of them."""
+    """Train in place as `_train` did, with the given number of looks at each rate; False if time runs out."""
     average = copy.deepcopy(generator)
     for rate, number in zip(LEARNING_RATES, looks, strict=True):
         generator.load_state_dict(average.state_dict())
@@ -321,7 +321,7 @@ def _optimizer(generator: AutoregressiveGenerator, rate: float) -> torch.optim.O
 
 
 def _at_rate(dropouts: Dropouts, rate: float) -> Dropouts:
-    """Bits are dropped at the first rate only: they teach the net not to trust a single one, but blur its marginals."""
+    """Input dropout is used at the first rate only: the net learns to rely on no single bit, but its marginals blur."""
     return dropouts if rate == LEARNING_RATES[0] else (0.0, dropouts[1])
 
 
@@ -332,7 +332,7 @@ def _look(
     rows: Tensor,
     dropouts: Dropouts,
 ) -> None:
-    """Train on about as many rows as there are, but neither very few nor very many, drawn with replacement."""
+    """Train on about as many rows as there are, but 2,000 to 10,000, drawn with replacement."""
     steps = min(max(len(rows), 2_000), 10_000) // BATCH
     for batch in torch.randint(len(rows), (steps, BATCH)):
         optimizer.zero_grad()
@@ -346,7 +346,7 @@ def _look(
 
 @torch.no_grad()
 def _loss(generator: AutoregressiveGenerator, rows: Tensor) -> float:
-    """Negative log likelihood of a row in nats, the mean over the rows."""
+    """Mean negative log-likelihood of a row, in nats."""
     blocks = torch.split(rows, 4_096)
     losses = [F.binary_cross_entropy_with_logits(generator.logits(x), x, reduction="sum").item() for x in blocks]
     return sum(losses) / len(rows)

@@ -55,8 +55,8 @@ def toy(n: int = 1000, seed: int = 0) -> Bits:
 def chain(n: int = 20_000, length: int = 32, seed: int = 0) -> Bits:
     """A Markov chain with memory two.
 
-    P(x_t = 1 | x_{t-2}, x_{t-1}) is .15, .80, .45, .60 after 00, 01, 10, 11: the two memories interact, which pairwise
-    correlations do not see. It starts from fair coins and runs 50 steps before the first bit is kept.
+    P(x_t = 1 | x_{t-2}, x_{t-1}) is .15, .80, .45, .60 after 00, 01, 10, 11: the two previous bits interact, which
+    pairwise correlations do not see. It starts from fair coins and runs 50 steps before the first bit is kept.
     """
     return _walk(np.random.default_rng(seed), n, np.zeros((1, length)), np.zeros(n, np.int64))
 
@@ -117,7 +117,7 @@ def movie_reviews() -> tuple[list[str], list[str]]:
     The sentiment is "positive" where the mean rating of the raters (-4 to 4) is above 0, else "negative".
 
     Raises:
-        JobError: there is no network, or what came is not the file that the checksum names.
+        JobError: there is no network, or the fetched file does not match the checksum.
     """
     cached = cache_directory() / Path(REVIEWS_MEMBER).name
     content = cached.read_bytes() if cached.is_file() else b""

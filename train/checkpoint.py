@@ -15,12 +15,12 @@ import torch
 from train import atomic
 from train.errors import InputError
 
-FORMAT = 7  # changes with what a state holds, or with how training goes on from it
-NAME = re.compile(r"(\d{6,})-[0-9a-f]{16}\.pt")  # what else lies there is not ours to read or to delete
+FORMAT = 7  # changes when a state's content, or the way training resumes from it, changes
+NAME = re.compile(r"(\d{6,})-[0-9a-f]{16}\.pt")  # other files there are not ours to read or delete
 
 
 def save(directory: Path, state: dict[str, Any]) -> Path:
-    """Write a checkpoint so that it survives a crash at any moment; of the older ones the newest good one stays."""
+    """Write a checkpoint so that it survives a crash at any moment; of the older ones only the newest good one stays."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
@@ -55,7 +55,7 @@ def load_newest(directory: Path) -> dict[str, Any] | None:
 
 
 def newest(directory: Path) -> Path | None:
-    """The newest checkpoint whose content is what its name says, or None."""
+    """The newest checkpoint whose content matches the hash in its name, or None."""
     return next(filter(_is_good, _newest_first(directory)), None)
 
 
@@ -68,7 +68,7 @@ def _newest_first(directory: Path) -> list[Path]:
 
 
 def _number(path: Path) -> int:
-    """The running number in a checkpoint's name, from 1 on; 0 where it is no checkpoint's."""
+    """The running number in a checkpoint's name, from 1 on; 0 for any other file."""
     match = NAME.fullmatch(path.name)
     return int(match[1]) if match else 0
 
