@@ -20,7 +20,7 @@ NAME = re.compile(r"(\d{6,})-[0-9a-f]{16}\.pt")  # other files there are not our
 
 
 def save(directory: Path, state: dict[str, Any]) -> Path:
-    """Write a checkpoint so that it survives a crash at any moment; of the older ones only the newest good one stays."""
+    """Write a checkpoint that survives a crash at any moment; of the older ones only the newest good one stays."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()

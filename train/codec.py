@@ -1,8 +1,8 @@
 """Codecs turn rows of data into tensors of codes and back.
 
-A codec is fitted on training rows, travels inside the artifact as plain JSON, and decodes what the generator
-made. Hugging Face's tokenizers are imported only where a tokenizer is trained or texts are encoded. This module is a
-LEAF (see train/__init__.py).
+A codec is fitted to real rows, travels inside the artifact as plain JSON, and decodes what the generator made. Hugging
+Face's tokenizers are imported only where a tokenizer is trained or texts are encoded. This module is a LEAF (see
+train/__init__.py).
 """
 
 import json
@@ -17,29 +17,29 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-# Vowel signs and accents that follow a letter: \w of Python's patterns lacks them, that of the tokenizers has them.
+# Vowel signs and accents that follow a letter: the tokenizers' \w matches them, Python's does not.
 MARKS = "".join(chr(code) for code in range(0x20000) if unicodedata.category(chr(code)).startswith("M"))
 WORD = re.compile(rf"\w[\w{MARKS}]*(?:['\u2019]\w[\w{MARKS}]*)*")
 PADDING, END, UNKNOWN = 0, 1, 2  # the first token ids
 SPACE = "\u2581"  # marks a token that follows a space
 TOKEN = rf"{SPACE}?\w+(?:['\u2019]\w+)*|{SPACE}?\.\.\.|{SPACE}?[^\w{SPACE}]|{SPACE}"
-APART = "\uffff"  # stands between tokens until they are joined; no text holds it, for it is no character
+APART = "\uffff"  # separates tokens until they are joined; no text holds it, since it is not a character
 SPECIAL = (f"{APART}pad", f"{APART}end", f"{APART}unk")  # tokenizers would find plainer names within texts
 GLUED = re.compile(rf"(?<=[\w{MARKS}]){APART}+(?=\w)")
-LABEL_COLUMN = "label"  # of classes whose column has no name: artifacts did not always know it
-COVERED = 0.99  # share of the training texts that fit into the length chosen for them
-LONGEST = 512  # token ids a row; of longer texts, training and judging take hours on a CPU
+LABEL_COLUMN = "label"  # where the column of the classes has no name; older artifacts do not store one
+COVERED = 0.99  # share of the texts that fit into the length chosen for them
+LONGEST = 512  # token ids a row; with longer rows, training and judging take hours on a CPU
 
 
 class Codec(Protocol):
     """What every codec offers. Codes are integer tensors of shape (rows, length)."""
 
     name: str
-    labels: tuple[str, ...]  # what the rows' classes are called, where they have any
+    labels: tuple[str, ...]  # the names of the rows' classes, if they have any
 
     @property
     def columns(self) -> list[str]:
-        """One label for each code position, as plots and files show it."""
+        """A name for each code position, as plots and files show it."""
 
     def encode(self, rows: Sequence[Any]) -> Tensor: ...
 
@@ -66,7 +66,7 @@ class BitsCodec:
         """Rows of 0/1 values as codes (rows, length).
 
         Raises:
-            ValueError: the rows are not as long as the codec, or hold other values than 0 and 1.
+            ValueError: the rows have another length than the codec, or hold values other than 0 and 1.
         """
         codes = torch.as_tensor(rows).reshape(len(rows), -1)
         if codes.shape[1] != len(self._columns):
@@ -97,10 +97,10 @@ class PresenceCodec:
 
     @classmethod
     def fit(cls, texts: Iterable[str], size: int) -> "PresenceCodec":
-        """The `size` most telling words of the texts, the most telling first; ties in alphabetical order.
+        """The `size` most informative words of the texts, the most informative first; ties in alphabetical order.
 
-        Telling means informative: the presence of a word seen in a share p of the rows carries the binary entropy
-        H(p) bits, which is largest at p = 1/2. So a word in nearly every row says as little as a rare one.
+        The presence of a word seen in a share p of the rows carries the binary entropy H(p) in bits, which is largest
+        at p = 1/2. So a word in nearly every row says as little as a rare one.
 
         Raises:
             ValueError: the texts have fewer than `size` distinct words.
@@ -127,7 +127,7 @@ class PresenceCodec:
         return codes
 
     def decode(self, codes: Tensor) -> list[str]:
-        present = map(self.words.__getitem__, codes.nonzero()[:, 1].tolist())  # of one row after the other
+        present = map(self.words.__getitem__, codes.nonzero()[:, 1].tolist())  # row after row
         return [" ".join(islice(present, count)) for count in codes.sum(1).tolist()]
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,8 +137,8 @@ class PresenceCodec:
 class TokensCodec:
     """Text as token ids: words or pieces of words, then the end token, then padding up to the length.
 
-    A text that is longer is cut, and then has no end token. Decoding joins the tokens again: what is lost is only
-    what the tokenizer normalises (runs of white space, and capitals where it lower-cases) and unknown words.
+    A longer text is cut off and has no end token. Decoding joins the tokens again: lost are only unknown words and what
+    the tokenizer normalises (such as runs of white space, and capitals where it lower-cases).
     """
 
     name = "tokens"
@@ -150,9 +150,9 @@ class TokensCodec:
 
         Args:
             tokenizer: its JSON; the ids 0, 1 and 2 stand for padding, end and unknown.
-            length: token ids a row, with the end token.
+            length: token ids a row, including the end token.
             labels: the classes that a text may belong to.
-            label_column: what files call the column of the classes.
+            label_column: the name that the column of the classes has in files.
         """
         self.tokenizer, self.length, self.labels, self.label_column = tokenizer, length, tuple(labels), label_column
         vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
@@ -175,8 +175,8 @@ class TokensCodec:
 
         Args:
             kind: "words", or "bpe" for pieces of words by byte-pair encoding (Sennrich et al. 2016).
-            vocabulary: how many tokens at the most; of pieces, the commonest characters and pairs.
-            min_count: a word (of "bpe": a pair of pieces) seen less often gets no token of its own.
+            vocabulary: how many tokens at most; for "bpe", the commonest characters and pairs.
+            min_count: a word (for "bpe", a pair of pieces) seen less often gets no token of its own.
             lowercase: whether capitals are dropped.
             length: token ids a row; by default as many as 99 % of the texts need, but no more than LONGEST.
 
@@ -201,7 +201,7 @@ class TokensCodec:
 
     def encode(self, rows: Sequence[str]) -> Tensor:
         """Token ids, int32 (rows, length)."""
-        from tokenizers import Tokenizer  # only where models are trained; serving decodes
+        from tokenizers import Tokenizer  # imported late: serving only decodes
 
         tokenizer = Tokenizer.from_str(json.dumps(self.tokenizer))
         codes = torch.full((len(rows), self.length), PADDING, dtype=torch.int32)
@@ -211,7 +211,7 @@ class TokensCodec:
         return codes
 
     def decode(self, codes: Tensor) -> list[str]:
-        """Texts. Words that no text can hold side by side, since they would be one word, are kept apart by a space."""
+        """Texts. Adjacent words that would otherwise merge into one are kept apart by a space."""
         return [self._join(self.tokens(row)) for row in codes.tolist()]
 
     def _join(self, tokens: Iterable[str]) -> str:
@@ -220,7 +220,7 @@ class TokensCodec:
         return GLUED.sub(" ", APART.join(tokens)).replace(APART, "").replace(SPACE, " ").strip(" ")
 
     def tokens(self, row: Iterable[int]) -> list[str]:
-        """The tokens of one row of codes, up to its end; unknown ones are left out."""
+        """The tokens of one row of codes, up to its end; an unknown one is an empty string."""
         return [self.pieces[code] for code in takewhile(lambda code: code not in (PADDING, END), row)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -229,7 +229,7 @@ class TokensCodec:
 
 
 def _untrained_tokenizer(kind: str, lowercase: bool) -> Any:
-    """A tokenizer that splits texts into words with the space before them, and punctuation."""
+    """A tokenizer that splits texts into words and punctuation marks, each with the space before it."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     model = models.WordLevel if kind == "words" else models.BPE
@@ -246,7 +246,7 @@ def _untrained_tokenizer(kind: str, lowercase: bool) -> Any:
 
 
 def _commonest_first(vocabulary: dict[str, int], encoded: Iterable[Sequence[int]]) -> dict[str, int]:
-    """The vocabulary with its tokens numbered by how often they come, which pairs of pieces are not by themselves."""
+    """The vocabulary with its tokens renumbered by frequency, since byte-pair encoding numbers them as it merges."""
     counts = Counter(chain.from_iterable(encoded))
     others = sorted(vocabulary.keys() - set(SPECIAL), key=lambda each: (-counts[vocabulary[each]], vocabulary[each]))
     return {piece: number for number, piece in enumerate([*SPECIAL, *others])}
@@ -259,7 +259,7 @@ def _trainer(kind: str, vocabulary: int, min_count: int) -> Any:
     options["special_tokens"] = list(SPECIAL)
     if kind == "words":
         return trainers.WordLevelTrainer(**options)
-    return trainers.BpeTrainer(**options, limit_alphabet=max(1, vocabulary - len(SPECIAL)))  # a character is a piece
+    return trainers.BpeTrainer(**options, limit_alphabet=max(1, vocabulary - len(SPECIAL)))  # each takes a token
 
 
 def words_of(text: str) -> list[str]:
@@ -268,7 +268,7 @@ def words_of(text: str) -> list[str]:
 
 
 def class_names(codec: Codec, labels: Tensor | None) -> list[str] | None:
-    """What the classes with these numbers, (rows,), are called; None where rows have no classes."""
+    """The names of the classes with these numbers, (rows,); None if rows have no classes."""
     return None if labels is None else [codec.labels[number] for number in labels.tolist()]
 
 

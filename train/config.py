@@ -1,7 +1,7 @@
 """The configuration of a training job: one frozen dataclass, its presets, and its validation.
 
-Ranges of single values live in the command's option types; what is checked here is that numbers are finite, and values
-that depend on one another. All problems are reported at once.
+Ranges of single values live in the command's option types; what is checked here is that numbers are finite and that
+values fit together. All problems are reported at once.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ TOKENIZERS = ("words", "bpe")
 GENERATORS = ("auto", "nade", "tokens", "textbook")
 DEVICES = ("auto", "cpu", "cuda")
 BASELINES = ("none", "fast", "all")
-# What some codecs or generators have no use for.
+# Options that have no effect with some codecs or generators.
 TOKENS_ALONE = ("tokenizer", "vocabulary", "min_count", "lowercase", "length", "text_hidden", "head", "candidates")
 ROWS_ALONE = (
     "hidden", "folds", "width", "blocks", "batch_size", "turns", "generator_rate", "discriminator_rate", "head_start",
@@ -28,7 +28,7 @@ NOT_TEXTBOOK = ("hidden", "folds", "warmup", "width", "blocks")
 
 
 def unequal_shares(config: "Config", processes: int) -> str | None:
-    """What is wrong where so many processes cannot share a batch of 0/1 rows equally; None where they can."""
+    """Why this many processes cannot share a batch of 0/1 rows equally; None if they can."""
     if config.batch_size % processes == 0:
         return None
     if config.generator == "textbook":
@@ -96,7 +96,7 @@ class Config:
         """Check the values that depend on one another.
 
         Raises:
-            InputError: naming every problem, one after the other.
+            InputError: naming every problem.
         """
         problems = [
             f"--{name.replace('_', '-')} {value}: not a finite number"
@@ -127,7 +127,7 @@ class Config:
         return self.batch_size * self.turns
 
     def to_json(self) -> str:
-        # As it is, where it can be: docker/runtime.sh reads names of files here. A name that is no UTF-8 is escaped.
+        # Not ASCII only: docker/runtime.sh reads file names here. Only what is not UTF-8 in a name is escaped.
         text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
         return text.encode(errors="backslashreplace").decode() + "\n"
 
@@ -166,12 +166,12 @@ def resolve(given: Mapping[str, Any]) -> Config:
 
 
 def epochs_alone(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values; who gives epochs and no minutes means the epochs, without a limit of minutes."""
+    """The same values; epochs given without minutes lift the limit of minutes."""
     return dict(given) if given.get("epochs") is None else {"max_minutes": None, **given}
 
 
 def without_effect(config: Config) -> list[str]:
-    """The options that differ from the preset's and change nothing, of a configuration without "auto"."""
+    """The options that differ from the preset's but have no effect; `config` must have every "auto" decided."""
     useless = {*(ROWS_ALONE if config.codec == "tokens" else TOKENS_ALONE)}
     if config.codec != "presence":
         useless.add("words")

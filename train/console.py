@@ -1,4 +1,4 @@
-"""What a job prints: what it begins with, how far it is, and rows at its end."""
+"""What a job prints: what it starts from, its progress, and some rows at its end."""
 
 import logging
 import time
@@ -21,15 +21,15 @@ from train.rundir import RunDirectory
 log = logging.getLogger("lookalike")
 
 PRINTED_ROWS, PRINTED_VALUES = 5, 64
-LOW_TEMPERATURE = 0.5  # the temperature of further texts that are printed
+LOW_TEMPERATURE = 0.5  # of the second sample of texts that is printed
 BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-TEXTBOOK_PRINT_EPOCHS = 10  # the textbook prints its losses every so many epochs
+TEXTBOOK_PRINT_EPOCHS = 10  # the preset textbook prints its losses this often
 
 
 def announce(
     run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None, device_name: str
 ) -> None:
-    """Say what a job works on and where, and from what it goes on."""
+    """Log what a job works on and where, and where it resumes."""
     parts, dataset = prepared.parts, prepared.dataset
     log.info(
         "%s: %s, codec %s, %d values a row; %s train, %s validate, %s judge",
@@ -56,18 +56,18 @@ def announce(
 
 
 def bar(title: str) -> "tqdm[Any]":
-    """A bar of percents, where there is a terminal."""
+    """A progress bar in percent, if there is a terminal."""
     return tqdm(total=100.0, desc=title, bar_format=BAR, disable=None, leave=False)
 
 
 class GameBar:
-    """How far the game is: a bar of percents, or without a terminal a line now and then."""
+    """The progress of the game: a bar in percent, or a log line now and then without a terminal."""
 
     def __init__(self, config: Config, game_share: float, rows: int) -> None:
         """Begin to show the bar.
 
         Args:
-            game_share: the share of the minutes that is over when the game ends.
+            game_share: the share of the minutes that has passed when the game ends.
             rows: training rows in an epoch.
         """
         self.config, self.game_share, self.rows = config, game_share, rows
@@ -81,7 +81,7 @@ class GameBar:
         self.bar.close()
 
     def show(self, tick: Tick, scores: dict[str, float]) -> None:
-        """Move the bar; without a terminal, say a line now and then instead."""
+        """Move the bar; without a terminal, log a line now and then. The preset textbook has log lines of its own."""
         shown = {"G": tick.losses["generator_loss"], "D": tick.losses["discriminator_loss"]}
         shown |= {"validation": scores["score"]} if scores else {}
         self.bar.set_postfix(
@@ -103,7 +103,7 @@ class GameBar:
             )
 
     def _percent(self, tick: Tick) -> float:
-        """How much of the epochs or of the minutes is used up, whichever is more; the last tick ends a little late."""
+        """How much of the epochs or the minutes is used, whichever is more; capped, since the last tick ends late."""
         shares = []
         if self.config.epochs is not None:
             shares.append(tick.epoch / self.config.epochs)
@@ -122,7 +122,7 @@ class GameBar:
 
 
 def print_rows(shipped: Artifact, prepared: Prepared) -> None:
-    """Print some real rows, and as many of those that ship."""
+    """Print some real rows, and as many from the shipped generator."""
     codec = shipped.codec
     generated = _lines(codec, shipped.sample(PRINTED_ROWS, EVALUATION_SEED))
     if isinstance(codec, TokensCodec):
@@ -140,6 +140,6 @@ def print_rows(shipped: Artifact, prepared: Prepared) -> None:
 
 
 def _lines(codec: Codec, codes: Tensor) -> list[str]:
-    """Rows to be printed: as text where there is any, else their first values."""
+    """Rows as printable lines: their text, or their first values if they have none."""
     more = " …" * (codes.shape[1] > PRINTED_VALUES)
     return codec.decode(codes) or [" ".join(map(str, row[:PRINTED_VALUES])) + more for row in codes.tolist()]

@@ -43,8 +43,8 @@ log = logging.getLogger("lookalike")
 MIN_ROWS = 10
 MAX_CLASSES = 100
 WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")  # as files of some formats write whole numbers
-SOME = 5  # names of columns in a message
-LIKE_A_KEY = r"^\s*[\w.:/@+-]+\s*$"  # one word of ASCII letters and digits: what names rows, such as P0017
+SOME = 5  # column names in a message
+LIKE_A_KEY = r"^\s*[\w.:/@+-]+\s*$"  # one word of ASCII characters: likely a row's key, such as P0017
 NUMBER = r"(?i)^\s*[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|inf)\s*$"
 
 
@@ -56,14 +56,14 @@ class Dataset:
         name: short, for run directories and titles.
         source: where it came from, for provenance.
         texts: one text a row, or None.
-        text_column: of which column of a file, where it has several.
+        text_column: the column that holds the texts, where a file has several.
         classes: the class of each text, where a label column was named.
-        bits: rows of 0/1, uint8 (rows, length), or None; packed where they are too many for the memory. Exactly one
-            of `texts` and `bits` is set.
+        bits: rows of 0/1, uint8 (rows, length), or None; packed if there are too many for memory. Exactly one of
+            `texts` and `bits` is set.
         columns: the names of the bit columns; empty for text.
         label: the bit column that a model would predict from the others, where one was named.
         skipped: one line for each row that could not be used.
-        known_fingerprint: of packed rows, from the time when they were packed.
+        known_fingerprint: the fingerprint of packed rows, computed when they were packed.
     """
 
     name: str
@@ -82,12 +82,12 @@ class Dataset:
 
     @property
     def extent(self) -> str:
-        """How many rows, and of what, for people."""
+        """How many rows, and of which column, in words."""
         return f"{len(self):,} rows" + (f" of column {self.text_column}" if self.text_column else "")
 
     @property
     def rows(self) -> Sequence[Any]:
-        """The texts or the bits, as codecs take them (but packed ones)."""
+        """The texts or the bits, as codecs take them (except packed bits)."""
         rows: Any = self.texts if self.bits is None else self.bits
         assert rows is not None
         return rows
@@ -96,7 +96,7 @@ class Dataset:
         """The rows with the given numbers."""
         if self.bits is None:
             return [self.rows[row] for row in chosen]
-        assert isinstance(self.bits, np.ndarray)  # packed rows are read by their own `part`
+        assert isinstance(self.bits, np.ndarray)  # packed rows have their own `part`
         rows: Any = self.bits[chosen]
         return rows
 
@@ -109,7 +109,7 @@ class Dataset:
         return dataclasses.replace(self, texts=rows, classes=classes)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the rows in their order, with the column names: the same data gives it whatever file held it."""
+        """SHA-256 of the rows in order, with the bit columns' names or the texts' classes, whatever file held them."""
         if self.known_fingerprint is not None:
             return self.known_fingerprint
         if isinstance(self.bits, np.ndarray):
@@ -119,7 +119,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Values:
-    """Rows of numbers from 0 to 1, as a generator makes them that does not round.
+    """Rows of numbers from 0 to 1, from a generator that may not round.
 
     Attributes:
         source: where they came from.
@@ -147,7 +147,7 @@ def split(n: int, *, holdout: float, validation: float, seed: int) -> Split:
     """Cut `n` rows at random into three parts, the same for the same arguments.
 
     Args:
-        holdout: share of all rows that judges.
+        holdout: share of all rows that is held out.
         validation: share of the remaining rows that chooses the checkpoint; may be 0.
     """
     order = np.random.default_rng(seed).permutation(np.arange(n, dtype=np.int32))
@@ -172,12 +172,12 @@ def load(
         column: which column holds the text.
         label_column: of rows of 0/1, the column that a model would predict from the others; of texts, the column that
             holds their classes.
-        codec: "bits", "presence" or "tokens" says what the rows are meant to be; "auto" looks.
+        codec: "bits", "presence" or "tokens" says what the rows are meant to be; "auto" decides by looking at them.
         max_bad_rows: how many rows may be skipped.
-        packed: rows of 0/1 that are too many for the memory may stay on disk, as `PackedRows`.
+        packed: whether rows of 0/1 that are too many for memory may stay on disk, as `PackedRows`.
 
     Raises:
-        InputError: there is no such data or column, or too many rows cannot be used.
+        InputError: there is no such data or column, the codec does not fit it, or too many rows cannot be used.
     """
     if not data:
         raise InputError("--data is empty; name a file, a folder or a built-in set")
@@ -203,10 +203,10 @@ def load(
 
 
 def fit_presence(dataset: Dataset, texts: Sequence[str], words: int) -> PresenceCodec:
-    """The codec of the most telling words of some texts of a data set.
+    """The codec of the most informative words of some texts of a data set.
 
     Raises:
-        InputError: the texts have classes, which it cannot keep, or too few words.
+        InputError: the texts have classes, which this codec cannot keep, or too few distinct words.
     """
     if dataset.classes is not None:
         raise InputError("--label-column: classes of texts need --codec tokens")
@@ -217,7 +217,7 @@ def fit_presence(dataset: Dataset, texts: Sequence[str], words: int) -> Presence
 
 
 def some(names: Collection[str]) -> str:
-    """The first few names of columns, for a message, and how many more there are."""
+    """The first few column names, for a message, and how many more there are."""
     more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
     return ", ".join(itertools.islice(names, SOME)) + more
 
@@ -235,10 +235,10 @@ def _check_rows(data: str, usable: int, skipped: Sequence[str], max_bad_rows: in
 
 
 def check_classes(dataset: Dataset, label_column: str | None) -> None:
-    """Refuse classes of real rows that are too few or too many to be told apart.
+    """Refuse a label column of real rows that has too few or too many different values to be classes.
 
     Raises:
-        InputError: they are.
+        InputError: it has fewer than 2 or more than MAX_CLASSES.
     """
     count = 2 if dataset.classes is None else len(set(dataset.classes))
     if dataset.label is not None and isinstance(dataset.bits, np.ndarray):
@@ -270,7 +270,7 @@ def _load_builtin(name: str, column: str | None, label_column: str | None) -> Da
 
 
 def _load_packed(path: Path, codec: str, max_bad_rows: int) -> Dataset | None:
-    """Files that are too large for the memory, from the cache of packed rows; None where they are small or text."""
+    """Files that are too large for memory, from the cache of packed rows; None if they are small or hold text."""
     files = _shards(path)
     found = row_cache.load(files, codec=codec, max_bad_rows=max_bad_rows) if row_cache.is_large(files) else None
     if found is None:
@@ -299,7 +299,7 @@ def _load_files(path: Path, column: str | None, label_column: str | None, codec:
         if len(table.row_numbers) == 0:
             skipped += table.bad
             continue
-        meant = "bits" if any(part.bits is not None for part in parts.values()) else codec  # as the first shard
+        meant = "bits" if any(part.bits is not None for part in parts.values()) else codec  # like the first shard
         parts[file] = _of_file(file, table, column, label_column, meant)
         skipped += parts[file].skipped
     if not parts:
@@ -337,7 +337,7 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _mention_folders(path: Path) -> None:
-    """Say so when shards lie in folders within the given one."""
+    """Warn about shards in subfolders, which are not read."""
     below = sorted({file.parent.name for file in path.glob("*/*") if readers.format_of(file) in READERS})
     if below:
         log.warning(
@@ -381,7 +381,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
 
 
 def load_values(path: Path, max_bad_rows: int) -> Values:
-    """The rows of a file, folder or built-in set as numbers from 0 to 1, also of a generator that does not round.
+    """The rows of a file, folder or built-in set as numbers from 0 to 1, whether they are rounded or not.
 
     Raises:
         InputError: a file cannot be read or has other columns than the first, or too many rows cannot be used.
@@ -404,7 +404,7 @@ def load_values(path: Path, max_bad_rows: int) -> Values:
 
 
 def _column_values(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """A column as numbers; NaN for what is none from 0 to 1. Every different text is looked at once."""
+    """A column as numbers; NaN for anything but a number from 0 to 1. Each distinct text is parsed once."""
     encoded = values.combine_chunks().dictionary_encode()
     known = [_value(text) for text in encoded.dictionary.to_pylist()]
     return np.array([*known, np.nan])[encoded.indices.fill_null(len(known)).to_numpy()]
@@ -424,7 +424,7 @@ def _usable(
     """Which rows can be used, and one line for each of the others.
 
     Args:
-        fits: for each column, which of its values are what is wanted.
+        fits: for each column, which of its values can be used.
     """
     usable = np.ones(len(table.row_numbers), bool)
     bad = list(table.bad)
@@ -497,7 +497,7 @@ def _text_dataset(column: str, label_column: str | None, table: Table, path: Pat
 
 
 def _class_name(cell: str) -> str:
-    """The same name for the same class in files of all formats, some of which write 1 as 1.0, or true as True."""
+    """The same name for the same class in every file format: some write 1 as 1.0, or true as True."""
     if whole := WHOLE_NUMBER.fullmatch(cell):
         return whole[1]
     return cell.lower() if cell.lower() in ("true", "false") else cell
@@ -506,7 +506,10 @@ def _class_name(cell: str) -> str:
 def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
     """The only column, or the one whose texts are clearly longest: on average at least twice as long as the next.
 
-    Missing texts count as empty, and numbers are no texts.
+    Missing texts count as empty, and numbers are not text.
+
+    Raises:
+        InputError: no column is clearly longest, or it does not hold text.
     """
     probes = {name: values.slice(0, PROBE_ROWS) for name, values in columns.items()}
     lengths = {name: pc.mean(pc.utf8_length(values.fill_null(""))).as_py() or 0.0 for name, values in probes.items()}
@@ -520,7 +523,7 @@ def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
             f"column {longest or 'without a name'} holds 0 and 1, or true and false, in {len(given)} of the first "
             f"{len(probes[longest])} rows, which are too few for rows of 0 and 1, and no text"
         )
-    if _all_match(first, NUMBER):  # the numbers of the rows, say
+    if _all_match(first, NUMBER):  # row numbers, for instance
         example = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())
         raise InputError(
             f"column {longest or 'without a name'} holds {shown(example)}, neither 0 or 1 nor text; "
@@ -539,7 +542,7 @@ def _all_match(texts: pa.ChunkedArray, pattern: str) -> bool:
 
 
 def _why_no_bits(columns: dict[str, pa.ChunkedArray]) -> str:
-    """For who meant rows of 0/1: the first column that is none of bits, and what it holds; empty where all are."""
+    """For users who meant rows of 0/1: the first column that does not hold bits, with an example; empty if all do."""
     for name, values in columns.items():
         first = values.slice(0, PROBE_ROWS)
         bits = readers.bits_of(first)
