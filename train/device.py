@@ -11,10 +11,10 @@ log = logging.getLogger("lookalike")
 
 
 def chosen(device: str, processes: int) -> str:
-    """The device asked for, with "auto" decided: "cuda" where so many processes can use GPUs, else "cpu".
+    """The requested device, with "auto" decided: "cuda" if this many processes can use GPUs, else "cpu".
 
     Raises:
-        InputError: a GPU is asked for that cannot be used.
+        InputError: a GPU is requested but cannot be used.
     """
     if device == "cpu":
         return device
@@ -29,9 +29,9 @@ def chosen(device: str, processes: int) -> str:
 
 
 def gpu_problem(processes: int = 1) -> str | None:
-    """Why so many processes cannot train on GPUs here, or None; torchrun's own number goes before.
+    """Why this many processes cannot train on GPUs here, or None; torchrun's LOCAL_WORLD_SIZE takes precedence.
 
-    It is tried, because torch also sees GPUs that it cannot use.
+    The GPU is really used, because torch also sees GPUs that it cannot use.
     """
     if not torch.cuda.is_available():
         return "torch sees no GPU here"
@@ -40,6 +40,6 @@ def gpu_problem(processes: int = 1) -> str | None:
         return f"there are {processes} processes here, but torch sees {gpus} GPUs"
     try:
         torch.ones(1, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}").add_(1).item()
-    except RuntimeError as problem:  # too old for this torch, or somebody else's alone
+    except RuntimeError as problem:  # too old for this torch, or held exclusively by another process
         return str(problem).splitlines()[0]
     return None

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class TextbookDiscriminator(nn.Module):
     """The textbook discriminator: Linear(L, 1) and a sigmoid. Returns probabilities, shape (rows,).
 
-    Being linear it sees only column means: nothing it says can teach a generator a correlation.
+    Being linear, it sees only column means, so it cannot teach a generator a correlation.
     """
 
     def __init__(self, length: int) -> None:

@@ -1,9 +1,9 @@
-"""Training by several processes, of --processes or of torchrun: the same global batch, the same curve.
+"""Training with several processes, started by --processes or torchrun: the same global batch, the same curve.
 
 In the game, and in the warm start of texts, every process draws the same random numbers for the whole batch and
 computes on its share of it; gradients are averaged over the processes, so the weights stay the same everywhere. In the
-warm start and the refit of 0/1 rows each fits other nets. The first process alone writes files and talks to MLflow.
-Everything here does nothing in a job of one process.
+warm start and the refit of 0/1 rows each process fits different nets. Only the first process writes files and talks to
+MLflow. In a job of one process, everything here does nothing.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ import psutil
 import torch
 import torch.distributed as dist
 
-# Its functions hold on to the process group that is there when they are imported, and the optimizers import them late:
-# Gloo's threads would go on after `leave`, and one that wants Python while that ends aborts the process.
+# Imported early: its functions keep the process group that exists when they are imported, and the optimizers import
+# them late. Gloo's threads would then outlive `leave`, and one that needs Python as that ends aborts the process.
 import torch.distributed.nn.functional
 from torch import Tensor
 
@@ -33,13 +33,13 @@ from train.processes import GRACE_SECONDS, POLL_SECONDS, Worker, process_count, 
 log = logging.getLogger("lookalike")
 
 T = TypeVar("T")
-RENDEZVOUS = "LOOKALIKE_RENDEZVOUS"  # where a process that was started here finds the file at which all meet
+RENDEZVOUS = "LOOKALIKE_RENDEZVOUS"  # tells a process that was started here the file through which all meet
 CONFIG = "config"  # what the first one leaves there
 PATIENCE = timedelta(days=7)  # the others wait while the first one validates; one that dies is noticed at once
 
 
 class LostError(JobError):
-    """Another process of the job is no more."""
+    """Another process of the job has died."""
 
 
 @contextlib.contextmanager
@@ -53,7 +53,7 @@ def session(config: Config) -> Iterator[None]:
     if (number := process_count(config.processes)) == 1:
         yield
         return
-    # Of torchrun's number the options know nothing.
+    # `Config` could not check this: it does not know torchrun's number, nor the codec where that was "auto".
     if config.codec != "tokens" and (unequal := unequal_shares(config, number)):
         raise InputError(unequal)
     if config.device == "cuda":
@@ -62,13 +62,13 @@ def session(config: Config) -> Iterator[None]:
         workers: list[Worker] = []
         if "WORLD_SIZE" not in os.environ:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lookalike-"))
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())  # nobody else shall take part
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())  # so that no other machine can take part
             workers = stack.enter_context(started(number, ["follow"], **{RENDEZVOUS: str(Path(folder, "store"))}))
             group_options = _rendezvous(0, number, Path(folder, "store"), config, workers)
         elif RENDEZVOUS in os.environ:
             group_options = _rendezvous(int(os.environ["RANK"]), number, Path(os.environ[RENDEZVOUS]), config)
         else:
-            group_options = {}  # torchrun says it by itself
+            group_options = {}  # torchrun sets environment variables
         # Gloo carries what the processes agree on, so that agreeing does not wait for the GPU.
         backend = "cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=PATIENCE, **group_options)
@@ -80,9 +80,9 @@ def session(config: Config) -> Iterator[None]:
 
 
 def _rendezvous(rank: int, number: int, path: Path, config: Config, workers: Sequence[Worker] = ()) -> dict[str, Any]:
-    """Wait until the others are there; what `init_process_group` must be told then.
+    """Meet the other processes, for which the first one waits, and return the arguments for `init_process_group`.
 
-    They meet at a file, for torch's other stores listen to everybody on the network.
+    They meet through a file, because torch's other stores listen to the whole network.
     """
     store = dist.FileStore(str(path), number)
     if rank:
@@ -100,7 +100,7 @@ def given_config() -> Config:
     """The configuration with which the first process has started this one.
 
     Raises:
-        InputError: nobody has started this process.
+        InputError: `fit --processes` has not started this process.
     """
     if RENDEZVOUS not in os.environ:
         raise InputError("follow is what `fit --processes` starts, and nothing by itself")
@@ -115,7 +115,7 @@ def _loopback() -> str:
 
 
 def _reason(workers: Sequence[Worker]) -> str:
-    """Why one of the others has ended, if that can be told."""
+    """Why one of the others has ended, if that can be found out."""
     deadline = time.monotonic() + GRACE_SECONDS
     while workers and time.monotonic() < deadline:
         try:
@@ -128,15 +128,15 @@ def _reason(workers: Sequence[Worker]) -> str:
 
 
 def barrier() -> None:
-    """Go on when all processes have come here."""
+    """Wait until all processes have reached this point."""
     all_reduce_max(0.0)
 
 
 def agree(what: str, value: str) -> None:
-    """See that all processes have been told the same.
+    """Check that all processes have been given the same value.
 
     Raises:
-        InputError: naming what is not the same.
+        InputError: they have not; the message names `what`.
     """
     if broadcast(value) != value:
         raise InputError(
@@ -145,7 +145,7 @@ def agree(what: str, value: str) -> None:
 
 
 def leave() -> None:
-    """Go on alone: the first process still judges when the others are done."""
+    """Leave the process group: the first process still judges when the others are done."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -163,15 +163,15 @@ def is_main() -> bool:
 
 
 def shard(batch: Tensor) -> Tensor:
-    """This process's rows of a batch whose loss is a mean, so that shards must be equal; see `portion` for others.
+    """This process's rows of a batch whose loss is a mean, so that shards must be equal; `portion` serves other losses.
 
-    A last batch that cannot be split equally is everybody's, to the same effect.
+    A last batch that cannot be split equally goes to every process as a whole, to the same effect.
     """
     return batch.chunk(world_size())[rank()] if _is_sharded(len(batch)) else batch
 
 
 def shard_start(rows: int) -> int:
-    """How many rows of a batch of so many come before this process's shard."""
+    """How many rows of a batch, which has `rows`, come before this process's shard."""
     return rank() * rows // world_size() if _is_sharded(rows) else 0
 
 
@@ -180,21 +180,21 @@ def _is_sharded(rows: int) -> bool:
 
 
 def portion(rows: int) -> slice:
-    """Which of so many rows are this process's; none, where there are more processes than rows."""
+    """Which of `rows` rows are this process's; possibly none if there are more processes than rows."""
     return slice(rank() * rows // world_size(), (rank() + 1) * rows // world_size())
 
 
 def weighted_portion(rows: int) -> tuple[slice, float]:
     """This process's rows of a batch whose losses are added up, and the weight of each in a mean over the processes.
 
-    A process without rows takes one of weight 0.
+    A process without rows takes one with weight 0.
     """
     mine = portion(rows)
     return (slice(1), 0.0) if mine.start == mine.stop else (mine, float(world_size()))
 
 
 def average_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Replace the gradients of what the optimizer trains by their means over the processes."""
+    """Replace the gradients of the optimizer's parameters by their means over the processes."""
     if not dist.is_initialized():
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -226,17 +226,17 @@ def all_reduce_max(*values: float) -> tuple[float, ...]:
 
 
 def all_reduce_sum(value: float) -> float:
-    """The sum of what the processes give, the same for all of them."""
+    """The sum of the processes' values, the same for all of them."""
     return sum(all_gather(value))
 
 
 def broadcast(value: T) -> T:
-    """What the first process gives, with its tensors on the CPU, for all of them; what the others give is dropped."""
+    """The first process's value, for all of them, with tensors on the CPU; the values of the others are dropped."""
     return _broadcast_from(0, value)
 
 
 def all_gather(value: T | None) -> list[T]:
-    """What the processes give, in their order, for all of them, with tensors on the CPU; None is left out."""
+    """The values of all processes, by rank, for all of them, with tensors on the CPU; None is left out."""
     given = [_broadcast_from(each, value) for each in range(world_size())]
     return [each for each in given if each is not None]
 
@@ -254,7 +254,7 @@ def _broadcast_from(process: int, value: T) -> T:
             torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(int(size), dtype=torch.uint8)
         )
         dist.broadcast(bytes_of, process)
-    # Unpickles nothing but tensors and plain values, which `broadcast_object_list` would.
+    # Unpickles nothing but tensors and plain values; `broadcast_object_list` would unpickle anything.
     given: T = torch.load(io.BytesIO(bytes_of.numpy().tobytes()), map_location="cpu", weights_only=True)
     return given
 

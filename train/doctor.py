@@ -1,4 +1,4 @@
-"""What this machine has for training and serving, and what to do about each lack."""
+"""What this machine has for training and serving, and what to do about what is missing."""
 
 import os
 import re
@@ -118,7 +118,7 @@ def _java() -> Check:
     lines = _lines([str(Path(home, "bin", "java")) if home else "java", "-version"])
     if not lines:
         return Check("Java", "lacking", f"not found in JAVA_HOME={home}" if home else "not found", advice)
-    found = next((line for line in lines if VERSION.search(line)), lines[0])  # before it, options may be repeated
+    found = next((line for line in lines if VERSION.search(line)), lines[0])  # Java may repeat options before it
     version = VERSION.search(found)
     if version is None or int(version[1]) < JAVA_VERSION:
         return Check("Java", "lacking", found, advice)

@@ -16,7 +16,7 @@ def embedder() -> Embed | None:
     """Texts to embeddings, float32 (texts, 384), each text once; None where the extra is not installed."""
     if importlib.util.find_spec(PACKAGE) is None:
         return None
-    importlib.import_module("transformers").utils.logging.disable_progress_bar()  # it would talk over ours
+    importlib.import_module("transformers").utils.logging.disable_progress_bar()  # it would disturb ours
     model = importlib.import_module(PACKAGE).load_model(device="cpu")
     known: dict[str, Array] = {}
 

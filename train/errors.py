@@ -1,4 +1,4 @@
-"""What goes wrong: whose fault it is decides how a command ends."""
+"""Errors: whose fault one is decides how a command ends."""
 
 import difflib
 import re
@@ -16,10 +16,10 @@ class JobError(RuntimeError):
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
-    """Whether the memory of the machine or of a GPU was too small, which torch says in words only."""
+    """Whether the machine or a GPU ran out of memory, which torch may say in the message only."""
     return isinstance(problem, MemoryError) or OUT_OF_MEMORY.search(str(problem)) is not None
 
 
 def did_you_mean(given: str, names: Iterable[str]) -> str:
-    """A question to end a message with; empty where no name is like the given one."""
+    """A question to end a message with; empty if no name is similar to the given one."""
     return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(given, list(names), 1))

@@ -1,4 +1,4 @@
-"""Rows from any tool, held against real ones: what `python -m train evaluate` runs."""
+"""Rows from any tool, compared with real ones: what `python -m train evaluate` runs."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,15 +25,15 @@ def evaluate(
 
     Args:
         train: the rows that the tool learned from. Without them, one half of the real rows takes their place: floor
-            and copies are then those of a tool that learned from that half, and near copies are left out.
+            and copies are then measured as if the tool had learned from that half, and near copies are left out.
         limits: the quality gate, "default", "none" or a file.
-        out: the report.
+        out: where the report is written, if anywhere.
         options: of `_judged_files`.
 
     Raises:
         InputError: a file cannot be read or written, or they do not hold the same kind of rows.
     """
-    gate.read(limits)  # judging takes long: what can be refused is refused before
+    gate.read(limits)  # judging takes long, so mistakes are refused before it
     if out is not None:
         writers.check_folder(out)
         if out.suffix.lower() != ".html":
@@ -66,15 +66,15 @@ def _verdict(limits: list[gate.Limit], found: Evidence) -> Verdict:
 
 
 def _independent_columns(found: Evidence) -> dict[str, Any]:
-    """What rows of 0/1 score whose columns are drawn one by one, as often 1 as in the training rows."""
-    judged = found.scores[SYNTHETIC]  # by few rows they, too, are told less surely
+    """The scores of 0/1 rows with independent columns, each as often 1 as in the training rows."""
+    judged = found.scores[SYNTHETIC]  # no more rows than were judged: with few, these scores are as uncertain
     shape = min(judged["synthetic_rows"], metrics.rows_to_judge(judged["n"])), len(found.columns)
     rows = np.random.default_rng(0).random(shape) < found.train.mean(axis=0)
     return metrics.compare(rows.astype(np.uint8), found.heldout, found.train)
 
 
 def _shuffled_texts(texts: Strings) -> dict[str, Any]:
-    """What training texts score whose words stand in random order, as many as there are synthetic ones."""
+    """The scores of training texts with their words in random order, at most as many as there are synthetic texts."""
     rng = np.random.default_rng(0)
     real, learned = ([words_of(text) for text in part] for part in (texts.heldout, texts.train))
     chosen = rng.permutation(len(learned))[: len(texts.contenders[SYNTHETIC])]  # files may be sorted, by class say
@@ -93,14 +93,14 @@ def _judged_files(
     words: int,
     max_bad_rows: int,
 ) -> tuple[Evidence, Codec]:
-    """Evidence for files of any origin, and the codec through which rows are shown.
+    """Evidence for files of any origin, and the codec by which rows are shown.
 
-    Columns are compared by name, or by place where a file names none. Texts are compared word by word, or, with the
-    codec "presence", by which of the most telling words they use.
+    Columns are matched by name, or by position where a file has no names. Texts are compared word by word, or, with the
+    codec "presence", by which of the most informative words they use.
 
     Args:
         train: as for `evaluate`.
-        column: the column that holds the text; the synthetic file may have none of this name.
+        column: the column that holds the text; the synthetic file need not have one of this name.
         label_column: the column that holds the texts' classes, or that a model would predict from the others.
         max_bad_rows: how many rows of a file may be skipped; a warning among the scores names them.
 
@@ -131,7 +131,7 @@ def _loaded(
     codec: str,
     max_bad_rows: int,
 ) -> tuple[Dataset, Dataset | Values, Dataset | None]:
-    """The real, the synthetic and the training rows; beside real rows of 0/1, synthetic ones need not be rounded."""
+    """The real, the synthetic and the training rows; if the real rows are 0/1, the synthetic ones may be unrounded."""
     load = partial(data.load, codec=codec, max_bad_rows=max_bad_rows)
     made: Dataset | Values
     try:
@@ -153,7 +153,7 @@ def _loaded(
 
 
 def _warn(scores: dict[str, Any], given: Dataset, made: Dataset | Values, learned: Dataset | None) -> None:
-    """Add to the warnings of the scores what the files are to blame for."""
+    """Add the warnings that concern the files to those of the scores."""
     skipped = [line for each in (given, learned, made) if each is not None for line in each.skipped]
     scores["warnings"] += [f"skipped: {line}" for line in skipped]
     if learned is None:
@@ -163,14 +163,14 @@ def _warn(scores: dict[str, Any], given: Dataset, made: Dataset | Values, learne
 
 
 def _leave_out_near_copies(scores: dict[str, Any]) -> None:
-    """A tool that has seen both halves of the real rows is as near to either, whatever it copied."""
+    """Drop near copies: a tool that saw both halves of the real rows is equally near to both, whatever it copied."""
     for end in ("", "_low", "_high"):
         scores.pop(f"near_copy_share{end}", None)
     scores["warnings"].append("without --train near copies cannot be told, and of exact ones about half are counted")
 
 
 def _text_column(column: str | None, path: Path) -> str | None:
-    """Where a file has no column of this name, the one that we write; another tool may have chosen any."""
+    """`column`, or where a file lacks it the name that we write, or None: another tool may use any name."""
     if column is None:
         return None
     names = data.columns_of(path)
@@ -178,7 +178,7 @@ def _text_column(column: str | None, path: Path) -> str | None:
 
 
 def _with_option(message: str, files: Mapping[str, Path | None]) -> str:
-    """A message of the readers, which speak of --data, with the option that named the file."""
+    """A message of the readers, which always say --data, with the option that named the file instead."""
     for option, path in files.items():
         if message.startswith((f"--data {path}:", f"--data {path}/")):
             return option + message.removeprefix("--data")
@@ -186,7 +186,7 @@ def _with_option(message: str, files: Mapping[str, Path | None]) -> str:
 
 
 def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
-    """Where another file has the columns of the given one: by name, or in the same order where one has no names."""
+    """Where another file has the columns of the given one: by name, or in the same order if one has no names."""
     lacking = [name for name in given.columns if name not in names]
     others = [name for name in names if name not in given.columns]
     if not lacking and not others:
@@ -212,7 +212,7 @@ def _of_bits(made: Values, heldout: Dataset, seen: Dataset) -> tuple[Evidence, C
 
 
 def _of_texts(made: Dataset, heldout: Dataset, seen: Dataset) -> tuple[Evidence, Codec]:
-    """Word by word."""
+    """Evidence by a comparison of texts word by word."""
     synthetic, *real = (list(each.rows) for each in (made, heldout, seen))
     labels = evidence.labels_of({SYNTHETIC: made.classes}, heldout, seen)
     found = evidence.judge_texts({SYNTHETIC: synthetic}, *real, labels=labels, embed=embedder())
@@ -220,12 +220,12 @@ def _of_texts(made: Dataset, heldout: Dataset, seen: Dataset) -> tuple[Evidence,
 
 
 def _of_presence(made: Dataset, heldout: Dataset, seen: Dataset, codec: PresenceCodec) -> tuple[Evidence, Codec]:
-    """By the presence of the codec's words."""
+    """Evidence by the presence of the codec's words."""
     synthetic, *real = (codec.encode(each.rows).numpy() for each in (made, heldout, seen))
     return evidence.judge({SYNTHETIC: synthetic}, *real, columns=codec.columns), codec
 
 
 def _halves(given: Dataset) -> tuple[Dataset, Dataset]:
-    """The half of the real rows that judges, and the one that stands for the rows that were learned from."""
+    """The half of the real rows that judges, and the half that stands in for the training rows."""
     parts = data.split(len(given), holdout=0.5, validation=0.0, seed=0)
     return given.part(parts.heldout), given.part(parts.train)

@@ -18,7 +18,7 @@ Rows = TypeVar("Rows", bound=Sized)
 FLOOR = "floor"  # fresh real rows: training rows in the place of synthetic ones
 SYNTHETIC = "synthetic"
 TEMPERATURES = (0.7, 0.85, 1.0, 1.15)
-CURVE_TEXTS = 250  # drawn at each
+CURVE_TEXTS = 250  # drawn at each temperature, at most
 # What the small table shows: metric, what is best, decimals.
 SHOWN = {
     "correlation_ratio": ("1.00 = as good as a fresh real sample", 2),
@@ -40,7 +40,7 @@ SHOWN = {
 
 @dataclass(frozen=True, kw_only=True)
 class Strings:
-    """One string for each row of `Evidence`, in the same order: its text, or its class where a contender has any."""
+    """One string for each row of `Evidence`, in the same order: its text, or its class if a contender has classes."""
 
     contenders: dict[str, list[str]]
     heldout: list[str]
@@ -53,7 +53,7 @@ class Point:
     """Quality and diversity of texts: mean BLEU-3 and leave-one-out self-BLEU-3.
 
     Attributes:
-        temperature: at which they were drawn; None of real ones.
+        temperature: at which they were drawn; None for real ones.
     """
 
     temperature: float | None
@@ -66,14 +66,14 @@ class Evidence:
     """What was judged, and the numbers.
 
     Attributes:
-        contenders: synthetic codes by contender, uint8 (rows, length); the one to be judged comes first.
+        contenders: synthetic codes by contender, uint8 (rows, length); the one that ships comes first.
         heldout: the real rows that judge.
         train: the real rows that were learned from.
         columns: a label for each position.
-        validation: real rows that may have been learned from besides.
-        scores: `metrics.compare` of every contender and of the floor; of texts `text_metrics.compare_text`
-            and, of those with classes, `label_scores`.
-        texts: what the codes are the presence of words in, where texts are judged.
+        validation: further real rows that may have been learned from.
+        scores: what `metrics.compare` returns for every contender, and the floor; for texts, what
+            `text_metrics.compare_text` returns and, with classes, `label_scores`.
+        texts: the texts themselves, where texts are judged; the codes then say which words they use.
         curves: quality and diversity over temperatures, by contender.
         shipped: the name of the contender that the verdict is about.
     """
@@ -110,7 +110,7 @@ def judge(
     """Score every contender, and fresh real rows as the floor, with the same judges and the same held-out rows.
 
     Args:
-        validation: rows that may have been learned from besides `train`; copies of them count as copies, too.
+        validation: further rows that may have been learned from; copies of them count as copies, too.
         label: the column that a model would predict from the others, for `utility`.
     """
     predicted = None if label is None else columns.index(label)
@@ -128,7 +128,7 @@ def judge(
 
 
 def _some_rows(codes: Array, n: int, seed: int) -> Array:
-    """For pictures and to be shown: random ones, in their order, since a file may be sorted."""
+    """A random sample of the rows in their order, for display: a file may be sorted, so the first would not do."""
     return codes[np.sort(np.random.default_rng(seed).permutation(len(codes))[:n])]
 
 
@@ -142,10 +142,10 @@ def judge_texts(
     seed: int = 0,
     embed: text_metrics.Embed | None = None,
 ) -> Evidence:
-    """The same for texts, word by word. Bits and columns are the presence of the held-out texts' commonest words.
+    """`judge` for texts, word by word. Bits and columns are the presence of the held-out texts' commonest words.
 
     Args:
-        validation: texts that may have been learned from besides `train`; copies of them count as copies, too.
+        validation: further texts that may have been learned from; copies of them count as copies, too.
         labels: the texts' classes, where they have any.
         embed: sentence embeddings, for the Frechet distance.
 
@@ -182,7 +182,7 @@ def judge_texts(
 
 
 def labels_of(contenders: Mapping[str, list[str] | None], heldout: Dataset, train: Dataset) -> Strings | None:
-    """The classes of made and of real texts; None where the real ones have none."""
+    """The classes of synthetic and of real texts; None if the real ones have none."""
     if heldout.classes is None or train.classes is None:
         return None
     there = {name: classes for name, classes in contenders.items() if classes is not None}
@@ -190,7 +190,7 @@ def labels_of(contenders: Mapping[str, list[str] | None], heldout: Dataset, trai
 
 
 def _each(contenders: Mapping[str, Rows], score: Callable[[Rows], dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The scores of each contender; of many long rows that takes minutes, so progress is shown."""
+    """The scores of each contender; with many long rows that takes minutes, so progress is shown."""
     scores = {}
     with Progress("judging", sum(map(len, contenders.values()))) as progress:
         for name, rows in contenders.items():
@@ -202,10 +202,10 @@ def _each(contenders: Mapping[str, Rows], score: Callable[[Rows], dict[str, Any]
 def curves(
     draws: Mapping[str, Callable[[float, int], list[str]]], heldout: list[str], train: list[str]
 ) -> dict[str, list[Point]]:
-    """Quality and diversity over `TEMPERATURES`, of `CURVE_TEXTS` texts each, by contender; and of training texts.
+    """Quality and diversity over `TEMPERATURES` by contender, and of training texts; at most `CURVE_TEXTS` texts each.
 
     Args:
-        draws: for each contender, what draws texts at a temperature, so many of them.
+        draws: for each contender, a function that takes a temperature and a number and draws that many texts.
     """
     n = min(CURVE_TEXTS, len(heldout), len(train))
     real = [words_of(text) for text in heldout[:n]]
@@ -225,7 +225,7 @@ def _point(temperature: float | None, texts: list[str], real: text_metrics.Texts
 
 
 def _floor(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """What training rows would score in the place of synthetic ones."""
+    """The scores that training rows would have in the place of synthetic ones."""
     ratios = {name: 1.0 for name in scores if name.endswith("_ratio") and name != "distinct_ratio"}
     floors = {name: scores.get(f"{name.removesuffix('_auc')}_floor") for name in scores}
     return {"n": scores["n"], **ratios, **{name: value for name, value in floors.items() if value is not None}}
