@@ -32,28 +32,28 @@ from train.tracking import Tracker
 log = logging.getLogger("lookalike")
 
 CHECKPOINT_SECONDS = 20
-# When a run is continued.
+# What may change when a run is resumed.
 MAY_CHANGE = ("epochs", "max_minutes", "device", "threads", "processes", "gate", "baselines", "experiment")
 NOTHING, WARM_START, GAME, REFIT = "nothing", "warm start", "game", "refit"  # the phase that a checkpoint was saved in
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a job leaves: its run directory, and what the gate says of it."""
+    """What a job leaves: its run directory and the gate's verdict."""
 
     run: RunDirectory
     verdict: Verdict
 
 
 class SavedInterrupt(KeyboardInterrupt):
-    """An interruption of training, once all of its state is saved."""
+    """Training was interrupted, and all of its state has been saved."""
 
 
 def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
-    """Train anew, or go on with a run. None: another process of the job, its first, keeps the outcome.
+    """Train anew, or resume a run. Only the first process of a job returns an outcome; the others return None.
 
     Args:
-        run: goes on in its directory, as the same MLflow run, from the state of its last good checkpoint; `config` is
+        run: the run to resume: in its directory, as the same MLflow run, from its last good checkpoint; `config` is
             then what `continued` returned.
 
     Raises:
@@ -79,14 +79,14 @@ def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
 
 
 def _mention_unfinished(config: Config) -> None:
-    """Say so when the newest run is of this very configuration and nobody has finished it."""
+    """Log a hint if the newest run has this very configuration and is unfinished."""
     run = max(rundir.existing(Path(config.out)), key=lambda run: run.number, default=None)
     if run is not None and _is_unfinished(run) and run.config.read_text("utf-8") == config.to_json():
         log.info("%s was interrupted; %s", run.path, _go_on(run))
 
 
 def _mention_older(run: RunDirectory) -> None:
-    """Say so when a run that is finished goes on, and an older one has more need of it."""
+    """Log a hint if the run to resume is finished already, but an older one is not."""
     older = [each for each in rundir.existing(run.path.parent) if each.number < run.number and _is_unfinished(each)]
     if older and run.metrics.exists():
         unfinished = max(older, key=lambda run: run.number)
@@ -94,7 +94,7 @@ def _mention_older(run: RunDirectory) -> None:
 
 
 def _is_unfinished(run: RunDirectory) -> bool:
-    """Whether the run has not come to its end and nobody is at work on it."""
+    """Whether the run has not reached its end and no process is working on it."""
     if run.config.exists() and not run.metrics.exists():
         with contextlib.suppress(Timeout, OSError), FileLock(run.path / ".lock", timeout=0):
             return True
@@ -102,17 +102,17 @@ def _is_unfinished(run: RunDirectory) -> bool:
 
 
 def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
-    """The configuration with which a run goes on: its own, with what may change.
+    """The configuration with which a run is resumed: its own, with the changes that are allowed.
 
     Raises:
         InputError: a change would make it another run.
     """
     config = from_json(run.config.read_text("utf-8"))
     changes = epochs_alone(changes)
-    # The data may have been moved; that it is the same can only be seen where a state is saved (`_load_checkpoint`).
+    # The data may have been moved, but only a saved state is sure to tell whether it is the same (`_load_checkpoint`).
     may_change = (*MAY_CHANGE, "data") if checkpoint.newest(run.checkpoints) else MAY_CHANGE
     for name, value in changes.items():
-        decided = value == "auto" and name in ("codec", "generator")  # as when the run was started
+        decided = value == "auto" and name in ("codec", "generator")  # keeps what the run was started with
         if name not in may_change and not decided and value != getattr(config, name):
             option = name.replace("_", "-")
             before = getattr(config, name)
@@ -124,7 +124,7 @@ def continued(run: RunDirectory, changes: dict[str, Any]) -> Config:
 
 
 def _follow(config: Config, prepared: Prepared) -> None:
-    """Take part in whatever the first process begins, which alone says and keeps anything."""
+    """Take part in each phase that the first process begins; only that process logs and saves anything."""
     torch.set_num_threads(config.threads)
     kind = kinds.of(config, prepared)
     with _interruptible() as interrupted:
@@ -134,7 +134,7 @@ def _follow(config: Config, prepared: Prepared) -> None:
 
 
 def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[], bool]) -> bool:
-    """Do what the first process has begun; False when the job is interrupted."""
+    """Take part in the phase that the first process has begun; False if the job is interrupted."""
     if task["phase"] == GAME:
         state = kind.new_state(catalogue.build(task["generator"]))
         state.load_state_dict(task["state"])
@@ -148,7 +148,7 @@ def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[],
     phase.load_state_dict(task["state"])
     distributed.barrier()
     while not phase.run(task["seconds"], interrupted):
-        phase.state_dict()  # which the first process saves
+        phase.state_dict()  # the first process saves it, and gathers it from all
         (stop,) = distributed.all_reduce_max(interrupted())
         if stop:
             return False
@@ -157,7 +157,7 @@ def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[],
 
 def _run_locked(run: RunDirectory, config: Config, prepared: Prepared) -> Outcome:
     try:
-        # Another job may look for a moment whether anybody works here (`_is_unfinished`).
+        # Another job may hold the lock for a moment, to see whether anybody works here (`_is_unfinished`).
         with FileLock(run.path / ".lock", timeout=1), _logging_to(run.log):
             saved = _load_checkpoint(run, config, prepared)
             return Outcome(run=run, verdict=_run_tracked(run, config, prepared, saved))
@@ -202,7 +202,7 @@ def _load_checkpoint(run: RunDirectory, config: Config, prepared: Prepared) -> d
 
 def _go_on(run: RunDirectory) -> str:
     out = run.path.parent
-    newest = max(rundir.existing(out), key=lambda each: each.number, default=run)  # none is there where it was deleted
+    newest = max(rundir.existing(out), key=lambda each: each.number, default=run)  # there may be none if it was deleted
     options = f"--resume --out {shlex.quote(str(out if newest == run else run.path))}"
     return f'go on with: python -m train fit {options} (or: make train ARGS="{options}")'
 
@@ -218,10 +218,10 @@ def _last_good(run: RunDirectory) -> str:
 
 
 def _run_tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Verdict:
-    """The job itself, tracked; nobody else works on the run directory meanwhile."""
+    """The job itself, tracked; the caller holds the lock of the run directory."""
     atomic.write_text(run.config, config.to_json())
     seen = saved["state"]["seen"] if saved and "state" in saved else 0
-    # What a crashed session wrote after its last checkpoint comes again.
+    # What a crashed session wrote after its last checkpoint will be written again.
     atomic.keep_lines(run.stats, lambda line: line["seen"] <= seen)
     run.stats.touch()  # where the warm start takes all the time, the game adds no line
     console.announce(run, config, prepared, saved, _device_name(config))
@@ -238,7 +238,7 @@ def _run_tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: d
 def _train(
     run: RunDirectory, config: Config, prepared: Prepared, tracker: Tracker, saved: dict[str, Any] | None
 ) -> ship.Trained:
-    kind, device_name = kinds.of(config, prepared), _device_name(config)  # while there are other processes
+    kind, device_name = kinds.of(config, prepared), _device_name(config)  # before the other processes leave
     with _interruptible() as interrupted:
         job = _Job(run=run, config=config, prepared=prepared, kind=kind, tracker=tracker, interrupted=interrupted)
         game = job.train(saved or {"phase": NOTHING})
@@ -290,7 +290,7 @@ class _Job:
     checkpointed_at: float = field(default_factory=time.monotonic)
 
     def train(self, saved: dict[str, Any]) -> "_Game":
-        """Train to the end, from what was saved.
+        """Train to the end, starting from what was saved.
 
         Raises:
             SavedInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
@@ -307,7 +307,7 @@ class _Job:
             game.refit(saved.get("refit") if over else None)
         distributed.broadcast(None)
         distributed.leave()
-        if self.interrupted():  # in the last step, when it was too late to ask
+        if self.interrupted():  # during the last step, after which nothing asks
             raise SavedInterrupt
         return game
 
@@ -334,13 +334,13 @@ class _Job:
         return _Game(self, state, warm)
 
     def run_phase(self, name: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
-        """Bring a phase to its end within so many seconds, saved from time to time.
+        """Run a phase to its end within `seconds`, saving from time to time.
 
         Raises:
             SavedInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
         """
         distributed.broadcast({"phase": name, "state": phase.state_dict(), "seconds": seconds})
-        distributed.barrier()  # before the seconds begin
+        distributed.barrier()  # before the clock starts
         with console.bar(name) as bar:
 
             def pause() -> bool:
@@ -357,11 +357,11 @@ class _Job:
             log.info("%s: %.0f s", name, phase.seconds)
 
     def seconds(self, share: float) -> float:
-        """That share of the minutes that training may take."""
+        """This share of the minutes that training may take, in seconds."""
         return math.inf if self.config.max_minutes is None else 60 * self.config.max_minutes * share
 
     def budget(self) -> list[float | None]:
-        """What says when the game is over; a run that was over goes on where it has been given more."""
+        """What says when the game is over; if it has changed, the game of a finished run goes on."""
         return [self.config.epochs, self.config.max_minutes]
 
     def checkpoint_is_due(self) -> bool:
@@ -374,7 +374,7 @@ class _Job:
 
 
 class _Game:
-    """The game of a job, once there is a start for it.
+    """The game of a job, from its start generator on.
 
     Attributes:
         warm: the generator as the game found it, or the refit that took its place.
@@ -392,7 +392,7 @@ class _Game:
         with console.GameBar(job.config, job.kind.game_share, len(job.prepared.rows)) as bar:
             reason = job.kind.play(state, lambda tick: self._on_tick(tick, bar), job.interrupted)
         if reason == "interrupted":
-            distributed.leave()  # as the others do now: where NCCL parts, it waits for all
+            distributed.leave()  # now, as the others do: NCCL waits for all of them
             self.checkpoint()
             raise SavedInterrupt
         self.checkpoint(ended=job.budget())
@@ -415,7 +415,7 @@ class _Game:
         return bool(scores) and tick.seen - self.state.best_seen >= self.job.kind.patience
 
     def validate(self) -> dict[str, float]:
-        """Score the averaged generator on the validation rows and remember the best one."""
+        """Score the averaged generator on the validation rows and remember the best weights."""
         scores = self.job.kind.validate(self.state.averaged)
         if scores and scores["score"] < self.state.best_score - self.job.kind.gain:
             self.state.best_score, self.state.best_seen = scores["score"], self.state.seen
@@ -423,16 +423,16 @@ class _Game:
         return scores
 
     def refit(self, begun: dict[str, Any] | None) -> None:
-        """Make the start anew, of validation rows as well: they have nothing more to decide.
+        """Fit the start again, to validation rows as well: they have nothing more to decide.
 
         Args:
-            begun: the state of a refit that an earlier session began, to go on with.
+            begun: the state of a refit that an earlier session began, to be resumed.
         """
         job, phase = self.job, self.job.kind.refit()
         if phase is None:
             return
         share, limit = job.seconds(job.kind.warm_share), job.seconds(1.0) - self.state.seconds
-        if limit < share / 2:  # minutes were taken away since: a start made in haste would be worse than the first one
+        if limit < share / 2:  # the minutes were reduced since: a rushed refit would be worse than the first start
             log.info("no time is left for a refit: the start ships as it is")
             return
         if begun is not None:
@@ -447,7 +447,7 @@ class _Game:
         self.state.seconds += phase.seconds
 
     def checkpoint(self, ended: list[float | None] | None = None) -> None:
-        """Save the game; `ended` is the budget that it has used up."""
+        """Save the game; `ended` is the budget that it has used up, if it is over."""
         self.job.save(GAME, **self._content(ended))
         self.job.tracker.checkpointed(self.state.seen)
 
@@ -462,7 +462,7 @@ class _Game:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a question that the loop asks after each step; a second one ends at once."""
+    """Turn Ctrl-C and SIGTERM into a flag that the loop checks after each step; a second one interrupts at once."""
     received: list[int] = []
 
     def remember(number: int, frame: object) -> None:
@@ -480,7 +480,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Everything that is said also goes to the run's log, with the time."""
+    """Write all log messages to the run's log as well, with the time."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk must not add tracebacks
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from train.generator import Generator
 from train.phase import Stateful
 
-Ending = Literal["epochs", "minutes", "stopped", "interrupted"]  # why a game is over, or has been left
+Ending = Literal["epochs", "minutes", "stopped", "interrupted"]  # why a game has ended, or was interrupted
 
 
 class NonFiniteError(RuntimeError):
@@ -18,7 +18,9 @@ class NonFiniteError(RuntimeError):
 
 
 def check_finite(losses: Mapping[str, float], seen: int, *nets: nn.Module) -> None:
-    """Before a state is saved: the losses are those of the weights before the last step, so both can be wrong alone.
+    """Check losses and weights before a state is saved.
+
+    The losses are those of the weights before the last step, so either can be wrong alone.
 
     Raises:
         NonFiniteError: a loss or a weight is infinite or NaN.
@@ -43,13 +45,14 @@ class Tick:
 
 @dataclass(kw_only=True, eq=False)
 class GameState(Stateful):
-    """What the game changes, for either kind of sequences.
+    """Everything that the game changes, for either kind of sequences.
 
     Attributes:
         averaged: what is judged and shipped: a moving average of the generator, or the generator itself.
         seen: real sequences shown to the discriminator so far.
         seconds: training time so far, over all sessions.
-        best: the averaged weights with the best validation score so far; `best_score` is that score, `best_seen` when.
+        best: the averaged weights with the best validation score so far; `best_score` is that score, and `best_seen`
+            the value of `seen` at the time.
     """
 
     VALUES: ClassVar[tuple[str, ...]] = ("seen", "seconds", "best_score", "best_seen", "best")
@@ -64,5 +67,5 @@ class GameState(Stateful):
 
     @property
     def is_unimproved(self) -> bool:
-        """Whether validation rows say that the game has added nothing to its start, which then ships."""
+        """Whether the game has not improved the validation score of its start, which then ships."""
         return bool(self.best) and not self.best_seen

@@ -12,7 +12,7 @@ import yaml
 from train.errors import InputError, did_you_mean
 
 HERE = Path(__file__).parent
-BUILT_IN = ("default", "none")  # what is no file
+BUILT_IN = ("default", "none")  # names that are not files
 RULE = re.compile(r"(<=|>=)\s*(\S+)")
 JUDGES = ("c2st_auc", "c2st_conv_auc")
 
@@ -21,7 +21,7 @@ def _ratios(*names: str) -> tuple[str, ...]:
     return tuple(f"{name}_{part}" for name in names for part in ("ratio", "distance", "floor"))
 
 
-# What can be limited: the numbers that are measured, but for the ends of their intervals.
+# What can be limited: all numbers that are measured, except the ends of their intervals.
 SHARED = (
     *_ratios("correlation", "triple", "marginal", "row_sum"),
     "c2st_auc", "c2st_floor", "copy_excess", "copy_rate", "copy_floor", "distinct_ratio", "distinct_share",
@@ -51,13 +51,13 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class Simple:
-    """A model too simple to pass: where it does, the verdict says little.
+    """A model too simple to pass: if it does, the verdict says little.
 
     Attributes:
-        scores: its numbers, by the same rows.
+        scores: its numbers, judged by the same rows.
         name: what it is, in the plural.
         telling: the numbers whose upper limits it should miss.
-        unless: what else may be the case where it misses none.
+        unless: the other possible reason if it misses none.
     """
 
     scores: Mapping[str, Any]
@@ -73,7 +73,7 @@ class Simple:
 
 
 def independent_columns(scores: Mapping[str, Any]) -> Simple:
-    """Columns that are drawn one by one, as often 1 as in the training rows."""
+    """Columns that are drawn independently, each as often 1 as in the rows that were learned from."""
     return Simple(
         scores=scores,
         name="independent columns",
@@ -83,7 +83,7 @@ def independent_columns(scores: Mapping[str, Any]) -> Simple:
 
 
 def trigram_counts(scores: Mapping[str, Any]) -> Simple:
-    """Texts drawn from the trigram counts of the training texts."""
+    """Texts drawn from the trigram counts of the texts that were learned from."""
     return Simple(scores=scores, name="trigram counts", telling=JUDGES, unless="the limits are wide enough for them")
 
 
@@ -100,8 +100,8 @@ class Verdict:
 
     Attributes:
         reasons: a sentence for each limit.
-        missed: those of the limits that do not hold.
-        easy: a model so simple that it should miss some of them, and misses none.
+        missed: the sentences for limits that do not hold.
+        easy: a model so simple that it should miss some limits, but misses none.
     """
 
     reasons: list[str]
@@ -132,10 +132,11 @@ def read(name: str, *, texts: bool | None = None) -> list[Limit]:
     """The limits in a file; for the name "default" those of gate_text.yaml or gate.yaml, none for "none".
 
     Args:
-        texts: whether texts are judged as such, and not rows of 0/1; None where that is not known yet.
+        texts: whether texts are judged as such, and not rows of 0/1; None if that is not known yet.
 
     Raises:
-        InputError: naming the file and what is not `metric: <= number` or `metric: >= number`, or no metric.
+        InputError: the file cannot be read, or a line is not `metric: <= number` or `metric: >= number` with a metric
+            that is measured; the message names the file and the problem.
     """
     if name == "none":
         return []
@@ -149,7 +150,7 @@ def read(name: str, *, texts: bool | None = None) -> list[Limit]:
         raise InputError(f"--gate {path}: {problem} ({advice})") from problem
     if not isinstance(node, yaml.MappingNode) or not node.value:
         raise InputError(f"--gate {path}: must hold lines such as `c2st_auc: <= 0.7`")
-    # Not as a dict: a number may have a limit on either side.
+    # Not a dict: a number may have a limit on either side.
     return [_limit(path, str(metric.value), str(rule.value), texts) for metric, rule in node.value]
 
 
@@ -170,11 +171,11 @@ def _limit(path: Path, metric: str, rule: str, texts: bool | None) -> Limit:
 
 
 def check(limits: list[Limit], scores: Mapping[str, Any], simple: Simple | None = None) -> Verdict:
-    """Hold the scores against the limits.
+    """Check the scores against the limits.
 
-    A score with a 95 % interval misses a limit when even the better end of the interval does: fresh real rows, whose
-    scores scatter too, must pass. A number that was not measured fails, and so does one of too few rows for an
-    interval: it proves nothing.
+    A score with a 95 % interval misses a limit only if even the better end of the interval does, so that fresh real
+    rows, whose scores scatter too, pass. A number that was not measured fails, and so does one that too few rows give
+    no interval: it proves nothing.
 
     Args:
         simple: a model that should not pass, where one was measured.
