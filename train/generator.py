@@ -1,9 +1,9 @@
 """Generators: uniform noise in, rounded sequences out.
 
 Every generator takes a block of uniform numbers, (rows, noise_size) in [0, 1), and returns (rows, length) codes, or
-values in [0, 1] to be rounded to codes; whatever it needs besides (Gaussian or logistic noise) it computes from them.
-All randomness of a sample is therefore drawn in one place, `noise_of`, and a row depends on its own noise only. (The
-game draws its own, where the generator trains.) This module is a LEAF (see train/__init__.py).
+values in [0, 1] to be rounded to codes; other noise (Gaussian or logistic) is computed from these numbers. All
+randomness of a sample is therefore drawn in one place, `noise_of`, and a row depends on its own noise only. (The game
+on 0/1 rows draws its own noise, on the device that trains.) This module is a LEAF (see train/__init__.py).
 """
 
 import copy
@@ -24,7 +24,7 @@ class Option:
     """What a request may choose about how sequences are drawn: a number in a range, or one of some names.
 
     Attributes:
-        kind: float (which whole numbers are, too), int or str.
+        kind: float (whole numbers are allowed, too), int or str.
         low, high: the least and the greatest number.
         choices: the names.
     """
@@ -35,7 +35,7 @@ class Option:
     choices: tuple[str, ...] = ()
 
     def check(self, value: Any) -> None:
-        """Raises ValueError, with what is allowed, unless `value` is."""
+        """Raise ValueError, saying what is allowed, unless `value` is."""
         if self.kind is str:
             if value not in self.choices:
                 raise ValueError(f"must be one of {', '.join(map(_quoted, self.choices))}")  # "5" is not 5
@@ -84,7 +84,7 @@ class Generator(nn.Module, ABC):
         name: in the catalogue; a generator that never ships has none, and so no `config`.
         length: how many codes a sequence has.
         code_values: how many values a code can have.
-        code_type: what holds them.
+        code_type: the dtype of codes.
         noise_size: how many uniform numbers one sequence is made from; may depend on the options chosen.
         rows_per_pass: how many sequences are best made at once.
     """
@@ -98,7 +98,7 @@ class Generator(nn.Module, ABC):
 
     @property
     def options(self) -> Mapping[str, Option]:
-        """What `with_options` takes, by name. Each is an attribute, too, whose value holds where nothing is chosen."""
+        """What `with_options` takes, by name. Each is also an attribute, whose value is the default."""
         return {}
 
     def with_options(self, **chosen: Any) -> Self:
@@ -126,9 +126,9 @@ class Generator(nn.Module, ABC):
         """Codes, or values in [0, 1] to be rounded to codes, (rows, length), for uniform noise, (rows, noise_size)."""
 
     def stratified(self, noise: Tensor, first: int) -> Tensor:
-        """As `forward`, for training: where there are several nets, the rows take turns among them.
+        """As `forward`, for training: if there are several nets, rows are assigned to them in turn.
 
-        All shapes are then known without a look at the noise, for which a GPU would have to be waited for.
+        All shapes are then known without reading the noise, which would mean waiting for the GPU.
 
         Args:
             first: how many rows were drawn before these.
@@ -181,8 +181,8 @@ def noise_of(generator: Generator, n: int, rng: torch.Generator) -> Tensor:
 def generate(generator: Generator, noise: Tensor) -> Tensor:
     """Rounded sequences for rows of noise, `code_type` (rows, length), on the CPU.
 
-    For sequences that are the same in every batch and on every machine the generator must be in float64: there
-    the last bits of a matrix product, which do vary, decide a rounding about once in 10^15 values.
+    For sequences that are the same in every batch and on every machine, the generator must be in float64: the last bits
+    of a matrix product do vary, but in float64 they decide a rounding only about once in 10^15 values.
     """
     weight, kind = next(generator.parameters()), generator.code_type
     with torch.inference_mode():  # many small operations are a fifth faster than under no_grad
@@ -205,7 +205,7 @@ def sample(generator: Generator, n: int, seed: int) -> Tensor:
 def sample_labelled(generator: Generator, n: int, seed: int) -> LabelledRows:
     """The same with the rows' classes, for any `n`: the noise of many texts is never in memory as a whole."""
     rng, step = torch.Generator().manual_seed(seed), generator.rows_per_pass
-    passes = [min(step, n - first) for first in range(0, n, step)] or [0]  # no rows have a shape, too
+    passes = [min(step, n - first) for first in range(0, n, step)] or [0]  # even no rows have a shape
     parts = [generate_labelled(generator, noise_of(generator, rows, rng)) for rows in passes]
     labels = [part.labels for part in parts if part.labels is not None]
     return LabelledRows(codes=torch.cat([part.codes for part in parts]), labels=torch.cat(labels) if labels else None)

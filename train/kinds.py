@@ -31,24 +31,24 @@ from train.warmup import WarmStart
 
 log = logging.getLogger("lookalike")
 
-PATIENCE_TICKS = 20  # training on 0/1 rows stops after so many without a better validation score
+PATIENCE_TICKS = 20  # the game on 0/1 rows stops after this many without a better validation score
 PATIENCE_PASSES = 6  # the same for passes over texts
-# A validation score must fall by so much to be believed, since the best of many ticks beats the start by chance alone:
-# of 0/1 rows in standard errors of the judge's AUC (where these are large, a refit gains more), of texts in nats, at
+# How far a validation score must fall to count as better, since the best of many ticks beats the start by chance alone:
+# for 0/1 rows in standard errors of the judge's AUC (where these are large, a refit gains more), for texts in nats, at
 # least (see `text_gain`).
 BITS_GAIN, TEXT_GAIN = 2.0, 0.005
-VALIDATION_ROWS = 1000  # generated at each tick: more than there are validation rows sharpen the judge
-EVALUATION_SEED, VALIDATION_SEED = 0, 1  # what is chosen by some noise must not be judged by it
+VALIDATION_ROWS = 1000  # generated at each tick, at least: more than there are validation rows sharpen the judge
+EVALUATION_SEED, VALIDATION_SEED = 0, 1  # a generator must not be judged by the noise by which it was chosen
 
 
 class Kind(Protocol):
     """One kind of sequences, as a job trains and judges it.
 
     Attributes:
-        patience: the game stops after so many sequences without a better validation score.
-        gain: a validation score must fall by this to be believed.
-        warm_share: of the minutes that training may take, the share that the warm start may.
-        game_share: the share that is over when the game ends; the rest is for a refit.
+        patience: the game stops after this many sequences without a better validation score.
+        gain: how far a validation score must fall to count as better.
+        warm_share: the share of the training minutes that the warm start may take.
+        game_share: the share of them that has passed when the game ends; the rest is for a refit.
     """
 
     patience: int
@@ -60,7 +60,7 @@ class Kind(Protocol):
         """The phase that makes the generator from which the game starts."""
 
     def refit(self) -> Phase | None:
-        """The phase that makes such a start of training and validation rows, where that is done.
+        """The phase that makes such a start from training and validation rows; None if there is no refit.
 
         Its generator ships in the place of a start that the game has not improved.
         """
@@ -72,16 +72,16 @@ class Kind(Protocol):
         """Play the game; as `loop.train`."""
 
     def validate(self, generator: Any) -> dict[str, float]:
-        """Numbers of the generator against the validation rows; the smallest "score" ships. Empty without such rows."""
+        """Scores on the validation rows; the generator with the smallest "score" ships. Empty without such rows."""
 
     def complete(self, generator: Any, warm: Any) -> None:
-        """Last changes to a trained generator, and to its start alike, so that what the game adds is seen.
+        """Make last changes to a trained generator and, alike, to its start, to show what the game alone has added.
 
-        Validation rows have nothing more to decide, so they may teach both.
+        Validation rows have nothing more to decide, so both may learn from them.
         """
 
     def judge(self, generator: Any, warm: Any, seconds: float) -> Evidence:
-        """Hold the generator against held-out rows, beside its own start and the baselines.
+        """Judge the generator by held-out rows, beside its own start and the baselines.
 
         Args:
             seconds: how long training took; baselines that learn may take as long.
@@ -100,13 +100,13 @@ class BitsKind:
         self.config, self.prepared = config, prepared
         self.rows = _moved(prepared.rows, config.device)
         self.train = prepared.train.to(config.device)
-        # No two ticks share a step, so a shorter one takes a step's rows.
+        # A tick takes at least one step.
         tick = max(config.tick or len(self.rows), config.step_rows)
         self.patience = PATIENCE_TICKS * tick
         self.gain = BITS_GAIN * auc_error(len(prepared.validation), _judged_by(prepared.validation))
         self.rules = RULES[config.generator]
         self.refits = self.rules.warms_up and len(prepared.validation) > 1
-        # A refit takes what a warm start takes: given less time, the start would be worse than what it stands for.
+        # A refit gets as much time as the warm start: with less, it would be worse than the start that it replaces.
         self.warm_share = config.warmup / 2 if self.refits else config.warmup
         self.game_share = 1 - self.warm_share if self.refits else 1.0
 
@@ -134,13 +134,13 @@ class BitsKind:
 
     def validate(self, generator: Generator) -> dict[str, float]:
         validation, train = self.prepared.validation, self.prepared.train
-        if len(validation) < 2:  # one row has no rank among others
+        if len(validation) < 2:  # the judge needs a row for each of its two folds
             return {}
         synthetic = sample(generator, _judged_by(validation), VALIDATION_SEED)
         return metrics.quick_score(synthetic.numpy(), validation.numpy(), train.numpy())
 
     def complete(self, generator: Generator, warm: Generator) -> None:
-        """Let the column means be those of training and validation rows."""
+        """Calibrate the column means to those of training and validation rows."""
         known = self._known()
         for each in (generator, warm):
             if isinstance(each, NadeGenerator):
@@ -182,21 +182,21 @@ def _judged_by(validation: Tensor) -> int:
 
 
 def auc_error(real: int, generated: int) -> float:
-    """The standard error of an AUC of .5 from so many rows of a kind (Hanley and McNeil 1982); infinite without any."""
+    """The standard error of an AUC of .5, given the numbers of rows (Hanley and McNeil 1982); infinite if one is 0."""
     return math.sqrt((real + generated + 1) / (12 * real * generated)) if real and generated else math.inf
 
 
 def text_gain(validation: int) -> float:
-    """By how much the score of so many validation texts must fall to be believed.
+    """How far the score of this many validation texts must fall to count as better.
 
-    The scale of the scores is the one that suits these texts best. Of scores that are noise it wins, by chance, half a
-    chi-squared variable of one degree of freedom over all texts (Wilks 1938), which is above 2 in less than 1 of 20.
+    The scale of the discriminator's scores is fitted to these texts. If the scores are noise, it still wins half a
+    chi-squared variable with one degree of freedom over all texts (Wilks 1938), which is above 2 in less than 1 of 20.
     """
     return max(TEXT_GAIN, 2 / validation) if validation else math.inf
 
 
 def _moved(rows: Tensor | PackedRows, device: str) -> Tensor | PackedRows:
-    """Training rows where the nets are, or where they were if there is no room: then each batch is moved."""
+    """The training rows on the nets' device, or where they were if they do not fit: then each batch is moved."""
     try:
         return rows.to(device)
     except torch.OutOfMemoryError:
@@ -213,7 +213,7 @@ class TextKind:
         self.patience = PATIENCE_PASSES * min(len(prepared.train), text_game.PASS_ROWS)
         self.gain = text_gain(len(prepared.validation))
         self.warm_share, self.game_share = config.warmup, 1.0
-        # To those that learn from the training rows, other tokens are unknown; an untrained embedding would be noise.
+        # Tokens that training rows lack are UNKNOWN to the nets; their untrained embeddings would be noise.
         in_train = torch.zeros(len(self.codec.pieces), dtype=torch.bool)
         in_train[prepared.train.unique().long()] = True
         self.validation_codes = prepared.validation.masked_fill(~in_train[prepared.validation.long()], UNKNOWN)
@@ -243,34 +243,34 @@ class TextKind:
         return text_game.play(state, rows, self.config, on_tick=on_tick, interrupted=interrupted)
 
     def _shown(self, generator: TokenGenerator, codes: Tensor, given: Tensor, labels: Tensor | None) -> LabelledRows:
-        """Real rows as the discriminator sees them, on the CPU.
+        """Real rows as the discriminator sees them, on the CPU: tokens that are never drawn are replaced by draws.
 
-        To it a rare word is UNKNOWN, real or drawn. Without rare words, nothing that is drawn ever is.
+        The discriminator reads a rare word as UNKNOWN, real or drawn. A generator without rare words draws no UNKNOWN.
 
         Args:
-            codes: token ids, those that the generator has not learned from as UNKNOWN.
-            given: the same, of which only words without a token are UNKNOWN.
+            codes: token ids; tokens that the generator has not learned from are UNKNOWN.
+            given: the same rows; only words without a token are UNKNOWN.
         """
         unknown = (codes if generator.model.rare is None else given) == UNKNOWN
         rows = LabelledRows(codes=codes, labels=labels).to(self.config.device)
         return text_draws.filled(generator, rows, unknown.to(self.config.device), text_game.CHECK_SEED).to("cpu")
 
     def validate(self, generator: TokenGenerator) -> dict[str, float]:
-        """The score is 1 where choosing among candidates makes validation rows no likelier, 1/e where it wins a nat."""
+        """The score is 1 if choosing among candidates makes validation rows no likelier, 1/e if it wins one nat."""
         if len(self.validation_codes) == 0:
             return {}
         won, _ = text_game.nats_won(generator.scorer, *self._checked(generator))
         return {"score": math.exp(-won)}
 
     def complete(self, generator: TokenGenerator, warm: TokenGenerator) -> None:
-        """Scale the scores by the validation texts, then count these in."""
+        """Fit the scale of the scores to the validation texts, then count these into the n-grams."""
         if len(self.validation_codes):
             log.info("calibrating by training and validation texts")
             _, scale = text_game.nats_won(generator.scorer, *self._checked(generator))
             generator.scorer.rescale(scale)
             known = torch.cat([self.prepared.train, self.prepared.validation]).to(self.config.device)
             text_warmup.recount(generator, known)
-            text_warmup.recount(warm, known, chosen=False)  # nobody has learned to choose
+            text_warmup.recount(warm, known, chosen=False)  # the start has no trained discriminator to choose by
 
     def judge(self, generator: TokenGenerator, warm: TokenGenerator, seconds: float) -> Evidence:
         prepared, dataset = self.prepared, self.prepared.dataset
@@ -302,7 +302,7 @@ class TextKind:
         if self.config.baselines != "none":
             known = torch.cat([self.prepared.train, self.prepared.validation])
             ngrams = fit_ngrams(known, len(self.codec.pieces))
-            if len(ngrams.grams):  # none where each has a word that has no token
+            if len(ngrams.grams):  # there are none if each holds a word without a token
                 texts["trigram"] = self.codec.decode(draw_trigrams(ngrams, n, self.codec.length, EVALUATION_SEED))
         return texts, {name: class_names(self.codec, made.labels) for name, made in drawn.items()}
 
@@ -331,7 +331,7 @@ class TextKind:
         return Rows(prepared.train, prepared.train_labels), Rows(self.validation_codes, prepared.validation_labels)
 
     def _checked(self, generator: TokenGenerator) -> tuple[LabelledRows, LabelledRows]:
-        """The validation rows, and draws of the language model, which the game does not change."""
+        """The validation rows, and draws of the language model; kept, since the game changes neither."""
         if self.checked is None:
             n = text_game.CHECKED_DRAWS * len(self.validation_codes)
             draws = text_draws.draw(generator, n, text_game.CHECK_SEED).to(self.config.device)

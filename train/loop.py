@@ -1,4 +1,4 @@
-"""The adversarial training loop. It knows nothing of MLflow, commands or files.
+"""The adversarial training loop for rows of 0/1. It knows nothing of MLflow, commands or files.
 
 Work is counted in sequences seen. Everything that decides the outcome (data order, noise, weights, optimizer moments)
 follows from `State`, so that a restored state goes on exactly where it was saved.
@@ -21,7 +21,7 @@ from train.generator import Generator
 from train.packed import PackedRows
 from train.rules import RULES
 
-PENALTY_EVERY = 16  # turns between penalties, which weigh as much more: "lazy regularisation" (Karras et al. 2020)
+PENALTY_EVERY = 16  # turns between penalties, weighted as much more: "lazy regularisation" (Karras et al. 2020)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -66,15 +66,15 @@ def train(
     Args:
         state: changed in place.
         rows: training codes, uint8 (rows, length) or packed, on the device that trains or on the CPU.
-        on_tick: called every `config.tick` sequences (an epoch where it is None) and at the end, but not where somebody
-            interrupts between two ticks: what ships must not depend on that. True stops training.
+        on_tick: called every `config.tick` sequences (every epoch if it is None) and at the end, but not at an
+            interruption between two ticks, on which what ships must not depend. True stops training.
         interrupted: asked after every step.
 
     Returns:
         Why it ended: "epochs", "minutes", "stopped" or "interrupted".
 
     Raises:
-        NonFiniteError: at the tick after it happened, or at the interruption.
+        NonFiniteError: a loss or a weight is not finite, found at the next tick or at an interruption.
     """
     total = math.inf if config.epochs is None else config.epochs * len(rows)
     limit = math.inf if config.max_minutes is None else config.max_minutes * 60
@@ -99,7 +99,7 @@ def train(
         check_finite(tick.losses, state.seen, state.generator, state.discriminator)
         (enough,) = distributed.all_reduce_max(is_tick and on_tick(tick))
         if done or stop or enough or late:
-            # The tick goes first: a job that goes on later would not know that this one was the last.
+            # What the tick says comes before an interruption: a resumed job would not know that this tick was the last.
             return "epochs" if done else "stopped" if enough else "interrupted" if stop else "minutes"
         meter = Meter(state)
     return "epochs"
@@ -108,8 +108,8 @@ def train(
 def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
     """Turns of the discriminator, each with real rows of its own, then one of the generator. Losses stay on the device.
 
-    All turns see the same generated rows: drawing them, and following their gradient back, takes as long as a dozen
-    turns. Each of several processes draws the noise of the whole batch, and computes on its share.
+    All turns see the same generated rows: drawing them and backpropagating through them takes as long as a dozen turns.
+    Each of several processes draws the noise of the whole batch, and computes on its share.
 
     Args:
         real: a batch for each turn, float (rows, length); the last step of all may have fewer.
@@ -118,7 +118,7 @@ def step(state: State, real: Tensor, config: Config) -> dict[str, Tensor]:
     noise = torch.rand(size, state.generator.noise_size, device=real.device)
     drawn = state.seen // config.turns
     fake = state.generator.stratified(distributed.shard(noise), drawn + distributed.shard_start(size))
-    batches = [batch for batch in real.split(size) if len(batch) == size]  # the last step may leave a part of one
+    batches = [batch for batch in real.split(size) if len(batch) == size]  # the last step may end in a part of one
     every = min(PENALTY_EVERY, len(batches))
     turns = []
     for turn, batch in enumerate(batches):
@@ -144,7 +144,7 @@ def show(real: Tensor, fake: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     chances = [distributed.shard(torch.rand_like(real)) for _ in range(2 if config.flip else 0)]
     real = distributed.shard(real)
     if config.flip:
-        # A discriminator that never sees a row as it is cannot learn the training rows by heart.
+        # Random flips keep the discriminator from memorising the training rows.
         real, fake = flip(real, chances[0] < config.flip), flip(fake, chances[1] < config.flip)
     return real, fake
 
@@ -152,10 +152,10 @@ def show(real: Tensor, fake: Tensor, config: Config) -> tuple[Tensor, Tensor]:
 def update_discriminator(
     state: State, real: Tensor, fake: Tensor, config: Config, weight: float
 ) -> tuple[Tensor, Tensor]:
-    """One step of the discriminator's optimizer, with so much weight on the gradient penalties.
+    """One step of the discriminator's optimizer, with this weight on the gradient penalties.
 
     Returns:
-        Its loss, and the penalties; these are 0 where they have no weight, and are not computed then.
+        Its loss, and the sum of the penalties; with weight 0 they are not computed, and are 0.
     """
     shown = torch.cat([real, fake]).requires_grad_(weight > 0)
     scores = state.discriminator(shown)
@@ -167,7 +167,7 @@ def update_discriminator(
 
 
 def flip(rows: Tensor, where: Tensor) -> Tensor:
-    """Exchange 0 and 1 in some of the values; gradients pass."""
+    """Exchange 0 and 1 in some of the values; gradients pass through."""
     return torch.where(where, 1 - rows, rows)
 
 
@@ -177,7 +177,7 @@ def progress(state: State, total: float, limit: float, meter: "Meter") -> float:
 
 
 def set_rates(state: State, config: Config, done: float) -> None:
-    """Learning rates fall to zero over the second half of the budget, where the rules say that they do."""
+    """Let learning rates fall to zero over the second half of the budget, if the rules say so."""
     if not RULES[config.generator].anneals:
         return
     factor = max(0.0, min(1.0, 2 * (1 - done)))
@@ -191,7 +191,7 @@ def set_rates(state: State, config: Config, done: float) -> None:
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
-    # Only these: the generator's loss has a gradient for the discriminator's weights, too, which nobody wants.
+    # Only these: the generator's loss has a gradient for the discriminator's weights, too, which is not wanted.
     loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
     distributed.average_gradients(optimizer)
     optimizer.step()
@@ -215,9 +215,9 @@ def data_order(n: int, config: Config) -> Callable[[int], Tensor]:
 def batches(
     order: Callable[[int], Tensor], rows: Tensor | PackedRows, seen: int, batch_size: int, total: float
 ) -> Iterator[Tensor]:
-    """Float batches (rows, length) from position `seen` of the endless stream of epochs, `total` rows at the most.
+    """Float batches (rows, length) from the endless stream of epochs, from position `seen` to `total`.
 
-    A batch may reach over the end of an epoch, so that small sets need no partial batches.
+    A batch may continue into the next epoch, so that small sets need no partial batches.
     """
     epoch, offset = divmod(seen, len(rows))
     pending = order(epoch)[offset:]
@@ -232,7 +232,7 @@ def batches(
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """The values on the device. A GPU fetches them from pinned memory by itself, so that it need not be waited for."""
+    """The values on the device. To a GPU they are copied from pinned memory asynchronously, so that nothing waits."""
     if values.device.type == device.type:
         return values
     return values.pin_memory().to(device, non_blocking=True)
@@ -259,7 +259,7 @@ class Meter:
         return time.monotonic() - self.started
 
     def read(self, epoch_size: int) -> Tick:
-        """The tick, and its time added to the state's."""
+        """The tick; its time is added to the state's."""
         distributed.all_reduce_mean([*self.sums.values(), *self.last.values()])
         sums, last = torch.stack([*self.sums.values(), *self.last.values()]).view(2, -1).tolist()
         (elapsed,) = distributed.all_reduce_max(self.elapsed())
