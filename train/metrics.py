@@ -1,14 +1,15 @@
-"""Numbers that mean something: synthetic rows against held-out real rows, beside what fresh real rows would score.
+"""Metrics: synthetic rows against held-out real rows, beside what fresh real rows would score.
 
-Three sets of rows appear throughout, always in this order and, but for copies, at equal n:
+Three sets of rows appear throughout, always in this order and, except when looking for copies, at equal n:
 
     synthetic   what a generator made
     heldout     real rows that it has not seen
-    train       real rows that it has seen; against the held-out ones they show the floor: what fresh real rows score
+    train       real rows that it has seen; compared with the held-out ones they give the floor, the score of fresh
+                real rows
 
-A ratio is a distance from synthetic to held-out rows over the same distance from training to held-out rows: 1 is as
-good as fresh real data. `compare` gives every number with its interval, `quick_score` a few of them in a
-fraction of a second. Bits are NumPy arrays uint8 (n, length). Texts have numbers of their own in text_metrics.py.
+A ratio is the distance from synthetic to held-out rows divided by the same distance from training to held-out rows:
+1 is as good as fresh real data. `compare` computes everything, most of it with intervals; `quick_score` computes a few
+numbers in a fraction of a second. Bits are NumPy arrays uint8 (n, length). text_metrics.py has more numbers for texts.
 """
 
 import functools
@@ -36,20 +37,20 @@ TRIPLES = 3000
 TRIPLES_SEED = 0
 FOLDS = 5
 FEWEST_JUDGED = 25  # rows of each kind; with fewer, no AUC is measured
-FEWEST_IN_LEAF, MOST_IN_LEAF, ROWS_PER_LEAF = 5, 20, 40  # of the judge's trees: rows in a leaf, rows for each of these
-JUDGED_VALUES = 1 << 21  # values of a kind that the classifier sees: of rows of 1,024 bits it gets 2,048
-SAMPLES, SAMPLED_ROWS = 10, 10_000  # of few rows several samples are judged: so many, and about so many rows in all
-BLOCKS = 50  # the bootstrap draws blocks of rows: with sums kept for each block, a replicate costs next to nothing
-FEWEST_RESAMPLED = 10  # rows; of fewer most replicates are alike, which looks like certainty: there is no interval
+FEWEST_IN_LEAF, MOST_IN_LEAF, ROWS_PER_LEAF = 5, 20, 40  # the judge's trees want one row in a leaf per 40 rows to learn
+JUDGED_VALUES = 1 << 21  # values of each kind that the classifier sees, such as 2,048 rows of 1,024 bits
+SAMPLES, SAMPLED_ROWS = 10, 10_000  # small sets: judge up to 10 samples, about 10,000 rows in total
+BLOCKS = 50  # the bootstrap resamples blocks of rows: with sums kept for each block, a replicate costs next to nothing
+FEWEST_RESAMPLED = 10  # rows; with fewer, replicates are mostly alike and would look certain, so there is no interval
 REPLICATES = 200
 WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
-COMPARED_WORDS = 1 << 31  # of 64 bits, by which synthetic rows are compared with real ones: some ten seconds
+COMPARED_WORDS = 1 << 31  # limit of 64-bit comparisons between synthetic and real rows: about ten seconds
 NORMAL_95 = 1.959964
-QUICK_FOLDS, QUICK_ROWS = 2, 1000  # at each tick: of the judge, and of each kind at most
-FEW_COUNTS = 10  # by which two sets of real rows differ: of fewer, a floor is mostly luck
-NOTABLE_REPEATS = 0.05  # of the held-out rows: from here on, being found among the training rows is worth a word
+QUICK_FOLDS, QUICK_ROWS = 2, 1000  # at each tick: the judge's folds, and the most rows of each kind
+FEW_COUNTS = 10  # if two sets of real rows differ in fewer counts than this, the floor is mostly luck
+NOTABLE_REPEATS = 0.05  # share of held-out rows also found among the training rows above which there is a warning
 FOOLED_AUC = 0.45  # an AUC that is certainly below this is not luck: folds of copies teach a judge the opposite
-FEWEST_VALUES = 8  # how often a single column's value is in real rows for its lack to say something: 2^-8 is the chance
+FEWEST_VALUES = 8  # occurrences of a value in one column of real rows that make its absence telling: 2^-8 by chance
 # A score whose 95 % interval reaches further than this to either side cannot tell good from bad.
 RESOLUTION = {
     "c2st_auc": 0.05,
@@ -65,7 +66,7 @@ RESOLUTION = {
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over rows of 0/1 values. Every array may have leading axes: one entry for each block or replicate."""
+    """Sums over rows of 0/1 values. Leading axes, if any, are blocks or replicates."""
 
     rows: Array  # (...): how many rows
     ones: Array  # (..., length): rows with bit i on
@@ -88,7 +89,7 @@ class Moments:
 
     @classmethod
     def of_blocks(cls, bits: Bits, blocks: int) -> "Moments":
-        """The rows in their order, cut into blocks."""
+        """Sums of consecutive blocks of rows, one entry for each block."""
         parts = [cls.of(block) for block in np.array_split(bits, blocks)]
         return cls(
             *(np.stack(sums).astype(np.float32) for sums in zip(*(vars(p).values() for p in parts), strict=True))
@@ -100,13 +101,18 @@ class Moments:
 
 
 def _words(bits: Bits) -> Array:
-    """Each row of bits in words of 64, padded with zeros: uint64 (rows, words)."""
+    """Each row's bits packed into 64-bit words, padded with zeros: uint64 (rows, words)."""
     packed = np.packbits(bits, axis=1)
     return np.ascontiguousarray(np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8)))).view(np.uint64)
 
 
 def _rows_with_all(columns: Array, chosen: Array) -> Floats:
-    """In how many rows all the chosen columns are 1, for each set of them: chosen is (columns in a set, sets)."""
+    """The number of rows in which all columns of a set are 1, (sets,).
+
+    Args:
+        columns: packed columns, uint64 (columns, words).
+        chosen: sets of column numbers, (columns in a set, sets).
+    """
     sums = []
     for part in np.array_split(chosen, 1 + chosen.shape[1] * columns.shape[1] // WORDS_PER_PASS, axis=1):
         words = functools.reduce(np.bitwise_and, (columns[column] for column in part))
@@ -124,7 +130,7 @@ def pairs(length: int) -> tuple[Array, Array]:
 
 @functools.lru_cache(maxsize=4)
 def draw_triples(length: int) -> Array:
-    """Triples of different columns, (triples, 3): all of them where there are at most 3,000, else 3,000 seeded ones."""
+    """Triples of different columns, (triples, 3): all if there are at most 3,000, else a seeded sample of 3,000."""
     if math.comb(length, 3) <= TRIPLES:
         every = [(i, j, k) for k in range(length) for j in range(k) for i in range(j)]
         return np.array(every, dtype=np.int64).reshape(-1, 3)
@@ -180,7 +186,7 @@ def lag_distance(a: Moments, b: Moments) -> Array:
 
 
 def row_sum_distance(a: Moments, b: Moments) -> Array:
-    """Wasserstein-1 distance of the numbers of ones in a row, in ones: the area between the distribution functions."""
+    """Wasserstein-1 distance between the counts of ones in a row: the area between the distribution functions."""
     below_a, below_b = (np.cumsum(m.totals, axis=-1) / m.rows[..., None] for m in (a, b))
     return np.abs(below_a - below_b).sum(axis=-1)
 
@@ -199,20 +205,20 @@ DISTANCES = {
 
 
 def _ratio(distance: Array, floor: Array) -> Array:
-    """The ratio: infinite where only the floor is 0, 1 where both are."""
+    """distance / floor: infinite if only the floor is 0, 1 if both are."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((distance == 0) & (floor == 0), 1.0, np.divide(distance, floor))
 
 
 def log_ratio_errors(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> dict[str, float]:
-    """Bootstrap standard error of the logarithm of every ratio of DISTANCES; NaN where it has none.
+    """Bootstrap standard error of the logarithm of every ratio of DISTANCES; NaN where it cannot be estimated.
 
-    None has one with fewer rows of a set than FEWEST_RESAMPLED.
+    All are NaN if a set has fewer than FEWEST_RESAMPLED rows.
 
-    Rows are drawn in blocks, from each set by itself (Efron and Tibshirani 1993). Drawing rows adds noise to distance
-    and floor alike, which pulls the replicates towards 1; so only their spread is used, on a log scale.
-    Where a distance is all noise that is .88 of what it should be: intervals hold the expected ratio in about 93 % of
-    cases, not 95 % (EXPERIMENTS.md).
+    Blocks of rows are resampled within each set (Efron and Tibshirani 1993). Resampling adds noise to distance and
+    floor alike, which pulls the replicates towards 1; so only their spread is used, on a log scale. Where a distance is
+    nothing but noise, the spread is .88 of what it should be: intervals hold the expected ratio in about 93 % of cases,
+    not 95 % (EXPERIMENTS.md).
     """
     if min(len(synthetic), len(heldout), len(train)) < FEWEST_RESAMPLED:
         return dict.fromkeys(DISTANCES, math.nan)
@@ -228,7 +234,7 @@ def log_ratio_errors(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> 
 
 
 def _replicates(length: int) -> int:
-    """Fewer for long rows: the pairs of columns are what takes time."""
+    """Fewer for long rows, because the pairs of columns take the time."""
     return int(np.clip(20_000_000 // max(1, length * length), 40, REPLICATES))
 
 
@@ -237,25 +243,25 @@ def _bootstrap_weights(rng: np.random.Generator, blocks: int) -> Array:
 
 
 def _ratio_of_few_counts(name: str, distance: float, floor: float, *real: Moments) -> tuple[float, float] | None:
-    """A ratio, and the standard error of its logarithm, where held-out and training rows differ in few counts only.
+    """A ratio, and the standard error of its logarithm, where held-out and training rows differ in only a few counts.
 
-    How many these are is luck, and none makes the ratio infinite. The floor is then what is expected of two samples, by
-    counts of Poisson: of ones or of zeros, whichever are rarer, with the variance of as many binomial ones. A few
-    counts of each moment say little of it, so they are shrunk towards the mean of all (Robbins 1956; a gamma prior of
-    shape 1/2), which is half a count in all where there is none.
+    The number of such counts is luck, and with none the ratio would be infinite. The measured floor is therefore
+    replaced by its expectation for two samples, with the counts (of ones or zeros, whichever are rarer) taken as
+    Poisson with the variance of binomial ones. Few counts say little about a single moment, so each is shrunk towards
+    the mean of all (Robbins 1956; a gamma prior of shape 1/2); half a count added to their sum keeps that above 0.
 
     Args:
         real: both real sets.
 
     Returns:
-        None where the floor can be relied on, or is no difference of counts.
+        None if the floor can be relied on, or is not a difference of counts.
     """
     counted = {"marginal": "ones", "triple": "triples"}.get(name)
     if counted is None or distance == 0:
         return None
     counts = sum(getattr(each, counted) for each in real)
     counts = np.minimum(counts, sum(each.rows for each in real) - counts)
-    differing = float(real[0].rows) * len(counts)  # times a distance: the number of counts
+    differing = float(real[0].rows) * len(counts)  # converts a mean distance into a number of counts
     if floor * differing >= FEW_COUNTS:
         return None
     mean = (counts.sum() + 0.5) / (2 * len(counts))
@@ -270,7 +276,7 @@ def _ratio_of_few_counts(name: str, distance: float, floor: float, *real: Moment
 
 
 def around(estimate: float, spread: float) -> tuple[float, float]:
-    """95 % interval of an estimate whose logarithm has this standard error; NaN where there is none."""
+    """95 % interval of an estimate whose logarithm has the standard error `spread`; NaN if there is none."""
     if not math.isfinite(estimate):
         return math.nan, math.nan
     factor = math.exp(NORMAL_95 * spread)
@@ -278,7 +284,7 @@ def around(estimate: float, spread: float) -> tuple[float, float]:
 
 
 def share_interval(share: float, n: float) -> tuple[float, float]:
-    """95 % interval of a share of n rows (Wilson 1927)."""
+    """95 % interval of a share among n rows (Wilson 1927)."""
     z2 = NORMAL_95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     reach = NORMAL_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
@@ -286,7 +292,7 @@ def share_interval(share: float, n: float) -> tuple[float, float]:
 
 
 def excess_interval(share: float, other: float, n: int) -> tuple[float, float]:
-    """95 % interval of the difference of two independent shares of n rows (Newcombe 1998, method 10)."""
+    """95 % interval of the difference of two independent shares, each among n rows (Newcombe 1998, method 10)."""
     (low, high), (other_low, other_high) = share_interval(share, n), share_interval(other, n)
     below = math.hypot(share - low, other_high - other)
     above = math.hypot(high - share, other - other_low)
@@ -297,11 +303,11 @@ def excess_interval(share: float, other: float, n: int) -> tuple[float, float]:
 
 
 def c2st(synthetic: Array, heldout: Array, seed: int) -> tuple[float, float]:
-    """ROC AUC of a classifier told to tell synthetic from held-out rows, and its standard error.
+    """ROC AUC of a classifier trained to tell synthetic from held-out rows, and its standard error.
 
-    A classifier two-sample test (Lopez-Paz and Oquab 2017). Gradient-boosted trees (scikit-learn's defaults, but of few
-    rows with smaller leaves), trained and judged on different folds; the mean over folds. 0.5 is cannot tell, 1 is
-    always right. NaN with fewer rows of a kind than FEWEST_JUDGED. Rows beyond JUDGED_VALUES are left out.
+    A classifier two-sample test (Lopez-Paz and Oquab 2017): gradient-boosted trees (scikit-learn's defaults, but
+    without early stopping and with smaller leaves for few rows), cross-validated, averaged over folds. 0.5 is chance,
+    1 is always right. NaN with fewer than FEWEST_JUDGED rows of a kind. Rows beyond JUDGED_VALUES are left out.
     """
     heldout, synthetic = (kind[: JUDGED_VALUES // max(1, kind.shape[1])] for kind in (heldout, synthetic))
     rows = np.concatenate([heldout, synthetic])
@@ -310,14 +316,14 @@ def c2st(synthetic: Array, heldout: Array, seed: int) -> tuple[float, float]:
 
 
 def auc_over_folds(made: Array, folds: int, seed: int, score: Callable[[Array, Array], Array]) -> tuple[float, float]:
-    """Mean ROC AUC, and its standard error, of a judge that scores each fold of the rows after learning the others.
+    """Mean ROC AUC, and its standard error, of a judge that scores each fold after learning from the others.
 
     Args:
         made: whether each row is synthetic, bool (rows,).
-        score: how synthetic rows look, given the numbers of the rows to learn from and of those to score.
+        score: returns how synthetic rows look, given the indices of the rows to learn from and of those to score.
 
     Returns:
-        NaN with fewer rows of a kind than FEWEST_JUDGED.
+        NaN for both with fewer than FEWEST_JUDGED rows of a kind.
     """
     if min(made.sum(), (~made).sum()) < FEWEST_JUDGED:
         return math.nan, math.nan
@@ -331,8 +337,8 @@ def auc_over_folds(made: Array, folds: int, seed: int, score: Callable[[Array, A
 def _mean_over_folds(aucs: Sequence[float], variances: Sequence[float]) -> tuple[float, float]:
     """Mean AUC and its standard error.
 
-    Folds are not independent, since each is judged by what the others have taught: besides 1 / folds there is the
-    share of a fold's rows over those that it learned from (Nadeau and Bengio 2003).
+    Folds are not independent, since their training sets overlap: to 1 / folds comes the ratio of test to training rows,
+    1 / (folds - 1) (Nadeau and Bengio 2003).
     """
     folds = len(aucs)
     return float(np.mean(aucs)), math.sqrt(np.mean(variances) * (1 / folds + 1 / (folds - 1)))
@@ -341,8 +347,8 @@ def _mean_over_folds(aucs: Sequence[float], variances: Sequence[float]) -> tuple
 def auc_with_variance(positive: Array, negative: Array) -> tuple[float, float]:
     """P(positive score > negative score) + half the ties, and its variance (DeLong et al. 1988).
 
-    For each score the share of the other kind that it beats is the difference of two ranks (Sun and Xu 2014). Where all
-    scores are equal nothing varies, but nothing is known, either: the variance is that of scores that tell nothing.
+    The share of the other kind that a score beats is a difference of two ranks (Sun and Xu 2014). If all scores are
+    equal, DeLong's variance would be 0 although nothing is known; the variance is then that of random scores.
     """
     ranks = rankdata(np.concatenate([positive, negative]))
     m, n = len(positive), len(negative)
@@ -357,8 +363,8 @@ def auc_with_variance(positive: Array, negative: Array) -> tuple[float, float]:
 def _trees(x: Array, y: Array, test_x: Array, seed: int) -> Array:
     """P(y = 1) of the test rows by gradient-boosted trees.
 
-    A column can be used where a leaf's rows are on either side of it: with 20 rows in a leaf, the default, judges of a
-    hundred rows would be blind to columns in which one row in eight is 1.
+    A split needs a leaf's worth of rows on either side: with the default of 20, a judge of a hundred rows would be
+    blind to columns in which one row in eight is 1.
     """
     leaf = int(np.clip(len(x) // ROWS_PER_LEAF, FEWEST_IN_LEAF, MOST_IN_LEAF))
     trees = HistGradientBoostingClassifier(early_stopping=False, min_samples_leaf=leaf, random_state=seed)
@@ -367,11 +373,11 @@ def _trees(x: Array, y: Array, test_x: Array, seed: int) -> Array:
 
 
 def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits) -> float:
-    """A cheap judge for small n: AUC of kernel ridge regression on the rows' kind, over the held-out rows' folds.
+    """A cheap judge for small n: mean AUC over folds of kernel ridge regression, synthetic against held-out rows.
 
-    The kernel is exp(-2 d / mean d) of the Hamming distance d (a Laplace kernel on the corners of the cube). Half of
-    the synthetic rows are judged; the others join the fit against training rows, so that it learns something
-    even from few held-out ones. NaN with fewer rows than folds.
+    The kernel is exp(-2 d / mean d) of the Hamming distance d (a Laplace kernel on the corners of the cube). At most
+    half of the synthetic rows are judged; others join every fit, opposed to training rows, so that the judge learns
+    something even from few held-out rows. NaN with fewer rows than folds.
     """
     n = min(len(heldout), len(synthetic) // 2)
     extra = min(len(train), len(synthetic) - n)
@@ -395,7 +401,7 @@ def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits) -> float:
 def utility(synthetic: Bits, heldout: Bits, label: int, seed: int) -> float:
     """Train on synthetic, test on real (Esteban et al. 2017): ROC AUC of predicting column `label` from the others.
 
-    0.5 where the label of the rows learned from is constant or there is no other column, NaN where the held-out one is.
+    NaN if the held-out label is constant; else 0.5 if the synthetic one is, or if there is no other column.
     """
     (x, y), (test_x, test_y) = ((np.delete(bits, label, axis=1), bits[:, label]) for bits in (synthetic, heldout))
     if len(np.unique(test_y)) < 2:
@@ -409,17 +415,17 @@ def utility(synthetic: Bits, heldout: Bits, label: int, seed: int) -> float:
 
 
 def copy_rate(rows: Bits, train: Bits) -> float:
-    """Share of the rows that are found exactly among the training rows."""
+    """Share of the rows that occur among the training rows."""
     return float(np.isin(_keys(rows), _keys(train)).mean())
 
 
 def distinct_share(rows: Bits) -> float:
-    """Distinct rows over rows; below what held-out rows score at the same n is mode collapse."""
+    """Distinct rows over all rows; lower than for held-out rows at the same n means mode collapse."""
     return len(np.unique(_keys(rows))) / len(rows)
 
 
 def nearest(rows: Bits, others: Bits) -> tuple[Array, Array, Array]:
-    """For each row: the Hamming distance to the nearest of the others, the first such one, and how many there are."""
+    """For each row: the Hamming distance to its nearest others, the index of the first of these, and their number."""
     a, b = _words(rows), _words(others)
     found = [_nearest(part, b) for part in np.array_split(a, 1 + a.size * len(b) // WORDS_PER_PASS)]
     distance, index, count = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -434,7 +440,7 @@ def _nearest(a: Array, b: Array) -> tuple[Array, Array, Array]:
 
 
 def _distances(a: Array, b: Array) -> Array:
-    """Hamming distances of all rows of two sets of packed rows: uint32 (rows of a, rows of b)."""
+    """Hamming distances between two sets of packed rows: uint32 (rows of a, rows of b)."""
     distances = np.zeros((len(a), len(b)), np.uint32)
     for word in range(a.shape[1]):
         distances += np.bitwise_count(a[:, None, word] ^ b[None, :, word])
@@ -442,15 +448,16 @@ def _distances(a: Array, b: Array) -> Array:
 
 
 def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[float, float, float]:
-    """The share of synthetic rows whose nearest real row was learned from, and the ends of its 95 % interval.
+    """The share of synthetic rows whose nearest real row is a learned one, and the ends of its 95 % interval.
 
-    Of m learned and n held-out rows, those of a generator that has learned the distribution, and no rows, have a
-    learned one nearest in m / (m + n) of the cases, since any of the real rows may be it; among several at the same
-    distance each counts alike. So a share of p is told as (p / m) / (p / m + (1 - p) / n): 0.5 by chance, 1 for copies.
+    With m learned and n held-out rows, a generator that has learned the distribution without memorising has a learned
+    row nearest in m / (m + n) of the cases, since any real row is equally likely to be it; ties are split evenly. So a
+    share of p is reported as (p / m) / (p / m + (1 - p) / n): 0.5 by chance, 1 for copies.
 
-    A real row in a crowded place is the nearest to many: synthetic rows that share theirs count as one cluster
-    (Liang and Zeger 1986), or the luck of a few real rows would pass for evidence. The interval is Wilson's for as many
-    independent rows as would err so much: near 0 and 1, where m and n differ much, the error says little.
+    A real row in a crowded place is nearest to many. Synthetic rows with the same nearest row therefore count as one
+    cluster (Liang and Zeger 1986), or the luck of a few real rows would pass for evidence. The interval is Wilson's for
+    the number of independent rows that would have the same standard error: if m and n differ much, p is near 0 or 1,
+    where the error itself says little.
     """
     m, n = len(learned), len(heldout)
     synthetic = synthetic[: max(1, COMPARED_WORDS // (_words(synthetic[:1]).shape[1] * (m + n)))]
@@ -465,12 +472,12 @@ def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[floa
 
 
 def _as_many_of_both(p: float, m: int, n: int) -> float:
-    """What a share of p would be, were there as many held-out rows as learned ones."""
+    """The share that p would be with as many held-out rows as learned ones."""
     return float(p / m / (p / m + (1 - p) / n))
 
 
 def _keys(bits: Bits) -> Array:
-    """One opaque value for each row, equal where rows are."""
+    """One opaque value for each row, equal for equal rows."""
     words = _words(bits)
     return words.view(np.dtype((np.void, words.shape[1] * 8))).ravel()
 
@@ -489,21 +496,22 @@ def compare(
 ) -> Scores:
     """Every number for bits: scores, their floors, 95 % intervals (`<name>_low`, `<name>_high`) and warnings.
 
-    All sets are cut to the smallest one's n, by the seed; only copies are looked for among all rows learned from. Where
-    there are several times n synthetic rows, each ratio is the mean over samples of n of them: of few rows a single
-    sample says as much about its own luck as about the generator.
+    All sets are sampled (by the seed) down to the size n of the smallest; only copies are looked for among all learned
+    rows. With several times n synthetic rows, each ratio is the mean over samples of n: a single small sample says as
+    much about its own luck as about the generator.
 
     Args:
         synthetic: (n, length), or more rows. Values other than 0 and 1 are counted as `soft_share`, then rounded.
         heldout, train: (n, length) of 0 and 1.
-        validation: (n, length), rows beside the training rows of which a row may be a copy.
-        label: a column that a model would predict from the others, for `utility`.
+        validation: (n, length), further rows that a synthetic row may be a copy of.
+        label: the column that a model would predict from the others, for `utility`.
 
     Returns:
         A flat dictionary that JSON can hold; None where a number does not exist.
 
     Raises:
-        ValueError: a set is empty, has another length than the others, or holds other values than numbers in [0, 1].
+        ValueError: a set is empty, differs in length from the others, or holds values outside [0, 1] (`heldout` and
+            `train`: anything but 0 and 1).
     """
     soft = soft_share(synthetic)
     synthetic, heldout = _as_bits(synthetic, "synthetic"), _as_bits(heldout, "held-out", real=True)
@@ -528,7 +536,7 @@ def compare(
 
 
 def rows_to_judge(n: int) -> int:
-    """How many rows of a generator are judged beside `n` real ones: several samples where n is small."""
+    """How many rows to draw from a generator that is judged against `n` real ones: several samples if n is small."""
     return n * min(SAMPLES, max(1, SAMPLED_ROWS // max(1, n)))
 
 
@@ -536,7 +544,7 @@ def quick_score(synthetic: Bits, validation: Bits, train: Bits) -> dict[str, flo
     """The numbers of `compare` that are cheap enough for every tick of training, on at most `QUICK_ROWS` of each set.
 
     `score`, the lower the better, ranks checkpoints: the judge's AUC, plus a tenth of the mean logarithm of the three
-    ratios (which still falls when the judge is always right), plus the share of copies beyond the validation rows'.
+    ratios (which can still improve while the judge is always right), plus the excess of copies over validation rows.
     """
     rng = np.random.default_rng(0)
     n = min(len(synthetic), len(validation), len(train), QUICK_ROWS)
@@ -557,7 +565,7 @@ def quick_score(synthetic: Bits, validation: Bits, train: Bits) -> dict[str, flo
 
 
 def soft_share(rows: Array) -> float:
-    """Share of the values that are neither 0 nor 1: what was not rounded."""
+    """Share of the values that are neither 0 nor 1, and so were not rounded."""
     return float(((rows != 0) & (rows != 1)).mean()) if rows.size else 0.0
 
 
@@ -565,9 +573,9 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
     """Every ratio of DISTANCES with its distance, its floor and its 95 % interval.
 
     Args:
-        s: as many rows as `h`, or a multiple: then the mean is taken over samples of so many rows, while the interval
+        s: as many rows as `h`, or a multiple: distances are then means over samples of that size, while the interval
             stays that of one sample.
-        h, t: equally many rows each.
+        h, t: the same number of rows each.
     """
     n = len(h)
     samples, b, c = [Moments.of(s[i : i + n]) for i in range(0, len(s), n)], Moments.of(h), Moments.of(t)
@@ -578,7 +586,7 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
         estimate = float(_ratio(found, floor))
         if (few := _ratio_of_few_counts(name, float(found), float(floor), b, c)) is not None:
             estimate, spread = few
-            if n >= FEWEST_RESAMPLED:  # the counts of a row hang together, which its spread does not know
+            if n >= FEWEST_RESAMPLED:  # counts within a row are correlated, which the Poisson spread ignores
                 errors[name] = float(np.nanmax([errors[name], spread]))
         scores |= {f"{name}_distance": float(found), f"{name}_floor": float(floor), f"{name}_ratio": estimate}
         scores[f"{name}_ratio_low"], scores[f"{name}_ratio_high"] = around(estimate, errors[name])
@@ -602,20 +610,20 @@ def collapse_scores(s: Bits, h: Bits) -> Scores:
 
 
 def constant_columns(s: Bits, h: Bits) -> Scores:
-    """How many columns never change, unlike in real rows."""
+    """How many columns never change, although they should by the held-out rows; and how many never change in those."""
     (flat, real_flat) = ((rows.min(axis=0) == rows.max(axis=0)) for rows in (s, h))
-    # That all of k or more equal values fall among n real rows, and none among n others, has at most a chance of 2^-k.
-    # Any of so many columns may be the one.
+    # If a value occurs k times or more in n real rows, the chance that n other real rows lack it is at most 2^-k.
+    # The logarithm corrects for the number of columns that are tested.
     ones = h.sum(axis=0, dtype=np.int64)
     lively = np.minimum(ones, len(h) - ones) >= FEWEST_VALUES + math.log2(max(1, h.shape[1]))
     return {"constant_columns": int((flat & lively).sum()), "heldout_constant_columns": int(real_flat.sum())}
 
 
 def distinct_scores(made: Array, real: Array) -> Scores:
-    """How many different rows there are, from how often each of them is there.
+    """The share of distinct rows, from the number of times that each occurs.
 
-    The interval has the jackknife's standard error, which is on average not too small (Efron and Stein 1981): without
-    one of its n rows a set lacks a different row where that row is there once.
+    The interval uses the jackknife's standard error, which on average is not too small (Efron and Stein 1981): leaving
+    out a row lowers the number of distinct rows only if that row occurs once.
     """
     shares, errors = [], []
     for counts in (made, real):
@@ -645,7 +653,7 @@ def _copy_scores(s: Bits, h: Bits, known: Bits) -> Scores:
 
 
 def excess_scores(what: str, rate: float, floor: float, n: int) -> Scores:
-    """The shares of copies among `n` synthetic and `n` held-out rows, and how far the first is beyond the second."""
+    """The shares of copies among `n` synthetic and `n` held-out rows, and the difference with its interval."""
     low, high = excess_interval(rate, floor, n)
     excess = {f"{what}_excess": rate - floor, f"{what}_excess_low": low, f"{what}_excess_high": high}
     return {f"{what}_rate": rate, f"{what}_floor": floor, **excess}
@@ -676,7 +684,7 @@ def finite(score: Any) -> Any:
 
 
 def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
-    """What a reader must know before believing the scores; of texts in words for texts."""
+    """What a reader must know before believing the scores, worded for rows or for texts."""
     rows = "texts" if texts else "rows"
     constant = "common words are in none or all of" if texts else "columns are constant in"
     found = []
@@ -705,7 +713,7 @@ def repeated_rows(share: float, rows: str = "rows") -> str:
 
 
 def _too_uncertain(name: str, resolution: float, scores: Scores, texts: bool) -> list[str]:
-    """A score says something only where its 95 % interval is narrower than the differences that matter."""
+    """A warning if a score's 95 % interval is wider than the differences that matter, or if it was not measured."""
     if name not in scores:
         return []
     n, (score, low, high) = scores["n"], (scores[key] for key in (name, f"{name}_low", f"{name}_high"))
@@ -720,7 +728,7 @@ def _too_uncertain(name: str, resolution: float, scores: Scores, texts: bool) ->
         return [f"{name} does not exist for these {rows}"]
     if high - low <= 2 * resolution:
         return []
-    # Intervals shrink with the square root of n; a ratio's does not, once there is nothing but noise in it.
+    # Intervals shrink with the square root of n, but not that of a ratio which is nothing but noise.
     needed = n * ((high - low) / 2 / resolution) ** 2
     helps = needed <= most and not name.endswith("_ratio")
     remedy = f"; about {_round_up(needed)} would do" if helps else ""
