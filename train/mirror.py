@@ -1,7 +1,7 @@
 """A run directory's copy in MLflow.
 
-The run directory is the truth. What MLflow lacks of it can be sent at any time, and again: MLflow itself is asked what
-it has, so that a lost answer makes neither gaps nor duplicates.
+The run directory is the truth. Whatever MLflow lacks can be sent at any time and repeatedly: MLflow itself is asked
+what it already has, so that a lost answer causes neither gaps nor duplicates.
 """
 
 import contextlib
@@ -40,9 +40,9 @@ log = logging.getLogger("lookalike")
 CHAMPION = "champion"  # the alias of the newest version that passed the quality gate
 KEY = "lookalike.key"  # the tag by which a run is found again
 GATE = {True: "passed", False: "failed", None: "none"}  # the tag that holds the verdict
-BATCH = 1000  # MLflow takes no more metrics at once
+BATCH = 1000  # the most metrics that MLflow takes in one call
 HERE = Path(__file__).parent
-SAVING = threading.Lock()  # at the end of a job its own thread may come between
+SAVING = threading.Lock()  # at the end of a job, the main thread and the sending one may both save the record
 NOT_METRICS = ("seen", "seconds", "time", "step")
 SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -67,13 +67,13 @@ SIGNATURE = ModelSignature(
 
 @dataclass(kw_only=True)
 class Record:
-    """What mlflow.json holds: all that MLflow is to know and no other file of the run directory says.
+    """What mlflow.json holds: everything for MLflow that no other file of the run directory says.
 
     Attributes:
-        key: marks the run in MLflow. It is chosen before MLflow is asked for anything, so that the run is made once.
-        seen: ticks up to here are final. Later ones would come again, were the job killed now.
-        uri: the store that `run_id` and `complete` are about, without a password.
-        complete: MLflow has everything that there will be, unless the job goes on.
+        key: marks the run in MLflow. It is chosen before the first call to MLflow, so that the run is created once.
+        seen: ticks up to here are final; later ones would be repeated if the job were killed now.
+        uri: the store that `run_id` and `complete` refer to, without a password.
+        complete: MLflow has everything, unless the job goes on.
     """
 
     key: str
@@ -96,7 +96,7 @@ def read(run: RunDirectory) -> Record:
     """The record of a run.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it cannot be read.
     """
     try:
         return Record(**json.loads(run.tracking.read_text()))
@@ -108,12 +108,12 @@ def read(run: RunDirectory) -> Record:
 class Mirror:
     """A connection between a run directory and MLflow.
 
-    Every method may raise whatever MLflow or the network raises. What was under way is then unknown, and a new mirror
-    must be made.
+    Every method may raise whatever MLflow or the network raises. It is then unknown what was sent, so a new mirror must
+    be made.
     """
 
     def __init__(self, run: RunDirectory, record: Record) -> None:
-        """Find the run in MLflow or make it, and ask what is already there."""
+        """Find or create the run in MLflow, and ask which metrics it already has."""
         self.run, self.record = run, record
         self.config = from_json(run.config.read_text("utf-8"))
         self.uri = store_uri(run.path.parent)
@@ -133,7 +133,7 @@ class Mirror:
         self.offsets = {run.stats: 0, run.system: 0}
 
     def _is_there(self, run_id: str | None) -> bool:
-        """Whether MLflow has the run: its store may have been lost, or the run deleted."""
+        """Whether MLflow still has the run: the store may have been lost, or the run deleted."""
         if run_id is None:
             return False
         try:
@@ -146,7 +146,7 @@ class Mirror:
     def _experiment(self) -> str:
         name = self.config.experiment
         experiment = self.client.get_experiment_by_name(name)
-        # MLflow's default for files beside SQLite would be ./mlruns, wherever the command happens to run.
+        # With SQLite, MLflow would by default put files into ./mlruns of whatever directory the command runs in.
         files = self.run.path.parent.resolve() / "mlflow-artifacts"
         place = files.as_uri() if self.uri.startswith("sqlite:") else None
         if experiment is None:
@@ -163,7 +163,7 @@ class Mirror:
         return experiment.experiment_id
 
     def _find(self, tag: str, value: str, name: str = "") -> str | None:
-        """The run with a tag, and a name where one is given."""
+        """The id of a run with the tag and, if given, the name."""
         condition = f"tags.`{tag}` = '{value}'" + (f" and tags.`{MLFLOW_RUN_NAME}` = '{name}'" if name else "")
         found = self.client.search_runs([self.experiment_id], condition, max_results=1)
         return found[0].info.run_id if found else None
@@ -173,7 +173,7 @@ class Mirror:
         return self.client.create_run(self.experiment_id, started, dict(tags), name).info.run_id
 
     def _describe_start(self) -> None:
-        """Parameters and data sets. Parameters cannot be changed: a run that goes on for longer keeps its first."""
+        """Send parameters and data sets. MLflow's parameters are immutable: a resumed run keeps its first ones."""
         run = self.client.get_run(self.run_id)
         params = [
             Param(name, str(value))
@@ -183,7 +183,7 @@ class Mirror:
         self.client.log_batch(self.run_id, params=params)
         if run.inputs is None or len(run.inputs.dataset_inputs) < len(self.record.datasets):
             self.client.log_inputs(self.run_id, [_dataset_input(each) for each in self.record.datasets])
-        if self.record.status == "RUNNING":  # it may have ended before
+        if self.record.status == "RUNNING":  # in MLflow it may have ended before
             self.client.update_run(self.run_id, "RUNNING")
 
     def _known(self, run_id: str) -> set[tuple[str, int, float]]:
@@ -192,7 +192,7 @@ class Mirror:
         return {(key, each.step, each.value) for key in keys for each in self.client.get_metric_history(run_id, key)}
 
     def send_metrics(self) -> None:
-        """The final ticks and the system metrics that MLflow lacks."""
+        """Send the final ticks and the system metrics that MLflow lacks."""
         for path, step, last in ((self.run.stats, "seen", self.record.seen), (self.run.system, "step", 2**62)):
             lines, end = _lines(path, self.offsets[path], step, last)
             self._send(self.run_id, [metric for line in lines for metric in _metrics(line, line[step])])
@@ -200,7 +200,7 @@ class Mirror:
 
     def _send(self, run_id: str, metrics: list[Metric]) -> None:
         known = self.known if run_id == self.run_id else self._known(run_id)
-        # A run that is judged again may have other numbers at the same step.
+        # The value is compared, too: a run that is judged again may have other numbers at the same step.
         missing = [metric for metric in metrics if (metric.key, metric.step, metric.value) not in known]
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
@@ -208,7 +208,7 @@ class Mirror:
             known.update((metric.key, metric.step, metric.value) for metric in batch)
 
     def send_all(self) -> None:
-        """Everything that there is, and how the job ended."""
+        """Send everything, and how the job ended."""
         record = self.record
         self.send_metrics()
         if record.status == "FINISHED":
@@ -216,20 +216,20 @@ class Mirror:
             results = json.loads(self.run.metrics.read_text())
             self._send_results(results)
             self._send_files()
-            self._send_model(results["passed"])  # last: on a shared server, the registry may refuse
+            self._send_model(results["passed"])  # last, because a shared server's registry may refuse it
         self.client.set_terminated(self.run_id, record.status, int(1000 * (record.ended or time.time())))
         record.complete = True
         record.save(self.run)
 
     def _name_in_card(self) -> None:
-        """Write the run's id into a card from before MLflow answered; weights and golden samples stay what they are."""
+        """Write the run's id into a card that was written before MLflow answered; nothing else changes."""
         path = self.run.artifact / CARD
         card = json.loads(path.read_text())
         if card["run_id"] != self.run_id:
             atomic.write_text(path, json.dumps({**card, "run_id": self.run_id}, indent=1) + "\n")
 
     def _send_results(self, results: Mapping[str, Any]) -> None:
-        """The final numbers, those of the contenders as child runs."""
+        """Send the final numbers; those of the other contenders become child runs."""
         shipped = results["shipped"]
         for name, scores in results["scores"].items():
             run_id = self.run_id if name == shipped else self._child(name)
@@ -240,12 +240,12 @@ class Mirror:
         self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, self.run.summary.read_text("utf-8"))
 
     def _child(self, name: str) -> str:
-        """Something that this run is compared with, as a run below it."""
+        """The id of the child run of a contender."""
         found = self._find(MLFLOW_PARENT_RUN_ID, self.run_id, name)
         return found or self._make(name, resolve_tags({MLFLOW_PARENT_RUN_ID: self.run_id}))
 
     def _send_files(self) -> None:
-        """All that a reader may want: not the state to go on from, and not the weights in a second archive."""
+        """Send all that a reader may want: neither checkpoints nor the .mar, which repeats the artifact's weights."""
         left_out = (self.run.checkpoints.name, self.run.archive.name, self.run.tracking.name)
         for path in sorted(self.run.path.rglob("*")):
             place = path.relative_to(self.run.path)
@@ -253,7 +253,7 @@ class Mirror:
                 self.client.log_artifact(self.run_id, str(path), "/".join(("run", *place.parts[:-1])))
 
     def _send_model(self, passed: bool | None) -> None:
-        """Register the artifact, once; a version that passed the gate becomes champion unless a newer one is."""
+        """Register the artifact, once. If it passed the gate, it becomes champion unless a newer version is."""
         tags = self._version_tags(passed)
         if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
             self.client.create_registered_model(MODEL_NAME)
@@ -275,7 +275,7 @@ class Mirror:
             self._depose(champion)
 
     def _depose(self, champion: str) -> None:
-        """A champion missed the gate that is asked now: the newest version that passed its own takes its place."""
+        """Replace a champion that misses the present gate by the newest version that passed its own."""
         passed = self.client.search_model_versions(f"name='{MODEL_NAME}' and tags.gate='{GATE[True]}'")
         others = [each for each in passed if int(each.version) != int(champion)]
         newest = max(others, key=lambda each: int(each.version), default=None)
@@ -288,7 +288,7 @@ class Mirror:
             self._tell_of_other_data(champion, newest.tags["data"])
 
     def _version_tags(self, passed: bool | None) -> dict[str, str]:
-        """What a registered version is found by."""
+        """Tags to find a registered version by."""
         card = json.loads((self.run.artifact / CARD).read_text())
         return {
             "weights": card["weights_sha256"],
@@ -300,13 +300,13 @@ class Mirror:
         }
 
     def _tell_of_other_data(self, before: str | None, data: str) -> None:
-        """There is one champion for all data: say so when it is no longer a model of what it was a model of."""
+        """Log when the champion is now a model of other data than before: there is one champion for all data sets."""
         known = None if before is None else self.client.get_model_version(MODEL_NAME, before).tags.get("data")
         if known not in (None, data):
             log.info("MLflow: %s is a model of %s now; it was version %s, a model of %s", CHAMPION, data, before, known)
 
     def _log_model(self) -> Any:
-        """The artifact as a pyfunc model. Models from code: nothing is pickled."""
+        """Log the artifact as a pyfunc model ("models from code": nothing is pickled)."""
         with tempfile.TemporaryDirectory() as folder, self._active():
             package = Path(folder) / "train"
             package.mkdir()
@@ -326,11 +326,11 @@ class Mirror:
 
     @contextlib.contextmanager
     def _active(self) -> Iterator[None]:
-        """What MLflow's functions without a client log to."""
+        """Let MLflow's fluent API log to this run."""
         chosen = os.environ.get("MLFLOW_TRACKING_URI")
         mlflow.set_tracking_uri(self.uri)
         if chosen is None:
-            # MLflow writes it there; the next job of this process may have another store.
+            # `set_tracking_uri` has set it, but the next job of this process may have another store.
             os.environ.pop("MLFLOW_TRACKING_URI", None)
         mlflow.set_experiment(experiment_id=self.experiment_id)
         with mlflow.start_run(run_id=self.run_id, log_system_metrics=False):
@@ -338,9 +338,9 @@ class Mirror:
 
 
 def _make_store(uri: str) -> None:
-    """Make a SQLite store that is missing, whole or not at all.
+    """Create a missing SQLite store, whole or not at all.
 
-    MLflow makes its tables one by one, and cannot use a store again in which a kill has left half of them.
+    MLflow creates its tables one by one, and cannot use a store in which a kill has left only some of them.
     """
     path = store_file(uri)
     if path is None or path.exists():
@@ -362,7 +362,7 @@ def _dataset_input(saved: Mapping[str, str]) -> DatasetInput:
 
 
 def _lines(path: Path, offset: int, step: str, last: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines of a JSONL file from an offset on, up to a last step, and where they end."""
+    """The complete lines of a JSONL file from a byte offset up to the step `last`, and the offset where they end."""
     lines = []
     if path.exists():
         with path.open("rb") as file:

@@ -13,13 +13,13 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from train import MAX_SEED, artifact
 
-MAX_DRAWS = 100_000  # rows, or candidates for them: a request cannot be taken back once it is at work
+MAX_DRAWS = 100_000  # rows times candidates: a request cannot be cancelled once it runs
 
 
 class Lookalike(PythonModel):
-    """Each input row is a request: `n`, and optionally `seed` and what the model has of `temperature`, `candidates` and
-    `label`. An answer holds `sequences`, `seed`, and what the model has of `text` and `labels`, the rows' classes, as
-    those of the TorchServe handler do.
+    """Each input row is a request: `n`, optionally `seed`, and those of `temperature`, `candidates` and `label` that
+    the model supports. Like the TorchServe handler's, an answer holds `sequences`, `seed`, and, where the model has
+    them, `text` and `labels` (the rows' classes).
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -32,7 +32,7 @@ class Lookalike(PythonModel):
         return [self._answer({name: value for name, value in row.items() if not pd.isna(value)}) for row in rows]
 
     def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        # A column in which some values are missing holds floats.
+        # pandas stores integers as floats in a column with missing values.
         asked |= {name: int(asked[name]) for name in ("n", "seed", "candidates") if name in asked}
         n, seed = asked.pop("n"), asked.pop("seed", secrets.randbelow(MAX_SEED + 1))
         candidates = getattr(self.artifact.with_options(**asked), "candidates", 1)

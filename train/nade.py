@@ -1,6 +1,6 @@
 """The generator of 0/1 rows, which draws bits one after the other.
 
-On a GPU that takes as few operations of torch as can be; on a CPU the compiled loops at the end do it row by row. This
+On a GPU it uses as few torch operations as possible; on a CPU, the compiled loops at the end draw row by row. This
 module is a LEAF (see train/__init__.py).
 """
 
@@ -17,30 +17,30 @@ from train.generator import Generator
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
-BLOCK = 16  # bits whose hidden units `hidden_term` computes by one matrix product
+BLOCK = 16  # bits for which `hidden_term` computes the hidden units in one matrix product
 
 
 class NadeGenerator(Generator):
-    """Bits drawn one after the other, each given all before it, by one of several nets in one of several classes.
+    """Draws each bit given all earlier ones; every row by one of several nets and in one of several latent classes.
 
     A neural autoregressive distribution estimator (Larochelle and Murray 2011) with three additions: direct
-    connections between bits, a table of logits for the last `WINDOW` bits that all positions share, and latent classes.
-    With x_s the earlier bits, r the net and k the class of the row,
+    connections between bits, a table of logits indexed by the last `WINDOW` bits and shared by all positions, and
+    latent classes. With x_s the earlier bits, r the net and k the class of the row,
 
         logit_t = bias_rt + class_bias_rkt + sum_s direct_rts x_s + local_r[last bits]
                   + output_rt . relu(hidden_bias_r + class_hidden_rk + sum_s input_rs x_s)
 
-    and bit t is 1 where logit_t plus logistic noise is positive: rounding is an exact draw of the bit. While training,
-    the rounded value is passed on and the gradient takes the way of the binary concrete relaxation (Maddison et al.
-    2017) at temperature `TAU`. It reaches the logit that a bit was drawn from, and ends there: that a later bit was
-    drawn knowing this one does not count. So all logits come from one pass over the finished rows.
+    and bit t is 1 where logit_t plus logistic noise is positive: rounding is an exact draw of the bit. In training the
+    forward value is the rounded bit, and the gradient is that of the binary concrete relaxation (Maddison et al. 2017)
+    at temperature `TAU`. It stops at the logit that the bit was drawn from, ignoring that later bits depended on this
+    one; so all logits come from one pass over the finished rows.
     """
 
     name = "nade"
     WINDOW = 8
     TAU = 0.66
     prior: Tensor  # the share of each class, (nets, classes)
-    place: Tensor  # row t times the bits is where bit t looks into `local`, (length, length)
+    place: Tensor  # row t times the bits of a row is bit t's index into `local`, (length, length)
 
     def __init__(self, length: int, hidden: int, nets: int, classes: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class NadeGenerator(Generator):
         return {**super().config(), "hidden": self.hidden, "nets": self.nets, "classes": self.classes}
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Bits without a gradient, which `stratified` alone has."""
+        """Bits without a gradient; only `stratified` has one."""
         (net, latent), logistic = self._choose(noise), self._logistic(noise)
         return _rounded(self._draw(net, latent, logistic))
 
@@ -77,12 +77,12 @@ class NadeGenerator(Generator):
             rows = slice(i, None, self.nets)
             logits[rows] = self.logits(bits[rows], (first + i) % self.nets, latent[rows])
         soft = torch.sigmoid((logits + logistic) / self.TAU)
-        return bits + (soft - soft.detach())  # the bits, with the gradient of their relaxation
+        return bits + (soft - soft.detach())  # straight-through: the bits, with the gradient of their relaxation
 
     def probabilities(self, noise: Tensor) -> Tensor:
-        """P(bit = 1 | the bits before it) of the rows drawn from the noise, (rows, length).
+        """P(bit = 1 | the bits before it) for the rows drawn from the noise, (rows, length).
 
-        Its mean over rows estimates a column's mean as the bits do, but scatters less (Rao and Blackwell).
+        Its mean over rows estimates a column's mean with less variance than the bits do (Rao and Blackwell).
         """
         (net, latent), logistic = self._choose(noise), self._logistic(noise)
         return (self._draw(net, latent, logistic) - logistic).sigmoid()
@@ -97,7 +97,7 @@ class NadeGenerator(Generator):
         return net, self._latent(noise, net)
 
     def _latent(self, noise: Tensor, net: Tensor) -> Tensor:
-        """The class of each row of these nets, (rows,)."""
+        """Each row's class, given its net, (rows,)."""
         return (noise[:, -1:] >= self.prior.cumsum(1)[net]).sum(1).clamp(max=self.classes - 1)
 
     def _logistic(self, noise: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class NadeGenerator(Generator):
         """Each bit's logit plus its logistic noise, (rows, length): the bit is 1 where that is positive.
 
         Args:
-            columns: where known without a look at `net`, what `_columns` finds there.
+            columns: the result of `_columns`, if it is known without reading `net` back from the GPU.
         """
         if not logistic.is_cpu:
             return self._draw_columns(net, latent, logistic, *(columns or _columns(net)))
@@ -128,25 +128,25 @@ class NadeGenerator(Generator):
         return noisy
 
     def _draw_columns(self, net: Tensor, latent: Tensor, logistic: Tensor, column: Tensor, width: int) -> Tensor:
-        """As `_draw`, in few operations: the rows of a net stand side by side as columns, as many for each
-        net, so that a step is one product for each net instead of weights gathered for each row.
+        """As `_draw`, in few operations: each net's rows become the columns of one matrix, padded to a common width,
+        so that a step is one product for each net, and weights need not be gathered for each row.
 
         Args:
-            column: where each row stands, (rows,).
-            width: columns a net.
+            column: each row's column in its net's matrix, (rows,).
+            width: columns per net.
         """
         start, logit = self._start(net, latent)
         hidden = logistic.new_zeros(self.nets, self.hidden, width)
         hidden[net, :, column] = start
         noisy = logistic.new_zeros(self.length, self.nets, 1, width)
         noisy[:, net, 0, column] = (logit + logistic).T
-        # The active hidden units, and below them the bits less 1/2. One that is not drawn yet is 0 and adds nothing.
+        # The active hidden units, and below them the bits less 1/2; bits not drawn yet are 0 and contribute nothing.
         seen = logistic.new_zeros(self.nets, self.hidden + self.length, width)
         active, *bits = seen.split([self.hidden] + [1] * self.length, dim=1)
         weight = torch.cat([self.output, self.direct], dim=2).unsqueeze(2).unbind(1)
         effect = self.input.unsqueeze(3).unbind(1)
         local, recent = self.local[:, None], column.new_zeros(self.nets, 1, width)
-        # Numbers as tensors: turning a Python number into one takes as long as the operation.
+        # Constants as tensors: converting a Python number takes as long as the operation.
         zero, half, window = logistic.new_zeros(()), logistic.new_full((), 0.5), recent.new_full((), 2**self.WINDOW - 1)
         last = torch.empty_like(recent)
         for t, (bit, logit) in enumerate(zip(bits, noisy, strict=True)):
@@ -160,7 +160,7 @@ class NadeGenerator(Generator):
         return noisy[:, net, 0, column].T
 
     def logits(self, rows: Tensor, net: int, latent: Tensor) -> Tensor:
-        """The logit of every bit of given rows, (rows, length), as one net sees them in the given classes (rows,)."""
+        """The logit of every bit of given rows, (rows, length), under one net and the given classes (rows,)."""
         hidden, logit = self._start(torch.full_like(latent, net), latent)
         centred = rows - 0.5
         logit = logit + centred @ self.direct[net].tril(-1).T + self.local[net][(rows @ self.place.T).long()]
@@ -176,7 +176,7 @@ class NadeGenerator(Generator):
 
 
 def hidden_term(bits: Tensor, start: Tensor, effect: Tensor, output: Tensor) -> Tensor:
-    """What the hidden units of one net say about every bit of given rows, (rows, length), in few operations.
+    """The hidden units' contribution to the logit of every bit, (rows, length), for one net, in few operations.
 
     Args:
         bits: less 1/2, (rows, length).
@@ -193,7 +193,7 @@ def hidden_term(bits: Tensor, start: Tensor, effect: Tensor, output: Tensor) -> 
 
 
 class HiddenTerm(torch.autograd.Function):
-    """As `hidden_term`, in compiled code: a quarter of the time with the gradient."""
+    """As `hidden_term`, in compiled code: with the gradient it takes a quarter of the time."""
 
     @staticmethod
     def forward(ctx: Any, bits: Tensor, start: Tensor, effect: Tensor, output: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class HiddenTerm(torch.autograd.Function):
 
 
 def _columns(net: Tensor) -> tuple[Tensor, int]:
-    """How many earlier rows are of the same net, for each row: (rows,); and how many rows the net with most has."""
+    """For each row, the number of earlier rows with the same net, (rows,); and the largest number of rows of a net."""
     order = net.argsort(stable=True)
     counts = net.bincount()
     rank = torch.empty_like(net)
@@ -225,7 +225,7 @@ def _rounded(noisy_logits: Tensor) -> Tensor:
 
 @njit(nogil=True)
 def _choose_rows(noise: Floats, prior: Floats, net: Ints, latent: Ints) -> None:
-    """Fill in each row's net and class, (rows,), as `NadeGenerator._choose` does where there is a GPU."""
+    """Fill in each row's net and class, (rows,), as `NadeGenerator._choose` computes them on a GPU."""
     nets, classes = prior.shape
     for row in range(len(noise)):
         r = net[row] = min(int(noise[row, -2] * nets), nets - 1)
@@ -236,7 +236,7 @@ def _choose_rows(noise: Floats, prior: Floats, net: Ints, latent: Ints) -> None:
         latent[row] = k
 
 
-# Sums may be taken in another order ("reassoc"): a row then takes less than half the time.
+# Allowing sums in another order ("reassoc") more than halves the time for a row.
 @njit(nogil=True, fastmath={"reassoc"})
 def _draw_rows(
     net: Ints,
@@ -251,7 +251,7 @@ def _draw_rows(
     class_hidden: Floats,
     class_bias: Floats,
 ) -> None:
-    """Draw bits one after the other, row by row, in compiled code: each bit must wait for the one before it.
+    """Draw bits one after the other, row by row, since each depends on those before it.
 
     Args:
         net, latent: each row's net and latent class, int64 (rows,).
@@ -262,7 +262,7 @@ def _draw_rows(
     half, zero = noisy.dtype.type(0.5), noisy.dtype.type(0)
     bits = np.empty(length, noisy.dtype)  # less 1/2
     hidden = np.empty(units, noisy.dtype)
-    for r in range(len(hidden_bias)):  # the weights of one net fit into the cache, those of all may not
+    for r in range(len(hidden_bias)):  # net by net: the weights of one fit into the cache, those of all may not
         for row in np.nonzero(net == r)[0]:
             k, recent = latent[row], 0
             for unit in range(units):
@@ -309,7 +309,7 @@ def _hidden_term_backward(
     effect_grad: Floats,
     output_grad: Floats,
 ) -> None:
-    """Add the gradients to the last three, given that of what `_hidden_term_forward` finds, (rows, length)."""
+    """Add to the last three arguments the gradients, given that of `_hidden_term_forward`'s result, (rows, length)."""
     rows, length = bits.shape
     units, zero = start.shape[1], bits.dtype.type(0)
     hidden = np.empty((length + 1, units), bits.dtype)
@@ -319,7 +319,7 @@ def _hidden_term_backward(
         for t in range(length):
             for unit in range(units):
                 hidden[t + 1, unit] = hidden[t, unit] + effect[t, unit] * bits[row, t]
-        later = start_grad[row]  # the gradient of the hidden units by all bits from t on
+        later = start_grad[row]  # the gradient with respect to the hidden units, from the bits at t and later
         for t in range(length - 1, -1, -1):
             for unit in range(units):
                 effect_grad[t, unit] += later[unit] * bits[row, t]

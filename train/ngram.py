@@ -1,8 +1,8 @@
-"""An n-gram model of token ids: interpolated Kneser-Ney smoothing of trigrams, with vectorised scores and draws.
+"""An n-gram model of token ids: trigrams with interpolated Kneser-Ney smoothing, scored and drawn in batches.
 
-Chen and Goodman (1999), "An empirical study of smoothing techniques for language modeling": a context's counts are
-lowered by a discount, and what that frees goes to the context without its first token, whose counts are those of
-distinct continuations. A row starts as if END stood before it. This module is a LEAF (see train/__init__.py).
+Chen and Goodman (1999), "An empirical study of smoothing techniques for language modeling": the counts in a context
+are lowered by discounts, and the freed probability goes to the context without its first token, where distinct
+continuations are counted. A row starts as if END stood before it. This module is a LEAF (see train/__init__.py).
 """
 
 from typing import Any, NamedTuple, Self
@@ -15,25 +15,25 @@ from train.codec import END, PADDING, UNKNOWN
 
 
 class Level(NamedTuple):
-    """The grams of one order, sorted by context and token."""
+    """The n-grams of one order, sorted by context and token."""
 
     keys: Tensor  # context * vocabulary + token of each gram (grams,)
     tokens: Tensor  # (grams,)
-    discounted: Tensor  # their counts, lowered by the discounts (grams,)
+    discounted: Tensor  # counts less the discounts (grams,)
     contexts: Tensor  # (contexts,)
     first: Tensor  # each context's first gram, then the number of grams (contexts + 1,)
-    mass: Tensor  # the share that discounting leaves to each context's own grams (contexts,)
-    total: Tensor  # its count (contexts,)
+    mass: Tensor  # the share of probability that discounting leaves to each context's own grams (contexts,)
+    total: Tensor  # each context's count (contexts,)
 
     def find(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """The number of each context (rows,), and its mass: 0 where it was never seen."""
+        """The index of each context (rows,), and its mass, 0 if it was never seen."""
         if not len(self.contexts):
             return torch.zeros_like(context), torch.zeros_like(context, dtype=torch.float64)
         at = torch.searchsorted(self.contexts, context).clamp(max=len(self.contexts) - 1)
         return at, torch.where(self.contexts[at] == context, self.mass[at], 0)
 
     def discounted_probability(self, context: Tensor, token: Tensor, vocabulary: int) -> Tensor:
-        """The token's discounted count over the count of its context: what the context's own grams give it (rows,)."""
+        """The token's discounted count over the count of its context (rows,)."""
         if not len(self.contexts):
             return torch.zeros_like(context, dtype=torch.float64)
         key = context * vocabulary + token
@@ -42,7 +42,7 @@ class Level(NamedTuple):
         return torch.where(self.keys[gram] == key, self.discounted[gram] / self.total[at], 0)
 
     def draw(self, at: Tensor, uniform: Tensor, summed: Tensor) -> Tensor:
-        """One of the tokens of each context by the inverse distribution function, given the grams' `running_sum`."""
+        """One token of each context by the inverse distribution function, given the grams' `running_sum`."""
         low, high = summed[self.first[at]], summed[self.first[at + 1]]
         gram = torch.searchsorted(summed, low + uniform * (high - low), right=True) - 1
         return self.tokens[torch.minimum(torch.maximum(gram, self.first[at]), self.first[at + 1] - 1)]
@@ -50,22 +50,22 @@ class Level(NamedTuple):
     def running_sum(self, temperature: float) -> Tensor:
         """The running sum, from 0, of the discounted counts to the power of 1 / temperature (grams + 1,).
 
-        Counts are relative to the context's highest: else powers of a frequent context's would swamp all later ones.
+        Counts are relative to the context's highest; otherwise powers of large counts would swamp all later ones.
         """
         context = self.context_of_grams()
         highest = self.discounted.new_zeros(len(self.total)).scatter_reduce(0, context, self.discounted, "amax")
-        positive = highest.clamp(min=torch.finfo(highest.dtype).tiny)  # where all are 0
+        positive = highest.clamp(min=torch.finfo(highest.dtype).tiny)  # all may be 0
         relative = self.discounted / positive[context]
         return F.pad((relative ** (1 / temperature)).cumsum(0), (1, 0))
 
     def tempered_mass(self, temperature: float) -> Tensor:
-        """The sum of each context's own probabilities to the power of 1 / temperature (contexts,)."""
+        """The sum over each context's own grams of their probabilities to the power of 1 / temperature (contexts,)."""
         context = self.context_of_grams()
         probability = self.discounted / self.total[context]
         return torch.zeros_like(self.mass).index_add_(0, context, probability ** (1 / temperature))
 
     def context_of_grams(self) -> Tensor:
-        """The number of each gram's context (grams,)."""
+        """The index of each gram's context (grams,)."""
         sizes = self.first.diff()
         return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
 
@@ -95,29 +95,29 @@ class NgramModel(nn.Module):
             while grams.shape[1] > 1:
                 grams, count = _distinct(grams[:, 1:], self.vocabulary)
                 levels.append(_level(grams, count, self.vocabulary))
-            self._levels = levels  # only when it is whole: another thread may look
+            self._levels = levels  # assigned when complete, because another thread may read it
         return levels
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         before = self.grams.device
         moved = super()._apply(fn, recurse)
         if self.grams.device != before:
-            self._forget()  # what was derived from the grams has stayed behind
+            self._forget()  # what was derived from the grams is still on the old device
         return moved
 
     def _forget(self) -> None:
         self._levels, self._sums = [], (0.0, [], [])
 
     def _at(self, temperature: float) -> tuple[list[Tensor], list[Tensor]]:
-        """Running sums and tempered masses of the three levels; those of the latest temperature are kept."""
-        known = self._sums  # once, because another thread may put those of another temperature there
+        """Running sums and tempered masses of the three levels; those of the latest temperature are cached."""
+        known = self._sums  # read once, because another thread may replace it
         if known[0] != temperature:
             sums = [level.running_sum(temperature) for level in self.levels()]
             known = self._sums = temperature, sums, [level.tempered_mass(temperature) for level in self.levels()]
         return known[1:]
 
     def masses(self, first: Tensor, second: Tensor) -> Tensor:
-        """The masses of the trigram and of the bigram context, 0 where one was never seen: (rows, 2)."""
+        """The masses of the trigram and the bigram context, 0 if it was never seen: (rows, 2)."""
         trigrams, bigrams, _ = self.levels()
         return torch.stack([trigrams.find(first * self.vocabulary + second)[1], bigrams.find(second)[1]], 1)
 
@@ -127,7 +127,7 @@ class NgramModel(nn.Module):
         return self._interpolated(first, second, token, alone)
 
     def probability_without_unigrams(self, first: Tensor, second: Tensor, token: Tensor) -> Tensor:
-        """The same without the unigrams, which leaves out what trigrams and bigrams do not keep for their own grams."""
+        """The same without the unigram term, so without the share that trigrams and bigrams pass on to unigrams."""
         return self._interpolated(first, second, token, torch.zeros_like(token, dtype=torch.float64))
 
     def _interpolated(self, first: Tensor, second: Tensor, token: Tensor, known: Tensor) -> Tensor:
@@ -137,10 +137,10 @@ class NgramModel(nn.Module):
         return known
 
     def tempered_mass(self, first: Tensor, second: Tensor, temperature: float) -> Tensor:
-        """The sum of all tokens' probabilities after two others, to the power of 1 / temperature: float64 (rows,).
+        """The sum over tokens of their probabilities after two others to the power of 1 / temperature, float64 (rows,).
 
-        It is 1 at temperature 1, and less below, the more so the more tokens there are to choose from. What a context
-        keeps for its own grams, and what it leaves to a shorter one, count as different tokens here.
+        It is 1 at temperature 1. At lower temperatures it is less, the more so the more tokens there are to choose
+        from. A token that both a context's own grams and a shorter context can give counts as two different ones.
         """
         found = torch.zeros_like(first, dtype=torch.float64)
         contexts = (torch.zeros_like(first), second, first * self.vocabulary + second)
@@ -152,7 +152,7 @@ class NgramModel(nn.Module):
     def draw(self, first: Tensor, second: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
         """A token after two others, from one float64 uniform number each (rows,).
 
-        The temperature holds for the choice among a context's own tokens, not for how often a shorter one is used.
+        The temperature affects the choice among a context's own tokens, not how often a shorter context is used.
         """
         token = torch.zeros_like(first)
         undecided = torch.ones_like(first, dtype=torch.bool)
@@ -172,10 +172,10 @@ def fit_ngrams(
     """Count the trigrams of (rows, length) token ids; those with an unknown token are left out.
 
     Args:
-        head: where it is given, tokens from this one on are given as UNKNOWN, although a context may hold them.
-        rare: instead only they are given, so that it is known that UNKNOWN comes.
-        deferred: whether a token is left to the net, (vocabulary,): it is given as PADDING, although a context may hold
-            it.
+        head: if given, token ids from `head` on are predicted as UNKNOWN; contexts still hold them.
+        rare: instead, count only such tokens: the model then says which one UNKNOWN stands for.
+        deferred: whether a token is left to the net, (vocabulary,) or (head,): it is predicted as PADDING; contexts
+            still hold it.
     """
     first, second, token = windows(codes)
     usable = (token != PADDING) & (first != UNKNOWN) & (second != UNKNOWN) & (token != UNKNOWN)
@@ -198,7 +198,7 @@ def windows(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _distinct(grams: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """The distinct rows of token ids, sorted, and how often each comes; `torch.unique` takes ten times as long."""
+    """The distinct rows of token ids, sorted, and their counts; `torch.unique` on rows takes ten times as long."""
     key = torch.zeros_like(grams[:, 0])
     for column in grams.T:
         key = key * vocabulary + column
@@ -233,7 +233,7 @@ def _level(grams: Tensor, count: Tensor, vocabulary: int) -> Level:
 
 
 def _discounts(count: Tensor) -> Tensor:
-    """Discounts of counts 0, 1, 2 and 3 or more, float64 (4,)."""
+    """Discounts for counts of 0, 1, 2, and 3 or more, float64 (4,)."""
     n = [max(1, int((count == c).sum())) for c in (1, 2, 3, 4)]
     share = n[0] / (n[0] + 2 * n[1])
     amounts = [(c + 1) - (c + 2) * share * n[c + 1] / n[c] for c in range(3)]

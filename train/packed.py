@@ -1,4 +1,4 @@
-"""Rows of bits, eight to a byte, which may lie in a file that is mapped into memory."""
+"""Rows of bits, eight to a byte, possibly in a memory-mapped file."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class PackedRows:
-    """Rows of 0/1, eight values to a byte, of which only those asked for are unpacked.
+    """Rows of 0/1, packed eight values to a byte and unpacked when they are indexed.
 
     It offers what training needs of a tensor of codes: `len`, `device`, `to`, and `rows[numbers]`.
 
     Args:
-        packed: uint8 (stored rows, bytes a row); the first value is a byte's highest bit.
-        length: values a row.
-        chosen: the numbers of the stored rows that are meant, int32; all of them where it is None.
+        packed: uint8 (stored rows, bytes per row); the first value is a byte's highest bit.
+        length: values per row.
+        chosen: the numbers of the stored rows that belong to this set, int32; None for all of them.
     """
 
     def __init__(self, packed: Tensor, length: int, chosen: Tensor | None = None) -> None:
@@ -38,6 +38,6 @@ class PackedRows:
         return PackedRows(self.packed, self.length, torch.as_tensor(numbers.astype(np.int32, copy=False)))
 
     def to(self, device: torch.device | str) -> "PackedRows":
-        """The same rows, packed as they are, in another memory."""
+        """The same rows, still packed, on another device."""
         chosen = None if self.chosen is None else self.chosen.to(device)
         return PackedRows(self.packed.to(device), self.length, chosen)

@@ -11,9 +11,9 @@ from train.generator import Generator
 class Phase(Protocol):
     """A warm start, or a refit that takes its place: work in small steps that ends in a generator.
 
-    Where torch's random number generators start in the same state and no seconds limit it, a phase that was
-    interrupted, saved and loaded into a new object (made of the same rows and options) ends in the same generator, bit
-    for bit, as an undisturbed one.
+    Given the same initial state of torch's random number generators and no time limit, a phase that was interrupted,
+    saved and loaded into a new object (made from the same rows and options) ends in the same generator, bit for bit, as
+    one that was not interrupted.
 
     Attributes:
         seconds: used so far, over all sessions.
@@ -27,15 +27,15 @@ class Phase(Protocol):
 
     @property
     def generator(self) -> Generator:
-        """What the phase has made. To be asked for only when `run` has returned True."""
+        """What the phase has made; available only once `run` has returned True."""
 
     def run(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
-        """Work until finished or interrupted; called again, it goes on.
+        """Work until finished or interrupted; another call continues.
 
         Args:
-            seconds: at most so many over all sessions; the schedule is shortened to fit. Infinite: as long as it takes.
-            interrupted: asked after every step, or every few where processes wait for each other, in the thread that
-                works; True ends the call at once.
+            seconds: the time limit over all sessions, into which the schedule is fitted; may be infinite.
+            interrupted: called after every step (with several processes, every few) in the working thread; True ends
+                `run` at once.
 
         Returns:
             Whether the work is finished.
@@ -52,7 +52,7 @@ class Phase(Protocol):
 
 
 class Stateful:
-    """What is saved and put back part by part, with the states of torch's random number generators.
+    """An object that is saved and restored part by part, with the states of torch's random number generators.
 
     Attributes:
         MODULES: the names of the parts that have a `state_dict` of their own.
@@ -75,7 +75,7 @@ class Stateful:
 
 
 class ColdStart(Stateful):
-    """The phase of a generator that is not warmed up: finished from the start."""
+    """The phase for a generator without a warm start: finished from the beginning."""
 
     MODULES, VALUES = ("generator",), ()
     seconds = 0.0
@@ -90,13 +90,13 @@ class ColdStart(Stateful):
 
 def rng_states() -> dict[str, Any]:
     """The states of torch's global random number generators: the CPU's, and that of the GPU in use, if any."""
-    # Asking for a GPU's would start CUDA, which fails under a driver too old for torch, even where no GPU is wanted.
+    # Asking for a GPU's state would start CUDA, which fails if the driver is too old, even if no GPU is wanted.
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore_rng_states(saved: dict[str, Any]) -> None:
-    """Set the states of torch's global random number generators; a GPU's only where there still is one."""
+    """Set the states of torch's global random number generators, the GPU's only if there still is one."""
     torch.set_rng_state(saved["cpu"])
     if saved["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved["cuda"])
