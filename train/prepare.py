@@ -1,4 +1,4 @@
-"""From a configuration to what a job trains on: data read, split and encoded, and every "auto" decided."""
+"""Turns a configuration into what a job trains on: data read, split and encoded, and every "auto" resolved."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from train.data import Dataset, Split
 from train.errors import InputError
 from train.packed import PackedRows
 
-# A part of a split is in random order, so its first rows are a sample of it: no more than so many are used where all
-# would cost much and tell little more. The game itself sees every training row.
+# Each part of a split is in random order, so its first rows are a random sample. At most this many are used where more
+# would cost much and tell little; the game itself sees every training row.
 LEARNING_ROWS, JUDGING_ROWS = 50_000, 20_000
 
 
@@ -23,16 +23,16 @@ LEARNING_ROWS, JUDGING_ROWS = 50_000, 20_000
 class Prepared:
     """The data of a job, encoded and split. Codes are integers (rows, length).
 
-    Of token ids, `train` and `validation` lack the texts that are too long for the codec: a generator would learn to
-    stop in the middle. `parts` numbers all rows.
+    With token ids, `rows`, `train` and `validation` lack the texts that are too long for the codec, from which a
+    generator would learn to stop in mid-sentence; `parts` still numbers all rows.
 
     Attributes:
-        rows: all training rows; what the game is played on.
-        train: those for the warm start, the baselines and the evidence: all texts, of rows of 0/1 at most
-            `LEARNING_ROWS`.
+        rows: all training rows, for the game.
+        train: those for the warm start, the baselines and the evidence: all texts, but at most `LEARNING_ROWS` rows of
+            0/1.
         validation: at most `JUDGING_ROWS` of the validation rows.
         heldout: at most `JUDGING_ROWS` of the held-out rows.
-        train_labels, validation_labels: the numbers of the rows' classes, int64 (rows,), where texts have classes.
+        train_labels, validation_labels: the numbers of the rows' classes, int64 (rows,), if texts have classes.
         too_long: how many texts were left out.
     """
 
@@ -49,7 +49,7 @@ class Prepared:
 
     @property
     def left_out(self) -> str:
-        """Which texts nothing is learned from, for people; empty where there are none."""
+        """A sentence about the texts that are too long to learn from; empty if there are none."""
         if not self.too_long:
             return ""
         return (
@@ -59,7 +59,9 @@ class Prepared:
 
 
 def prepare(config: Config) -> Prepared:
-    """Read, split and encode the data. No held-out row decides about the codec, and of 0/1 rows no validation row.
+    """Read, split and encode the data.
+
+    Held-out rows have no influence on the codec; validation rows only on that of token ids.
 
     Raises:
         InputError: the data cannot be used, or does not fit the options.
@@ -93,7 +95,7 @@ def prepare(config: Config) -> Prepared:
 
 
 def resolved(config: Config, prepared: Prepared) -> Config:
-    """The configuration with every "auto" decided.
+    """The configuration with every "auto" resolved.
 
     Raises:
         InputError: a GPU is asked for that cannot be used.
@@ -156,11 +158,14 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
 
 
 def _labels(config: Config, classes: list[str], names: list[str], train: Tensor) -> Tensor:
-    """The number of each row's class, int64 (rows,); classes that training rows lack are refused.
+    """The number of each row's class, int64 (rows,).
 
     Args:
         names: the classes in the order of their numbers.
         train: the numbers of the training rows.
+
+    Raises:
+        InputError: a class has no training row.
     """
     labels = torch.tensor([names.index(name) for name in classes])
     learned = set(labels[train].tolist())

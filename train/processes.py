@@ -1,4 +1,4 @@
-"""More processes of a command on this machine, with the variables by which torchrun tells its processes apart."""
+"""Starts further processes of a command on this machine, with the same environment variables as torchrun's."""
 
 import contextlib
 import os
@@ -12,19 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from train.errors import InputError, JobError
 
-STARTED = "LOOKALIKE_STARTED"  # is there in the processes that were started here
+STARTED = "LOOKALIKE_STARTED"  # set in the processes that are started here
 POLL_SECONDS = 0.05
-GRACE_SECONDS = 2.0  # for those that are told to end
+GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
 
 
 class Worker:
-    """Another process of the job, started here. What it prints is kept from the terminal.
+    """Another process of the job, started here. Its output does not reach the terminal.
 
     Args:
         rank: its number; the process that starts it is number 0.
-        number: how many there are in all.
+        number: how many processes there are in all.
         command: the arguments of `python -m train`.
-        variables: what it finds in its environment besides.
+        variables: further environment variables.
     """
 
     def __init__(self, rank: int, number: int, command: Sequence[str], variables: Mapping[str, str]) -> None:
@@ -37,14 +37,14 @@ class Worker:
             stdin=subprocess.PIPE,  # see `end_with_the_first`
             stdout=subprocess.DEVNULL,
             stderr=self.said,
-            start_new_session=True,  # Ctrl-C is for the first one, which tells the workers
+            start_new_session=True,  # Ctrl-C reaches only the first process, which stops the workers
         )
 
     def check(self) -> bool:
-        """Whether it has ended, and well.
+        """Whether it has ended successfully; False while it runs.
 
         Raises:
-            JobError: it has failed, with the last line that it said.
+            JobError: it has failed; the message is the last line that it printed.
         """
         if not (code := self.process.poll()):
             return code == 0
@@ -56,7 +56,7 @@ class Worker:
 
 @contextlib.contextmanager
 def started(number: int, command: Sequence[str], **variables: str) -> Iterator[list[Worker]]:
-    """All processes of a command but this one; at the end none is left."""
+    """Start all processes of a command except this one, and end them on exit."""
     workers: list[Worker] = []
     try:
         for rank in range(1, number):
@@ -69,7 +69,7 @@ def started(number: int, command: Sequence[str], **variables: str) -> Iterator[l
         for worker in workers:
             try:
                 worker.process.communicate(timeout=max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:  # it waits for this one
+            except subprocess.TimeoutExpired:  # it may be waiting for this process
                 worker.process.kill()
                 worker.process.communicate()
             worker.said.close()
@@ -81,12 +81,12 @@ def await_all(workers: Sequence[Worker]) -> None:
     Raises:
         JobError: as soon as one fails.
     """
-    while sum(worker.check() for worker in workers) < len(workers):  # all are asked: any may have failed
+    while sum(worker.check() for worker in workers) < len(workers):  # asks all of them, as any may have failed
         time.sleep(POLL_SECONDS)
 
 
 def end_with_the_first() -> None:
-    """In a process that was started here: end when the one that started it has ended, for whatever reason."""
+    """In a process that was started here: end when the one that started it ends, for whatever reason."""
     if STARTED in os.environ:
         threading.Thread(target=_end_when_nobody_holds_standard_input, daemon=True).start()
 
@@ -97,10 +97,10 @@ def _end_when_nobody_holds_standard_input() -> None:
 
 
 def process_count(processes: int) -> int:
-    """How many processes share the work: torchrun's number, or the one that the options ask for.
+    """How many processes share the work: torchrun's number, or else the one given by the options.
 
     Raises:
-        InputError: they contradict each other.
+        InputError: the two contradict each other.
     """
     number = int(os.environ.get("WORLD_SIZE", processes))
     if processes not in (1, number):

@@ -1,6 +1,6 @@
-"""Readers: one for each format of files, from bytes to a `Table` of texts.
+"""Readers: one for each file format, from bytes to a `Table` of texts.
 
-What cannot be read as text is left out and named here; what the columns mean is for data.py to say.
+What cannot be read as text is left out and reported here; data.py decides what the columns mean.
 """
 
 import codecs
@@ -33,31 +33,31 @@ from train.errors import InputError
 Bits = npt.NDArray[np.uint8]
 Shape = TypeVar("Shape", bound=Hashable)
 
-# What the readers of other packages raise for damaged files; the last three come from the header of an NPY file.
+# What other packages' readers raise for damaged files; the last three are caused by the header of an NPY file.
 UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, OverflowError, MemoryError, tokenize.TokenError)
 
-TEXT_COLUMN = "text"  # of texts whose column has no name of its own
+TEXT_COLUMN = "text"  # the column of texts that has no name of its own
 ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-0": 0, "-0.0": 0} | {
     written: bit for bit, word in enumerate(("false", "true")) for written in (word, word.title(), word.upper())
 }
 ZERO_ONE |= {f" {written}": bit for written, bit in ZERO_ONE.items()}  # as in "1, 0, 1"
-NEITHER = 2  # stands for what is no bit
-VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one: not found among the texts
-BITS_SHARE = 0.9  # of what is looked at that must be 0 or 1 for a set to be one of bits; the rest are bad rows
+NEITHER = 2  # stands for a value that is neither 0 nor 1
+VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one is for what ZERO_ONE lacks
+BITS_SHARE = 0.9  # the share that must be 0 or 1 for data to count as bits; rows with other values are then bad rows
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
-TEXT_SHARE = 0.9  # of a column's first values that must be text
-BINARY = (".parquet", ".npy")  # formats that are no text
-# What begins files that are no text and are renamed now and then; some of their bytes would pass for rows.
+TEXT_SHARE = 0.9  # the share of a column's first values that must be text
+BINARY = (".parquet", ".npy")
+# First bytes of binary files that are sometimes given a text format's name; some of their bytes would pass for rows.
 NO_TEXT = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"PAR1": "a Parquet file",
     b"\x93NUMPY": "an NPY file",
 }
-PROBE_BYTES = 4096  # of a text, that tell how it is encoded
-CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row that is longer than two of them
-STRADDLING = "straddling"  # in its message about such a row
-MARK = "\ufffd".encode()  # what decoding puts in the place of broken bytes
+PROBE_BYTES = 4096  # of a text, to guess its encoding
+CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row longer than two blocks
+STRADDLING = "straddling"  # a word in PyArrow's message about such a row
+MARK = "\ufffd".encode()  # what decoding puts in place of invalid bytes
 NO_ROWS = "no row can be used: there are only column names"
 SAME_NAMES = "two columns have the same name (is the line of names missing?)"
 OTHER_COLUMNS = "--data {path}: {file} does not have the same columns in the same order as the first shard"
@@ -66,11 +66,12 @@ NAMED_BAD_ROWS = 3  # how many an error message names
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One file as columns of text, with the row number in the file of each row and what had to be left out.
+    """One file as columns of text.
 
     Attributes:
+        row_numbers: each row's number in the file, from 1 on, int64 (rows,).
         bad: one line for each row that was left out.
-        left_out: the columns that are missing, because they hold lists, pictures or the like.
+        left_out: the columns that are missing because they do not hold text, but lists or images, say.
     """
 
     columns: dict[str, pa.ChunkedArray]
@@ -83,7 +84,7 @@ def read(path: Path, *, may_be_empty: bool = False) -> Table:
     """What a file holds.
 
     Args:
-        may_be_empty: whether it may be all names and no rows, as one of several shards.
+        may_be_empty: whether it may have column names but no rows, as one of several shards.
 
     Raises:
         InputError: it cannot be read.
@@ -106,7 +107,7 @@ def read(path: Path, *, may_be_empty: bool = False) -> Table:
 
 
 def in_a_line(problem: Exception) -> str:
-    """What a problem says, without the file, which messages name, and in one line, which PyArrow's are not."""
+    """A problem's message in one line (PyArrow's have several), without the file name, which the caller adds."""
     if isinstance(problem, MemoryError) and not problem.args:
         return "it is larger than memory; texts must not be, rows of 0/1 may be as CSV, Parquet or NPY"
     return " ".join(str(getattr(problem, "strerror", None) or problem).split())
@@ -123,7 +124,7 @@ def _check_encoding(content: bytes) -> None:
 
 
 def format_of(file: Path) -> str:
-    """The last ending of a file's name but .gz: .parquet of part-0.snappy.parquet, .csv of rows.2024.csv.gz."""
+    """A file name's last suffix other than .gz: .parquet of part-0.snappy.parquet, .csv of rows.2024.csv.gz."""
     return Path(file.name.lower().removesuffix(".gz")).suffix
 
 
@@ -131,14 +132,14 @@ def is_gzip(file: Path) -> bool:
     return file.suffix.lower() == ".gz"
 
 
-@functools.lru_cache  # of lists of one length it is asked row by row
+@functools.lru_cache  # called for every row of a file of lists
 def column_names(length: int) -> tuple[str, ...]:
-    """What columns are called that have no names of their own."""
+    """Names for columns that have none."""
     return tuple(f"x{i + 1}" for i in range(length))
 
 
 def bits_of(column: pa.Array | pa.ChunkedArray) -> Bits:
-    """A column as 0, 1 and `NEITHER`, which is also what is missing; texts are looked up in `ZERO_ONE`."""
+    """A column as 0, 1 and `NEITHER` (also for missing values), (rows,); texts are looked up in `ZERO_ONE`."""
     kind = column.type
     if pa.types.is_nested(kind):
         return np.full(len(column), NEITHER, np.uint8)
@@ -159,19 +160,19 @@ def bits_of_numbers(numbers: npt.NDArray[np.generic]) -> Bits:
 
 
 def mostly_bits(columns: Iterable[Bits]) -> bool:
-    """Whether at least nine tenths of each column's first values are 0 or 1 (the rest are then bad rows)."""
+    """Whether at least nine tenths of each column's values are 0 or 1 (rows with others are then bad rows)."""
     return all((values != NEITHER).mean() >= BITS_SHARE for values in columns)
 
 
 def check_bad_rows(data: str, bad: Sequence[str], limit: int, *, so_far: bool = False) -> None:
-    """Refuse more unusable rows than may be skipped.
+    """Refuse more unusable rows than `limit`.
 
     Args:
         bad: one line for each of them.
-        so_far: whether there may be more of them in what has not been read yet.
+        so_far: whether there may be more in what has not been read yet.
 
     Raises:
-        InputError: naming the first of them.
+        InputError: there are more; it names the first of them.
     """
     if len(bad) > limit:
         count = f"at least {len(bad)}" if so_far else len(bad)
@@ -195,7 +196,7 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
         bad[row.number - 1] = f"{row.actual_columns} columns where the header names {row.expected_columns}"
         return "skip"
 
-    # PyArrow cannot hand over a bad row that is not UTF-8, so broken bytes are marked first.
+    # PyArrow cannot pass a row that is not UTF-8 to `skip`, so invalid bytes are replaced by MARK first.
     damaged = not _is_utf8(content)
     content = content.decode(errors="replace").encode() if damaged else content
     content = content.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
@@ -204,14 +205,14 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
         raise InputError(
             f"the columns seem to be separated by {found.pop()!r}; save them with commas as .csv, or with tabs as .tsv"
         )
-    bad.clear()  # looking at the header may already have met bad rows
+    bad.clear()  # reading the header may already have found bad rows
     try:
         table = pa.csv.read_csv(io.BytesIO(content), **options)
     except pa.ArrowInvalid as problem:
         if STRADDLING not in str(problem):
             raise
         raise InputError(f"a row is longer than {2 * CSV_BLOCK:,} bytes") from problem
-    if b'"' in content and content.count(b"\n") > table.num_rows + len(bad) + 1:  # some row has several lines
+    if b'"' in content and content.count(b"\n") > table.num_rows + len(bad) + 1:  # some rows may have several lines
         check_quotes(io.StringIO(content.decode(), newline=""), delimiter)
     if b'\\"' in content:
         _check_escapes(io.StringIO(content.decode(), newline=""), delimiter)
@@ -222,38 +223,38 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
 def csv_options(
     content: bytes, delimiter: str, skip: Callable[[pa.csv.InvalidRow], str], block: int
 ) -> tuple[list[str], dict[str, Any]]:
-    """The columns' names, and how PyArrow shall read the rows: values as bytes, `block` bytes at once.
+    """The columns' names, and PyArrow's options for reading the rows: values as bytes, `block` bytes at once.
 
     Args:
-        content: the file, or as much of its beginning as holds the line of names.
+        content: the file, or at least its header line.
 
     Raises:
         InputError: two columns have the same name, or the names are values.
     """
-    reading = pa.csv.ReadOptions(use_threads=False, block_size=block)  # one thread: a bad row then knows its number
+    reading = pa.csv.ReadOptions(use_threads=False, block_size=block)  # with threads, bad rows would have no number
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
-    # Not open_csv: it would read on in the background, and Python aborts where that outlives it, after a mistake.
+    # Not open_csv, which would read on in the background: if that outlives Python after an error, the process aborts.
     names = pa.csv.read_csv(io.BytesIO(_first_line(content)), reading, parsing).column_names
     if len(set(names)) < len(names):
         raise InputError(SAME_NAMES)
     if all(name in ZERO_ONE for name in names):
         raise InputError("the first line holds values; put the names of the columns before it")
-    parsing.ignore_empty_lines = len(names) > 1  # of one column they are rows without a value
+    parsing.ignore_empty_lines = len(names) > 1  # with a single column they are rows without a value
     converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
     return names, {"read_options": reading, "parse_options": parsing, "convert_options": converting}
 
 
 def check_quotes(lines: Iterable[str], delimiter: str, *, several_lines: bool = True) -> None:
-    """Refuse a quotation mark that takes in other rows, since none closes it, or only one amid a later value.
+    """Refuse a quotation mark that swallows further rows because it is closed nowhere, or only within a later value.
 
-    PyArrow says nothing of either.
+    PyArrow reports neither.
 
     Args:
-        lines: of a CSV file, with their ends.
-        several_lines: whether a value may have more than one; a name always may.
+        lines: the lines of a CSV file, with their line ends.
+        several_lines: whether values may contain line breaks; names always may.
 
     Raises:
-        InputError: naming the lines.
+        InputError: there is one; it names the lines.
     """
     csv.field_size_limit(2 * CSV_BLOCK)
     reader, ended = csv.reader(lines, delimiter=delimiter, strict=True), False
@@ -271,10 +272,10 @@ def check_quotes(lines: Iterable[str], delimiter: str, *, several_lines: bool = 
 
 
 def _check_escapes(lines: Iterable[str], delimiter: str) -> None:
-    """Refuse backslashes before quotation marks within a value, which end it for PyArrow, that says nothing.
+    """Refuse quotation marks that are escaped by backslashes: for PyArrow they silently end the value.
 
     Raises:
-        InputError: naming the line.
+        InputError: there is one; it names the line.
     """
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
@@ -287,7 +288,7 @@ def _check_escapes(lines: Iterable[str], delimiter: str) -> None:
 
 
 def _first_line(content: bytes) -> bytes:
-    """The first line of CSV, which ends at the first line break that is not between quotation marks."""
+    """The first line of a CSV file, up to the first line break that is not between quotation marks."""
     marks = 0
     for found in re.finditer(rb'"|[\r\n]', content):
         if found[0] == b'"':
@@ -304,7 +305,7 @@ def _decoded(
     file: str,
     damaged: bool = False,
 ) -> Table:
-    """Columns of bytes as text; rows that are not UTF-8, or are marked in a damaged file, join the bad ones."""
+    """Columns of bytes as text; rows that are not UTF-8, or hold MARK in a damaged file, are added to the bad ones."""
     good = np.ones(len(row_numbers), bool)
     for name, values in columns.items():
         for row, value in enumerate(values.to_pylist()) if damaged or not _is_text(values) else ():
@@ -340,7 +341,7 @@ def _read_tsv(content: bytes, file: str) -> Table:
 
 
 def _read_txt(content: bytes, file: str) -> Table:
-    """A text a line; or, where nearly every line is made of as many 0s and 1s, a row of bits a line."""
+    """A text per line; or, if nearly all lines consist of the same number of 0s and 1s, a row of bits per line."""
     lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
     numbers = np.arange(1, len(lines) + 1)
     table = _decoded({TEXT_COLUMN: pa.chunked_array([pa.array(lines, pa.binary())])}, numbers, {}, file)
@@ -363,13 +364,13 @@ def _read_txt(content: bytes, file: str) -> Table:
 
 
 def _commonest(shapes: Iterable[Shape]) -> Shape | None:
-    """The shape that nearly all rows have, or None; a few others do not make 0/1 data something else."""
+    """The shape that at least `BITS_SHARE` of the rows have, or None."""
     counts = Counter(shapes)
     return next((shape for shape, count in counts.most_common(1) if count >= BITS_SHARE * counts.total()), None)
 
 
 def _read_jsonl(content: bytes, file: str) -> Table:
-    """An object, a text or a list of 0/1 a line."""
+    """An object, a text or a list of 0/1 per line."""
     records: dict[int, dict[str, str | None]] = {}
     bad: dict[int, str] = {}
     for number, record in _json_records(content, bad):
@@ -385,7 +386,8 @@ def _read_jsonl(content: bytes, file: str) -> Table:
         records = {number: record for number, record in records.items() if number not in bad}
     rows = records.values()
     names = list(dict.fromkeys(name for row in rows for name in row))
-    told = {name for row in rows for name, cell in row.items() if cell is not None}  # the others hold lists or objects
+    # The other columns hold nothing but lists, objects and null.
+    told = {name for row in rows for name, cell in row.items() if cell is not None}
     kept = [name for name in names if name in told]
     columns = {name: pa.chunked_array([pa.array([row.get(name) for row in rows], pa.string())]) for name in kept}
     if names and not columns:
@@ -404,7 +406,7 @@ def _read_jsonl(content: bytes, file: str) -> Table:
 def _json_records(content: bytes, bad: dict[int, str]) -> Iterator[tuple[int, dict[str, str | None]]]:
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            value = json.loads(line, parse_constant=lambda name: None)  # NaN is how Python writes what is missing
+            value = json.loads(line, parse_constant=lambda name: None)  # Python writes missing values as NaN
         except (ValueError, RecursionError):
             bad[number] = "not JSON"
             continue
@@ -423,7 +425,7 @@ def _json_records(content: bytes, bad: dict[int, str]) -> Iterator[tuple[int, di
 
 
 def _is_unicode(record: dict[str, str | None]) -> bool:
-    """JSON can escape what no text can hold: half of a surrogate pair."""
+    """Whether all is valid Unicode: JSON's escapes can also produce half of a surrogate pair."""
     try:
         "".join([*record, *filter(None, record.values())]).encode()
     except UnicodeEncodeError:
@@ -432,15 +434,15 @@ def _is_unicode(record: dict[str, str | None]) -> bool:
 
 
 def _cell(value: object) -> str | None:
-    """A value as text; lists and objects are none."""
+    """A value as text; None for lists, objects and null."""
     return None if value is None or isinstance(value, list | dict) else str(value)
 
 
 def _read_parquet(content: bytes, file: str) -> Table:
     names = pa.parquet.read_schema(io.BytesIO(content)).names
-    if len(set(names)) < len(names):  # which read_table cannot read
+    if len(set(names)) < len(names):  # PyArrow can read such a file, but not tell its columns apart by name
         raise InputError(SAME_NAMES)
-    # Arrow's own threads would still hold Python's bytes when a refusal ends the process, which aborts it then.
+    # Arrow's threads could still hold Python's bytes when an error ends the process, which would then abort.
     with pa.parquet.ParquetFile(io.BytesIO(content), pre_buffer=False) as opened:
         table = opened.read(use_threads=False)
     columns = {name: _as_text(table[name]) for name in table.column_names}
@@ -452,11 +454,11 @@ def _read_parquet(content: bytes, file: str) -> Table:
 
 
 def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """A column's texts as bytes, of which some may be no UTF-8; None where it holds something else, such as dates."""
+    """A column's texts as bytes, some of which may not be UTF-8; None if it holds something else, such as dates."""
     if pa.types.is_temporal(values.type):
         return None
     try:
-        return values.cast(pa.string()).cast(pa.binary())  # what calls itself a string need not be UTF-8
+        return values.cast(pa.string()).cast(pa.binary())  # even a column of type string may not be UTF-8
     except pa.ArrowException:
         first: list[Any] = values.slice(0, PROBE_ROWS).to_pylist()
         known = [value is None or (isinstance(value, bytes) and _is_utf8(value)) for value in first]
@@ -470,7 +472,7 @@ def _read_npy(content: bytes, file: str) -> Table:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except ValueError as problem:
         raise InputError(f"{problem}; save it as an array of numbers or of texts") from problem
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # PyArrow knows the machine's own order only
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # PyArrow accepts only the native byte order
     if array.ndim == 1 and array.dtype.kind == "U":
         columns = {TEXT_COLUMN: pa.chunked_array([pa.array(array.tolist())])}
     elif array.ndim == 2 and array.shape[1] and array.dtype.kind in "buif":
