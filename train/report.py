@@ -1,4 +1,4 @@
-"""The pictures and the HTML page: one file that needs no network, legible in the light, in the dark and on paper."""
+"""The pictures and the HTML page: one file that needs no network, legible in light and dark mode and on paper."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ from train.metrics import Array
 from train.text_metrics import PASSAGE_WORDS
 
 INK = "#010203"  # stands for the page's own text colour, which differs between light and dark
-# Okabe and Ito's palette: told apart by colour-blind readers.
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 STYLE: Any = {
@@ -43,7 +43,7 @@ STYLE: Any = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 NEIGHBOUR_ROWS = 8
-BALANCE = {"textbook": 2 * math.log(2)}  # the discriminator's loss where it cannot tell; elsewhere log 2
+BALANCE = {"textbook": 2 * math.log(2)}  # the discriminator's loss when it cannot tell; log 2 for other generators
 TOO_STRONG = {
     "nade": "so it hardly teaches the generator any more. Raise --penalty, or lower --width.",
     "textbook": "so it hardly teaches the generator any more. The default preset holds it back by penalties.",
@@ -57,8 +57,8 @@ MORE_VARIETY = {
 }
 MORE_DATA = "Bring more data."
 LESS_COPYING = {"nade": "Raise --flip, or bring more data."}
-COLLAPSED = 0.8  # share of the distinct rows
-ALTERNATIVES = {  # what a picture shows, for those who do not see it
+COLLAPSED = 0.8  # distinct rows over those among real rows, below which rows count as collapsed
+ALTERNATIVES = {  # text alternatives of the pictures
     "correlations": "Three heat maps: the correlations of real rows, those of synthetic rows, and their difference",
     "moments": "Two scatter plots: column means, and moments of three columns, synthetic against real",
     "ones": "A histogram: how many ones the rows have, real and of each contender",
@@ -66,10 +66,10 @@ ALTERNATIVES = {  # what a picture shows, for those who do not see it
     "temperatures": "A plot of BLEU against self-BLEU over temperatures, of each contender and of real texts",
     "training": "Curves over training: the losses, and the validation scores",
 }
-BINS = 40  # of a histogram, at most about
-NAMED_COLUMNS, NAME_LETTERS = 12, 16  # so many columns have room for names of so many letters in a heat map
-FEW_POINTS = 30  # of a scatter plot, which are drawn larger
-HEATMAP_COLUMNS = 128  # of longer rows, those columns are shown that vary most
+BINS = 40  # of a histogram, roughly at most
+NAMED_COLUMNS, NAME_LETTERS = 12, 16  # the most columns, and letters of a name, for which a heat map has room
+FEW_POINTS = 30  # scatter plots with at most this many draw larger points
+HEATMAP_COLUMNS = 128  # of longer rows, only the columns that vary most are shown
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Row:
     """One line of the table.
 
     Attributes:
-        ideal: the best value; None where that is the floor's.
-        bad: the distance from it at which a value is called poor.
+        ideal: the best value; None if that is the floor's.
+        bad: the distance from it that counts as bad; from a quarter of it on a value is fair, from three quarters poor.
         side: which side of the ideal is worse: 1 above, -1 below, 0 both.
     """
 
@@ -177,7 +177,7 @@ ROWS = (
 )
 
 
-# What some of them are called where texts are judged: rows are then the common words that each text uses.
+# Labels and meanings where texts are judged: each row then says which common words a text uses.
 OF_TEXTS = {
     "correlation_ratio": ("Correlations", "error of which common words come together, in units of the floor"),
     "triple_ratio": ("Triples", "the same for three common words"),
@@ -191,17 +191,17 @@ OF_TEXTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Everything that the page shows beside the evidence.
+    """Everything that the page shows besides the evidence.
 
     Attributes:
         title: what was judged.
         verdict: what the gate says.
-        history: the lines of stats.jsonl; empty where nothing was trained.
+        history: the lines of stats.jsonl; empty if nothing was trained.
         decode: the codec's decode.
-        provenance: name and value of all that a reader may want to trace.
-        generator: which one played, as `Config.generator` names it; that of texts is known from the evidence.
-        outcome: what training has ended in, and what of it ships; empty where nothing was trained.
-        train_known: whether the rows that were learned from are known; else any real row is a neighbour.
+        provenance: names and values of what a reader may want to trace.
+        generator: which one was trained, as named by `Config.generator`; ignored for texts, which have only one.
+        outcome: how training ended, and what of it ships; empty if nothing was trained.
+        train_known: whether the training rows are known; if not, any real row may be shown as a neighbour.
     """
 
     title: str
@@ -239,9 +239,9 @@ def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
 
 @contextlib.contextmanager
 def _any_script() -> Iterator[None]:
-    """Let matplotlib draw names of columns in any script: of letters that its font lacks it would warn one by one.
+    """Let matplotlib draw column names in any script without a warning for each letter that its font lacks.
 
-    In the page the browser's fonts have them; the pictures for MLflow show boxes.
+    In the page the browser supplies the letters; the pictures for MLflow show boxes.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
@@ -264,9 +264,9 @@ def figures(evidence: Evidence, history: list[dict[str, float]]) -> dict[str, Fi
         if history:
             pictures["training"] = _training(history)
         for figure in pictures.values():
-            for _ in range(2):  # where names are long, the first layout cuts off titles
+            for _ in range(2):  # with long names, the first layout cuts off titles
                 figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # it is settled, and to find it again takes as long as to draw
+            figure.set_layout_engine("none")  # keep this layout: computing it again takes as long as drawing
     return pictures
 
 
@@ -281,14 +281,15 @@ def save_figures(pictures: dict[str, Figure], directory: Path) -> None:
 def diagnosis(
     history: list[dict[str, float]], generator: str = "nade", shipped: Mapping[str, Any] = MappingProxyType({})
 ) -> str:
-    """What the loss curves say, in a sentence. Empty where nothing was trained.
+    """What the loss curves say, in a sentence or two. Empty if nothing was trained.
 
-    Compares the last tenth of training with the balance of the game, where the discriminator cannot tell (a loss of
-    log 2, or 2 log 2 for the textbook's sum), and looks at what the validation rows say of the last tick.
+    Compares the losses of the last tenth of training with the balance of the game, where the discriminator cannot tell
+    (a loss of log 2, or 2 log 2 for the textbook's sum), and looks at the scores of what ships and at the validation
+    scores of the ticks.
 
     Args:
         history: the lines of stats.jsonl.
-        generator: which one played: "nade", "textbook" or "tokens".
+        generator: which one was trained: "nade", "textbook" or "tokens".
         shipped: the scores of what ships.
     """
     if not history:
@@ -342,12 +343,12 @@ def _constant(shipped: Mapping[str, Any], generator: str) -> str:
 def neighbours(
     evidence: Evidence, decode: Callable[[Tensor], list[str] | None], *, train_known: bool = True
 ) -> list[dict[str, Any]]:
-    """The first synthetic rows, each with its nearest learned row and the number of values in which they differ.
+    """The first synthetic rows, each with its nearest training or validation row and the number of differing values.
 
-    Of texts it is the share of the words of both that only one of them has. Learned are training and validation rows.
+    For texts, the distance is the share of the words of both that only one of them has.
 
     Args:
-        train_known: whether the training rows are known; where not, the nearest of all real rows is shown.
+        train_known: whether the training rows are known; if not, the nearest of all real rows is shown.
     """
     if (texts := evidence.texts) is not None:
         others = texts.validation if train_known else texts.heldout
@@ -378,12 +379,12 @@ def _text_neighbours(synthetic: list[str], real: list[str]) -> list[dict[str, An
 
 
 def _distance(a: Counter[str], b: Counter[str]) -> float:
-    """Bray and Curtis (1957). Without the division, the shortest texts would be nearest to nearly all."""
+    """Bray and Curtis (1957). Without the division, the shortest texts would be nearest to nearly all others."""
     return ((a - b).total() + (b - a).total()) / max(1, a.total() + b.total())
 
 
 def _shown(row: Array, other: Array, decode: Callable[[Tensor], list[str] | None]) -> Markup:
-    """A row as text, or as bits with those marked that differ from the other row."""
+    """A row as text, or as bits with those in bold that differ from the other row."""
     texts = decode(torch.as_tensor(row[None]))
     if texts is not None:
         return Markup("{}").format(texts[0] or "(none of the words)")
@@ -427,7 +428,7 @@ def _cell(measured: dict[str, dict[str, Any]], name: str, row: Row) -> dict[str,
 
 
 def _correlations(evidence: Evidence) -> Figure:
-    """Real, synthetic and their difference; differences within twice the sampling error are left blank."""
+    """Real and synthetic correlations and their difference, blank where it is within twice the sampling error."""
     columns = _most_varying(evidence.heldout)
     samples = [codes[:, columns] for codes in (evidence.heldout, evidence.contenders[evidence.shipped])]
     real, synthetic = map(_matrix, samples)
@@ -436,7 +437,7 @@ def _correlations(evidence: Evidence) -> Figure:
     difference = np.where(np.abs(synthetic - real) > noise, synthetic - real, np.nan)
     off_diagonal = ~np.eye(len(columns), dtype=bool)
     strengths = np.abs(real[off_diagonal])  # a single column has none
-    # A few extreme pairs must not bleach the rest.
+    # A quantile, so that a few extreme pairs do not wash out the rest.
     limit = max(0.05, float(np.quantile(strengths, 0.99))) if len(strengths) else 0.05
     figure = Figure(figsize=(9.6, 3.3), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -463,7 +464,7 @@ def _shortened(name: str) -> str:
 
 
 def _matrix(codes: Array) -> Array:
-    """The correlation matrix (length, length) by the metrics' own definition: 0 where a column is constant."""
+    """The correlation matrix (length, length) as defined by the metrics: 0 where a column is constant."""
     length = codes.shape[1]
     matrix = np.eye(length)
     first, second = metrics.pairs(length)
@@ -474,8 +475,8 @@ def _matrix(codes: Array) -> Array:
 def _correlation_errors(matrix: Array, codes: Array) -> Array:
     """Standard errors of 0/1 columns' correlations, times the root of the number of rows: (length, length).
 
-    Bishop, Fienberg and Holland (1975), "Discrete multivariate analysis", chapter 11. For normal columns it would be
-    1 - r^2, which is far too little where both columns are rare.
+    Bishop, Fienberg and Holland (1975), "Discrete multivariate analysis", chapter 11. The 1 - r^2 of normal columns is
+    far too small where ones are rare in both columns.
     """
     p = codes.mean(axis=0).clip(1e-9, 1 - 1e-9)
     skewness = (1 - 2 * p) / np.sqrt(p * (1 - p))
@@ -485,14 +486,14 @@ def _correlation_errors(matrix: Array, codes: Array) -> Array:
 
 
 def _most_varying(codes: Array) -> Array:
-    """Numbers of the columns that a heatmap shows: all, or those whose values vary most."""
+    """Indices of the columns that a heatmap shows: all, or those whose values vary most."""
     if codes.shape[1] <= HEATMAP_COLUMNS:
         return np.arange(codes.shape[1])
     return np.sort(np.argsort(-codes.var(axis=0))[:HEATMAP_COLUMNS])
 
 
 def _moments(evidence: Evidence) -> Figure:
-    """Column means and triple moments, synthetic against held-out: on the diagonal is right."""
+    """Column means and triple moments, synthetic against held-out; points on the diagonal agree."""
     titles = ("column means", "triple moments")
     if evidence.texts is not None:
         titles = ("share of texts with a common word", "share of texts with three of them")
@@ -532,7 +533,7 @@ def _lengths(texts: Strings) -> Figure:
 
 
 def _histograms(counts: dict[str, Array], xlabel: str, ylabel: str) -> Figure:
-    """How often each number was counted; of many different ones, several share a step."""
+    """How often each count occurs; if the range is wide, several counts share a step."""
     figure = Figure(figsize=(9.6, 2.8), layout="constrained")
     ax = figure.subplots()
     low, high = min(int(each.min()) for each in counts.values()), max(int(each.max()) for each in counts.values())
@@ -576,7 +577,7 @@ def _training(history: list[dict[str, float]]) -> Figure:
     axes[0].legend(frameon=False)
     if validated:
         names = [name for name in validated[0] if name.startswith("validation_") and not name.endswith("_low")]
-        names.sort(key="validation_score".__ne__)  # the one that chooses comes first: there may be more than colours
+        names.sort(key="validation_score".__ne__)  # the deciding one first, as there may be more scores than colours
         for color, name in zip(SERIES, names, strict=False):
             values = [tick[name] for tick in validated]
             label = name.replace("_", " ")

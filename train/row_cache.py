@@ -1,7 +1,7 @@
 """Data sets larger than memory: converted once into a file of packed bits, which training maps into memory.
 
-The file lies in the cache directory under a name made of the shards' paths, sizes and times of change, so a second
-start reads nothing but its description. Delete the cache at any time; it is made again.
+The file lies in the cache directory under a hash of the shards' paths, sizes and modification times, so a second start
+reads only its description. The cache may be deleted at any time; it is rebuilt.
 """
 
 import codecs
@@ -47,9 +47,9 @@ from train.readers import (
 LARGE = 2**26  # values; smaller sets are read into memory
 BATCH_ROWS = 2**15  # read at once; a multiple of eight
 CSV_BATCH = 2**22  # bytes of CSV read at once
-FORMAT = 1  # of the cache
-TEXT_BYTES = 2  # of a value in a CSV file
-GZIP_FACTOR = 8  # by which CSV files of bits shrink, roughly
+FORMAT = 1  # version of the cache's format
+TEXT_BYTES = 2  # per value in a CSV file: a digit and a separator
+GZIP_FACTOR = 8  # rough compression ratio of CSV files of bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def _kind(file: Path) -> str:
 
 
 def _size(file: Path) -> int:
-    """How many values a file holds; of text files, about."""
+    """How many values a file holds; an estimate for CSV and TSV."""
     match _kind(file):
         case ".parquet":
             metadata = pa.parquet.read_metadata(file)
@@ -100,11 +100,11 @@ def _size(file: Path) -> int:
 
 
 def load(files: Sequence[Path], *, codec: str, max_bad_rows: int) -> tuple[Stored, PackedRows] | None:
-    """The files' rows from the cache, which is made first where it is missing. None: they hold no bits.
+    """The files' rows from the cache, converted first if they are not there; None if they do not hold bits.
 
     Args:
-        codec: "bits" says that they do; otherwise the first rows are looked at.
-        max_bad_rows: more unusable rows end the conversion.
+        codec: "bits" means that they hold bits; otherwise the first rows decide.
+        max_bad_rows: more unusable rows than this end the conversion.
 
     Raises:
         InputError: a file cannot be read, has other columns than the first, or too many rows cannot be used.
@@ -124,9 +124,9 @@ def load(files: Sequence[Path], *, codec: str, max_bad_rows: int) -> tuple[Store
 
 
 def _stored(place: Path) -> Stored | None:
-    """What lies in a folder of the cache; None where it does not exist or is damaged.
+    """The description of a folder of the cache; None if the folder does not exist or is damaged.
 
-    A file of rows that is shorter than it should be must not be mapped: to touch what it lacks ends the process.
+    A file of rows that is too short must not be mapped: reading past its end would kill the process.
     """
     try:
         found = json.loads((place / "stored.json").read_text())
@@ -143,7 +143,7 @@ def _key(files: Sequence[Path]) -> str:
 
 
 def _width(length: int) -> int:
-    """Of a packed row, in bytes."""
+    """Bytes of a packed row."""
     return -(-length // 8)
 
 
@@ -197,7 +197,7 @@ def fingerprint(columns: Sequence[str], shape: tuple[int, ...], parts: Iterable[
 
     Args:
         shape: (rows, columns).
-        parts: the rows in their order; all parts but the last hold a multiple of eight rows.
+        parts: the rows in order; each part but the last has a multiple of eight rows.
     """
     digest = hashlib.sha256("\0".join(columns).encode())
     digest.update(repr(shape).encode())
@@ -213,7 +213,7 @@ class _Source:
     """One file, read a batch at a time.
 
     Attributes:
-        bad: rows that never become part of a batch, known once all batches were read.
+        bad: a line for each row that was left out of the batches; complete once all batches have been read.
     """
 
     def __init__(self, file: Path) -> None:
@@ -234,7 +234,7 @@ class _Source:
         return InputError(f"--data {self.file}: {in_a_line(problem)}")
 
 
-Opened = tuple[tuple[str, ...], Callable[[], Iterator[Batch]]]  # column names, and what reads the batches
+Opened = tuple[tuple[str, ...], Callable[[], Iterator[Batch]]]  # column names, and a function that reads the batches
 
 
 def _open_parquet(file: Path, bad: list[str]) -> Opened:
@@ -266,14 +266,14 @@ def _open_npy(file: Path, bad: list[str]) -> Opened:
 
 
 def _open_csv(file: Path, bad: list[str]) -> Opened:
-    short: list[int] = []  # rows with too few or too many values, in their order
+    short: list[int] = []  # numbers of the rows with too few or too many values, in order
 
     def skip(row: pa.csv.InvalidRow) -> str:
         short.append(row.number - 1)
         bad.append(f"{file.name} row {row.number - 1}: {row.actual_columns} columns, not {row.expected_columns}")
         return "skip"
 
-    with pa.input_stream(file) as start:  # it unpacks .gz
+    with pa.input_stream(file) as start:  # decompresses .gz
         content = start.read(CSV_BATCH).removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
     delimiter = "\t" if format_of(file) == ".tsv" else ","
     names, options = csv_options(content, delimiter, skip, CSV_BATCH)
@@ -295,14 +295,14 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
                 raise
             _check_lines(file, delimiter)
             raise ValueError(f"a row is longer than {2 * CSV_BATCH:,} bytes") from problem
-        if _lines(file) > rows + len(short) + 1:  # blank ones, or rows that have several
+        if _lines(file) > rows + len(short) + 1:  # there are blank lines, or rows of several lines
             _check_lines(file, delimiter)
 
     return tuple(names), batches
 
 
 def _lines(file: Path) -> int:
-    """How many line ends a file holds; 0 where it holds no quotation mark, so that each of them ends a row."""
+    """How many line ends a file holds; 0 if it has no quotation marks, since each line end then ends a row."""
     lines, quoted = 0, False
     with pa.input_stream(file) as content:
         while block := content.read(CSV_BATCH):
@@ -312,7 +312,7 @@ def _lines(file: Path) -> int:
 
 
 def _check_lines(file: Path, delimiter: str) -> None:
-    """Refuse a quotation mark that takes in other rows; a 0 or 1 has one line."""
+    """Refuse a quotation mark that swallows further rows; values of 0 or 1 never span lines."""
     with pa.input_stream(file) as content:
         text = io.TextIOWrapper(content, encoding="utf-8", errors="replace", newline="")
         check_quotes(text, delimiter, several_lines=False)

@@ -14,14 +14,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # of the scores of real rows, and of 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """In what one game differs from the other, but for the numbers that a preset sets.
+    """How one game differs from the other, apart from the numbers that a preset sets.
 
     Attributes:
-        warms_up: whether the game begins from a warm start, which competes with its result.
-        discriminator: makes a new one for rows of so many values.
-        betas: of the Adams of both sides.
+        warms_up: whether the game begins from a warm start, which ships if the game does not improve on it.
+        discriminator: makes a new one for rows of a given length.
+        betas: of both sides' Adam optimizers.
         anneals: whether learning rates fall to zero over the second half of the budget.
-        shuffles: whether each epoch shows the rows in an order of its own, or all as they come.
+        shuffles: whether each epoch shows the rows in a new random order, or always in the given one.
     """
 
     warms_up: bool

@@ -19,7 +19,7 @@ class RunDirectory:
     path: Path
 
     def __post_init__(self) -> None:
-        if self.path.name in ("", ".."):  # from within: what lies beside the run must be found, too
+        if self.path.name in ("", ".."):  # relative paths like "." hide the run's name and its neighbours
             self.path = self.path.resolve()
         self.config = self.path / "config.json"
         self.log = self.path / "log.txt"
@@ -43,9 +43,9 @@ class RunDirectory:
 
 
 def create(out: Path, name: str, config: str) -> RunDirectory:
-    """The next run directory under `out`, which appears with its config.json in it, or not at all.
+    """Create the next run directory under `out`, together with its config.json, or not at all.
 
-    Two jobs that start at once get two numbers.
+    Two jobs that start at once get different numbers.
 
     Raises:
         InputError: nothing can be written there.
@@ -63,7 +63,7 @@ def create(out: Path, name: str, config: str) -> RunDirectory:
 
 
 def newest(out: Path) -> RunDirectory:
-    """The run with the highest number, or `out` itself where that is a run or a link to one.
+    """The run with the highest number, or `out` itself if that is a run or a link to one.
 
     Raises:
         InputError: there is none.

@@ -1,8 +1,8 @@
-"""Samples larger than memory: a folder of Parquet shards, made with flat memory by any number of processes.
+"""Samples larger than memory: a folder of Parquet shards, made in constant memory by any number of processes.
 
-Every `BLOCK_ROWS` rows have a stream of noise of their own, so a row follows from the artifact, the seed and its number
-alone, whatever the shards' size and whoever makes them. The first block's stream is the one of a sample in a single
-file: a folder begins with the same rows. A shard appears whole or not at all, and whole ones are not made again.
+Each block of `BLOCK_ROWS` rows has its own stream of noise, so a row depends only on the artifact, the seed and its
+number, not on the size of the shards or the process that makes it. The first block uses the stream of a single-file
+sample, so both begin with the same rows. A shard appears whole or not at all, and whole ones are kept.
 """
 
 import json
@@ -23,18 +23,18 @@ from train.generator import Generator, LabelledRows, generate_labelled, noise_of
 from train.progress import Progress
 
 BLOCK_ROWS = 100_000
-PASS_VALUES = 2**20  # values made at once, and written as one row group
+PASS_VALUES = 2**20  # noise values drawn at once; the rows made from them are one row group
 STREAM_STEP = 2_654_435_761  # odd, so that no two blocks of a seed share a stream
-MOST_SHARDS = 1_000_000  # more files in a folder are of use to nobody
-MANIFEST = "_manifest.json"  # tools that read a folder of Parquet files pass over such names
+MOST_SHARDS = 1_000_000  # nobody can use more files in one folder
+MANIFEST = "_manifest.json"  # tools that read folders of Parquet files ignore names with an underscore
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a folder of shards holds; its manifest.
+    """What a folder of shards holds, as written to its manifest.
 
     Attributes:
-        options: what was chosen of the generator.
+        options: the generator's options that were chosen.
     """
 
     weights_sha256: str
@@ -52,7 +52,7 @@ class Plan:
         return range(shard * self.shard_rows, min(self.n, (shard + 1) * self.shard_rows))
 
     def path(self, folder: Path, shard: int) -> Path:
-        width = max(5, len(str(self.shards - 1)))  # one for all: sorted by name, shards are in the order of their rows
+        width = max(5, len(str(self.shards - 1)))  # the same for all, so that sorting by name sorts by rows
         return folder / f"part-{shard:0{width}d}-of-{self.shards:05d}.parquet"
 
 
@@ -67,16 +67,17 @@ def write(
     rank: int = 0,
     processes: int = 1,
 ) -> Plan:
-    """Make what the folder lacks of a sample of `n` rows, or one process's part of it.
+    """Make the missing shards of a sample of `n` rows, or one process's part of them.
 
     Args:
-        folder: made if it does not exist; a sample that was begun in it goes on.
-        options: those with which the artifact's generator was chosen, for the manifest.
+        folder: created if it does not exist; an unfinished sample in it is continued.
+        options: the artifact's generator options, for the manifest.
         rank: the number of the process, from 0 on.
         processes: how many share the work.
 
     Raises:
-        InputError: the folder holds another sample, or is a file; or there would be more than `MOST_SHARDS`.
+        InputError: the folder holds another sample or unknown Parquet files, its manifest cannot be read, or it is a
+            file; or there would be more than `MOST_SHARDS`.
     """
     weights = artifact.card["weights_sha256"]
     plan = Plan(weights_sha256=weights, seed=seed, n=n, shard_rows=shard_rows, options=options or {})
@@ -88,7 +89,7 @@ def write(
     _claim(folder, plan)
     atomic.clear(folder)
     if processes > 1:
-        torch.set_num_threads(1)  # more than there are cores would only wait for each other, six times as long
+        torch.set_num_threads(1)  # more threads than cores wait for each other and take six times as long
     mine = range(rank, plan.shards, processes)
     with Progress("sampling", sum(len(plan.rows(shard)) for shard in mine)) as progress:
         for shard in mine:
@@ -101,7 +102,7 @@ def write(
 
 
 def _claim(folder: Path, plan: Plan) -> None:
-    """Write the manifest, or compare it with the one that is there."""
+    """Write the manifest, or check it against an existing one."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: a file that is there already; name a folder, or a file with an ending")
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progres
 
 
 def samples(generator: Generator, rows: range, seed: int) -> Iterator[LabelledRows]:
-    """The rows of these numbers in the sample of a seed, some at a time."""
+    """The rows with these numbers in the sample of a seed, some at a time."""
     for block in range(rows.start // BLOCK_ROWS, -(-rows.stop // BLOCK_ROWS)):
         first = block * BLOCK_ROWS
         wanted = range(max(rows.start, first) - first, min(rows.stop - first, BLOCK_ROWS))
@@ -145,7 +146,7 @@ def samples(generator: Generator, rows: range, seed: int) -> Iterator[LabelledRo
 
 
 def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[LabelledRows]:
-    """Those rows of one block; the noise of the rows before them is drawn and dropped."""
+    """The given rows of one block; the noise of the rows before them is drawn and discarded."""
     rng = torch.Generator().manual_seed(stream_seed)
     step = max(1, PASS_VALUES // generator.noise_size)
     done = 0

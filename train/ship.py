@@ -1,4 +1,4 @@
-"""What a job ships when it has trained, and what it reports of it."""
+"""What a job ships after training, and the report on it."""
 
 import copy
 import json
@@ -28,11 +28,11 @@ SAMPLE_ROWS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What training has ended in, and what of the job its card and its report tell.
+    """The result of training, and what the card and the report say about the job.
 
     Attributes:
         state: of the game.
-        warm: the generator as the game found it, or the refit that took its place.
+        warm: the generator that the game started from, or the refit that took its place.
         refitted: whether the start was fitted once more, to training and validation rows.
         device_name: where it was trained.
     """
@@ -49,7 +49,7 @@ class Trained:
 
 
 def ship(trained: Trained) -> Verdict:
-    """Ship the best averaged weights: artifact, samples, evidence, report."""
+    """Judge the chosen generator and write the artifact, samples, evidence and report."""
     run, codec = trained.run, trained.prepared.codec
     generator = _chosen(trained)
     started = time.monotonic()
@@ -59,7 +59,7 @@ def ship(trained: Trained) -> Verdict:
     limits = gate.read(trained.config.gate, texts=found.texts is not None)
     verdict = gate.check(limits, scores, _simple(found))
 
-    run.metrics.unlink(missing_ok=True)  # of a run that is judged again: until the end, it is not finished
+    run.metrics.unlink(missing_ok=True)  # a run that is judged again is unfinished until the end
     shipped = artifact.save(run.artifact, generator, codec, _card(trained, scores, verdict))
     writers.write(run.samples, shipped.sample_labelled(SAMPLE_ROWS, EVALUATION_SEED), codec)
     notes = "".join(f"\nNote: {warning}\n" for warning in [_outcome(trained), *scores["warnings"]])
@@ -78,7 +78,7 @@ def ship(trained: Trained) -> Verdict:
 
 
 def _simple(found: Evidence) -> gate.Simple | None:
-    """The simplest of the contenders; none where there are no baselines."""
+    """The baseline that is too simple to pass the gate; None if there are no baselines."""
     if "independent" in found.scores:
         return gate.independent_columns(found.scores["independent"])
     return gate.trigram_counts(found.scores["trigram"]) if "trigram" in found.scores else None
@@ -102,7 +102,7 @@ def _report(trained: Trained, found: Evidence, verdict: Verdict) -> None:
 
 
 def _outcome(trained: Trained) -> str:
-    """What training has ended in, and what of it ships."""
+    """How training ended, and what of it ships, for people."""
     state, rows = trained.state, "texts" if isinstance(trained.prepared.codec, TokensCodec) else "rows"
     if state.is_unimproved:
         again = f", fitted once more to training and validation {rows}" if trained.refitted else ""
@@ -115,7 +115,7 @@ def _outcome(trained: Trained) -> str:
 
 
 def _chosen(trained: Trained) -> Generator:
-    """The averaged weights with the best validation score, or their start; without validation, the last ones."""
+    """The generator with the best validation score, or its start if none was better; without validation, the last."""
     state = trained.state
     if state.is_unimproved:
         log.info("the game did not improve the warm start's validation score: %.3f", state.best_score)
