@@ -1,4 +1,4 @@
-"""The baselines for texts: trigrams by themselves, and a recurrent net by maximum likelihood at its best epoch."""
+"""The baselines for texts: trigrams alone, and a recurrent net trained by maximum likelihood with early stopping."""
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def fit_rnn(
         vocabulary: how many tokens there are.
         classes: how many classes the rows belong to.
         seconds: how long it may learn: as long as the GAN did.
-        device: where it learns, and is then.
+        device: where it learns, and stays.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -41,7 +41,7 @@ def fit_rnn(
 
 
 def draw_trigrams(ngrams: NgramModel, n: int, length: int, seed: int) -> Tensor:
-    """What the counted trigrams draw by themselves: token ids, int32 (n, length)."""
+    """Texts drawn from the trigram counts alone: token ids, int32 (n, length)."""
     uniform = torch.rand(n, length, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     rows = torch.full((n, length), PADDING, dtype=torch.int32)
     before = token = torch.full((n,), END)

@@ -1,6 +1,6 @@
-"""Draws of the text generator: by its language model alone, in the place of unknown words, and as they would be chosen.
+"""Draws of the text generator: by its language model alone, in place of unknown tokens, and how likely each is chosen.
 
-Warm start and game both calibrate and learn by them.
+Calibration and the game both use them.
 """
 
 import torch
@@ -13,18 +13,18 @@ from train.text_generator import Scorer, TokenGenerator
 
 SCORED_ROWS = 256  # at once
 REDRAWS = 8
-GROUPINGS = 16  # among how many groups of candidates it is found out how often a draw would be chosen
+GROUPINGS = 16  # random groups of candidates for each draw, to estimate how often it would be chosen
 
 
 def draw(generator: TokenGenerator, rows: int, seed: int, wanted: slice = slice(None)) -> LabelledRows:
-    """So many rows as the language model alone draws them, or a part of these: token ids, int64, and their classes."""
+    """Rows drawn by the language model alone, or the wanted part of them: token ids, int64, and their classes."""
     alone = generator.with_options(candidates=1)
     made = generate_labelled(alone, draw_noise(alone, rows, seed)[wanted])
     return LabelledRows(codes=made.codes.long(), labels=made.labels)
 
 
 def draw_together(generator: TokenGenerator, rows: int, seed: int) -> LabelledRows:
-    """The same, of which each process draws a part: all of them must ask for it."""
+    """As `draw`, but each process draws a part; all processes must call it."""
     mine = draw(generator, rows, seed, distributed.portion(rows))
     codes, labels = zip(*distributed.all_gather((mine.codes, mine.labels)), strict=True)
     return LabelledRows(codes=torch.cat(codes), labels=None if mine.labels is None else torch.cat(labels))
@@ -32,13 +32,13 @@ def draw_together(generator: TokenGenerator, rows: int, seed: int) -> LabelledRo
 
 @torch.no_grad()
 def filled(generator: TokenGenerator, rows: LabelledRows, unknown: Tensor, seed: int) -> LabelledRows:
-    """Rows in which tokens that the generator cannot draw are replaced by what it would draw there.
+    """Rows in which the tokens that the generator cannot draw are replaced by what it would draw there.
 
-    Else the discriminator would know real rows by these tokens, and no choice among candidates can give them.
+    Otherwise the discriminator would recognise real rows by tokens that no choice among candidates can produce.
 
     Args:
         rows: token ids, on the generator's device.
-        unknown: which of the tokens are replaced, bool (rows, length).
+        unknown: which tokens to replace, bool (rows, length).
     """
     model, rng = generator.model, torch.Generator().manual_seed(seed)
     affected = unknown.any(1).nonzero().squeeze(1)
@@ -49,7 +49,7 @@ def filled(generator: TokenGenerator, rows: LabelledRows, unknown: Tensor, seed:
     for t in range(codes.shape[1] if len(affected) else 0):
         state = model.step(token, labels, state)
         here = unknown[:, t]
-        for _ in range(REDRAWS):  # an end within a row would cut it off
+        for _ in range(REDRAWS):  # END is drawn again, because it would cut the row off
             theirs = None if labels is None else labels[here]
             uniform = torch.rand(len(codes), 3, generator=rng).to(codes.device)[here]
             codes[here, t] = model.draw(before[here], token[here], theirs, state[0, here], uniform, 1.0, t)
@@ -61,7 +61,7 @@ def filled(generator: TokenGenerator, rows: LabelledRows, unknown: Tensor, seed:
 
 
 def joined(first: LabelledRows, second: LabelledRows) -> LabelledRows:
-    """The rows of both, with classes where both have them; token ids are int64."""
+    """The rows of both, with classes if both have them; token ids are int64."""
     labels = None
     if first.labels is not None and second.labels is not None:
         labels = torch.cat([first.labels, second.labels])
@@ -72,11 +72,11 @@ def joined(first: LabelledRows, second: LabelledRows) -> LabelledRows:
 def chances(generator: TokenGenerator, draws: LabelledRows, seed: int) -> Tensor | None:
     """Each draw's relative chance of being chosen, 1 on average: (rows,), on the CPU; None with one candidate.
 
-    So a few draws weighed by their chances tell as much of what the generator returns as many times more would.
+    With these weights a few draws tell as much about what the generator returns as many more would without.
 
     Args:
-        draws: as `draw` makes them, at least as many as there are candidates.
-        seed: of the random groups in which they compete, within their class.
+        draws: as made by `draw`, at least as many as there are candidates.
+        seed: of the random groups in which they compete, mostly within their class.
     """
     k, rng = generator.candidates, torch.Generator().manual_seed(seed)
     if k == 1:

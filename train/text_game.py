@@ -1,10 +1,10 @@
 """The game of the text generator: a discriminator learns to tell real rows from fresh draws, and ships as the scorer.
 
-The generator answers by drawing several candidates for each row and taking one in proportion to the discriminator's
-density ratio, exp(score). So the discriminator must not be trusted where it is sure of itself without reason: what
-ships is the pass that tells validation rows, from which neither side has learned, best from draws, and its scale is
-then set on those rows. With classes, it sees each row together with a class: a real one with its own, a draw with the
-one that it was drawn for.
+The generator draws several candidates for each row and takes one in proportion to the discriminator's density ratio,
+exp(score). An overconfident discriminator would therefore do harm: the one that ships is from the pass after which it
+best tells draws from validation rows, which neither side has learned from, and its scores are then scaled on those
+rows. With classes, it sees each row together with a class: a real row with its own, a draw with the one that it was
+drawn for.
 """
 
 import copy
@@ -27,15 +27,15 @@ from train.text_generator import Scorer, TokenGenerator
 
 PASS_ROWS = 5000  # real rows in a pass, and as many draws
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.1
-LINEAR_RATE, LINEAR_DECAY = 3e-3, 0.1  # of the weights of n-grams
-DROPOUT, WORD_DROPOUT = 0.5, 0.1  # of the discriminator's features, and of the tokens that it sees
-CHECK_SEED = 999_983  # of the draws that checks use; passes use --seed and the numbers after it
+LINEAR_RATE, LINEAR_DECAY = 3e-3, 0.1  # for the weights of n-grams
+DROPOUT, WORD_DROPOUT = 0.5, 0.1  # of the discriminator's features, and of the tokens that it reads
+CHECK_SEED = 999_983  # of the draws for checks; passes use --seed and the numbers after it
 CHECKED_DRAWS = 4  # draws for each validation row
 SCALES = torch.linspace(0, 1.5, 61)
 
 
 class TextState(GameState):
-    """Everything that the game changes; there is no average. `passes` counts those over the training rows."""
+    """Everything that the game changes; weights are not averaged. `passes` counts the passes so far."""
 
     MODULES = ("generator", "optimizer")
     VALUES = ("passes", *GameState.VALUES)
@@ -59,17 +59,16 @@ def play(
     on_tick: Callable[[Tick], bool],
     interrupted: Callable[[], bool],
 ) -> Ending:
-    """Pass over the training rows until the budget is used up, a tick says stop, or somebody interrupts.
+    """Make passes over training rows until the budget is used up, a tick says stop, or somebody interrupts.
 
-    A pass is a tick and shows `PASS_ROWS` rows, or all where they are fewer; `config.epochs` counts passes.
-
-    An interrupted pass begins again when the game goes on; otherwise as `loop.train`.
+    Each pass is a tick and shows `PASS_ROWS` random rows, or all if there are fewer; `config.epochs` counts passes. An
+    interrupted pass is undone and repeated when the game resumes. Otherwise as `loop.train`.
 
     Args:
         rows: token ids of the training rows, and their classes where they have any.
 
     Raises:
-        NonFiniteError: at the end of the pass in which it happened.
+        NonFiniteError: a loss or a weight is infinite or NaN at the end of a pass.
     """
     total = math.inf if config.epochs is None else config.epochs
     limit = math.inf if config.max_minutes is None else 60 * config.max_minutes
@@ -100,9 +99,9 @@ def play(
 def one_pass(
     state: TextState, rows: LabelledRows, seed: int, interrupted: Callable[[], bool]
 ) -> dict[str, float] | None:
-    """Show the discriminator training rows and as many fresh draws; None if interrupted.
+    """Show the discriminator training rows and as many fresh draws; returns the mean losses, or None if interrupted.
 
-    Of several processes each draws a part of the rows, and computes on its part of each batch.
+    With several processes, each draws a part of the rows and computes on its part of each batch.
     """
     scorer = state.generator.scorer
     device = scorer.weights.device
@@ -117,7 +116,7 @@ def one_pass(
         losses.append(update(state, both.take(batch), real[batch]))
     discriminator, generator = map(torch.stack, zip(*losses, strict=True))
     distributed.all_reduce_mean([discriminator, generator])
-    # A batch without draws has no loss of the generator: it is 0 / 0.
+    # In a batch without draws the generator's loss is 0 / 0.
     return {"generator_loss": generator.nanmean().item(), "discriminator_loss": discriminator.mean().item()}
 
 
@@ -125,10 +124,10 @@ def update(state: TextState, rows: LabelledRows, real: Tensor) -> tuple[Tensor, 
     """One step of the discriminator's optimizer.
 
     Args:
-        real: whether each row is one, as 0 or 1, (rows,).
+        real: whether each row is real, as 0 or 1, (rows,).
 
     Returns:
-        The losses of discriminator and generator. Of several processes each has its part; their mean is the loss.
+        The losses of discriminator and generator; with several processes, their mean over the processes is the loss.
     """
     scorer = state.generator.scorer
     hidden = (torch.rand(rows.codes.shape, device=real.device) < WORD_DROPOUT) & (rows.codes != PADDING)
@@ -147,14 +146,14 @@ def update(state: TextState, rows: LabelledRows, real: Tensor) -> tuple[Tensor, 
 
 @torch.no_grad()
 def nats_won(scorer: Scorer, validation: LabelledRows, draws: LabelledRows) -> tuple[float, float]:
-    """By how many nats a validation row becomes likelier if draws weigh exp(scale * score), at the best scale.
+    """The nats that a validation row gains if draws are weighted by exp(scale * score), at the best scale.
 
-    Only ratios between draws matter for resampling, and only between those of a class, in which candidates compete. So
-    each scale has an offset for each class: the one with which the weights average 1 over its draws, as a density ratio
-    does. Rows of a class without draws win nothing.
+    For resampling only ratios between draws of the same class matter, since these compete as candidates. So for each
+    scale and class there is an offset that makes the weights average 1 over the class's draws, as a density ratio does.
+    Rows of a class without draws win nothing.
 
     Returns:
-        The nats, and the scale (Platt 1999 scales classifiers in the same way).
+        The nats per row, and the scale (Platt 1999 scales classifiers in the same way).
     """
     real, made = (scores_of(scorer, rows) for rows in (validation, draws))
     won = torch.zeros_like(SCALES)
@@ -168,7 +167,7 @@ def nats_won(scorer: Scorer, validation: LabelledRows, draws: LabelledRows) -> t
 
 
 def _by_class(first: LabelledRows, second: LabelledRows) -> list[tuple[Any, Any]]:
-    """For each class that the first rows have, which of either are of that class; without classes, all of both."""
+    """For each class among the first rows, masks of its rows in both sets; without classes, all rows of both."""
     if first.labels is None or second.labels is None:
         return [(slice(None), slice(None))]
     labels, others = first.labels.cpu(), second.labels.cpu()

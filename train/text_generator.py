@@ -1,7 +1,7 @@
 """The text generator: sentences of token ids, drawn token by token and chosen among candidates by a discriminator.
 
-A row is padded with PADDING after its END; UNKNOWN stands for what the vocabulary lacks and is never drawn. This module
-is a LEAF (see train/__init__.py).
+A row is padded with PADDING after its END; UNKNOWN stands for words that the vocabulary lacks and is never generated.
+This module is a LEAF (see train/__init__.py).
 """
 
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ from train.generator import CANDIDATES, TEMPERATURE, Generator, Option
 from train.ngram import NgramModel
 
 ROWS_PER_PASS = 2048  # candidates; a pass stays within the cache
-BLOCK = 64  # tokens whose probabilities are added up first, to find a token in two short searches
+BLOCK = 64  # tokens per block in `pick`, which searches first for the block, then for the token in it
 
 
 class Dropped(NamedTuple):
-    """What a language model does not see of some rows while it learns.
+    """Dropout masks for a batch of the language model.
 
-    Features are dropped by factors, the same ones at all positions of a row (Gal and Ghahramani 2016).
+    The factors are the same at all positions of a row (Gal and Ghahramani 2016).
 
     Attributes:
         words: the tokens that are read as UNKNOWN, bool (rows, length).
-        read, state, features: factors of the embeddings read, of the net's state and of what tokens are drawn from,
-            (rows, 1, embedding), (rows, 1, hidden), (rows, 1, embedding).
+        read, state, features: factors for the embeddings read, the net's state, and the features that tokens are drawn
+            from, (rows, 1, embedding), (rows, 1, hidden), (rows, 1, embedding).
     """
 
     words: Tensor
@@ -41,22 +41,22 @@ class Dropped(NamedTuple):
 
 
 class LanguageModel(nn.Module):
-    """The next token by a mixture of a recurrent net and of an n-gram model, weighed by a gate.
+    """Predicts the next token by a mixture of a recurrent net and an n-gram model, weighted by a gate.
 
     p(token | before) = (g + (1 - g) * u) * p_net(token | all before) + (1 - g) * p_ngram(token | two before)
 
-    p_ngram is what trigrams and bigrams give, and u the share that they leave to the net: what they would pass on to
-    single tokens, which do not look at what stands before them, and what they have counted as PADDING, which stands for
-    the tokens that end a row, since n-grams do not know how long it is by now.
+    p_ngram is the part of trigrams and bigrams, and u the share that they leave to the net. That share is what they
+    would pass on to unigrams, which ignore the context, and what they have counted as PADDING, which stands for the
+    tokens that end a row: n-grams do not know how long the row is so far.
 
-    Both give only the first `head` tokens, the commonest, and UNKNOWN for all others: so the whole sentence tells where
-    a rare token stands. Which one that is, further n-grams, `rare`, draw.
+    Both predict only the `head` commonest tokens, and UNKNOWN for all others: so the whole sentence so far decides
+    where a rare token comes. Which one it is, is drawn from further n-grams, `rare`.
 
-    When the net has learned, the log-odds of the tokens that end a row are shifted by position.
+    After training, the log-odds of the tokens that end a row are shifted by position.
 
     The net is a GRU (Cho et al. 2014) whose input and output share an embedding (Press and Wolf 2017, "Using the output
-    embedding to improve language models"). A label adds its own embedding to every token read, and another to the
-    features that every token is drawn from.
+    embedding to improve language models"). A label adds one embedding to every token read, and another to the features
+    that every token is drawn from.
     """
 
     def __init__(
@@ -99,17 +99,18 @@ class LanguageModel(nn.Module):
         labels: Tensor | None = None,
         dropped: Dropped | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The log-probability of every token of given rows; of a rare one, that there is some rare one: (rows, length).
+        """The log-probability of every token of given rows, (rows, length), by the mixture and by the net alone.
 
-        It is 0 for padding and unknown tokens. The second result is the net's own, without the n-grams.
+        For rare tokens it is that of UNKNOWN. It is 0 for padding, for unknown tokens and, if the model has no n-grams
+        for them, for rare ones.
 
         Args:
             codes: token ids, int64 (rows, length).
-            known: what the n-gram model gives as its `probability_without_unigrams`, (rows, length).
-            masses: its `masses` there, (rows, length, 2).
-            backoff: the share that it does not give but leaves to the net, (rows, length).
-            labels: classes (rows,), where the model knows any.
-            dropped: what it shall not see of them.
+            known: the n-gram model's `probability_without_unigrams`, (rows, length).
+            masses: its `masses`, (rows, length, 2).
+            backoff: the share that it leaves to the net, (rows, length).
+            labels: classes (rows,), if the model has classes.
+            dropped: dropout masks, in training.
         """
         read = F.pad(codes[:, :-1], (1, 0), value=END)
         if dropped is None:
@@ -123,7 +124,7 @@ class LanguageModel(nn.Module):
         judged = (codes != PADDING) & (codes != UNKNOWN)
         if self.rare is None:
             judged &= codes < self.head
-        # For padding, too: there is little of it, and selecting the rest would make the CPU wait for the GPU.
+        # Padding is computed, too: there is little of it, and leaving it out would make the CPU wait for the GPU.
         rows, width = codes.shape
         theirs = None if labels is None else labels.repeat_interleave(width)
         logits = self._logits(features.flatten(0, 1), theirs, self.ending_shift[:width].repeat(rows))
@@ -154,11 +155,11 @@ class LanguageModel(nn.Module):
 
         Args:
             before, token: the last two tokens (rows,).
-            labels: classes (rows,), where the model knows any.
+            labels: classes (rows,), if the model has classes.
             state: the net's state after them (rows, hidden).
-            uniform: uniform numbers (rows, 3): one finds the token, one the net's where the n-grams leave it to that,
-                one which rare token it is.
-            position: where in the rows the token will stand.
+            uniform: uniform numbers (rows, 3): the first chooses between net and n-grams and then the token, the second
+                the net's token where the n-grams leave it to the net, the third the rare token.
+            position: the token's position in the rows.
         """
         rare_mass = None
         if self.rare is not None and temperature != 1:
@@ -170,7 +171,7 @@ class LanguageModel(nn.Module):
         return drawn
 
     def common(self, codes: Tensor) -> Tensor:
-        """The same tokens, the rare ones as UNKNOWN."""
+        """The tokens, with rare ones replaced by UNKNOWN."""
         return codes.masked_fill(codes >= self.head, UNKNOWN)
 
     def _draw_common(
@@ -184,10 +185,10 @@ class LanguageModel(nn.Module):
         position: int,
         rare_mass: Tensor | None,
     ) -> Tensor:
-        """The next common token, or UNKNOWN.
+        """The next common token, or UNKNOWN for a rare one.
 
-        A temperature changes the chance of each token. So that of some rare one must be multiplied by `rare_mass`,
-        (rows,): together they are often likelier than any common token, and each by itself is the least likely.
+        A temperature applies to each token's own probability. Rare tokens together are often likelier than any common
+        token, although each is unlikely; so UNKNOWN's tempered weight must be multiplied by `rare_mass`, (rows,).
         """
         shift = self.ending_shift[position].expand(len(token))
         if self.ngrams is None:
@@ -202,7 +203,7 @@ class LanguageModel(nn.Module):
         drawn = torch.full_like(token, PADDING)
         drawn[by_ngrams] = self.ngrams.draw(before[by_ngrams], token[by_ngrams], rest, temperature)
         if rare_mass is not None:
-            # The net decides instead, by what is left of the number.
+            # The net decides instead, by what is left of the uniform number.
             refused = (drawn == UNKNOWN) & (second >= rare_mass)
             drawn[refused] = PADDING
             second = torch.where(refused, (second - rare_mass) / (1 - rare_mass), second)
@@ -219,7 +220,7 @@ class LanguageModel(nn.Module):
         return embedded if self.label is None else embedded + self.label(labels)[:, None]
 
     def _logits(self, features: Tensor, labels: Tensor | None, shift: Tensor) -> Tensor:
-        """The net's logits (rows, head) from features (rows, embedding), where `ending_shift` is `shift` (rows,)."""
+        """The net's logits (rows, head) from features (rows, embedding), with each row's `ending_shift` (rows,)."""
         if self.label_output is not None:
             features = features + self.label_output(labels)
         logits = F.linear(features, self.embedding.weight, self._bias())
@@ -228,7 +229,7 @@ class LanguageModel(nn.Module):
         return logits.addr_(shift, self.ending.to(logits))
 
     def _bias(self) -> Tensor:
-        """The output bias, with PADDING ruled out, and UNKNOWN where there are no rare tokens."""
+        """The output bias with PADDING ruled out, and UNKNOWN too if there are no rare tokens."""
         token = torch.arange(self.head, device=self.bias.device)
         ruled_out = token == PADDING if self.rare is not None else (token == PADDING) | (token == UNKNOWN)
         return self.bias.masked_fill(ruled_out, -1000.0)
@@ -237,19 +238,19 @@ class LanguageModel(nn.Module):
 class Scorer(nn.Module):
     """How real a row looks: the logit of a convolutional net (Kim 2014) plus one that is linear in 1- to 3-grams.
 
-    The n-grams share a table by hashing (Weinberger et al. 2009), so two of them may have the same weight. Tokens
-    from `vocabulary` on are read as UNKNOWN: by rare ones it would only recognise the rows from which it has learned.
+    The n-grams' weights are hashed into one table (Weinberger et al. 2009), so two n-grams may share a weight. Token
+    ids from `vocabulary` on are read as UNKNOWN: rare tokens would only help it to recognise its training rows.
 
     With classes, it says how real a row looks as one of its class: the class adds the inner product of the net's
-    features with its own embedding (Miyato and Koyama 2018, "cGANs with projection discriminator"), and n-grams have
-    another weight for each class.
+    features with its own embedding (Miyato and Koyama 2018, "cGANs with projection discriminator"), and each n-gram
+    adds a further weight for the class.
     """
 
     WIDTHS = (2, 3, 4, 5)
     EMBEDDING, CHANNELS = 64, 64
     BUCKETS = 1 << 17
     MULTIPLIERS = (1, 40503, 69069)
-    CLASS_STEP = 40009  # by which a class's weights of n-grams lie further in the table
+    CLASS_STEP = 40009  # offset between the n-gram weights of successive classes in the table
 
     def __init__(self, vocabulary: int, classes: int = 0) -> None:
         super().__init__()
@@ -258,7 +259,7 @@ class Scorer(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv1d(self.EMBEDDING, self.CHANNELS, width) for width in self.WIDTHS)
         self.features = self.CHANNELS * len(self.WIDTHS)
         self.output = nn.Linear(self.features, 1)
-        for parameter in self.output.parameters():  # before it has learned, all rows look equally real
+        for parameter in self.output.parameters():  # so that before training all rows look equally real
             nn.init.zeros_(parameter)
         self.weights = nn.Parameter(torch.zeros(self.BUCKETS))
         self.label = nn.Embedding(classes, self.features) if classes else None
@@ -269,11 +270,11 @@ class Scorer(nn.Module):
         """The logits of token ids (rows, length): (rows,).
 
         Args:
-            labels: classes (rows,), where the model knows any.
-            kept: factors by which features are dropped, (rows, `features`).
+            labels: classes (rows,), if the model has classes.
+            kept: dropout factors for the features, (rows, `features`).
         """
         codes = codes.masked_fill(codes >= self.embedding.num_embeddings, UNKNOWN)
-        padded = F.pad(codes, (1, max(self.WIDTHS) - 1))  # a mark before, room for the widest window after
+        padded = F.pad(codes, (1, max(self.WIDTHS) - 1))  # marks the start, and makes room for the widest window
         embedded = self.embedding(padded).transpose(1, 2)
         found = [convolution(embedded).relu().amax(2) for convolution in self.convolutions]
         features = torch.cat(found, 1)
@@ -285,7 +286,7 @@ class Scorer(nn.Module):
         return score + (features * self.label(labels)).sum(1) + self._linear(codes, labels)
 
     def _linear(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The mean weight of a row's n-grams, times the root of their number; those for its class where it is given."""
+        """The mean weight of a row's n-grams, times the root of their number; with labels, of the class's weights."""
         here = codes != PADDING
         before = codes
         total = self.weights.new_zeros(len(codes))
@@ -305,11 +306,11 @@ class Scorer(nn.Module):
 
 
 class TokenGenerator(Generator):
-    """Sentences: `candidates` are drawn for a row, and one of them is taken in proportion to exp(its score).
+    """Sentences: for each row `candidates` are drawn, and one of them is taken in proportion to exp(score).
 
-    Each token is found by inverse distribution functions from three uniform numbers. Sampling-importance resampling
-    (Rubin 1987) by a discriminator's density ratio: Azadi et al. (2019) reject instead; Deng et al. (2020), "Residual
-    energy-based models for text generation", resample as here.
+    This is sampling-importance resampling (Rubin 1987) by a discriminator's density ratio: Azadi et al. (2019) reject
+    instead; Deng et al. (2020), "Residual energy-based models for text generation", resample as here. Each token is
+    found by inverse distribution functions from three uniform numbers.
 
     Args:
         length: the most tokens of a sentence.
@@ -319,10 +320,10 @@ class TokenGenerator(Generator):
         grams, rare_grams: how many n-grams have been counted.
 
     Attributes:
-        temperature: divides the net's logits and the logarithms of the n-grams' counts, for each rare token as well as
-            for common ones; 1 changes nothing.
+        temperature: divides the net's logits and the logarithms of the n-grams' counts, for rare tokens as for common
+            ones; 1 changes nothing.
         candidates: how many sentences are drawn for each one returned.
-        label: the class of all rows; None draws classes with the shares of the training rows.
+        label: the class of all rows; None draws classes as often as they occur in the training rows.
     """
 
     name = "tokens"
@@ -370,7 +371,7 @@ class TokenGenerator(Generator):
         return 3 * self.candidates * self.length + 2
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Token ids, (rows, length), for uniform noise: one number chooses the candidate, one the class."""
+        """Token ids, (rows, length), for uniform noise: column 0 chooses the candidate, column 1 the class."""
         rows, k = len(noise), self.candidates
         labels = self.labels_of(noise)
         labels = None if labels is None else labels.repeat_interleave(k)
@@ -390,7 +391,7 @@ class TokenGenerator(Generator):
         return (uniform[:, None] >= self.shares.cumsum(0)).sum(1).clamp(max=self.labels - 1)
 
     def _draw(self, uniform: Tensor, labels: Tensor | None) -> Tensor:
-        """Token ids, int64 (rows, length), from (rows, length, 3). Rows that have ended are dropped from the batch."""
+        """Token ids, int64 (rows, length), from uniform (rows, length, 3). Rows that have ended leave the batch."""
         codes = uniform.new_zeros(uniform.shape[:2], dtype=torch.long)
         going = torch.arange(len(uniform), device=uniform.device)
         before = token = torch.full_like(going, END)
@@ -410,13 +411,13 @@ class TokenGenerator(Generator):
 
 
 def backoff_share(masses: Tensor) -> Tensor:
-    """The share that neither trigrams nor bigrams keep: (...) from a `NgramModel.masses`, (..., 2)."""
+    """The share that neither trigrams nor bigrams keep for their own grams: (...) from masses (..., 2)."""
     return (1 - masses).prod(-1)
 
 
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:
     """The token at each uniform number (rows,) by the inverse distribution function of softmax(logits)."""
-    # Probabilities in single precision are quicker by far; that the *logits* are exact keeps draws reproducible.
+    # Single precision is much faster here; draws stay reproducible because the *logits* are exact.
     share = (logits - logits.amax(1, keepdim=True)).float().exp()
     share = F.pad(share, (0, -share.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
     blocks = share.sum(2, dtype=torch.float64).cumsum(1)

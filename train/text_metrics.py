@@ -1,7 +1,7 @@
-"""Numbers for texts, beside those of metrics.py: n-grams, BLEU, lengths, and judges that read.
+"""Metrics for texts, beside those of metrics.py: n-grams, BLEU, lengths, and judges that read.
 
-Texts are lists of lists of tokens. As with bits, every number of the synthetic texts against the held-out ones stands
-beside the same number of the training texts, its floor.
+Texts are lists of lists of tokens. As with bits, the numbers of the synthetic texts against the held-out ones stand
+beside those of the training texts, their floors.
 """
 
 import math
@@ -41,11 +41,11 @@ Embed = Callable[[Texts], Array]  # sentence embeddings, (texts, dimensions)
 TextJudge = Callable[[Texts, Array, Texts, int], Array]  # texts, which are made, texts to score, seed
 
 CONV_EPOCHS, CONV_BATCH = 8, 64
-PRESENCE_WORDS = 64  # of the held-out texts, the commonest: what correlations of texts are about
-CONV_FOLDS = 3  # the net is slower to train than the other judges
-EMBEDDED_TEXTS = 1000  # of a kind, for the Frechet distance: a thousand sentences take ten seconds
-WIDEST = 5  # tokens that a filter of the net sees
-PASSAGE_WORDS = 8  # on end: 1 of 900 film reviews has so many from 5,000 others, and 1 of 30 captions
+PRESENCE_WORDS = 64  # the held-out texts' commonest, whose presence the ratios are about
+CONV_FOLDS = 3  # fewer, because the net is slower to train than the other judges
+EMBEDDED_TEXTS = 1000  # of each kind, for the Frechet distance: a thousand sentences take ten seconds
+WIDEST = 5  # tokens that the net's widest filter sees
+PASSAGE_WORDS = 8  # consecutive: 1 of 900 film reviews shares that many with 5,000 others, and 1 of 30 captions
 
 
 def compare_text(
@@ -60,14 +60,14 @@ def compare_text(
 ) -> Scores:
     """Every number for text, at equal n, in the shape that `compare` returns.
 
-    The ratios of marginals, correlations and triples are those of the presence of the held-out rows' 64 commonest
-    tokens. Floors are the training rows' numbers in the place of the synthetic ones.
+    The ratios are those of metrics.py for the presence of the held-out texts' 64 commonest tokens. Floors are the
+    numbers of training texts in place of synthetic ones.
 
     Args:
         synthetic, heldout, train: token lists.
-        validation: token lists beside the training texts of which a text, or a passage, may be a copy.
+        validation: further token lists that a text, or a passage, may be a copy of.
         embed: sentence embeddings of texts, (texts, dimensions), for the Frechet distance.
-        floor: what `text_floor` returned for the same arguments; measured where it is not given.
+        floor: what `text_floor` returned for the same arguments; measured if not given.
 
     Raises:
         ValueError: a set is empty.
@@ -83,18 +83,16 @@ def compare_text(
     scores |= ratio_scores(a, b, c, seed) | constant_columns(a, b)
     scores |= _numbers(s, h, seed, embed) | (floor or text_floor(heldout, train, n, seed=seed, embed=embed))
     scores |= _text_copy_scores(s, h, [*train, *validation])
-    # The words stand in no order in which they could be neighbours: lags say nothing.
+    # The columns have no natural order, so lags say nothing.
     scores = {name: finite(score) for name, score in scores.items() if not name.startswith("lag_")}
     return {**scores, "warnings": warnings_of(scores, texts=True)}
 
 
 def label_scores(synthetic: Labelled, heldout: Labelled, n: int, *, seed: int = 0) -> Scores:
-    """What classes add to `compare_text`: how common each is, and whether it goes with the texts.
-
-    The floor is what training texts score in the place of synthetic ones.
+    """What classes add to `compare_text`: how common each is, and whether it matches the texts.
 
     Args:
-        n: how many texts of each set are compared, at most as many as there are.
+        n: how many texts of each set are compared; must not exceed their number.
     """
     made, real = ((_drawn(texts, n, seed), _drawn(labels, n, seed)) for texts, labels in (synthetic, heldout))
     return {
@@ -104,10 +102,10 @@ def label_scores(synthetic: Labelled, heldout: Labelled, n: int, *, seed: int = 
 
 
 def text_floor(heldout: Texts, train: Texts, n: int, *, seed: int = 0, embed: Embed | None = None) -> Scores:
-    """What `n` training texts score in the place of synthetic ones: the same for all contenders.
+    """What `n` training texts score in place of synthetic ones; the same for all contenders.
 
     Args:
-        n: how many texts of each set are compared, at most as many as there are.
+        n: how many texts of each set are compared; must not exceed their number.
     """
     found = _numbers(_drawn(train, n, seed), _drawn(heldout, n, seed), seed, embed)
     return {
@@ -120,20 +118,20 @@ def _drawn(texts: Sequence[Item], n: int, seed: int) -> list[Item]:
 
 
 def commonest_tokens(texts: Texts, size: int) -> list[str]:
-    """The tokens that are present in most texts, ties in alphabetical order."""
+    """The `size` tokens that are present in most texts, ties in alphabetical order."""
     counts = Counter(token for text in texts for token in set(text))
     return sorted(counts, key=lambda token: (-counts[token], token))[:size]
 
 
 def presence(texts: Texts, tokens: Sequence[str]) -> Bits:
-    """Which of the tokens each text has: (texts, tokens)."""
+    """Which of the tokens each text has: uint8 (texts, tokens)."""
     return np.array([[token in text for token in tokens] for text in map(set, texts)], np.uint8)
 
 
 def ngram_js(a: Texts, b: Texts, k: int) -> float:
     """Jensen-Shannon divergence of the k-gram distributions, in bits: 0 is equal, 1 is nothing in common.
 
-    Texts that are all too short for a k-gram have nothing in common with others.
+    It is 1 if all texts of one set are too short for a k-gram, and 0 if all texts of both are.
     """
     p, q = (Counter(gram for text in texts for gram in _ngrams(text, k)) for texts in (a, b))
     if not p or not q:
@@ -147,8 +145,8 @@ def ngram_js(a: Texts, b: Texts, k: int) -> float:
 def bleu(texts: Texts, references: Texts) -> Floats:
     """Sentence BLEU-2 .. 5 of each text against all references: (texts, 4).
 
-    Papineni et al. (2002) with uniform weights and the smoothing that replaces a zero count by 0.1 (method 1 of Chen
-    and Cherry 2014); a text without one known token scores 0. Equal to NLTK's sentence_bleu.
+    Papineni et al. (2002) with uniform weights and smoothing that replaces a zero count by 0.1 (method 1 of Chen and
+    Cherry 2014); a text without any known token scores 0. Equal to NLTK's sentence_bleu.
     """
     counted = _References(references)
     return np.array([counted.bleu(text, None) for text in texts])
@@ -161,7 +159,7 @@ def self_bleu(texts: Texts) -> Floats:
 
 
 class _References:
-    """The most that any reference has of each n-gram, counted once, and what is left of it without one of them."""
+    """The highest count of each n-gram in any reference, also with one reference left out; computed once for all."""
 
     def __init__(self, texts: Texts) -> None:
         self.lengths = Counter(len(text) for text in texts)
@@ -185,7 +183,7 @@ class _References:
         return [math.exp(brevity + logs[k - 1] / k) for k in range(2, 6)]
 
     def _closest_length(self, length: int, own: int | None) -> int:
-        """The reference length closest to a text's, of two the shorter one; its own counts only if another has it."""
+        """The reference length closest to a text's, the shorter one of two; its own only if another text shares it."""
         others = (each for each, count in self.lengths.items() if count > (own is not None and each == length))
         return min(others, key=lambda each: (abs(each - length), each), default=length)
 
@@ -204,7 +202,7 @@ def length_distance(a: Texts, b: Texts) -> float:
 
 
 def label_distance(a: Sequence[str], b: Sequence[str]) -> float:
-    """Total variation distance of the shares of classes: the share of rows that would have to be of another class."""
+    """Total variation distance of the class distributions: the share of rows that would have to change class."""
     p, q = Counter(a), Counter(b)
     return 0.5 * sum(abs(p[name] / len(a) - q[name] / len(b)) for name in p | q)
 
@@ -212,9 +210,9 @@ def label_distance(a: Sequence[str], b: Sequence[str]) -> float:
 def text_utility(made: Labelled, real: Labelled, seed: int) -> float:
     """Train on synthetic, test on real (Esteban et al. 2017): ROC AUC of real texts' classes, each against the rest.
 
-    By logistic regression on the 1- to 3-grams of at least two texts: with rarer ones, a hundred classes would take ten
-    times as long. The mean over classes, by how many real texts they have. A class that the made texts lack counts 0.5;
-    NaN where the real ones are all of one class.
+    By logistic regression on the 1- to 3-grams that occur in at least two texts: with rarer ones, a hundred classes
+    would take ten times as long. The mean over classes, weighted by their real texts. A class that the made texts lack
+    counts 0.5; NaN if all real texts are of one class.
     """
     (texts, labels), (test_texts, test_labels) = made, real
     names, counts = np.unique(test_labels, return_counts=True)
@@ -233,10 +231,10 @@ def text_utility(made: Labelled, real: Labelled, seed: int) -> float:
 
 
 def frechet(a: Array, b: Array) -> float:
-    """Frechet distance of two sets of embeddings (rows, dimensions), as of normal distributions (Heusel et al. 2017).
+    """Frechet distance of two sets of embeddings (rows, dimensions), taken as normal (Heusel et al. 2017).
 
     |mean_a - mean_b|^2 + trace(A + B - 2 (A B)^(1/2)); the trace of the root is that of the symmetric
-    (A^(1/2) B A^(1/2))^(1/2). NaN where one row has no covariance.
+    (A^(1/2) B A^(1/2))^(1/2). NaN if a set has fewer than two rows, and so no covariance.
     """
     if min(len(a), len(b)) < 2:
         return math.nan
@@ -249,11 +247,11 @@ def frechet(a: Array, b: Array) -> float:
 
 
 def text_c2st(synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge, folds: int) -> tuple[float, float]:
-    """ROC AUC of a judge told to tell synthetic from held-out texts, and its standard error; as `c2st`.
+    """ROC AUC of a judge trained to tell synthetic from held-out texts, and its standard error; as `c2st`.
 
     Args:
         judge: `ngram_judge` or `conv_judge`.
-        folds: each is judged by a judge that has learned from the others.
+        folds: how many; each is scored by a judge that has learned from the others.
     """
     texts = [*heldout, *synthetic]
     made = np.arange(len(texts)) >= len(heldout)
@@ -273,7 +271,7 @@ def ngram_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Arra
 def _ngram_regression(
     texts: Texts, target: Any, test_texts: Texts, seed: int, min_texts: int = 1
 ) -> tuple[LogisticRegression, Any]:
-    """Logistic regression on the 1- to 3-grams of at least so many texts, and the test texts as it reads them."""
+    """Logistic regression on the 1- to 3-grams of at least `min_texts` texts, and the test texts' vectors."""
     vectors = TfidfVectorizer(analyzer=_up_to_trigrams, sublinear_tf=True, min_df=min_texts)
     with threadpool_limits(1):
         model = LogisticRegression(C=10, max_iter=1000, random_state=seed).fit(vectors.fit_transform(texts), target)
@@ -302,7 +300,7 @@ def conv_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array
 
 
 def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Row numbers in random batches of about equal length, which saves most of the padding."""
+    """Indices of rows in random batches of similar length, which saves most of the padding."""
     order = torch.randperm(len(rows)).tolist()
     chunks = [sorted(chunk, key=lambda i: len(rows[i])) for chunk in _chunks(order, 32 * CONV_BATCH)]
     batches = [batch for chunk in chunks for batch in _chunks(chunk)]
@@ -327,8 +325,8 @@ class _ConvNet(nn.Module):
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Token numbers (rows, length): 0 is padding, 1 a rare token. Every row ends in padding, so that ends are seen."""
-    longest = max(1, *map(len, rows))  # of texts without a word, too, there must be enough for the widest filter
+    """Token numbers (rows, length): 0 is padding, 1 a rare token. Every row ends in padding, which shows its end."""
+    longest = max(1, *map(len, rows))  # texts may have no words at all
     ids = torch.zeros(len(rows), longest + WIDEST - 1, dtype=torch.long)
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
@@ -336,12 +334,12 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _up_to_trigrams(text: Sequence[str]) -> list[tuple[str, ...]]:
-    bounded = ["", *text, ""]  # so that how a text starts and ends counts too
+    bounded = ["", *text, ""]  # so that starts and ends of texts count, too
     return [gram for k in (1, 2, 3) for gram in _ngrams(bounded, k)]
 
 
 def _numbers(made: Texts, real: Texts, seed: int, embed: Embed | None) -> Scores:
-    """The numbers that have a floor: of made texts against as many real ones."""
+    """The numbers of made texts against as many real ones; `text_floor` takes the same of training texts."""
     scores: Scores = {"length_distance": length_distance(made, real)}
     for name, judge, folds in (("c2st", ngram_judge, FOLDS), ("c2st_conv", conv_judge, CONV_FOLDS)):
         auc, error = text_c2st(made, real, seed, judge, folds)
@@ -364,10 +362,10 @@ def _text_copy_scores(s: Texts, h: Texts, learned: Texts) -> Scores:
 
 
 def passage_rates(synthetic: Texts, heldout: Texts, learned: Texts) -> tuple[float, float]:
-    """The shares of synthetic and of held-out texts that have PASSAGE_WORDS words on end from a learned text."""
+    """The shares of synthetic and of held-out texts that share PASSAGE_WORDS consecutive words with a learned text."""
     passages = [[set(_ngrams(text, PASSAGE_WORDS)) for text in texts] for texts in (synthetic, heldout)]
     sought = set().union(*(each for texts in passages for each in texts))
-    # Of a million learned texts, all their passages would take gigabytes.
+    # All passages of a million learned texts would take gigabytes, so only those sought are kept.
     known = {passage for text in learned for passage in _ngrams(text, PASSAGE_WORDS) if passage in sought}
     made, real = (sum(not each.isdisjoint(known) for each in texts) / len(texts) for texts in passages)
     return made, real
