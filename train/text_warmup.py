@@ -1,15 +1,15 @@
 """The warm start of the text generator: what likelihood can teach, before the adversarial game begins.
 
-N-grams are counted first. The net then learns what they do not tell: while it trains, the n-grams' probability of each
-token comes from the other folds of the training rows, as on rows that the counts have not seen. The weights are
-averaged over steps, and those are kept under which the validation rows are likeliest.
+N-grams are counted first. The net then learns what they miss: while it trains, the n-grams' probability of each token
+comes from the other folds of the training rows, as it would for unseen rows. The weights are averaged over steps, and
+those under which the validation rows are likeliest are kept.
 
-Last, the net is sharpened: likelihood spreads it over too many tokens, so that draws have too few of the phrases that
-real texts share (Braverman et al. 2020, "Calibration, entropy rates, and memory in language models"). That makes common
-tokens commoner still, so the net's output is then shifted in some rounds until draws have each token about as often as
-the training rows, and end where those do.
+Finally the net is sharpened, because likelihood spreads it over too many tokens, and draws have too few of the phrases
+that real texts share (Braverman et al. 2020, "Calibration, entropy rates, and memory in language models"). Sharpening
+makes common tokens commoner still, so the net's output is then shifted over some rounds until draws contain each token
+about as often as the training rows do, and end where those end.
 
-When validation rows have nothing more to decide, `recount` counts them in.
+Once validation rows have nothing more to decide, `recount` includes them in the counts.
 """
 
 import copy
@@ -34,34 +34,34 @@ from train.text_generator import Dropped, LanguageModel, TokenGenerator, backoff
 
 log = logging.getLogger("lookalike")
 
-NGRAM_ROWS = 20_000  # more rows are not counted: the table ships with the generator
+NGRAM_ROWS = 20_000  # at most this many rows are counted, because the table ships with the generator
 FOLDS = 10
 BATCH, LEARNING_RATE, WEIGHT_DECAY, AVERAGE = 32, 4e-3, 0.01, 0.995
 WORD_DROPOUT, DROPOUT = 0.1, 0.4  # shares of the tokens read and of the features, see `text_generator.Dropped`
-CHECK_STEPS = 500  # or a pass, if that is sooner
-PATIENCE = 3  # checks without improvement that end the run
-TEMPERATURE = 0.8  # by which the net's logits are divided when it has learned
+CHECK_STEPS = 500  # between two checks; an epoch, if that is shorter
+PATIENCE = 3  # checks without improvement that end the training
+TEMPERATURE = 0.8  # the net's logits are divided by it after training
 CALIBRATION_ROUNDS, RECOUNT_ROUNDS = 12, 8
 CALIBRATION_ROWS = 4000
 CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to draw
 CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use --seed and the numbers after it
-CALIBRATION_SHARE, CALIBRATION_SECONDS = 0.2, 30.0  # the share of the seconds left to it, and how many at most
-PSEUDOCOUNT = 10.0  # of draws: tokens drawn less often differ from what is wanted mostly by chance
+CALIBRATION_SHARE, CALIBRATION_SECONDS = 0.2, 30.0  # reserved for calibration: a share of the time, and the most
+PSEUDOCOUNT = 10.0  # dampens corrections of tokens drawn less often, which are mostly chance
 ENDING_PSEUDOCOUNT = 30.0  # the same for the rows that end at a position
-ENDING_COUNT = 10  # a token that comes less often is not known to end rows
-JITTER = 3.0  # tokens by which the sorting of rows by length is blurred
+ENDING_COUNT = 10  # occurrences that a token needs to count as one that ends rows
+JITTER = 3.0  # tokens of random noise in the sorting of rows by length
 
 
 class Rows:
     """Rows of token ids with what the n-grams say about each token, and the rows' classes.
 
-    They are looked up on the CPU and then moved to the device that trains.
+    N-grams are looked up on the CPU; then everything moves to the training device.
 
     Attributes:
         codes: int64 (rows, length).
         known, masses, backoff: see `LanguageModel.forward`.
         labels: int64 (rows,), or None.
-        lengths: tokens a row, (rows,), on the CPU: a batch's width must not wait for the device.
+        lengths: tokens per row, (rows,), always on the CPU, so that a batch's width need not wait for the device.
     """
 
     def __init__(self, codes: Tensor, labels: Tensor | None = None) -> None:
@@ -73,7 +73,7 @@ class Rows:
         self._note(slice(None), ngrams, head)
 
     def look_up_crosswise(self, ngrams: NgramModel, head: int, ending: Tensor) -> None:
-        """Each fold of the rows that were counted is looked up in the others."""
+        """Look up each fold of the counted rows in n-grams of the other folds; uncounted rows in `ngrams`."""
         counted, row = self.codes[:NGRAM_ROWS], torch.arange(len(self.codes))
         self._note(row >= len(counted), ngrams, head)
         fold = row[: len(counted)] % FOLDS
@@ -86,23 +86,23 @@ class Rows:
         shape = self.codes[rows].shape
         token = token.masked_fill(token >= head, UNKNOWN)
         masses = ngrams.masses(first, second)
-        padding = torch.full_like(token, PADDING)  # which stands for what is left to the net
+        padding = torch.full_like(token, PADDING)  # stands for the tokens that are left to the net
         backoff = backoff_share(masses) + ngrams.probability_without_unigrams(first, second, padding)
         self.known[rows] = ngrams.probability_without_unigrams(first, second, token).view(shape).float()
         self.masses[rows], self.backoff[rows] = masses.view(*shape, 2).float(), backoff.view(shape).float()
 
     def to(self, device: str) -> None:
-        """Move them, in place as a module's weights."""
+        """Move them in place, as a module's weights."""
         self.codes, self.known = self.codes.to(device), self.known.to(device)
         self.masses, self.backoff = self.masses.to(device), self.backoff.to(device)
         self.labels = None if self.labels is None else self.labels.to(device)
 
     def width(self, rows: Tensor) -> int:
-        """How many columns are not padding in all of some rows, whose numbers are on the CPU."""
+        """The length of the longest of some rows, whose indices are on the CPU."""
         return int(self.lengths[rows].max())
 
     def batch(self, rows: Tensor, width: int) -> dict[str, Any]:
-        """The arguments of `LanguageModel.forward` for some rows, whose numbers are where the rows are."""
+        """The arguments of `LanguageModel.forward` for some rows, whose indices are on the rows' device."""
         labels = None if self.labels is None else self.labels[rows]
         values = {"codes": self.codes, "known": self.known, "masses": self.masses, "backoff": self.backoff}
         return {**{name: value[rows, :width] for name, value in values.items()}, "labels": labels}
@@ -112,9 +112,9 @@ class TextWarmStart(Stateful):
     """Fits the generator's language model to the training rows by likelihood; see `phase.Phase`.
 
     Args:
-        generator: its n-grams, if it has any, must be filled.
-        train, validation: token ids, (rows, length), with classes where the model knows any.
-        rounds: how often the sharpened net is calibrated; 0 leaves it as likelihood has made it.
+        generator: its n-grams, if it has any, must have been counted.
+        train, validation: token ids, (rows, length), with classes if the model has classes.
+        rounds: of calibration after sharpening; with 0 the net is not sharpened, either.
         device: where to train; the generator and the rows are moved there.
     """
 
@@ -140,7 +140,7 @@ class TextWarmStart(Stateful):
         for each in (generator, train, validation):
             each.to(device)
         self.average = copy.deepcopy(model)
-        self.average.gru.flatten_parameters()  # cuDNN wants them side by side, and a copy has scattered them
+        self.average.gru.flatten_parameters()  # cuDNN wants contiguous weights, and copying has scattered them
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
         )
@@ -161,7 +161,7 @@ class TextWarmStart(Stateful):
         return self._learn(seconds - calibrating, interrupted) and self._calibrate(seconds, interrupted)
 
     def _learn(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
-        """Whether the net has learned; the best weights are then in place."""
+        """Train until done; returns whether it is, with the best weights loaded."""
         if self.calibrated:
             return True
         started = time.monotonic() - self.seconds
@@ -178,9 +178,9 @@ class TextWarmStart(Stateful):
         return True
 
     def _calibrate(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
-        """Whether all rounds are over that there is time for. A net that is not calibrated is not sharpened, either."""
+        """Sharpen and calibrate, if there is time; returns whether all rounds that there is time for are done."""
         started = time.monotonic() - self.seconds
-        alone = self.generator.with_options(candidates=1)  # nobody can choose yet
+        alone = self.generator.with_options(candidates=1)  # the scorer cannot choose yet
         while self.calibrated < self.rounds and self.seconds < seconds:
             if not self.calibrated:
                 sharpen(self.model)
@@ -193,9 +193,9 @@ class TextWarmStart(Stateful):
         return True
 
     def _next_rows(self) -> tuple[Tensor, int]:
-        """The numbers of the present step's rows, and their width; each epoch has an order of its own.
+        """The indices of the current step's rows, and their width; each epoch has its own order.
 
-        A whole epoch's are moved to the device at once, so that a step need not wait for it.
+        The indices of a whole epoch move to the device at once, so that no step waits for them.
         """
         epoch, position = divmod(self.step, self.batches)
         if epoch != self._ordered_epoch:
@@ -206,13 +206,14 @@ class TextWarmStart(Stateful):
         return self._order[position]
 
     def _step(self, rows: Tensor, width: int) -> None:
-        """One update; of several processes each computes on its part of the rows."""
+        """One update; with several processes, each computes on its part of the rows."""
         dropped = draw_dropped(self.model, len(rows), width)
         mine, weight = distributed.weighted_portion(len(rows))
         self.optimizer.zero_grad()
         both, net = self.model(**self.train.batch(rows[mine], width), dropped=dropped.of(mine))
-        # The net's own likelihood counts as well: in the mixture alone it would never get off the ground.
-        # Not a batch's own number of tokens: rows of a batch are equally long, so short rows would weigh more.
+        # The net's own likelihood is added: from the mixture's alone it would never start to learn.
+        # Divided by the mean number of tokens: batches hold rows of similar length, so dividing by a batch's own number
+        # would give tokens of short rows more weight.
         (-weight * (both + net).sum() / self.tokens_a_batch).backward()
         distributed.average_gradients(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -251,7 +252,7 @@ def new_generator(
         codes: token ids, (rows, length); the commoner a token, the lower its id.
         vocabulary: how many tokens there are.
         head: how many of them the net knows; the rest are left to the n-grams.
-        labels: the rows' classes, from 0 on (rows,); None where there are none.
+        labels: the rows' classes, from 0 on (rows,); None without classes.
         classes: how many there are.
     """
     ending = ending_tokens(codes, min(head, vocabulary))
@@ -268,7 +269,7 @@ def new_generator(
 
 
 def count_ngrams(codes: Tensor, vocabulary: int, head: int, ending: Tensor) -> tuple[NgramModel, NgramModel]:
-    """The n-grams of token ids, (rows, length): those that give common tokens, and those that give rare ones.
+    """The n-grams of token ids, (rows, length): those that predict common tokens, and those that predict rare ones.
 
     Args:
         ending: whether a common token is left to the net, (head,).
@@ -278,7 +279,7 @@ def count_ngrams(codes: Tensor, vocabulary: int, head: int, ending: Tensor) -> t
 
 
 def ending_tokens(codes: Tensor, head: int) -> Tensor:
-    """Whether a token ends a row, bool (head,): END, and those that END follows more often than not.
+    """Whether a token ends a row, bool (head,): END, and tokens that END follows more often than not.
 
     Args:
         codes: token ids, (rows, length).
@@ -292,15 +293,15 @@ def ending_tokens(codes: Tensor, head: int) -> Tensor:
 
 
 def recount(generator: TokenGenerator, codes: Tensor, *, chosen: bool = True) -> None:
-    """Let the n-grams, and how often tokens come, be those of these rows; what the net has learned stays.
+    """Replace the n-grams by those of these rows, and calibrate to these rows; the net's other weights stay.
 
     Args:
         codes: token ids, (rows, length), on the generator's device.
-        chosen: tokens shall come so often in what is chosen among candidates, else in single candidates.
+        chosen: calibrate what is chosen among candidates, else single draws.
     """
     model = generator.model
-    model.gru.flatten_parameters()  # cuDNN wants them side by side, and a copy has scattered them
-    if model.rare is None:  # the net does not know that there are any
+    model.gru.flatten_parameters()  # cuDNN wants contiguous weights, and copying has scattered them
+    if model.rare is None:  # the model cannot draw rare tokens
         codes = codes.masked_fill(codes >= model.head, UNKNOWN)
     if model.ngrams is not None:
         counted = count_ngrams(codes.cpu(), generator.vocabulary, model.head, model.ending.cpu())
@@ -314,7 +315,7 @@ def recount(generator: TokenGenerator, codes: Tensor, *, chosen: bool = True) ->
 
 
 def draw_dropped(model: LanguageModel, rows: int, width: int) -> Dropped:
-    """What the model does not see of a batch of `rows` rows of `width` tokens."""
+    """Random dropout masks for a batch of `rows` rows of `width` tokens."""
     weight = model.embedding.weight
     words = torch.rand(rows, width, device=weight.device) < WORD_DROPOUT
     sizes = model.gru.input_size, model.gru.hidden_size, model.project.out_features
@@ -322,7 +323,7 @@ def draw_dropped(model: LanguageModel, rows: int, width: int) -> Dropped:
 
 
 def batches_by_length(lengths: Tensor, size: int, seed: int) -> list[Tensor]:
-    """The numbers of all rows, whose lengths are (rows,), in batches of about equal ones, in random order."""
+    """The indices of all rows in batches of rows with similar `lengths` (rows,), the batches in random order."""
     rng = torch.Generator().manual_seed(seed)
     order = (lengths + JITTER * torch.rand(len(lengths), generator=rng)).argsort()
     parts = order.split(size)
@@ -331,7 +332,7 @@ def batches_by_length(lengths: Tensor, size: int, seed: int) -> list[Tensor]:
 
 @torch.no_grad()
 def sharpen(model: LanguageModel) -> None:
-    """Divide the net's logits by `TEMPERATURE`, and leave what it reads and what the gate sees."""
+    """Divide the net's logits by `TEMPERATURE`, without changing what it reads and what the gate sees."""
     label = () if model.label_output is None else model.label_output.parameters()
     for parameter in (*model.project.parameters(), model.bias, *label):
         parameter.div_(TEMPERATURE)
@@ -339,16 +340,17 @@ def sharpen(model: LanguageModel) -> None:
 
 @torch.no_grad()
 def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float = 1.0) -> None:
-    """Shift the net's output so that tokens come as often, and rows end as they do, in the draws as in the given rows.
+    """Shift the net's output towards draws that contain each token as often as the given rows, and end where they do.
 
-    Where there are candidates, in the chosen ones; rare tokens count together. The tokens that end a row are shifted by
-    position instead, so that as many rows begin to end there, of those that go on until then. The n-grams' share of the
-    draws is not shifted, and what follows a token changes with it: it takes some rounds.
+    With several candidates, draws are weighted by their chance of being chosen. Rare tokens are counted as one. The
+    tokens that end a row are shifted by position instead, so that of the rows that reach a position, the same share
+    begins to end there. Several rounds are needed, because the n-grams' share of the draws is not shifted, and because
+    a shifted token also changes what follows it.
 
     Args:
         codes: token ids, (rows, length).
         seed: of the draws.
-        rate: by which share of what is missing it is shifted.
+        rate: the share of the estimated shift that is applied.
     """
     model, k = generator.model, generator.candidates
     drawn = draw_together(generator, max(k, min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length))), seed)
@@ -356,7 +358,7 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float =
     chosen = chances(generator, drawn, seed)
     shares = None if chosen is None else chosen.to(codes.device)
     wanted, found = _counts(model, codes), _counts(model, drawn.codes, shares)
-    wanted *= found.sum() / wanted.sum().clamp(min=1)  # of texts of one word all tokens may end a row
+    wanted *= found.sum() / wanted.sum().clamp(min=1)  # in one-word texts all tokens may be ones that end a row
     model.bias.add_(rate * ((wanted + PSEUDOCOUNT) / (found + PSEUDOCOUNT)).log())
     (wanted, lasting), (found, going_on) = _ends(model, codes), _ends(model, drawn.codes, shares)
     wanted *= going_on / lasting.clamp(min=1)
@@ -364,12 +366,12 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float =
 
 
 def _counts(model: LanguageModel, rows: Tensor, weights: Tensor | None = None) -> Tensor:
-    """How often each token comes in rows of token ids, UNKNOWN standing for every rare one: float64 (head,).
+    """How often each token occurs in rows of token ids, UNKNOWN standing for all rare ones: float64 (head,).
 
-    Those that end a row are not counted.
+    Tokens that end a row are not counted.
 
     Args:
-        weights: how much each row counts, (rows,); 1 where it is None.
+        weights: how much each row counts, (rows,); None for 1.
     """
     known = (rows != PADDING) & (rows != UNKNOWN)
     each = None if weights is None else weights[:, None].expand_as(rows)[known]
@@ -378,7 +380,7 @@ def _counts(model: LanguageModel, rows: Tensor, weights: Tensor | None = None) -
 
 
 def _ends(model: LanguageModel, rows: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """How many rows of token ids begin to end at each position, and how many go on until then: both float64 (length,).
+    """How many rows of token ids begin to end at each position, and how many reach it: both float64 (length,).
 
     A row begins to end after its last token that does not end rows. The weights are as in `_counts`.
     """
@@ -390,7 +392,7 @@ def _ends(model: LanguageModel, rows: Tensor, weights: Tensor | None = None) -> 
 
 @torch.no_grad()
 def mean_loss(model: LanguageModel, rows: Rows) -> float:
-    """Nats a row; unknown tokens are not counted. Of several processes each looks at its part of the rows."""
+    """Mean nats per row; unknown tokens do not count. With several processes, each computes its part of the rows."""
     parts, device = torch.arange(len(rows.codes))[distributed.portion(len(rows.codes))].split(64), rows.codes.device
     found = [model(**rows.batch(part.to(device), rows.width(part)))[0].sum() for part in parts if len(part)]
     return -distributed.all_reduce_sum(sum(torch.stack(found).tolist()) if found else 0.0) / len(rows.codes)

@@ -1,8 +1,7 @@
 """Experiment tracking: keeps a run's copy in MLflow up to date while the job works.
 
-Tracking serves the training, never the other way round. The job writes to the run directory only; a thread of its own
-sends what is there. While MLflow is away, that is said once and nothing else happens; when it is back, it gets what
-it missed.
+Tracking must never hinder training. The job writes to the run directory only; a separate thread sends what is there.
+If MLflow cannot be reached, one warning is logged and training goes on; once it is back, it gets what it missed.
 """
 
 import contextlib
@@ -34,16 +33,16 @@ from train.rundir import RunDirectory
 
 log = logging.getLogger("lookalike")
 
-SECONDS = 5  # between two looks at the machine, and between two attempts to send
+SECONDS = 5  # between two measurements of the machine, and between two attempts to send
 REFUSED = re.compile(r"error code 40[13]|PERMISSION_DENIED")  # in the client's message when the server refuses us
-UNUSABLE = re.compile(r"unsupported URI|maintenance mode|No module named")  # when the address cannot be a server's
+UNUSABLE = re.compile(r"unsupported URI|maintenance mode|No module named")  # when the address cannot be used at all
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 PATIENCE_SECONDS = 60  # at the end, for a request that is still under way
-INTERRUPTED_SECONDS = 4  # for all that is left to be sent: Docker kills a job 10 seconds after it has asked it to end
+INTERRUPTED_SECONDS = 4  # to send the rest of an interrupted job: Docker kills it 10 seconds after asking it to end
 
 
 class Tracker:
-    """Sends a run directory to MLflow from a thread of its own, until `finish`."""
+    """Sends a run directory to MLflow from a separate thread, until `finish`."""
 
     def __init__(self, run: RunDirectory, record: Record) -> None:
         set_mlflow_defaults()
@@ -59,17 +58,17 @@ class Tracker:
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id of the run; None where MLflow has not answered yet."""
+        """MLflow's id of the run; None if MLflow has not answered yet."""
         return self.record.run_id
 
     def checkpointed(self, seen: int) -> None:
-        """The ticks up to here are saved for good: from now on they may be sent."""
+        """Note that the ticks up to here are in a checkpoint, and so final: they may now be sent."""
         self.record.seen = seen
 
     def finish(self, status: str) -> None:
         """Send everything, and end the run in MLflow as FINISHED, FAILED or KILLED.
 
-        An interruption ends the wait for MLflow, not the job, which has its results.
+        Ctrl-C ends only the wait for MLflow: the job has its results.
         """
         self.ended.set()
         self.record.status, self.record.ended = status, time.time()
@@ -96,7 +95,7 @@ class Tracker:
                 return
 
     def _try(self, send: Callable[[Mirror], None]) -> None:
-        """Send; what MLflow does not take is said once, and comes again with the next attempt."""
+        """Send; a failure is logged once, and what was not sent comes with the next attempt."""
         try:
             self.record.save(self.run)
             if self.mirror is None:
@@ -118,7 +117,7 @@ class Tracker:
 
 
 class SystemMetrics:
-    """Measures processor, memory, disk, network and GPU, and writes a line each time."""
+    """Measures processor, memory, disk, network and GPU, and appends a line to a file each time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -126,7 +125,7 @@ class SystemMetrics:
         self.monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
         try:
             self.monitors.append(GPUMonitor())
-        except Exception as problem:  # MLflow raises a bare one where there is no GPU
+        except Exception as problem:  # MLflow raises a bare Exception if there is no GPU
             log.debug("no GPU metrics: %s", one_line(problem))
 
     def measure(self) -> None:
@@ -151,8 +150,11 @@ def start(run: RunDirectory, *, tags: dict[str, str], datasets: list[dict[str, s
 
     Args:
         tags: what to find the run by.
-        datasets: what `dataset` returned.
-        seen: up to where the ticks in stats.jsonl are final.
+        datasets: results of `dataset`.
+        seen: how far the ticks in stats.jsonl are final.
+
+    Raises:
+        InputError: the run was tracked before, but its record cannot be read.
     """
     known = run.tracking.exists()
     record = mirror.read(run) if known else Record(key=uuid.uuid4().hex, tags=tags, datasets=datasets)
@@ -167,7 +169,7 @@ def dataset(codes: npt.NDArray[np.uint8], *, name: str, origin: str, context: st
 
 
 def sync(run: RunDirectory) -> str:
-    """Send what MLflow lacks of a run that nobody is working on.
+    """Send what MLflow lacks of a run that no job is working on.
 
     Returns:
         MLflow's id of the run.
@@ -175,15 +177,15 @@ def sync(run: RunDirectory) -> str:
     Raises:
         InputError: the run cannot be tracked.
         OSError: one of its files cannot be read.
-        JobError: somebody is working on it, or MLflow does not answer.
+        JobError: a job is working on it, or MLflow does not answer, refuses, or cannot be used.
     """
     set_mlflow_defaults()
     record = mirror.read(run)
     try:
         with FileLock(run.path / ".lock", timeout=0):
-            if record.status != "FINISHED" and run.metrics.exists():  # killed as it told MLflow, or when judged again
+            if record.status != "FINISHED" and run.metrics.exists():  # killed while telling MLflow or judging again
                 record.status, record.complete = "FINISHED", False
-            elif record.status == "RUNNING":  # nobody works on it: the job was killed
+            elif record.status == "RUNNING":  # but no job holds the lock, so it was killed
                 record.status = "KILLED"
             connected = Mirror(run, record)
             if not record.complete:
@@ -193,7 +195,7 @@ def sync(run: RunDirectory) -> str:
     except InputError:
         raise
     except Exception as problem:
-        if isinstance(problem, OSError) and problem.filename is not None:  # connections have no file name
+        if isinstance(problem, OSError) and problem.filename is not None:  # errors of connections have no file name
             raise
         what, advice = "does not answer", "try again later"
         if REFUSED.search(str(problem)):
@@ -206,11 +208,11 @@ def sync(run: RunDirectory) -> str:
 
 
 def set_mlflow_defaults() -> None:
-    """Shorten MLflow's patience with an absent server and keep it from talking, unless the user has set it so."""
+    """Shorten MLflow's wait for an absent server and quieten it; the user's environment variables take precedence."""
     store.set_defaults()
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # A GPU that does not tell its power, say, would be mentioned at each measurement.
+    # A GPU that does not report its power, say, would cause a warning at each measurement.
     logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
 
 

@@ -1,8 +1,8 @@
-"""The warm start: the generator learns by likelihood what likelihood can teach, before the adversarial game begins.
+"""The warm start of 0/1 rows: what likelihood can teach, before the adversarial game begins.
 
-The training rows are cut into folds. For each fold one net is fitted to the other folds and stopped where its own
-fold, which it has not seen, is likeliest; the generator draws every row from one of the nets. Averaging over folds
-takes away part of what each net mistook for a pattern.
+The training rows are cut into folds. For each fold one net is fitted to the other folds and stopped where its own,
+unseen fold is likeliest; the generator draws every row from one of the nets. Averaging over folds removes part of what
+each net mistook for a pattern.
 """
 
 import copy
@@ -27,30 +27,30 @@ from train.phase import Stateful, restore_rng_states, rng_states
 
 log = logging.getLogger("lookalike")
 
-FIRST_NETS = 2  # of the first fold: one class, or many; see `WarmStart`
+FIRST_NETS = 2  # nets of the first fold: one with one class, one with many; see `WarmStart`
 CLASSES = (8, 16, 32, 64)
-PSEUDO_ROWS = (5.0, 1.0)  # how strongly a class is drawn towards the column means; 5 gives the plainer mixture
-ROWS_A_CLASS = 10  # fewer training rows a class than this are not tried
-HIDDEN_VALUES = 1 << 15  # hidden units times bits: the nets of rows of more than 256 bits have fewer, for more steps
+PSEUDO_ROWS = (5.0, 1.0)  # how strongly classes are shrunk towards the column means; 5 gives the plainer mixture
+ROWS_A_CLASS = 10  # the fewest training rows per class for a number of classes to be tried
+HIDDEN_VALUES = 1 << 15  # most hidden units times bits: smaller nets for long rows, to have time for more steps
 EM_STEPS, EM_LAST_STEPS = 60, 3
-EM_VALUES = 1 << 22  # values that expectation maximisation looks at, but in its last steps: of long rows a part
+EM_VALUES = 1 << 22  # values that expectation maximisation uses; only its last steps use all rows
 STEPS, BATCH, LEARNING_RATE, AVERAGE = 1000, 128, 3e-3, 0.99
-# Both fall from strong to weak while a net learns: early stopping then chooses the strength as well.
+# Both fall from strong to weak during the fit, so that early stopping also chooses their strength.
 DECAY = (4.0, 0.1)
 SPARSITY = (1.0, 0.05)  # soft thresholds of weights, in learning rates; see `soft_threshold`
 CLASS_BIAS_DECAY = 0.1
-# The table of the last bits may learn so many times faster than the rest, and faster still in rows of more than 500
-# bits: all positions of a row teach it.
+# The table of the last bits learns this many times faster than the rest, and faster still in rows of more than 500
+# bits, because all positions of a row teach it.
 LOCAL_PACE, LOCAL_LENGTH = 5.0, 100
 CHECK_STEPS = 25
-STEPS_ALONE = 10  # of several processes: after so many they tell each other whether they go on
-FEWEST_STEPS = 300  # where there is no time for so many for each net, there are fewer nets
-PATIENCE = (1.7, 300)  # stop after 1.7 times the best step and 300 more
+STEPS_ALONE = 10  # with several processes: steps after which they tell each other whether they go on
+FEWEST_STEPS = 300  # if there is no time for this many steps for each net, there are fewer nets
+PATIENCE = (1.7, 300)  # stop at 1.7 times the best step plus 300
 CHECKED_ROWS = 2000
-COMPARED_VALUES = 1 << 24  # rows times bits times classes by which nets of one and of many classes are compared
+COMPARED_VALUES = 1 << 24  # most rows times bits times classes for comparing nets of one class and of many
 CALIBRATION_ROWS, CALIBRATION_ROUNDS = 20_000, 6
 CALIBRATION_VALUES = 5_000_000  # fewer of long rows, which take longer to draw
-CALIBRATION_SEED = 777_777  # of the first round, the others follow; no judge's: rows that calibrated are not judged
+CALIBRATION_SEED = 777_777  # of the first round, plus 1 for each further one; judges use other seeds, so other rows
 EDGE = 1e-4  # probabilities are kept this far from 0 and 1
 
 
@@ -67,13 +67,13 @@ class Mixture:
         return rows @ torch.logit(means).T + torch.log1p(-means).sum(1) + self.prior.log()
 
     def log_likelihoods(self, rows: Tensor) -> Tensor:
-        """Nats of each row, (rows,)."""
+        """log p(row) in nats, (rows,)."""
         return self.joint_log_prob(rows).logsumexp(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """How many classes, and how strongly each is drawn towards the column means."""
+    """How many classes, and how strongly each is shrunk towards the column means."""
 
     classes: int = 1
     pseudo_rows: float = 1.0
@@ -82,8 +82,8 @@ class Choice:
 def choose_mixture(seen: Tensor, unseen: Tensor) -> Choice:
     """The plainest choice under which the unseen rows are not clearly less likely than under the best one.
 
-    The nets find much of what a mixture needs further classes for. Clearly means: by more than a standard error of the
-    difference (Breiman et al. 1984, "Classification and regression trees").
+    The nets can learn much of what a mixture would need more classes for. Clearly means by more than one standard error
+    of the difference (Breiman et al. 1984, "Classification and regression trees").
     """
     seen = _few(seen)
     tried = [
@@ -100,15 +100,15 @@ def choose_mixture(seen: Tensor, unseen: Tensor) -> Choice:
 
 
 def is_lower(some: Tensor, others: Tensor, errors: float) -> bool:
-    """Whether the mean of some nats (rows,) is lower than that of others by more than so many standard errors."""
+    """Whether the mean of `some` (rows,) is lower than that of `others` by more than `errors` standard errors."""
     lost = others - some
     return float(lost.mean()) > errors * float(lost.std(correction=0)) / math.sqrt(len(lost))
 
 
 def fit_mixture(rows: Tensor, choice: Choice) -> Mixture:
-    """Expectation maximisation (Dempster, Laird and Rubin 1977) from random rows as first class means.
+    """Expectation maximisation (Dempster, Laird and Rubin 1977), started at random rows drawn halfway to the mean.
 
-    Some rows find the classes, all rows their means.
+    Most steps use a part of the rows, the last ones use all.
     """
     few, mean = _few(rows), (rows.sum(0) + 0.5) / (len(rows) + 1)
     if choice.classes == 1:
@@ -131,10 +131,10 @@ def _few(rows: Tensor) -> Tensor:
 
 
 class NetFit(Stateful):
-    """One net being fitted to the seen rows, with classes drawn from the mixture's posterior; the unseen rows stop it.
+    """Fits one net to the seen rows, with classes drawn from the mixture's posterior, until the unseen rows stop it.
 
     Attributes:
-        best: a lower bound on the unseen rows' mean log-likelihood in nats, the highest so far.
+        best: the highest estimate so far of a lower bound on the unseen rows' mean log-likelihood, in nats.
         seconds: spent in steps so far.
     """
 
@@ -147,7 +147,7 @@ class NetFit(Stateful):
         self.average = copy.deepcopy(self.net)
         self.optimizer = new_optimizer(self.net)
         self.posterior = mixture.joint_log_prob(seen).softmax(1)
-        # Four draws of the unseen rows' classes, taken in turn; their entropy completes the bound.
+        # Four draws of the unseen rows' classes, used in turn; mean log prior - log posterior completes the bound.
         unseen_posterior = mixture.joint_log_prob(unseen).softmax(1)
         self.latents = torch.multinomial(unseen_posterior, 4, replacement=True)
         self.entropy = (
@@ -158,7 +158,7 @@ class NetFit(Stateful):
         self.seconds = 0.0
 
     def done(self, seconds: float) -> float:
-        """The share of the schedule that is over when at most so many seconds may be spent; 1 ends the fit."""
+        """The share of the schedule that is over, with at most this many seconds; 1 ends the fit."""
         if self.steps >= PATIENCE[0] * self.best_step + PATIENCE[1]:
             return 1.0
         return min(1.0, max(self.steps / STEPS, self.seconds / max(seconds, 1e-9)))
@@ -192,22 +192,21 @@ class NetFit(Stateful):
         return {**super().state_dict(), "prior": self.mixture.prior, "means": self.mixture.means}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on with a fit of the same rows; it must have been made with the saved `prior` and `means`."""
+        """Continue a fit of the same rows; this object must have been made with the saved `prior` and `means`."""
         super().load_state_dict(saved)
         self.latents = self.latents.to(self.seen.device)
 
 
 def draw_classes(posterior: Tensor) -> Tensor:
-    """A class for each row, (rows,), in proportion to its `posterior`, (rows, classes).
+    """A class for each row, (rows,), drawn with the probabilities `posterior`, (rows, classes).
 
-    The race of exponential times that `torch.multinomial` runs, too, but only after a look at the values, for which a
-    GPU has to be waited for.
+    Done by exponential races, as in `torch.multinomial`, which however checks its input first and so waits for the GPU.
     """
     return (posterior / torch.empty_like(posterior).exponential_()).argmax(1)
 
 
 def new_net(length: int, mixture: Mixture, hidden: int) -> NadeGenerator:
-    """A net of one fold that starts as the mixture itself."""
+    """A net for one fold that initially equals the mixture."""
     count = len(mixture.prior)
     net = NadeGenerator(length=length, hidden=hidden, nets=1, classes=count).to(mixture.means.device)
     logits = torch.logit(mixture.means.clamp(EDGE, 1 - EDGE))
@@ -219,7 +218,7 @@ def new_net(length: int, mixture: Mixture, hidden: int) -> NadeGenerator:
 
 
 def descend(net: NadeGenerator, optimizer: torch.optim.Optimizer, rows: Tensor, latent: Tensor) -> None:
-    """One step towards the rows (rows, length), given their classes (rows,)."""
+    """One optimizer step on the likelihood of rows (rows, length), given their classes (rows,)."""
     loss = F.binary_cross_entropy_with_logits(net.logits(rows, 0, latent), rows)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -231,10 +230,10 @@ def descend(net: NadeGenerator, optimizer: torch.optim.Optimizer, rows: Tensor, 
 def soft_threshold(optimizer: torch.optim.Optimizer) -> None:
     """The proximal step of an L1 penalty (Parikh and Boyd 2014, "Proximal algorithms") on the groups with a threshold.
 
-    Adam moves a weight by about its learning rate at most, and by less the more its gradients disagree. So a threshold
-    of some share of the learning rate keeps at 0 each weight whose mean gradient is a smaller share of the gradients'
-    root mean square. Pairs of bits that are together as often as chance explains come in only when the threshold has
-    fallen far; early stopping decides how far.
+    Adam moves a weight by at most about the learning rate, and by less the more its gradients disagree. So a threshold
+    of some share of the learning rate keeps every weight at 0 whose mean gradient is a smaller share of the gradients'
+    root mean square. Pairs of bits that occur together about as often as by chance get weights only once the threshold
+    has fallen far; early stopping decides how far.
     """
     for group in optimizer.param_groups:
         if "threshold" in group:
@@ -243,7 +242,7 @@ def soft_threshold(optimizer: torch.optim.Optimizer) -> None:
 
 
 def affordable_folds(rows: Tensor, hidden: int, folds: int, seconds: float) -> int:
-    """How many folds can have a net of FEWEST_STEPS: at least one."""
+    """For how many folds there is time to train nets of FEWEST_STEPS steps; at least one."""
     net = new_net(rows.shape[1], fit_mixture(rows, Choice()), hidden)
     batch, optimizer = rows[:BATCH], new_optimizer(net)
     set_schedule(optimizer, 0.0)
@@ -251,13 +250,13 @@ def affordable_folds(rows: Tensor, hidden: int, folds: int, seconds: float) -> i
     for _ in range(2):  # the first one also warms up
         started = time.monotonic()
         descend(net, optimizer, batch, latent)
-        net.bias.sum().item()  # waits for a GPU, which would otherwise only have been told what to do
+        net.bias.sum().item()  # waits for the GPU, whose work is only queued until then
     affordable = seconds / (FEWEST_STEPS * (time.monotonic() - started))
     return max((nets for nets in range(1, folds + 1) if rounds(nets + 1) <= affordable), default=1)
 
 
 def rounds(nets: int, done: int = 0) -> int:
-    """In how many rounds so many nets are fitted, some of which are done: the first two must come before the others."""
+    """The rounds that fitting `nets` nets takes, after `done` of them: the first two must come before the others."""
     first, others = max(0, FIRST_NETS - done), nets - max(FIRST_NETS, done)
     return -(-first // distributed.world_size()) + -(-others // distributed.world_size())
 
@@ -290,7 +289,7 @@ def _geometric(ends: tuple[float, float], done: float) -> float:
 
 @torch.no_grad()
 def held_nats(net: NadeGenerator, rows: Tensor, latent: Tensor) -> float:
-    """Mean nats a row that the net needs for the rows (rows, length), given their classes (rows,)."""
+    """The net's mean negative log-likelihood in nats per row, of rows (rows, length) given their classes (rows,)."""
     return float(F.binary_cross_entropy_with_logits(net.logits(rows, 0, latent), rows)) * rows.shape[1]
 
 
@@ -303,15 +302,16 @@ def log_likelihoods(net: NadeGenerator, rows: Tensor) -> Tensor:
 
 
 def _nats(net: NadeGenerator, rows: Tensor, latent: Tensor) -> Tensor:
-    """Nats that the net needs for each of the rows, given their classes: (rows,)."""
+    """The net's negative log-likelihood of each row, given its class, in nats: (rows,)."""
     return F.binary_cross_entropy_with_logits(net.logits(rows, 0, latent), rows, reduction="none").sum(1)
 
 
 def better_classes(one: NadeGenerator, many: NadeGenerator, unseen: Tensor) -> int:
     """Which net to keep: 0 (one class) if the unseen rows are clearly less likely under the other, else 1 (many).
 
-    Clearly means: by more than three standard errors. A single net of many classes is less sure of them than the whole
-    generator will be, and of two that are equally likely judges find it harder to tell (EXPERIMENTS.md).
+    Clearly means by more than three standard errors. Many classes are favoured because a single net estimates them less
+    reliably than the whole generator will, and because at equal likelihood judges find their rows harder to tell from
+    real ones (EXPERIMENTS.md).
     """
     unseen = unseen[: max(2, COMPARED_VALUES // (unseen.shape[1] * many.classes))]
     return int(not is_lower(log_likelihoods(many, unseen), log_likelihoods(one, unseen), 3))
@@ -327,16 +327,16 @@ def join(nets: list[NadeGenerator]) -> NadeGenerator:
 
 
 def likely_means(rows: Tensor) -> Tensor:
-    """The column means of the rows, drawn together as far as chance explains that they differ: (length,).
+    """The column means of the rows, (length,), shrunk towards each other as far as their differences may be chance.
 
     The estimator of James and Stein (Efron and Morris 1975, "Data analysis using Stein's estimator and its
-    generalizations"), with the mean of the variances p (1 - p) / (rows - 1) for all: one factor keeps the number of
-    ones. With each mean's own, columns that are low by chance would be taken for sure, and rare ones become too rare.
-    Constant columns stay as they are.
+    generalizations"), with the mean of the variances p (1 - p) / (rows - 1) for all columns: a single factor keeps the
+    total number of ones. With its own variance, a column that is low by chance would pass for certain, and rare ones
+    would become too rare. Constant columns stay as they are.
     """
     means = rows.float().mean(0)
     varying = (means > 0) & (means < 1)
-    if varying.sum() < 4:  # two columns or three say nothing about the spread
+    if varying.sum() < 4:  # up to three columns say nothing about the spread
         return means
     found = means[varying]
     centre, chance = found.mean(), (found * (1 - found)).mean() / (len(rows) - 1)
@@ -349,12 +349,14 @@ def likely_means(rows: Tensor) -> Tensor:
 def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
     """Shift the output biases until the generated column means are the wanted ones.
 
-    All bits are shifted at once, each by the difference of the logits of wanted and found mean; later bits answer to
-    earlier ones, hence the rounds. Each round has rows of its own and moves a smaller part of the way, so that the
-    scatter of the rows averages out (stochastic approximation, Robbins and Monro 1951).
+    All bits are shifted at once, each by the difference between the logits of the wanted and the generated mean.
+    Several rounds are needed, because later bits depend on earlier ones. Each round draws new rows and, from the third
+    on, moves a smaller part of the way, so that sampling noise averages out (stochastic approximation, Robbins and
+    Monro 1951).
 
     Args:
-        means: the wanted column means, (length,), as `rows` rows showed them.
+        means: the wanted column means, (length,).
+        rows: the number of rows that they were estimated from; means are kept half a row away from 0 and 1.
     """
     edge = 0.5 / rows
     drawn = min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length))
@@ -369,18 +371,18 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
 class WarmStart:
     """The warm start as a `train.phase.Phase`: net after net, step by step.
 
-    The first fold has two nets, of one class and of many; those of the other folds have the classes of the better one.
-    Of several processes each fits another net, as many at a time as there are processes. The random numbers of a net
-    are its own, so without a limit of seconds the generator is the same for any number of processes.
+    The first fold has two nets, with one class and with many; the other folds' nets use the better number of classes.
+    With several processes, each fits a different net at the same time. Every net has its own random numbers, so without
+    a time limit the generator is the same for any number of processes.
 
     Attributes:
-        choices: what the first fold tries for its classes.
-        better: the number of the better choice, and of the first fold's net that had it; None until both are fitted.
+        choices: the two choices of classes that are tried on the first fold.
+        better: the index of the better choice, and of the first fold's net that used it; None until both are fitted.
         fitted: the nets that are done.
-        count: how many folds there is time for; None where time has no limit.
-        round: the numbers of the nets in work, one for each process in the order of their ranks; empty between rounds.
-        fit: the one of them that is this process's.
-        begun: nets on which an earlier session had begun to work, as their states, in order; they come next.
+        count: how many folds there is time for; None without a time limit.
+        round: the numbers of the nets being fitted, one for each process in order of rank; empty between rounds.
+        fit: this process's fit among them; None if it has none.
+        begun: states of the nets that an earlier session had begun, in order; they come next.
     """
 
     def __init__(self, rows: Tensor, *, hidden: int, folds: int) -> None:
@@ -388,8 +390,8 @@ class WarmStart:
 
         Args:
             rows: training codes, uint8 (rows, length), on the device that trains.
-            hidden: hidden units of each net, at most `HIDDEN_VALUES` over the length of the rows.
-            folds: how many parts the rows are cut into, and how many nets the generator has at most.
+            hidden: hidden units of each net; limited to `HIDDEN_VALUES` divided by the length of the rows.
+            folds: how many parts the rows are cut into, and the most nets that the generator has.
         """
         self.rows = rows.float()
         self.hidden, self.folds = min(hidden, math.ceil(HIDDEN_VALUES / rows.shape[1])), min(folds, len(rows))
@@ -420,7 +422,7 @@ class WarmStart:
             started = time.monotonic()
             if self.count is None and math.isfinite(seconds):
                 count = affordable_folds(self.rows, self.hidden, self.folds, seconds)
-                # A run that began without a limit may have fitted more by now.
+                # A run that began without a time limit may already have fitted more.
                 self.count = max(distributed.broadcast(count), len(self.fitted) + 1 - FIRST_NETS)
             if not self.round:
                 self._begin_round()
@@ -434,11 +436,11 @@ class WarmStart:
         return self.joined is not None
 
     def _advance(self, seconds: float) -> bool:
-        """A step of this process's net, or, where processes wait for each other, some; False as for `_step`."""
+        """One step of this process's net (with several processes, a few); False as for `_step`."""
         return all(self._step(seconds) for _ in range(1 if distributed.world_size() == 1 else STEPS_ALONE))
 
     def _step(self, seconds: float) -> bool:
-        """One step of this process's net; False where it has none, or has done with it."""
+        """One step of this process's net; False if it has none, or its fit is done."""
         if self.fit is None:
             return False
         done = self.fit.done(self._limit(self.fit, seconds))
@@ -447,11 +449,11 @@ class WarmStart:
         return done < 1
 
     def _limit(self, fit: NetFit, seconds: float) -> float:
-        """The seconds that this net may take: what the rounds before it left, shared with those to come."""
+        """The seconds that this net may take: what earlier rounds have left, divided by the rounds to come."""
         return (seconds - (self.seconds - fit.seconds)) / rounds(self._nets_in_all(), len(self.fitted))
 
     def _nets_in_all(self) -> int:
-        """How many nets are fitted: one for each fold, or fewer where time is short, and one more for the first."""
+        """How many nets are fitted: one for each fold that there is time for, and a second one for the first fold."""
         return 1 + (self.folds if self.count is None else self.count)
 
     def _begin_round(self) -> None:
@@ -490,16 +492,16 @@ class WarmStart:
             assert self.better is not None
             self.joined = join([self.fitted[self.better], *self.fitted[FIRST_NETS:]])
             calibrate(self.joined, likely_means(self.rows), len(self.rows))
-            # What follows is the same for any number of processes, too.
+            # Seeded so that what follows is the same for any number of processes, too.
             torch.manual_seed(self.seed + 1 + len(self.fitted))
 
     def _fold(self, number: int) -> tuple[Tensor, Tensor]:
-        """The rows that a fold's nets see, and those that stop them."""
+        """The rows that a fold's nets learn from, and the unseen rows that stop them."""
         unseen = (self.part == number).to(self.rows.device)
         return self.rows[~unseen], self.rows[unseen][:CHECKED_ROWS]
 
     def state_dict(self) -> dict[str, Any]:
-        """The state; while a round is going on, all processes must ask for it."""
+        """The state; during a round, all processes must call this."""
         mine = None if self.fit is None else self.fit.state_dict()
         return {
             "part": self.part,

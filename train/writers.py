@@ -1,4 +1,4 @@
-"""Writers: generated rows as users know them, in one file."""
+"""Writers: generated rows in one file, in the form of the user's data."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def check_writable(path: Path) -> None:
     """Refuse a file that `write` could not write, before any work is done.
 
     Raises:
-        InputError: the format is unknown, or the folder does not exist.
+        InputError: the format is unknown, or as for `check_folder`.
     """
     if path.suffix.lower() not in WRITERS:
         raise InputError(f"--out {path}: the name must end in {', '.join(WRITERS)}, or have no ending: a folder")
@@ -30,10 +30,10 @@ def check_writable(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a file that is a folder, or whose folder does not exist, before any work is done.
+    """Refuse a path that cannot be written as a file, before any work is done.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it is a folder, or its folder does not exist.
     """
     if path.is_dir():
         raise InputError(f"--out {path}: a folder; name a file in it")
@@ -42,7 +42,7 @@ def check_folder(path: Path) -> None:
 
 
 def write(path: Path, sample: LabelledRows, codec: Codec) -> None:
-    """Write rows as users know them (see `arrow`); the file appears whole or not at all. NPY holds no classes."""
+    """Write rows as made by `arrow`; the file appears whole or not at all. NPY holds no classes."""
     atomic.clear(path.absolute().parent)
     with atomic.replacing(path) as partial, partial.open("wb") as file:
         WRITERS[path.suffix.lower()](file, arrow(sample, codec))
@@ -51,8 +51,8 @@ def write(path: Path, sample: LabelledRows, codec: Codec) -> None:
 def arrow(sample: LabelledRows, codec: Codec) -> pa.Table:
     """Rows as an Arrow table.
 
-    Where codes are token ids: a column of texts and, where they have classes, one of those, under the name that it has
-    in the training data. Else a column of 0/1 for each code.
+    For token ids: a column of texts and, if they have classes, one of classes, named as in the training data unless
+    that name is `TEXT_COLUMN`. Otherwise a column of 0/1 for each code.
     """
     if not isinstance(codec, TokensCodec):
         return pa.table(list(sample.codes.numpy().T), names=codec.columns)
@@ -61,7 +61,7 @@ def arrow(sample: LabelledRows, codec: Codec) -> pa.Table:
 
 
 def schema(codec: Codec) -> pa.Schema:
-    """What `arrow` makes for a codec."""
+    """The schema of what `arrow` makes for a codec."""
     if not isinstance(codec, TokensCodec):
         return pa.schema([(name, pa.uint8()) for name in codec.columns])
     classes = LABEL_COLUMN if codec.label_column == TEXT_COLUMN else codec.label_column
@@ -74,7 +74,7 @@ def _write_jsonl(file: BinaryIO, rows: pa.Table) -> None:
 
 
 def _write_npy(file: BinaryIO, rows: pa.Table) -> None:
-    buffer = io.BytesIO()  # numpy itself does not say why it could not write to a file
+    buffer = io.BytesIO()  # numpy's own errors do not say why a file could not be written
     if pa.string() in rows.schema.types:
         np.save(buffer, np.array(rows[0].to_pylist(), dtype=np.str_))
     else:
