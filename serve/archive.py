@@ -1,11 +1,11 @@
-"""The model archive: an artifact and the code that serves it, in one .mar file that needs nothing else of this project.
+"""The model archive: an artifact and the code that serves it, in one self-contained .mar file.
 
     handler.py, serve/, train/           the code, unchanged
     generator.safetensors, card.json     the artifact
     model-config.yaml, MAR-INF/          what TorchServe reads, and the SHA-256 of every other file
 
-The format is torch-model-archiver's (a test compares the two). The tool itself is not used: it works in a folder of a
-fixed name that it deletes first, and stamps the time into the result. Here the same artifact gives the same bytes.
+The format is torch-model-archiver's (a test compares the two). The tool itself is not used: it deletes and reuses a
+folder with a fixed name, and writes the time into the result. Here the same artifact and code give the same bytes.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from serve.errors import ArchiveError
 from train import CARD, MODEL_NAME, WEIGHTS
 
 HERE = Path(__file__).resolve().parent
-# All that an archive's code sees of the environment, when it is proved and when it is served.
+# The only environment variables that an archive's code inherits, when it is proved and when it is served.
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 ARTIFACT_FILES = (WEIGHTS, CARD)
 LEAVES = {
@@ -38,11 +38,11 @@ CONFIG = "model-config.yaml"
 MANIFEST = "MAR-INF/MANIFEST.json"
 CHECKSUMS = "MAR-INF/SHA256.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
-VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # becomes a file name and a part of an address
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # becomes part of a file name and of a URL
 MAX_UNPACKED_BYTES = 2**31
 PROOF_SECONDS = 120.0
-# What zipfile raises for a damaged archive, and json for what is not ours; a flipped bit may ask for a feature of zip
-# that zipfile has not (NotImplementedError) or for a password (RuntimeError).
+# What zipfile raises for a damaged archive, and reading its JSON for a foreign one. A flipped bit may request a zip
+# feature that zipfile lacks (NotImplementedError) or a password (RuntimeError).
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 PROOF = """
 import sys
@@ -59,10 +59,11 @@ except artifact.ArtifactError as problem:
 def build(artifact_directory: Path, mar: Path) -> Path:
     """Pack an artifact into a model archive, replacing an older one, and return the archive's path.
 
-    It appears whole or not at all, and is the same byte for byte for the same artifact and code.
+    It is written atomically; the same artifact and code give the same bytes.
 
     Raises:
-        ArchiveError: the directory is no artifact, its card names no usable version, or the archive cannot be written.
+        ArchiveError: the directory is not an artifact, its card names no usable version, or the archive cannot be
+            written.
     """
     try:
         contents = {name: (artifact_directory / name).read_bytes() for name in ARTIFACT_FILES}
@@ -83,7 +84,7 @@ def kept_environment() -> dict[str, str]:
 
 def _pack(contents: dict[str, bytes], mar: Path) -> Path:
     mar.parent.mkdir(parents=True, exist_ok=True)
-    partial = mar.with_name(f".{mar.name}.partial")  # hidden: half a file is sent to nobody
+    partial = mar.with_name(f".{mar.name}.partial")  # hidden, so that nobody takes half a file for an archive
     try:
         with zipfile.ZipFile(partial, "w") as archive:
             for name, content in sorted(contents.items()):
@@ -99,16 +100,16 @@ def _pack(contents: dict[str, bytes], mar: Path) -> Path:
 def verify(mar: Path, proved: Path | None = None, seconds: float = 0) -> dict[str, Any]:
     """Prove an archive as a server would use it, and return its card.
 
-    Every file must have the checksum that the archive names for it, and the archive's own code, run alone in a process
-    of its own, must make the artifact's golden samples again.
+    Every file must match the checksum that the archive lists for it, and the archive's own code, run alone in a fresh
+    process, must reproduce the artifact's golden samples.
 
     Args:
-        proved: where an archive of nothing but the proved files is written. Readers of archives differ: TorchServe
-            would unpack a file that the archive's own table of contents lacks.
-        seconds: how long the golden samples may take, where that is more than `PROOF_SECONDS`.
+        proved: where to write a new archive of exactly the proved files. Zip readers differ: TorchServe would also
+            unpack a file that is missing from the zip's table of contents.
+        seconds: time limit for the golden samples, if longer than `PROOF_SECONDS`.
 
     Raises:
-        ArchiveError: the archive is truncated, altered or not one of ours, or its golden samples do not come out.
+        ArchiveError: the archive is truncated, altered or not one of ours, or does not reproduce its golden samples.
     """
     contents, limit = _contents(mar), max(seconds, PROOF_SECONDS)
     with _unpacked(mar, contents) as folder:
@@ -144,10 +145,10 @@ def verify(mar: Path, proved: Path | None = None, seconds: float = 0) -> dict[st
 
 
 def read_card(mar: Path) -> dict[str, Any]:
-    """The card in an archive that has been proved before.
+    """The card in an archive that was proved earlier.
 
     Raises:
-        ArchiveError: the archive is gone or has been damaged since.
+        ArchiveError: the archive has been removed or damaged since.
     """
     try:
         with zipfile.ZipFile(mar) as contents:
@@ -158,7 +159,11 @@ def read_card(mar: Path) -> dict[str, Any]:
 
 
 def _contents(mar: Path) -> dict[str, bytes]:
-    """The archive's files, whose checksums fit."""
+    """The archive's files by name, after checking their checksums.
+
+    Raises:
+        ArchiveError: the archive cannot be read, is too large, or a checksum does not match.
+    """
     try:
         with zipfile.ZipFile(mar) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
@@ -198,10 +203,10 @@ def _version(card: dict[str, Any]) -> str:
 
 
 def _check_read(card: dict[str, Any]) -> None:
-    """What this server itself reads of a card, which the archive's own code, of any version, need not look at.
+    """Check the fields of a card that the server itself reads; the archive's own code, of any version, may not.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not as a server needs it.
+        ValueError, KeyError, TypeError: a field is missing or malformed.
     """
     if not card["golden"] or not all(sample["rows"] for sample in card["golden"]):
         raise ValueError("its card has no golden samples to prove it by")
@@ -218,6 +223,6 @@ def _checksums(contents: dict[str, bytes]) -> dict[str, str]:
 
 
 def _manifest(version: str) -> bytes:
-    """MANIFEST.json as torch-model-archiver writes it, but for the time of day."""
+    """MANIFEST.json as torch-model-archiver writes it, but with a fixed time."""
     model = {"modelName": MODEL_NAME, "handler": "handler.py", "modelVersion": version, "configFile": CONFIG}
     return json.dumps({"createdOn": "01/01/1980 00:00:00", "runtime": "python", "model": model}, indent=2).encode()

@@ -1,7 +1,6 @@
-"""The token that an operator gives to a server, and its replicas, instead of the one that TorchServe draws for itself.
+"""The operator's own token for a server and its replicas, in place of those that TorchServe generates.
 
-TorchServe takes no token from outside, so the workers check it. This module is a LEAF (see
-train/__init__.py).
+TorchServe accepts no token from outside, so the workers check this one. This module is a LEAF (see train/__init__.py).
 """
 
 import hmac
@@ -9,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-VARIABLE = "LOOKALIKE_TOKEN_FILE"  # where a worker finds the file that holds the token
+VARIABLE = "LOOKALIKE_TOKEN_FILE"  # tells a worker the path of the token file
 SHORTEST = 16
 
 
 def read(path: str | Path | None) -> str | None:
-    """The token in a file; None without a file.
+    """The token in a file; None if no path is given.
 
     Raises:
         OSError: the file cannot be read.
@@ -29,7 +28,7 @@ def read(path: str | Path | None) -> str | None:
 
 
 def admits(token: str | None, headers: Mapping[str, Any]) -> bool:
-    """Whether a request with these headers, names in any case, may pass; comparing takes the same time for all."""
+    """Whether a request with these headers (names in any case) is authorized; the comparison takes constant time."""
     if token is None:
         return True
     given = next((value for name, value in headers.items() if name.lower() == "authorization"), "")

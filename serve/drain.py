@@ -1,9 +1,9 @@
-"""The lock between a server that stops and its workers, so that no accepted request is lost.
+"""The lock between a stopping server and its workers, so that no accepted request is lost.
 
-TorchServe itself drains nothing. So each worker shares a lock on one file while it answers a batch; `begin` makes that
-file longer, after which workers refuse what comes, and then waits until it can have the lock alone. A worker that
-refuses signs the file: TorchServe has then passed on its answers to the batch before, or it would not have sent one.
-This module is a LEAF (see train/__init__.py).
+TorchServe cannot drain. So each worker holds a shared lock on one file while it answers a batch. `begin` makes the file
+longer, which tells workers to refuse new batches, and then waits for the exclusive lock. A worker that refuses a batch
+signs the file. Its signature shows that TorchServe has passed on the answers to the batch before, since only then does
+it send another. This module is a LEAF (see train/__init__.py).
 """
 
 import fcntl
@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-VARIABLE = "LOOKALIKE_SERVE_DRAIN_FILE"  # where a worker finds the path of its server's drain lock
-MARK = b"\0"  # the first byte of a lock on which a stop is at work
+VARIABLE = "LOOKALIKE_SERVE_DRAIN_FILE"  # tells a worker the path of the drain lock
+MARK = b"\0"  # the first byte of the lock's file once a stop has begun
 
 
 class Lock:
-    """A worker's side of the drain lock; without a path its server never drains."""
+    """A worker's side of the drain lock; without a path there is no draining."""
 
     def __init__(self, path: str | None) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_APPEND) if path else None
@@ -26,10 +26,10 @@ class Lock:
 
     @contextmanager
     def shared(self) -> Iterator[bool]:
-        """Hold the lock for one batch, together with other workers; False when the server is stopping."""
+        """Hold the shared lock for one batch; yields False when the server is stopping."""
         if self._file is None:
             yield True
-        elif self._has_begun(self._file):  # without the lock: many workers that refuse would keep it from the stop
+        elif self._has_begun(self._file):  # without the lock: many refusing workers could starve the stop of it
             yield False
         else:
             fcntl.flock(self._file, fcntl.LOCK_SH)
@@ -39,7 +39,7 @@ class Lock:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _has_begun(self, file: int) -> bool:
-        """Whether a stop is at work; if so, this worker signs."""
+        """Whether a stop has begun; if so, this worker signs the file."""
         has_begun = os.fstat(file).st_size > 0
         if has_begun and not self._has_signed:
             with suppress(OSError):  # a full disk; the stop then waits in vain for a while
@@ -49,7 +49,7 @@ class Lock:
 
 
 def has_begun(path: Path) -> bool:
-    """Whether a stop is at work, or was killed. A file that somebody has deleted stops nobody."""
+    """Whether a stop has begun, even if it was killed since; False if the lock's file has been deleted."""
     try:
         return path.stat().st_size > 0
     except FileNotFoundError:
@@ -57,14 +57,14 @@ def has_begun(path: Path) -> bool:
 
 
 def begin(path: Path, seconds: float) -> bool:
-    """Have workers refuse what comes, and wait until they have answered what they took; False when that took too long.
+    """Make workers refuse new batches and wait until they have answered those they took; False if `seconds` ran out.
 
     Raises:
-        FileNotFoundError: the lock's file is gone, so nobody could be waited for.
+        FileNotFoundError: the lock's file has been deleted, so there is nothing to wait on.
     """
     deadline = time.monotonic() + seconds
     with path.open("r+b") as file:
-        file.truncate(len(MARK))  # not written, for which a full disk has no room
+        file.truncate(len(MARK))  # unlike a write, this works on a full disk
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,5 +77,5 @@ def begin(path: Path, seconds: float) -> bool:
 
 
 def signed(path: Path) -> set[int]:
-    """The processes of the workers that have refused something since `begin`."""
+    """The process ids of the workers that have refused a batch since `begin`."""
     return {int(line) for line in path.read_bytes()[len(MARK) :].split()}

@@ -1,7 +1,7 @@
-"""The TorchServe handler: a batch of requests in, one answer for each of them out.
+"""The TorchServe handler: it takes a batch of requests and returns one answer for each.
 
-TorchServe wants exactly one class in this module. It never raises for a client's mistake, since that would fail the
-whole batch: the mistaken request alone gets a 4xx and a body that names the field.
+TorchServe requires exactly one class in this module. The handler never raises for a client's mistake, since that would
+fail the whole batch: only the invalid request gets a 4xx, with a body that names the field.
 """
 
 import io
@@ -31,21 +31,21 @@ from train.codec import Codec
 from train.generator import Generator, LabelledRows
 
 NEEDS_TOKEN = "needs the server's token: send the header 'Authorization: Bearer TOKEN'"
-BATCH_METRICS = "ts.metrics.caching_metric"  # a line for each batch, which the frontend would parse
+BATCH_METRICS = "ts.metrics.caching_metric"  # logs a line for each batch, which the frontend would have to parse
 DEFAULT_MAX_BYTES = 6_000_000  # under TorchServe's own default limit, 6,553,500, beyond which a worker dies
 
 
 class LookalikeHandler:
-    """Answers requests with sequences of one artifact."""
+    """Answers requests with sequences drawn from one artifact."""
 
     def initialize(self, context: Any) -> None:
-        """Load and prove the artifact that lies beside this file.
+        """Load and prove the artifact beside this file.
 
         Raises:
-            ArtifactError: the artifact is not whole, or does not make its golden samples again.
+            ArtifactError: the artifact is incomplete, or does not reproduce its golden samples.
         """
-        torch.set_num_threads(1)  # the workers share the cores; a request is too small to be worth splitting
-        logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
+        torch.set_num_threads(1)  # the workers share the cores, and a request is too small to split
+        logging.getLogger().setLevel(logging.WARNING)  # otherwise TorchServe's worker logs a line for every batch
         logging.getLogger("ts.metrics").setLevel(logging.INFO)  # metrics leave the worker as log lines
         logging.getLogger(BATCH_METRICS).addFilter(lambda record: "PredictionTime" not in record.getMessage())
         self.drain_lock = drain.Lock(os.environ.get(drain.VARIABLE))
@@ -62,7 +62,7 @@ class LookalikeHandler:
             return self._answer_all(data, context) if serves else self._turn_away(len(data), context)
 
     def _answer_all(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
-        """Answers from as few passes through the generator as can be; the mistaken requests take no part in them."""
+        """Answer valid requests in as few passes through the generator as possible, and refuse the invalid ones."""
         answers = [b""] * len(data)
         accepted: list[tuple[int, Request]] = []
         for index, parameters in enumerate(data):
@@ -82,7 +82,7 @@ class LookalikeHandler:
         return requests.parse(parameters, headers, self.offer)
 
     def _watch(self, metrics: Any) -> Watch | None:
-        """Counts for Prometheus, where the server collects any."""
+        """Start the metrics for Prometheus; None if the server collects none."""
         if metrics is None:
             return None
 
@@ -94,7 +94,7 @@ class LookalikeHandler:
         return watch
 
     def _generate(self, asked: Sequence[Request]) -> list[LabelledRows]:
-        """The rows of requests with the same options. Every request has its own stream of noise."""
+        """The rows of requests with the same options. The noise of each depends on its own seed only."""
         generator = self.artifact.with_options(**dict(asked[0].options))
         noise = torch.cat([generators.draw_noise(generator, request.n, request.seed) for request in asked])
         return generators.generate_labelled(generator, noise).split([request.n for request in asked])
@@ -112,14 +112,14 @@ class LookalikeHandler:
     def _refuse(self, error: RequestError, index: int, context: Any) -> bytes:
         if self.watch:
             self.watch.refused(error.field if error.field in requests.NAMES else "unknown", error.status.value)
-        if error.status == HTTPStatus.UNAUTHORIZED:  # which must say how to ask (RFC 9110, 11.6.1)
+        if error.status == HTTPStatus.UNAUTHORIZED:  # a 401 must have this header (RFC 9110, 11.6.1)
             context.set_response_header(index, "WWW-Authenticate", "Bearer")
         context.set_response_status(error.status.value, error.status.phrase, index)
         context.set_response_content_type(index, requests.CONTENT_TYPES["json"])
         return requests.encode_error(error)
 
     def _turn_away(self, n: int, context: Any) -> list[bytes]:
-        """The server is stopping: these requests have not been accepted and may be sent again."""
+        """Refuse a whole batch because the server is stopping; clients may send these requests again."""
         for index in range(n):
             context.set_response_header(index, "Retry-After", "1")
         error = RequestError("server", "is stopping; try again", HTTPStatus.SERVICE_UNAVAILABLE)
@@ -127,7 +127,10 @@ class LookalikeHandler:
 
 
 def _passes(accepted: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int, Request]]]:
-    """The requests, with their places, in groups of the same options whose rows fit into a pass; mostly one group."""
+    """Group requests, with their indices, by options and so that the rows of a group fit into one pass.
+
+    Most batches make one group. A request larger than a pass is a group of its own.
+    """
     groups: dict[Any, list[tuple[int, Request]]] = {}
     for index, request in accepted:
         together = groups.setdefault(request.options, [])
@@ -139,7 +142,7 @@ def _passes(accepted: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int,
 
 
 def encoded(artifact: Artifact, sample: LabelledRows, form: str, seed: int, model: Mapping[str, Any]) -> bytes:
-    """The body of an answer; "npy" has no room for more than the codes."""
+    """The body of an answer; "npy" holds the codes only."""
     if form == "npy":
         file = io.BytesIO()
         np.save(file, sample.codes.numpy())
@@ -149,7 +152,7 @@ def encoded(artifact: Artifact, sample: LabelledRows, form: str, seed: int, mode
 
 
 def offered(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
-    """What can be asked for; `settings` are the handler's part of model-config.yaml."""
+    """What requests may ask for; `settings` is the `handler` section of model-config.yaml."""
     generator = artifact.generator
     max_rows = requests.max_rows(
         settings.get("max_response_bytes", DEFAULT_MAX_BYTES),
@@ -167,9 +170,9 @@ def offered(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
 
 
 def _longest_text(codec: Codec, generator: Generator) -> list[str]:
-    """The text that takes the most room in JSON: one code over and over. Empty where the codec has no text."""
+    """The longest possible text in JSON, which repeats a single code. Empty if the codec has no text."""
     codes = torch.arange(generator.code_values).to(generator.code_type)[:, None]
-    # Three of each code show what one adds; whole texts of a large vocabulary would be hundreds of megabytes.
+    # Three repetitions show what each code adds; full-length texts for every code could take hundreds of megabytes.
     texts = codec.decode(codes.expand(-1, min(3, generator.length)))
     if not texts:
         return []
@@ -179,5 +182,5 @@ def _longest_text(codec: Codec, generator: Generator) -> list[str]:
 
 
 def _longest(texts: Sequence[str]) -> list[str]:
-    """The one that takes the most room in JSON, or none where there are none."""
+    """The longest of these texts in JSON, as a list; empty if there are none."""
     return [max(texts, key=lambda text: len(json.dumps(text)))] if texts else []

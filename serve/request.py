@@ -1,7 +1,7 @@
-"""One request: read what a client sent and say what is wrong with it.
+"""Parse and validate one request.
 
-`parse` turns what TorchServe hands over into a Request or raises a RequestError that names the field; nothing that a
-client can send makes it raise anything else. This module is a LEAF (see train/__init__.py).
+`parse` turns TorchServe's input into a Request or raises a RequestError that names the field; nothing that a client can
+send makes it raise anything else. This module is a LEAF (see train/__init__.py).
 """
 
 import functools
@@ -16,16 +16,16 @@ from train import MAX_SEED
 from train.generator import Option
 
 CONTENT_TYPES = {"json": "application/json", "npy": "application/x-npy"}
-ANY_TYPE = ("application/*", "*/*")  # the nearer first
-FIELDS = ("n", "seed", "format")  # of every model
-EXTRAS = ("temperature", "candidates", "label")  # of the models that have them
+ANY_TYPE = ("application/*", "*/*")  # the more specific first
+FIELDS = ("n", "seed", "format")  # every model has them
+EXTRAS = ("temperature", "candidates", "label")  # only some models have them
 NAMES = (*FIELDS, *EXTRAS, "body", "Content-Type", "Accept", "Authorization", "server")  # what an error can name
-ENVELOPE_BYTES = 4096  # what an answer holds besides its rows: seed, model, punctuation
+ENVELOPE_BYTES = 4096  # more than an answer holds besides its rows: seed, model, punctuation
 BYTES_AS_SENT = (bytes, bytearray, memoryview)
 
 
 class RequestError(ValueError):
-    """What a client did wrong: the field, a message for people, and the HTTP status."""
+    """A request that is refused: the field, a message for people, and the HTTP status."""
 
     def __init__(self, field: str, message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
         super().__init__(f"{field}: {message}")
@@ -41,7 +41,7 @@ class Request:
     n: int
     seed: int
     format: str
-    options: tuple[tuple[str, Any], ...] = ()  # sorted pairs, so that requests with the same options can be told
+    options: tuple[tuple[str, Any], ...] = ()  # sorted (name, value) pairs, so that equal options compare equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,10 @@ class Offer:
 
     Attributes:
         max_rows: how many sequences fit into an answer, for each format.
-        options: what else a request may choose.
-        candidates: how many are drawn for a sequence where the request does not choose.
-        max_draws: how many candidates may be drawn for one request, where that is an option of the model: there a
-            sequence takes long.
+        options: the options of the model that a request may set.
+        candidates: the default number of candidates per sequence.
+        max_draws: how many candidates may be drawn for one request. It applies only to models with the option
+            `candidates`, whose sequences are slow to draw.
     """
 
     max_rows: Mapping[str, int]
@@ -66,7 +66,7 @@ def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], offer: Offe
     """The request in one item of a TorchServe batch.
 
     Args:
-        parameters: the parts of the request; HTTP has its body under "body", gRPC under a name of the client's choice.
+        parameters: parts of the request by name; the body is "body" in HTTP, in gRPC a name of the client's choice.
         headers: request headers, names in any case.
         offer: what the model can be asked for.
 
@@ -92,13 +92,13 @@ def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], offer: Offe
 def max_rows(
     max_bytes: int, length: int, longest: tuple[str, ...] = (), code_values: int = 2, code_bytes: int = 1
 ) -> dict[str, int]:
-    """How many sequences fit into an answer of `max_bytes`, for each format, at the worst.
+    """How many sequences fit into an answer of `max_bytes` in the worst case, for each format.
 
     Args:
-        length: how many codes a sequence has.
-        longest: what takes the most room of all that stands in JSON for a row besides its codes: text, class.
+        length: codes per sequence.
+        longest: the longest text and class name, which JSON holds for each row besides its codes.
         code_values: how many values a code can have.
-        code_bytes: what one takes in an array.
+        code_bytes: bytes per code in the npy format.
     """
     text_bytes = sum(len(json.dumps(text)) + 1 for text in longest)
     digits = len(str(code_values - 1))
@@ -112,7 +112,7 @@ def encode_error(error: RequestError) -> bytes:
 
 
 def _json_object(body: Any) -> dict[str, Any]:
-    """The fields of a body, as bytes or already parsed; an empty body has none."""
+    """The fields of a body, given as bytes or already parsed; an empty body has none."""
     if isinstance(body, BYTES_AS_SENT):
         body = bytes(body).strip()
         try:
@@ -125,7 +125,7 @@ def _json_object(body: Any) -> dict[str, Any]:
 
 
 def _options(fields: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any]:
-    """The fields that choose options of the model. One that is null chooses nothing; no other name may be there."""
+    """The options that a request sets; null leaves an option at its default. Unknown names are refused."""
     chosen = {}
     for name, value in fields.items():
         if name in FIELDS:
@@ -148,7 +148,7 @@ def _checked(name: str, value: Any, option: Option) -> Any:
 
 
 def most_rows(form: str, candidates: int, offer: Offer) -> tuple[int, str]:
-    """How many sequences a request may ask for, and why no more."""
+    """How many sequences a request may ask for, and the reason for the limit."""
     limits = [(offer.max_rows[form], f"for {form}, or the answer would be too large")]
     if "candidates" in offer.options:
         limits.append((offer.max_draws // candidates, f"with candidates {candidates}, or it would take too long"))
@@ -162,7 +162,7 @@ def _limit(n: int, form: str, candidates: int, offer: Offer) -> None:
 
 
 def _whole_number(field: str, value: Any, low: int, high: int | None = None) -> int:
-    # To Python True is an int and 5.0 equals 5; to us a whole number is what was written as one.
+    # In Python True is an int and 5.0 equals 5; here only what JSON writes as an integer is accepted.
     if type(value) is not int or value < low or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise RequestError(field, f"must be a whole number, {bounds}")
@@ -170,7 +170,7 @@ def _whole_number(field: str, value: Any, low: int, high: int | None = None) -> 
 
 
 def _format(asked: Any, accept: str) -> str:
-    """The format asked for by field, else the one that the Accept header likes best (JSON on a tie)."""
+    """The format that the field names, or else the one that the Accept header prefers (JSON on a tie)."""
     if asked is None:
         return _negotiate(accept)
     if not isinstance(asked, str) or asked not in CONTENT_TYPES:
@@ -178,7 +178,7 @@ def _format(asked: Any, accept: str) -> str:
     return asked
 
 
-@functools.lru_cache(maxsize=64)  # clients send the same few headers again and again
+@functools.lru_cache(maxsize=64)  # clients send the same few headers over and over
 def _negotiate(accept: str) -> str:
     weights = {}
     for choice in accept.split(",") if accept.strip() else ["*/*"]:

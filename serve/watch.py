@@ -1,8 +1,8 @@
-"""What a worker tells Prometheus: how much it served and refused, and whether what it serves has drifted.
+"""A worker's metrics for Prometheus: how much it served and refused, and whether what it serves has drifted.
 
-Metrics leave a worker as log lines that TorchServe's frontend reads, so they are added up here and told once a second.
-Drift is measured against sequences that the same artifact makes after the worker has started: a deployment that
-serves something else than its model shows. This module is a LEAF (see train/__init__.py).
+Metrics leave a worker as log lines that TorchServe's frontend parses, so they are summed here and passed on once a
+second. Drift is measured against sequences that the artifact generates after the worker has started: it shows when
+what is served differs from what the model generates. This module is a LEAF (see train/__init__.py).
 """
 
 import logging
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 REFERENCE_ROWS = 2048
-COMPARED_ROWS = 4096  # a sample is enough to see drift; more would cost a busy worker time
-MEMORY_ROWS = 100_000  # so many rows later, one counts a third: a worker of many days must not drown what is new
-COLUMNS = 256  # of longer rows, drift is seen in so many: all correlations would keep a core busy
-COMMONEST_CODES = 64  # of codes other than 0 and 1, drift is seen in the presence of so many
+COMPARED_ROWS = 4096  # per second; a sample shows drift, and more would take a busy worker's time
+MEMORY_ROWS = 100_000  # after this many newer rows, a row counts 1/e: old rows must not hide new drift
+COLUMNS = 256  # drift is measured in at most this many columns: all correlations of long rows would take a core
+COMMONEST_CODES = 64  # of codes other than 0 and 1, drift is measured in the presence of this many
 SECONDS = 1.0
 METRICS = {
     "requests_total": ("counter", "Format"),
@@ -34,15 +34,15 @@ METRICS = {
 
 
 class Watch:
-    """Adds up what one worker does.
+    """Sums up the metrics of one worker.
 
-    The archive brings its own description of its metrics, so that it can be served with any metrics.yaml; only those
-    that the server's file names too are passed on to Prometheus.
+    The archive defines its own metrics, so that it can be served with any metrics.yaml; Prometheus gets only those that
+    the server's metrics.yaml also lists.
 
     Args:
         metrics: TorchServe's cache of metrics.
-        draw: makes some rows as they are served, (rows, length). It is asked once a second for `rows` in all: to make
-            them all at once would keep a worker from its requests, since texts take seconds.
+        draw: generates some rows as they are served, (rows, length). It is called once a second until there are `rows`
+            reference rows: drawing all at once can take seconds for texts, and would hold up requests.
     """
 
     def __init__(self, metrics: Any, model_name: str, draw: Callable[[], Tensor], rows: int = REFERENCE_ROWS) -> None:
@@ -60,11 +60,11 @@ class Watch:
         self._drift: Drift | None = None
 
     def start(self) -> None:
-        """Tell once a second, for as long as the worker lives."""
+        """Call `tell` once a second, for as long as the worker lives."""
         threading.Thread(target=self._tell_forever, daemon=True).start()
 
     def served(self, form: str, codes: Tensor, *, usual: bool = True) -> None:
-        """One request was answered with these codes, (n, length). Drift is seen in those with `usual` options only."""
+        """Count a request answered with these codes, (n, length); only with `usual` options do they count for drift."""
         with self._lock:
             self._counts["requests_total", form] += 1
             self._counts["sequences_total", form] += len(codes)
@@ -73,12 +73,12 @@ class Watch:
                 self._waiting_rows += len(self._waiting[-1])
 
     def refused(self, field: str, status: int) -> None:
-        """One request was refused because of this field."""
+        """Count a request that was refused because of this field."""
         with self._lock:
             self._counts["refusals_total", field, str(status)] += 1
 
     def tell(self) -> None:
-        """Pass on what has been added up since the last time."""
+        """Pass on what has been counted since the last call."""
         with self._lock:
             counts, self._counts = self._counts, Counter()
         for (name, *labels), count in counts.items():
@@ -103,14 +103,14 @@ class Watch:
         while not pause.wait(SECONDS):
             try:
                 self.tell()
-            except Exception:  # whatever it is: without this thread a worker would have no metrics for all its life
+            except Exception:  # any: if this thread ended, the worker would have no more metrics
                 if not failed:
                     logging.exception("metrics could not be told; if that happens again, it is not logged")
                 failed = True
 
 
 def _worker() -> str:
-    """What tells this worker from others: the number of its socket, which one that replaces it has, too."""
+    """An identifier for this worker: the number of its socket, which a replacement inherits, or else its pid."""
     command = sys.argv
     if "--sock-name" in command:
         return command[command.index("--sock-name") + 1].rsplit(".", 1)[-1]
@@ -123,7 +123,7 @@ def _metric(metrics: Any, name: str, kind: str, labels: list[str]) -> Any:
 
 
 class Drift:
-    """How far the sequences seen so far are from a reference: in their marginals and in their correlations."""
+    """How far the sequences seen so far differ from a reference, in marginals and in correlations."""
 
     def __init__(self, reference: Tensor) -> None:
         self._commonest = _commonest(reference) if reference.to(torch.int32).amax() > 1 else None
@@ -136,17 +136,17 @@ class Drift:
         self._seen.add(self._bits(codes))
 
     def _bits(self, codes: Tensor) -> Tensor:
-        """Columns of codes that are 0 and 1; of others, whether each of the commonest ones is in the row."""
+        """For codes 0 and 1, the chosen columns; for others, whether each of the commonest codes is in the row."""
         if self._commonest is None:
             return codes[:, self._columns]
         codes = codes.long()
         return torch.stack([(codes == code).any(1) for code in self._commonest], dim=1)
 
     def measure(self) -> dict[str, float]:
-        """Mean absolute differences of the column means and of the correlations, and over how many sequences."""
+        """Mean absolute differences of column means and of correlations, and the number of sequences compared."""
         marginal = (self._seen.marginals() - self._expected.marginals()).abs().mean()
         correlation = (self._seen.correlations() - self._expected.correlations()).abs()
-        pairs = max(correlation.numel() - len(correlation), 1)  # the diagonal differs by nothing
+        pairs = max(correlation.numel() - len(correlation), 1)  # without the diagonal, whose differences are 0
         return {
             "marginal": round(float(marginal), 6),
             "correlation": round(float(correlation.sum()) / pairs, 6),
@@ -155,7 +155,7 @@ class Drift:
 
 
 def _evenly_spaced(length: int) -> Tensor:
-    """The places of all columns, or of `COLUMNS` from the first to the last."""
+    """The indices of all columns, or of `COLUMNS` evenly spaced ones from the first to the last."""
     return torch.linspace(0, length - 1, min(length, COLUMNS)).round().long()
 
 
@@ -166,10 +166,10 @@ def _commonest(codes: Tensor) -> Tensor:
 
 
 class _Moments:
-    """First and second moments of 0/1 rows, added up. Earlier rows count less, by the factor e each `MEMORY_ROWS`.
+    """Sums of first and second moments of 0/1 rows, which decay by the factor e over `MEMORY_ROWS` newer rows.
 
     Attributes:
-        n: for how many rows those seen so far count, at most about `MEMORY_ROWS`.
+        n: the effective number of rows, at most about `MEMORY_ROWS`.
     """
 
     def __init__(self, length: int) -> None:
