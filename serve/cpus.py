@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup/cpu.max")  # version 2: microseconds in each period of so many, or "max", and the period
+CGROUP = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: a quota, or "max", and the period that it is for, in microseconds
 
 
 def usable(limit: Path = CGROUP) -> int:
-    """Whole CPUs, at least one: those that the process may run on, within the limit of its container."""
+    """Whole CPUs, at least one, that the process may run on within its container's limit."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = limit.read_text().split()

@@ -1,13 +1,13 @@
-"""What goes wrong in serving. Only the standard library: `archive`, which training imports, must stay light."""
+"""The errors of serving. It imports the standard library only, because training imports it through `archive`."""
 
 
 class ServeError(RuntimeError):
-    """The server cannot do what was asked; the message says why and what to do, in one line. Exit code 1."""
+    """A command failed; the message says in one line why and what to do. Exit code 1."""
 
 
 class UsageError(ServeError):
-    """An option does not fit this machine or these runs. Exit code 2."""
+    """An option or argument is unusable on this machine or with these runs. Exit code 2."""
 
 
 class ArchiveError(ServeError):
-    """There is no archive to be made of this, or it is broken."""
+    """An archive cannot be built from this, or it is damaged."""

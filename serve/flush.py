@@ -1,22 +1,23 @@
-"""Wait until answers that have been written have also reached their clients.
+"""Wait until clients have received the answers that were written to their sockets.
 
-TorchServe ends its connections by a reset, which drops what a client has not taken yet. Only Linux shows what that is.
+When it ends, TorchServe resets its connections, which discards data that a client has not received. Only Linux shows
+how much is still unsent.
 """
 
 import time
 from pathlib import Path
 
-QUIET_SECONDS = 0.3  # without unsent answers; the server that passes a worker's last one on needs a moment for that
-REFUSAL_BYTES = 4096  # on its way to a client there may always be a refusal, of which a stop makes ever more
+QUIET_SECONDS = 0.3  # how long nothing may be unsent: the frontend takes a moment to pass on a worker's last answer
+REFUSAL_BYTES = 4096  # at most this is ignored: during a stop, refusals are always on their way to some client
 POLL_SECONDS = 0.01
 TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 
 def flush(port: int, deadline: float) -> bool:
-    """Wait until the clients of a port have taken their answers; False when that took longer than the deadline.
+    """Wait until the clients of a port have received their answers; False if that is not before the deadline.
 
-    A client that owes a read at the beginning is waited for to the last byte; of those that come later, only what is
-    larger than a refusal.
+    Clients with unsent data at the beginning are waited for to the last byte; later ones only while more than a refusal
+    is unsent.
     """
     owing = {client for client, unsent in _unsent_bytes(port).items() if unsent}
     quiet_since = time.monotonic()
@@ -32,7 +33,7 @@ def flush(port: int, deadline: float) -> bool:
 
 
 def _unsent_bytes(port: int) -> dict[str, int]:
-    """How much each client of a port, by its address, has not taken yet; nothing where the system does not tell."""
+    """Unsent bytes for each client address of a port; empty where the system does not tell."""
     unsent = {}
     for table in TCP_TABLES:
         for line in table.read_text().splitlines()[1:] if table.exists() else ():

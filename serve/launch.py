@@ -1,6 +1,6 @@
-"""Start TorchServe's processes: what can be known to fail before, what they are told, and what they say if they end.
+"""Start TorchServe: the checks before, its configuration, and its last log lines if it ends.
 
-`server` calls this, and waits until what was started answers.
+`server` calls this module and then waits for the first answer.
 """
 
 import errno
@@ -26,8 +26,8 @@ HERE = Path(__file__).resolve().parent
 LOOPBACK = ("127.0.0.1", "localhost")
 LOG_LINES = 12
 JAVA = 17
-OLDER_DRAIN_VARIABLE = "LOOKALIKE_GATE"  # of archives exported before it had to differ from `fit --gate`'s variable
-SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107  # Java cuts longer ones off, and listens there
+OLDER_DRAIN_VARIABLE = "LOOKALIKE_GATE"  # read by older archives; renamed because `fit --gate` uses this name
+SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107  # Java truncates longer paths and listens there
 METRICS_CONFIG, LOG_CONFIG = "metrics.yaml", "log4j2.xml"
 
 
@@ -36,12 +36,13 @@ class Settings:
     """How to serve.
 
     Attributes:
-        model: the path of an archive, a run directory or an artifact, or a name in MLflow's registry such as
+        model: path of an archive, a run directory or an artifact, or a name in MLflow's registry such as
             models:/lookalike@champion; None means the newest run's archive.
         grpc_port: on loopback; 0 is any free port. TorchServe cannot switch gRPC off.
-        model_api: whether `use` may load models into the running server although TorchServe draws no tokens. Its gRPC
-            management then loads those of any user of this machine, and runs their code.
-        beside: what is served from the start beside the model, unproved: NAME=FILE, a file in the model store.
+        model_api: whether `use` may load models into the running server even without TorchServe's tokens. Any user of
+            this machine can then have the gRPC management API load a model and run its code.
+        beside: additional models to serve from the start, unproved: NAME=FILE, a file in the model store.
+        wait_seconds: time limit for TorchServe's first answer, and for the proof before, which gets at least 120 s.
     """
 
     runs: Path
@@ -50,17 +51,17 @@ class Settings:
     port: int = 8080
     metrics_port: int = 8082
     grpc_port: int = 0
-    workers: int = min(2, cpus.usable())  # while one answers a large request, the other answers the small ones
+    workers: int = min(2, cpus.usable())  # with two, a large request does not block small ones
     tokens: bool | None = None
     token_file: Path | None = None
     model_api: bool = False
     beside: tuple[str, ...] = ()
-    wait_seconds: float = 120.0  # on two slow cores with other work, 40 were not enough
+    wait_seconds: float = 120.0  # 40 were too few on two slow, busy cores
 
     @property
     def need_tokens(self) -> bool:
-        """Whether TorchServe draws tokens: as asked for; when nothing was, then wherever others than this machine's own
-        users can reach the server and no token was given.
+        """Whether TorchServe generates tokens: never with `token_file`; otherwise as `tokens` says; by default unless
+        the server is on loopback.
         """
         if self.token_file:
             return False
@@ -73,7 +74,11 @@ class Settings:
 
 
 def check(settings: Settings) -> None:
-    """Raises UsageError for what can be known to fail before anything is started."""
+    """Check what can be checked before anything is started.
+
+    Raises:
+        UsageError: the settings are unusable, Java is missing or too old, a port is taken, or there is no such model.
+    """
     if not settings.host:
         raise UsageError("--host: must name an address; 0.0.0.0 means all of this machine's")
     if ":" in settings.host:
@@ -97,7 +102,7 @@ def check(settings: Settings) -> None:
 
 
 def _check_java() -> None:
-    """Java is there, and one that runs TorchServe: an older one ends at once, and says so in its log only."""
+    """Raise UsageError unless Java is new enough: with an older one TorchServe exits and says why in its log only."""
     try:
         told = subprocess.run([_java(), "-version"], capture_output=True, text=True, errors="replace")
         said = told.stderr + told.stdout
@@ -113,7 +118,7 @@ def _check_java() -> None:
 
 
 def _check_socket_path() -> None:
-    """The sockets lie in a folder under the temporary one; that of management has the longest name."""
+    """Raise UsageError if the path of the management socket, the longest of all sockets, would be too long."""
     longest = Path(tempfile.gettempdir(), f"{states.SCRATCH}12345678", states.MANAGEMENT_SOCKET)
     length = len(os.fsencode(longest))
     if length > SOCKET_PATH_BYTES:
@@ -143,17 +148,22 @@ def _java() -> str:
 
 
 def start(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
-    """Start Java through TorchServe's own launcher and return its process id.
+    """Start TorchServe through its own launcher and return the process id of Java.
+
+    Args:
+        home: the folder of the server's state and logs.
+        scratch: the server's private temporary folder.
+        mar: the archive to serve, in the model store.
 
     Raises:
-        ServeError: the launcher failed, or took too long; nothing runs then.
+        ServeError: the launcher failed or took too long; its processes have been killed.
     """
     (scratch / states.DRAIN_LOCK).touch()
     (scratch / "workflows").mkdir()
     (scratch / "config.properties").write_text(_properties(settings, scratch), encoding="ascii")
-    for name in (METRICS_CONFIG, LOG_CONFIG):  # Java cannot read them under every path that a project may have
+    for name in (METRICS_CONFIG, LOG_CONFIG):  # Java cannot read them from some project paths
         shutil.copyfile(HERE / name, scratch / name)
-    if settings.token_file:  # a copy, so that all workers know the same token for as long as the server runs
+    if settings.token_file:  # a copy, so that all workers keep the same token while the server runs
         shutil.copyfile(settings.token_file, scratch / "token")
     command = [
         sys.executable, "-I", "-m", "ts.model_server", "--start", "--ncs",
@@ -175,7 +185,7 @@ def start(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
         return int((scratch / ".model_server.pid").read_text())
     except BaseException as problem:
         with suppress(ProcessLookupError):
-            os.killpg(launcher.pid, signal.SIGKILL)  # Java may run already, and nobody else knows of it
+            os.killpg(launcher.pid, signal.SIGKILL)  # Java may run already, and its pid is not known yet
         launcher.wait()
         if isinstance(problem, subprocess.TimeoutExpired):
             raise ServeError(f"TorchServe's launcher took longer than {settings.wait_seconds:g} s.") from problem
@@ -185,11 +195,11 @@ def start(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
 
 
 def _environment(settings: Settings, logs: Path, scratch: Path) -> dict[str, str]:
-    """All that TorchServe and its workers see of the environment."""
+    """The environment of TorchServe and its workers."""
     facts = {
-        "LC_ALL": "C.UTF-8",  # Java reads paths, this project's among them, in the locale's encoding
+        "LC_ALL": "C.UTF-8",  # Java decodes paths in the locale's encoding
         "TMPDIR": scratch,
-        "TEMP": scratch,  # the launcher's pid file; Java's files and the workers' sockets
+        "TEMP": scratch,  # for the launcher's pid file, Java's files and the workers' sockets
         "LOG_LOCATION": logs,
         "METRICS_LOCATION": logs,
         "OMP_NUM_THREADS": 1,
@@ -204,13 +214,13 @@ def _environment(settings: Settings, logs: Path, scratch: Path) -> dict[str, str
 
 
 def _properties(settings: Settings, scratch: Path) -> str:
-    """config.properties as it is in this folder, and what only this start knows."""
+    """The contents of config.properties: the file in this folder, plus the settings of this start."""
     facts = {
         "inference_address": f"http://{settings.host}:{settings.port}",
         "metrics_address": f"http://{settings.host}:{settings.metrics_port}",
         "management_address": f"unix:{scratch / states.MANAGEMENT_SOCKET}",
         "grpc_inference_port": settings.grpc_port,
-        "grpc_management_port": 0,  # any free one, which other users can find nevertheless
+        "grpc_management_port": 0,  # any free port; other users can still find it
         "model_store": models.store(settings.runs),
         "workflow_store": scratch / "workflows",
         "metrics_config": scratch / METRICS_CONFIG,
@@ -223,7 +233,7 @@ def _properties(settings: Settings, scratch: Path) -> str:
 
 
 def _escaped(value: str) -> str:
-    """A value as Java's properties take it: backslashes, and what is not ASCII, as numbers of UTF-16."""
+    r"""A value for a Java properties file: backslashes and non-ASCII characters as \uXXXX escapes (UTF-16)."""
 
     def numbered(found: re.Match[str]) -> str:
         digits = found[0].encode("utf-16-be").hex()
@@ -233,10 +243,10 @@ def _escaped(value: str) -> str:
 
 
 def last_messages(home: Path, since: float) -> list[str]:
-    """The last lines that the server wrote, to its console and to its log, without the log's decorations.
+    """The last messages in the server's console and log files.
 
     Args:
-        since: when it was started, in seconds since 1970: a log that is older is another server's.
+        since: when the server was started, in seconds since 1970. Older files belong to an earlier server.
     """
     lines = []
     for log in (home / "logs" / "console.log", home / "logs" / "server.log"):
@@ -247,7 +257,7 @@ def last_messages(home: Path, since: float) -> list[str]:
 
 
 def _message(line: str) -> str:
-    """What a line of a log says; the last one may be torn."""
+    """The message of a log line, or the whole line if it is not JSON, such as a truncated one."""
     try:
         return str(json.loads(line)["message"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""TorchServe's management API, spoken over the private Unix socket that it listens on."""
+"""A client of TorchServe's management API, which listens on a private Unix socket."""
 
 import http.client
 import json
@@ -23,10 +23,11 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def call(path: Path, method: str, target: str, token: str | None, seconds: float = SECONDS) -> Any:
-    """The answer to one management request, parsed; TorchServe speaks JSON there.
+    """The parsed JSON answer to one management request.
 
     Raises:
-        ServeError: nothing answers, or the answer is not a success.
+        ServeError: the API does not answer, or refuses.
+        ValueError: the answer is not JSON.
     """
     connection = _UnixConnection(path, seconds)
     try:

@@ -1,7 +1,7 @@
-"""Models: which one is meant, and the store of those that were proved.
+"""Find the model that an option names, and keep the store of proved archives.
 
 A model is an archive, an artifact, a run directory that holds one, or a name in MLflow's registry, such as
-models:/lookalike@champion or models:/lookalike/3. Served is the very copy that was proved, from the store.
+models:/lookalike@champion or models:/lookalike/3. What is served is the proved copy in the store.
 """
 
 import errno
@@ -22,16 +22,16 @@ from train import store as mlflow_store
 
 RUN = re.compile(r"(\d{5})-.+")
 FULL = (errno.ENOSPC, errno.EDQUOT)
-PROVING = "proving-"  # how the name of a folder begins in which a model is proved
-REGISTERED = "models:/"  # how the names in MLflow's registry begin
+PROVING = "proving-"  # prefix of the temporary folders in which models are proved
+REGISTERED = "models:/"  # prefix of names in MLflow's registry
 
 
 @contextmanager
 def located(runs: Path, model: str | None) -> Iterator[Path]:
-    """The archive or artifact that `Settings.model` means; one from the registry is there for as long as it is used.
+    """Yield the archive or artifact that `Settings.model` names; one from the registry is downloaded temporarily.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such model.
     """
     if not is_registered(model):
         yield find(runs, model)
@@ -45,10 +45,10 @@ def is_registered(model: str | None) -> TypeGuard[str]:
 
 
 def find(runs: Path, model: Path | str | None) -> Path:
-    """The archive or artifact to serve: `model` itself, what a run directory holds, or the newest run's archive.
+    """The archive or artifact to serve: `model` itself, what it contains, or for None the newest run's archive.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such model.
     """
     if model is None:
         archives = [path for path in runs.glob("*/lookalike.mar") if RUN.fullmatch(path.parent.name)]
@@ -63,16 +63,19 @@ def find(runs: Path, model: Path | str | None) -> Path:
 
 
 def _fetch(name: str, runs: Path, folder: Path) -> Path:
-    """Download a registered model into `folder`; the directory of its artifact.
+    """Download a registered model into `folder` and return the directory of its artifact.
 
-    The registry is the one that training uses: MLFLOW_TRACKING_URI, else the database among the runs.
+    The registry is the one that training uses: MLFLOW_TRACKING_URI, or else the database beside the runs.
+
+    Raises:
+        UsageError: there is no registry or no such model, MLflow is not installed, or the model is not one of ours.
     """
     database, uri = mlflow_store.beside(runs), mlflow_store.store_uri(runs)
     if uri == mlflow_store.file_uri(database) and not database.is_file():
         raise UsageError(f"--model {name}: there is no registry at {database}; set MLFLOW_TRACKING_URI, or train first")
     mlflow_store.set_defaults()
     try:
-        import mlflow  # takes seconds, and most models are files
+        import mlflow  # here, because it takes seconds and most models are files
     except ModuleNotFoundError as problem:
         raise UsageError(
             f"--model {name}: MLflow is not installed here; name an archive, a run directory or an artifact"
@@ -92,7 +95,7 @@ def _fetch(name: str, runs: Path, folder: Path) -> Path:
 
 
 def store(runs: Path) -> Path:
-    """Where the archives are that a server for these runs serves, each named by its version."""
+    """The folder of the archives that a server for these runs may serve, each named by its version."""
     return states.directory(runs) / "model-store"
 
 
@@ -101,15 +104,15 @@ def mar_name(version: str) -> str:
 
 
 def proved(runs: Path, wanted: str, loaded: Collection[str], tell: Callable[[str], None]) -> dict[str, Any]:
-    """The card of a version in the store; a model that is not loaded is proved and put there first.
+    """The card of a version in the store; a model that is not loaded is first proved and put into the store.
 
     Args:
-        wanted: the name of a version, or a model as in `Settings.model`.
-        loaded: the versions that the server has; these must not change under it.
-        tell: is given a line for people before what takes a while.
+        wanted: a version, or a model as in `Settings.model`.
+        loaded: the versions that the server has loaded, whose archives must not change.
+        tell: is called with a line for people before a slow step.
 
     Raises:
-        ServeError: there is no such version, or it does not prove itself, or its archive has been damaged since.
+        ServeError: there is no such version, it cannot be proved, or its archive in the store has been damaged.
     """
     if wanted not in loaded:
         with _of_version(runs, wanted) as source:
@@ -118,9 +121,12 @@ def proved(runs: Path, wanted: str, loaded: Collection[str], tell: Callable[[str
 
 
 def _of_version(runs: Path, wanted: str) -> AbstractContextManager[Path]:
-    """A model by the name of a version, of a run or else in the store, or of a run's folder, or as in `Settings.model`.
+    """Find a model: a run of that number, else that version in the store, else a run's folder or as `Settings.model`.
 
-    A run goes first: it may have been exported again, or have taken the number of one that was deleted.
+    Runs take precedence over the store: a run may have been exported again, or reuse the number of a deleted one.
+
+    Raises:
+        UsageError: there is no such model.
     """
     if archive.VERSION.fullmatch(wanted):
         stored = store(runs) / mar_name(wanted)
@@ -143,16 +149,18 @@ def put(
     tell: Callable[[str], None] = lambda line: None,
     seconds: float = 0,
 ) -> tuple[Path, dict[str, Any]]:
-    """Prove an archive or artifact and put it into the store: the archive there, and its card.
+    """Prove an archive or artifact and put it into the store; returns the archive there and its card.
 
     Args:
+        loaded, tell: as for `proved`.
         seconds: as for `archive.verify`.
 
     Raises:
-        ServeError: it does not prove itself, or would replace a version in `loaded` by something else.
+        ServeError: it cannot be proved, the disk is full, or it differs from a loaded archive of the same version.
+        OSError: it cannot be copied for another reason.
     """
     tell("proving the model: checksums and golden samples")
-    for killed in states.directory(runs).glob(f"{PROVING}*"):  # nobody else is at work
+    for killed in states.directory(runs).glob(f"{PROVING}*"):  # left by killed processes: callers hold the lock
         shutil.rmtree(killed, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=states.directory(runs), prefix=PROVING) as folder:
         copy = Path(folder, "lookalike.mar")
@@ -164,7 +172,7 @@ def put(
             card = archive.verify(copy, proved=copy, seconds=seconds)
         except (ArchiveError, OSError) as problem:
             cause = problem if isinstance(problem, OSError) else problem.__cause__
-            if isinstance(cause, OSError) and cause.errno in FULL:  # Python would name the source, which is well
+            if isinstance(cause, OSError) and cause.errno in FULL:  # Python's message would blame the source
                 raise ServeError(f"no room for a copy of the model in {store(runs)} ({cause.strerror})") from problem
             if isinstance(problem, OSError):
                 raise
@@ -176,9 +184,9 @@ def put(
 
 
 def card(runs: Path, version: str) -> dict[str, Any]:
-    """The card of a version in the store; empty where the archive is damaged or gone.
+    """The card of a version in the store; empty if the archive is damaged or gone.
 
-    TorchServe needs that no longer, so what answers is well.
+    TorchServe has unpacked the archive when it loaded it, so such a version still answers correctly.
     """
     try:
         return archive.read_card(store(runs) / mar_name(version))
@@ -187,6 +195,6 @@ def card(runs: Path, version: str) -> dict[str, Any]:
 
 
 def missed_limits(card: Mapping[str, Any]) -> list[str]:
-    """The limits of the quality gate that a version missed when it was trained, a sentence each."""
+    """The limits of the quality gate that a version missed when it was trained, one sentence each."""
     missed: list[str] = card.get("gate", {}).get("missed", [])
     return missed

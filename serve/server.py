@@ -1,7 +1,7 @@
-"""Start, switch, examine and stop TorchServe.
+"""Start, switch, inspect and stop TorchServe.
 
-`start` checks everything that it can before a port opens (Java, ports, the archive's checksums and golden samples) and
-reports ready only when the server has answered a real prediction with the sequences that the card promises.
+`start` checks everything that it can before a port opens (Java, ports, the archive's checksums and golden samples), and
+reports ready only when the server has answered a real prediction with the card's golden sample.
 """
 
 import json
@@ -31,23 +31,23 @@ POLL_SECONDS = 0.2
 ANSWER_SECONDS = 30.0  # for the first answer of a version whose workers have loaded it
 KILL_SECONDS = 10.0
 GRACE_SECONDS = 45.0  # a batch of the largest requests takes less
-SIGNATURE_SECONDS = 5.0  # for the first signature, if workers sign at all
-KNOCKS, KNOCK_SECONDS = 8, 2.0  # a few for each of TorchServe's threads for clients (number_of_netty_threads)
+SIGNATURE_SECONDS = 5.0  # within which a first worker signs, if they sign at all
+KNOCKS, KNOCK_SECONDS = 8, 2.0  # a few for each of the frontend's threads (number_of_netty_threads)
 NOT_RUNNING = "no server runs here; start one with: python -m serve start (or: make serve)"
 STOPPING = "a stop is at work, or was killed; end the server with: python -m serve stop (or: make stop)"
 
 
 def start(settings: Settings, tell: Callable[[str], None]) -> State:
-    """Start TorchServe and return when it answers. A server that already runs for these runs is left alone.
+    """Start TorchServe and return when it answers. A server that already runs for this folder of runs is left alone.
 
     Args:
-        tell: is given a line for people at each step.
+        tell: is called with a line for people at each step.
 
     Raises:
-        ServeError: nothing was started, or what was started has been stopped again.
+        ServeError: nothing was started, or it has been stopped again.
     """
     if states.running(settings.runs) is None:
-        launch.check(settings)  # before anything is written: wrong usage leaves nothing behind
+        launch.check(settings)  # before anything is written, so that wrong usage leaves nothing behind
         if settings.token_file and settings.token_file.stat().st_mode & stat.S_IROTH:
             tell(f"Warning: all users of this machine can read {settings.token_file}: chmod 600 it")
     with _locked(settings.runs):
@@ -60,19 +60,19 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
             )
             return state
         if state:
-            _clear(settings.runs, state.scratch)  # it died by itself and left its folder
+            _clear(settings.runs, state.scratch)  # it died and left its folder behind
         return _start(settings, tell)
 
 
 def _check_open(state: State) -> None:
-    """A server that a stop is at work on answers nobody any more."""
+    """Raise ServeError if a stop has begun, since the server then refuses everything."""
     if drain.has_begun(state.drain_lock):
         raise ServeError(STOPPING)
 
 
 @contextmanager
 def _locked(runs: Path) -> Iterator[None]:
-    """Keep other starts and switches for these runs away: state and model store are for one at a time."""
+    """Lock out other starts and switches for this folder of runs, which would use the same state and model store."""
     home = states.directory(runs)
     home.mkdir(parents=True, exist_ok=True)
     try:
@@ -102,7 +102,7 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
         scratch=str(scratch),
     )
     try:
-        states.write(settings.runs, state)  # before there is a process: a start may be killed at any time
+        states.write(settings.runs, state)  # before the process starts, since this one may be killed at any time
         pid = launch.start(settings, home, scratch, mar)
         state = replace(state, pid=pid)
         states.write(settings.runs, state)
@@ -122,17 +122,17 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
 
 
 def stop(runs: Path, grace_seconds: float = GRACE_SECONDS, tell: Callable[[str], None] = lambda line: None) -> bool:
-    """Let the accepted requests finish, then end the server and remove what it leaves behind. False when none ran.
+    """Let the accepted requests finish, then end the server and remove what it leaves behind. False if none ran.
 
     Args:
-        tell: is given a line for people when requests may not have been finished.
+        tell: is called with a line for people when requests may have been cut off.
 
     Raises:
-        ServeError: a server is just being started.
+        ServeError: a server is being started, or the server belongs to another user.
     """
     state = states.last(runs)
     if (state is None or not state.pid) and states.directory(runs).exists():
-        with suppress(OSError), _locked(runs):  # or else a start is at work, which there is not where none may write
+        with suppress(OSError), _locked(runs):  # raises if a start is at work, which needs a folder that we can write
             pass
     if state is None:
         return False
@@ -140,19 +140,19 @@ def stop(runs: Path, grace_seconds: float = GRACE_SECONDS, tell: Callable[[str],
 
 
 def finish(runs: Path, state: State, grace_seconds: float, tell: Callable[[str], None]) -> bool:
-    """As `stop`, for a server that is known: its runs may have been moved since it was started."""
+    """Like `stop`, for a known server, even if its folder of runs has been moved since it was started."""
     running = states.process(state) is not None
     try:
         if running:
             _drain(state, grace_seconds, tell)
-    finally:  # also of an interrupted stop: once it has begun, a server answers nobody
+    finally:  # also when interrupted: once draining has begun, the server refuses everything
         _end(state)
         _clear(runs, state.scratch)
     return running
 
 
 def _drain(state: State, seconds: float, tell: Callable[[str], None]) -> None:
-    """Have the server take no more and wait until every accepted request is answered; say so where that cannot be."""
+    """Make the server refuse new requests and wait for the accepted ones; tell if some may have been cut off."""
     deadline = time.monotonic() + seconds
     try:
         answered = drain.begin(state.drain_lock, seconds)
@@ -168,16 +168,20 @@ def _drain(state: State, seconds: float, tell: Callable[[str], None]) -> None:
 
 
 def _await_signatures(state: State, deadline: float) -> bool:
-    """Wait until TorchServe has passed on what its workers had answered.
+    """Wait until TorchServe has passed on the last answers of its workers.
 
-    Each worker has then refused something, so it was sent another batch; and each thread of the frontend has written a
-    later answer. Workers of archives that an older version exported do not sign: the wait for them is short.
+    By then each worker has refused a batch, which TorchServe only sends after passing on the answers to the one before,
+    and each thread of the frontend has written a later answer. Workers of archives that an older version exported do
+    not sign: the wait for them is short.
 
     Returns:
-        False when that took too long.
+        False if that did not happen before the deadline.
+
+    Raises:
+        ServeError: the management API does not answer, or refuses.
     """
     unsigned_until = time.monotonic() + SIGNATURE_SECONDS
-    patience = max(1.0, deadline - time.monotonic())  # a TorchServe that hangs must not outlast the grace
+    patience = max(1.0, deadline - time.monotonic())  # do not wait for a hanging TorchServe beyond the grace period
     described = _manage(state, "GET", f"/models/{MODEL_NAME}/all", patience)
     for version in described:
         workers = {int(worker["pid"]) for worker in version["workers"]}
@@ -195,7 +199,7 @@ def _await_signatures(state: State, deadline: float) -> bool:
 
 
 def _knock(state: State, version: str) -> None:
-    """Have a request refused, on a connection of its own: TorchServe's threads take turns with new ones."""
+    """Send a request to be refused, on a new connection: TorchServe assigns those to its threads in turn."""
     token = inference_token(state)
     with requests.Session() as session, suppress(requests.RequestException):
         session.trust_env = False
@@ -207,10 +211,10 @@ def _knock(state: State, version: str) -> None:
 
 
 def status(runs: Path) -> dict[str, Any] | None:
-    """What runs, as plain JSON, or None: address, versions, workers, queue, and whether it is stopping.
+    """What runs, as plain JSON: address, versions, workers, queue, and whether it is stopping. None if nothing runs.
 
     Raises:
-        ServeError: the process is there, but does not answer.
+        ServeError: the process runs, but does not answer.
     """
     state = states.running(runs)
     if state is None:
@@ -231,7 +235,7 @@ def status(runs: Path) -> dict[str, Any] | None:
 
 
 def _described(version: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
-    """What is told of a version, from TorchServe's description of it and from its card."""
+    """What `status` says about a version, from TorchServe's description of it and its card."""
     return {
         "version": version["modelVersion"],
         "run_id": card.get("run_id"),
@@ -242,10 +246,10 @@ def _described(version: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
 
 
 def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> bool:
-    """Stay until `interrupted`, for as long as the server runs, as a container's main process does.
+    """Wait while the server runs, as a container's main process does.
 
     Returns:
-        False when the server was stopped by another command.
+        True when `interrupted`; False when the server was stopped by another command.
 
     Raises:
         ServeError: the server ended by itself.
@@ -261,17 +265,17 @@ def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> bool:
 
 
 def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None) -> str:
-    """Make a version the one that answers, loading it first where needed, and return its name.
+    """Make a version the default, loading it first if necessary, and return its name.
 
     Other versions stay loaded, at /predictions/lookalike/VERSION, so switching back takes no time.
 
     Args:
-        wanted: a version that is loaded, in the model store or among the runs, or a model as in Settings.
-        tell: is given a line for people at each step that takes a while.
+        wanted: a version that is loaded, in the model store or among the runs, or a model as in `Settings`.
+        tell: is called with a line for people at each slow step.
 
     Raises:
-        ServeError: no server runs, or there is no such version, or it does not prove itself; then the one that answered
-            before still does.
+        ServeError: no server runs, there is no such version, it cannot be proved or loaded, or it does not answer; the
+            default is then unchanged.
     """
     state = states.running(runs)
     if state is None:
@@ -282,7 +286,7 @@ def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None
         card = models.proved(runs, wanted, loaded, tell)
         version = str(card["version"])
         if version in loaded:
-            _await_golden(state, card, time.monotonic() + ANSWER_SECONDS)  # its workers may have ended since
+            _await_golden(state, card, time.monotonic() + ANSWER_SECONDS)  # its workers may have died since
         elif not state.loads_models:
             raise UsageError(
                 f"version {version} is not loaded, and without tokens this server loads nothing, or else any user of "
@@ -296,9 +300,12 @@ def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None
 
 
 def _load(state: State, card: dict[str, Any]) -> None:
-    """Have TorchServe load a version from the model store; one that does not answer is unloaded again.
+    """Make TorchServe load a version from the model store, and unload it again if it does not answer.
 
-    TorchServe itself keeps what it could not load, without workers.
+    TorchServe itself would keep a version that failed to load, without workers.
+
+    Raises:
+        ServeError: TorchServe refuses, or the version does not answer with its golden sample.
     """
     version = str(card["version"])
     query = f"url={models.mar_name(version)}&model_name={MODEL_NAME}&initial_workers={state.workers}&synchronous=true"
@@ -312,12 +319,16 @@ def _load(state: State, card: dict[str, Any]) -> None:
 
 
 def inference_token(state: State) -> str | None:
-    """The token that predictions need, or None where they need none."""
+    """The token that predictions need, or None if they need none."""
     return bearer.read(state.token_file) if state.token_file else _token(state, "inference")
 
 
 def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
-    """Wait until a version answers a golden sample's request with the golden sample."""
+    """Wait until a version answers with its golden sample, and with `--token-file` refuses requests without the token.
+
+    Raises:
+        ServeError: the server ended, did not answer in time, or answered something else.
+    """
     golden = card["golden"][0]
     url = f"{state.address}/predictions/{MODEL_NAME}/{card['version']}"
     session = requests.Session()
@@ -325,7 +336,7 @@ def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
     while time.monotonic() < deadline:
         if states.process(state) is None:
             raise ServeError("TorchServe ended before it had answered a prediction.")
-        if not states.listens(state):  # somebody else may, and must not be given the token
+        if not states.listens(state):  # another process may, and must not get the token
             time.sleep(POLL_SECONDS)
             continue
         try:
@@ -349,10 +360,10 @@ def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
 
 
 def _refuses_strangers(session: requests.Session, url: str, deadline: float) -> bool:
-    """Whether a request without the token is refused for that; False where a busy server has not come to it.
+    """Whether a request without the token is refused with 401; False if the server did not answer or was too busy.
 
     Raises:
-        ServeError: it is answered.
+        ServeError: the request is answered.
     """
     try:
         answer = session.post(url, json={"n": 1}, timeout=max(1.0, deadline - time.monotonic()))
@@ -364,18 +375,18 @@ def _refuses_strangers(session: requests.Session, url: str, deadline: float) -> 
 
 
 def _clear(runs: Path, scratch: str) -> None:
-    """Remove what an ended server leaves behind."""
+    """Remove the state and the temporary folder of a server that has ended."""
     states.forget(runs, scratch)
-    if Path(scratch).name.startswith(SCRATCH):  # it was read from a file, which others may have changed
-        with suppress(OSError):
-            shutil.rmtree(Path(scratch).rename(f"{scratch}-gone"), ignore_errors=True)  # for `attend`, gone at once
+    if Path(scratch).name.startswith(SCRATCH):  # the path was read from a file, which may have been edited
+        with suppress(OSError):  # renamed first, so that for `attend` the folder is gone at once
+            shutil.rmtree(Path(scratch).rename(f"{scratch}-gone"), ignore_errors=True)
 
 
 def _end(state: State) -> None:
     """End the server's processes.
 
     Raises:
-        ServeError: they are another user's.
+        ServeError: they belong to another user.
     """
     process = states.process(state)
     if process is None:
@@ -387,7 +398,7 @@ def _end(state: State) -> None:
             survivor.kill()
         _await_end(family)
     except psutil.NoSuchProcess:
-        pass  # another stop was quicker
+        pass  # ended by another stop
     except psutil.AccessDenied as problem:
         raise ServeError(
             f"the server (process {process.pid}) belongs to another user, who alone can stop it"
@@ -395,7 +406,7 @@ def _end(state: State) -> None:
 
 
 def _await_end(family: list[psutil.Process]) -> list[psutil.Process]:
-    """Wait for processes to end and return those that did not. A zombie has ended: its parent only has not noticed."""
+    """Wait for processes to end and return those that did not. A zombie counts as ended."""
     deadline = time.monotonic() + KILL_SECONDS
     while (alive := [process for process in family if _is_alive(process)]) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

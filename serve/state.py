@@ -1,4 +1,4 @@
-"""What is known of a running server: one small file under runs/serve, and the process that it names."""
+"""The state of a running server: a small file under runs/serve, and the process that it names."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -10,9 +10,9 @@ import psutil
 from serve.errors import ServeError
 
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
-SCRATCH = "lookalike-serve-"  # how the name of a server's folder begins; short, because Unix sockets have short names
+SCRATCH = "lookalike-serve-"  # prefix of a server's temporary folder; short, since paths of Unix sockets are limited
 MANAGEMENT_SOCKET = "management.sock"
-DRAIN_LOCK = "gate"  # its name in a server's folder, so that also a server that an older version started is drained
+DRAIN_LOCK = "gate"  # file name in that folder; kept, so that servers started by an older version can be drained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,10 @@ class State:
     """A server that was started.
 
     Attributes:
-        pid: of Java's process; 0 from before it is launched until it is known.
-        scratch: a private folder with its sockets, keys and unpacked models.
+        pid: process id of Java; 0 until it is known.
+        tokens: whether TorchServe requires the tokens that it generates.
+        scratch: the server's private temporary folder: sockets, keys and unpacked models.
+        token_file: the server's copy of the `--token-file`.
         loads_models: whether models can be loaded while it runs.
     """
 
@@ -53,7 +55,7 @@ class State:
 
 
 def directory(runs: Path) -> Path:
-    """Where a server started for these runs keeps its state, logs and model store."""
+    """The folder where a server for these runs keeps its state, logs and model store."""
     return runs.resolve() / "serve"
 
 
@@ -65,19 +67,19 @@ def write(runs: Path, state: State) -> None:
 
 
 def forget(runs: Path, scratch: str) -> None:
-    """Forget the server of this folder; one that has been started since is still known."""
+    """Delete the state of the server with this temporary folder, unless another server has been started since."""
     state = last(runs)
     if state and state.scratch == scratch:
         (directory(runs) / "state.json").unlink(missing_ok=True)
 
 
 def last(runs: Path) -> State | None:
-    """The server that was last started for these runs and not stopped, even if its process is no longer there.
+    """The server that was last started for these runs and not stopped, even if its process has ended.
 
-    Where a start was killed before it knew its server's process, that is looked for.
+    If a start was killed before it knew the server's process id, the process is searched for.
 
     Raises:
-        ServeError: what is known of it cannot be read, so a server may run.
+        ServeError: the state cannot be read, so a server may be running.
     """
     path = directory(runs) / "state.json"
     try:
@@ -92,26 +94,30 @@ def last(runs: Path) -> State | None:
 
 
 def _parsed(text: str) -> State:
-    """A state as any revision of this project writes it: fields that this one does not know are left out."""
+    """Parse a state file of any revision of this project; unknown fields are ignored.
+
+    Raises:
+        ValueError, TypeError, AttributeError, RecursionError: it is no such file.
+    """
     kinds = get_type_hints(State)
     known = {name: value for name, value in json.loads(text).items() if name in kinds}
     for name, value in known.items():
         if not isinstance(value, kinds[name]):
             raise ValueError(f"its {name} is {value!r}")
     state = State(**known)
-    if state.pid < 0:  # no process has such a number, and psutil would not look for one
+    if state.pid < 0:  # psutil raises ValueError for a negative pid
         raise ValueError(f"its pid is {state.pid}")
     return state
 
 
 def running(runs: Path) -> State | None:
-    """The server started for these runs, or None when none was, or its process is no longer there."""
+    """The server that runs for these runs, or None."""
     state = last(runs)
     return state if state and process(state) else None
 
 
 def process(state: State) -> psutil.Process | None:
-    """The server's process, if the pid still belongs to it: pids are used again, so the command line must fit too."""
+    """The server's process, or None if it has ended. Pids are reused, so the command line must match, too."""
     try:
         found = psutil.Process(state.pid)
         command, status = found.cmdline(), found.status()
@@ -122,7 +128,7 @@ def process(state: State) -> psutil.Process | None:
 
 
 def listens(state: State) -> bool:
-    """Whether it is the server's process that listens on its port."""
+    """Whether the server's own process listens on its port."""
     found = process(state)
     try:
         connections = found.net_connections("tcp") if found else []
