@@ -1,4 +1,4 @@
-"""The commands: options in, one call each. `python -m serve --help` lists them."""
+"""The commands: each parses its options and makes one call. `python -m serve --help` lists them."""
 
 import json
 import math
@@ -30,7 +30,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Range(click.FloatRange):
-    """A range of numbers; NaN, which compares with nothing, would be in each of click's."""
+    """A range of numbers that excludes NaN, which click's own accepts since no comparison with NaN is true."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
@@ -40,7 +40,7 @@ class Range(click.FloatRange):
 
 
 def option(name: str, **settings: Any) -> Decorator:
-    """A click option that also listens to LOOKALIKE_SERVE_NAME and shows its default."""
+    """A click option that can also be set by LOOKALIKE_SERVE_NAME and shows its default."""
     field = name.split("/")[0].removeprefix("--").replace("-", "_")
     settings.setdefault("envvar", f"LOOKALIKE_SERVE_{field.upper()}")
     return click.option(name, field, show_envvar=True, show_default=True, **settings)
@@ -51,7 +51,7 @@ def runs_option() -> Decorator:
         "--runs",
         type=click.Path(path_type=Path),
         default=RUNS,
-        envvar=["LOOKALIKE_SERVE_RUNS", "LOOKALIKE_OUT"],  # the latter is where training put them
+        envvar=["LOOKALIKE_SERVE_RUNS", "LOOKALIKE_OUT"],  # the latter is the variable of `fit --out`
         help="Where runs are kept, and the server's own files.",
     )
 
@@ -94,14 +94,14 @@ def cli() -> None:
 def start(*, foreground: bool, **given: Any) -> None:
     """Start TorchServe with a model and wait until it answers."""
     settings = Settings(**given)
-    interrupted = _interruptions()  # SIGTERM, too, must leave no server behind that nobody knows of
+    interrupted = _interruptions()  # SIGTERM must not leave an untracked server behind either
     before = states.running(settings.runs)
     state = server.start(settings, _tell)
-    stays = state == before  # a server that another start has brought up is not this one's to stop
+    stays = state == before  # a server that was already running is not ours to stop
     try:
         _introduce(settings, state)
         if not foreground or not server.attend(settings.runs, state, interrupted):
-            stays = True  # or is gone already
+            stays = True  # or has ended already
     except KeyboardInterrupt:
         pass
     except Exception:
@@ -122,7 +122,7 @@ def start(*, foreground: bool, **given: Any) -> None:
 )
 def stop(runs: Path, grace_seconds: float) -> None:
     """Let accepted requests finish and stop the server."""
-    _interruptions()  # a server that refuses everything must not stay
+    _interruptions()  # an interrupted stop still ends the server, which refuses everything by then
     click.echo("stopped" if server.stop(runs, grace_seconds, _tell) else "no server runs here")
 
 
@@ -164,7 +164,7 @@ def request(
 @click.argument("version")
 def use(runs: Path, version: str) -> None:
     """Switch to VERSION: one that is loaded, was served before or was trained here (7 or 00007-toy), or as --model."""
-    _interruptions()  # a version that does not answer must not stay loaded
+    _interruptions()  # so that a version that does not answer is unloaded again
     used = server.use(runs, version, _tell)
     click.echo(f"version {used} answers now")
     _warn(used, models.missed_limits(models.card(runs, used)))
@@ -200,7 +200,7 @@ def bench(seconds: float, as_json: bool, **given: Any) -> None:
     """Measure a server of its own beside a no-op handler, a FastAPI twin and the bare generator."""
     from serve import bench as benches
 
-    _interruptions()  # the server is nobody else's to stop
+    _interruptions()  # so that the server under test is always stopped
     click.echo(benches.HEADING, err=as_json)
     lines = []
     for line in benches.run(Settings(**given), seconds):
@@ -235,14 +235,14 @@ def soak(n: int, minutes: float, as_json: bool, **given: Any) -> None:
 
 
 def _tell(line: str) -> None:
-    """Say what goes on, where it does not get into a command's result."""
+    """Report progress on standard error, apart from the command's result."""
     click.echo(line, err=True)
 
 
 def _interruptions() -> Callable[[], bool]:
-    """Let SIGTERM, and the end of the terminal, interrupt as Ctrl-C does; the result says whether one of them has come.
+    """Make SIGTERM and SIGHUP interrupt as Ctrl-C does; the result tells whether any of these signals has arrived.
 
-    Python drops the KeyboardInterrupt that meets a finalizer, and so it alone is not enough.
+    KeyboardInterrupt alone is not enough: Python swallows one that is raised inside a finalizer.
     """
     came = threading.Event()
 
@@ -257,7 +257,7 @@ def _interruptions() -> Callable[[], bool]:
 
 
 def _client(runs: Path, address: str | None, token: str | None) -> Client:
-    """A client for the address given, which may have the path that `start` prints, else for the server started here."""
+    """A client for `address`, with or without the path that `start` prints; by default, for the server started here."""
     if address:
         if not address.startswith(("http://", "https://")):
             raise UsageError(f"--address {address}: must start with http:// or https://")
@@ -285,7 +285,7 @@ def _introduce(settings: Settings, state: states.State) -> None:
 
 
 def _warn(version: str, missed: list[str]) -> None:
-    """Say when a model is served that missed its quality gate: its owner may have reasons, but should know."""
+    """Warn that a served model missed its quality gate: serving it may be intended, but should not go unnoticed."""
     if missed:
         _tell(f"Warning: version {version} failed its quality gate: {'; '.join(missed)}")
 
@@ -314,7 +314,7 @@ def _status_text(found: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; every foreseen problem is one line on standard error."""
+    """Run one command and return its exit code; an expected problem is one line on standard error."""
     try:
         code = cli.main(arguments, prog_name="python -m serve", standalone_mode=False)
         return code if isinstance(code, int) else 0

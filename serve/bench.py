@@ -1,9 +1,8 @@
-"""How fast is it? The served model beside what could be: a handler that does nothing, a FastAPI twin, no server at all.
+"""Benchmark the served model against reference points: a no-op handler, a FastAPI twin, and no server at all.
 
-All run one after the other on this machine and share its cores with the client that loads them. The handler that does
-nothing has as many workers as the model, and its batches. It is served from the start: to load it later would need the
-model API, which without tokens takes code from any user of this machine, or tokens, which `start` draws on loopback
-only when asked to, and whose cost would be in all ratios.
+They run one after the other on this machine and share its cores with the client. The no-op handler has as many workers
+as the model and the same batching. It is registered when the server starts. To load it later would need either the
+model API, which without tokens runs code of any user of this machine, or tokens, whose cost would affect all ratios.
 """
 
 import itertools
@@ -30,7 +29,7 @@ from serve.state import State
 from train import MODEL_NAME
 from train import artifact as artifacts
 
-SIZES = (1, 100, 1000, 10_000)  # sequences a request, as far as the model gives so many at once
+SIZES = (1, 100, 1000, 10_000)  # sequences per request; those above the model's limit are left out
 CONNECTIONS = (1, 16)
 NOOP = """
 import logging
@@ -42,12 +41,17 @@ class Nothing:
         return [b"{}"] * len(data)
 """
 TWIN_SECONDS = 60
-WARM_UP_LINES = 2  # a warm-up takes as long as so many lines: Java compiles what runs often, and is half as fast before
+WARM_UP_LINES = 2  # length of the warm-up, in lines: Java runs half as fast until its JIT has compiled the hot code
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One measurement: `what` answered requests for n sequences over so many connections."""
+    """One measurement: how `what` answered requests for `n` sequences over `connections` connections.
+
+    Attributes:
+        per_second: requests per second.
+        p50, p99: latency in milliseconds.
+    """
 
     what: str
     n: int
@@ -69,7 +73,7 @@ def run(settings: Settings, seconds: float) -> Iterator[Line]:
     Raises:
         ServeError: the model is damaged, or a server did not start.
     """
-    launch.check(settings)  # the server comes last, and so would its ports
+    launch.check(settings)  # now, not when the server starts at the end
     with (
         models.located(settings.runs, settings.model) as source,
         tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder,
@@ -113,14 +117,14 @@ def _artifact(source: Path, target: Path) -> Path:
 
 
 def _sizes(artifact: Path) -> tuple[int, ...]:
-    """Those that requests may ask for."""
+    """The sizes that the model accepts."""
     settings = yaml.safe_load((archive.HERE / archive.CONFIG).read_text())["handler"]
     offer = handler.offered(artifacts.load(artifact), settings)
     return tuple(n for n in SIZES if n <= request.most_rows("json", offer.candidates, offer)[0])
 
 
 def _in_process(artifact: Path, seconds: float, sizes: tuple[int, ...]) -> Iterator[Line]:
-    """Generate and encode in a loop, in a process of its own with one thread: what one core can do at best."""
+    """Generate and encode in a loop, in a separate process with one thread: the upper limit of one core."""
     command = [sys.executable, "-m", "serve.twin", "loop", str(artifact), str(seconds), *map(str, sizes)]
     done = subprocess.run(command, cwd=archive.HERE.parent, capture_output=True, text=True)
     if done.returncode:
@@ -131,7 +135,7 @@ def _in_process(artifact: Path, seconds: float, sizes: tuple[int, ...]) -> Itera
 
 @contextmanager
 def _twin(artifact: Path) -> Iterator[int]:
-    """A FastAPI server around the same artifact; its port."""
+    """Run a FastAPI server for the same artifact and yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "serve.twin", "serve", str(artifact), str(port)]
@@ -159,7 +163,7 @@ def _answers(port: int) -> bool:
 
 @contextmanager
 def _torchserve(settings: Settings) -> Iterator[State]:
-    """TorchServe with the model and, beside it, the handler that does nothing."""
+    """Run TorchServe with the model and the no-op handler."""
     noop = models.store(settings.runs) / "noop.mar"
     noop.parent.mkdir(parents=True)
     model = {"modelName": "noop", "handler": "noop.py", "modelVersion": "1", "configFile": archive.CONFIG}
@@ -175,7 +179,7 @@ def _torchserve(settings: Settings) -> Iterator[State]:
 
 
 def _loaded(what: str, address: tuple[str, int], path: str, seconds: float, sizes: tuple[int, ...]) -> Iterator[Line]:
-    """Every size over every number of connections; the largest also as npy."""
+    """Measure every size over every number of connections; the largest size also as npy."""
     ask = partial(load.run, address, path)
     ask(_bodies(1), connections=max(CONNECTIONS), seconds=WARM_UP_LINES * seconds, accept=CONTENT_TYPES["json"])
     for n in sizes:
@@ -189,6 +193,6 @@ def _loaded(what: str, address: tuple[str, int], path: str, seconds: float, size
 
 
 def _bodies(n: int) -> Iterator[bytes]:
-    """Requests without end, each for a seed of its own."""
+    """Endless requests, each with its own seed."""
     for seed in itertools.count():
         yield json.dumps({"n": n, "seed": seed}).encode()

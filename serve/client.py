@@ -1,4 +1,4 @@
-"""Ask a running server for sequences, and show them to people."""
+"""Request sequences from a running server, and format them for people."""
 
 import json
 import os
@@ -14,23 +14,23 @@ from serve.errors import ServeError
 from train import MODEL_NAME, SHOWN_SAFELY
 
 CONNECT_SECONDS = 5
-NONSENSE = (ValueError, KeyError, TypeError, RecursionError)  # what comes of a body that is not as ours
-ANSWER_SECONDS = 610  # more than responseTimeout in model-config.yaml, so that the server is the first to give up
+NONSENSE = (ValueError, KeyError, TypeError, RecursionError)  # raised by reading a body that is not in our format
+ANSWER_SECONDS = 610  # more than responseTimeout in model-config.yaml, so that the server gives up first
 
 
 class _Retry(Retry):
-    # urllib3 would come again for 413 and 429 too, where these say when.
+    # By default urllib3 also retries 413 and 429 when they have a Retry-After header.
     RETRY_AFTER_STATUS_CODES = frozenset()
 
 
-# A full queue and a stopping server answer 503, and one whose worker has just died 507: another time may do. A server
-# that is not there is told at once, and one that is slow would only have more to do.
+# Retried are 503 (a full queue, a stopping server) and 507 (a worker died). A server that cannot be reached is reported
+# at once, and a slow one is not asked again, which would only add to its load.
 RETRY = _Retry(
     total=4,
     connect=0,
     read=False,
     backoff_factor=0.3,
-    retry_after_max=10,  # ours name a second, but anybody may answer, and could have a command sleep for hours
+    retry_after_max=10,  # our server sends 1; another could make the command sleep for hours
     status_forcelist=[503, 507],
     allowed_methods=None,
     raise_on_status=False,
@@ -39,16 +39,16 @@ RETRY = _Retry(
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """A server's address and the token that it wants, if any."""
+    """A server's address and the token that it requires, if any."""
 
     address: str
     token: str | None = None
 
     def request(self, n: int, seed: int | None = None, **options: Any) -> bytes:
-        """The body of the answer, exactly as it came. An option that is None is the model's to choose.
+        """The exact body of the answer. Options that are None are left out of the request.
 
         Raises:
-            ServeError: nothing answers there, or the server refuses.
+            ServeError: the server cannot be reached, does not answer in time, or refuses.
         """
         given = {"seed": seed, **options}
         fields = {"n": n} | {name: value for name, value in given.items() if value is not None}
@@ -62,13 +62,13 @@ class Client:
     def _post(self, fields: dict[str, Any]) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         with requests.Session() as session:
-            session.trust_env = False  # neither a proxy nor a .netrc of the user's is meant for this server
-            session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True  # but an authority may be
+            session.trust_env = False  # the user's proxy and .netrc are not meant for this server
+            session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True  # the user's certificate authority may be
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=RETRY))
             try:
                 url, timeout = f"{self.address}/predictions/{MODEL_NAME}", (CONNECT_SECONDS, ANSWER_SECONDS)
-                # Not redirects: they would turn the request into one without a body.
+                # Following a redirect would turn the POST into a GET without a body.
                 return session.post(url, json=fields, headers=headers, timeout=timeout, allow_redirects=False)
             except requests.ReadTimeout as problem:
                 raise ServeError(f"{self.address} gave no answer within {ANSWER_SECONDS} seconds") from problem
@@ -81,18 +81,18 @@ class Client:
                 raise ServeError(f"nothing answers at {self.address}; {advice}") from problem
             except requests.exceptions.ChunkedEncodingError as problem:
                 raise ServeError(f"{self.address} broke the connection in the midst of its answer") from problem
-            except (requests.RequestException, HTTPError) as problem:  # the latter for a host that no name can be
+            except (requests.RequestException, HTTPError) as problem:  # HTTPError: the host is not a valid name
                 raise ServeError(f"{self.address}: {type(problem).__name__}") from problem
 
 
 def _was_refused(problem: requests.ConnectionError) -> bool:
-    """Whether there was no connection at all."""
+    """Whether no connection could be made."""
     reason = getattr(problem.args[0], "reason", None) if problem.args else None
     return isinstance(problem, requests.ConnectTimeout) or isinstance(reason, NewConnectionError)
 
 
 def _tls_reason(problem: requests.exceptions.SSLError) -> str:
-    """Why there is no TLS, as OpenSSL says it, without the layers around that."""
+    """Why TLS failed, in OpenSSL's words, without the exceptions wrapped around them."""
     reason = f"no TLS connection ({getattr(problem.args[0], 'reason', problem)})"
     if "CERTIFICATE_VERIFY_FAILED" not in reason:
         return reason
@@ -100,7 +100,7 @@ def _tls_reason(problem: requests.exceptions.SSLError) -> str:
 
 
 def explain(body: bytes) -> str:
-    """What an error's body says: ours names a field, TorchServe's own has a message."""
+    """The message in an error's body: ours names a field, TorchServe's does not."""
     try:
         parsed: dict[str, Any] = json.loads(body)
         if "error" in parsed:
@@ -111,17 +111,17 @@ def explain(body: bytes) -> str:
 
 
 def safely(text: str) -> str:
-    """A line that can be printed: without what steers a terminal, and without half a character, which none can show."""
+    """A line that is safe to print: control characters and lone surrogates are replaced."""
     return text.translate(SHOWN_SAFELY).encode(errors="replace").decode()
 
 
 def show(body: bytes) -> str:
-    """The answer for people: a line for each sequence, and where it came from.
+    """The answer for people: one line per sequence, then its seed and model.
 
-    A line has the class, the bits and the text, as far as there are any; token ids mean nothing to people.
+    A line has the class, the bits and the text, where they exist; token ids are not shown.
 
     Raises:
-        ServeError: it is the answer of something else.
+        ServeError: the body is not an answer of Lookalike.
     """
     try:
         return _shown(json.loads(body))
@@ -133,7 +133,8 @@ def _shown(answer: dict[str, Any]) -> str:
     sequences = answer["sequences"]
     labels, texts = (answer.get(name, [""] * len(sequences)) for name in ("labels", "text"))
     bits = all(code in (0, 1) for sequence in sequences for code in sequence)
-    if "text" in answer:  # a text without words is token ids of 0 and 1; without a word that is present, all bits are 0
+    # Codes of 0 and 1 with an empty text: all zeros are bits (no word is present), anything else is token ids.
+    if "text" in answer:
         bits = bits and not any(any(row) and not text for row, text in zip(sequences, texts, strict=True))
     rows = ["".join(map(str, sequence)) if bits else "" for sequence in sequences]
     lines = ["  ".join(filter(None, line)) for line in zip(labels, rows, texts, strict=True)]

@@ -1,4 +1,4 @@
-"""A small HTTP load generator: a fixed number of connections, each with one request under way."""
+"""A small HTTP load generator: a fixed number of connections, each with one request in flight."""
 
 import math
 import selectors
@@ -10,20 +10,20 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 CHUNK = 1 << 20
-WARM_UP = 0.1  # of the time, and besides it
+WARM_UP = 0.1  # as a fraction of the measured time, to which it is added
 PATIENCE_SECONDS = 120  # a batch of the largest requests for texts takes half a minute
 END_OF_HEADERS = b"\r\n\r\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What a load measured.
+    """The results of a load.
 
     Attributes:
-        per_second: whole answers, after the warm-up: the sum over the connections of what each got in its time.
-        p50, p99: milliseconds at the median and at the 99th percentile.
-        answers: whole ones in all, those of the warm-up included.
-        failures: refusals and connections that the server closed, those of the warm-up included.
+        per_second: successful answers per second after the warm-up, summed over the connections.
+        p50, p99: median and 99th percentile of the latency, in milliseconds.
+        answers: all successful answers, including the warm-up.
+        failures: refusals, and connections that the server closed, including the warm-up.
     """
 
     per_second: float
@@ -34,16 +34,16 @@ class Load:
 
 
 class _Connection:
-    """One connection that sends one request after the other."""
+    """A connection that sends one request after another."""
 
     def __init__(self, address: tuple[str, int], requests: Iterator[bytes]) -> None:
         self._address, self._requests = address, requests
-        self.times: list[float] = []  # of answers that count
+        self.times: list[float] = []  # latencies after the warm-up, in seconds
         self.began, self.ended, self.whole = math.inf, 0.0, 0
         self.connect()
 
     def count(self, now: float, success: bool) -> None:
-        """Count an answer, or what came instead of one, that was asked for after the warm-up."""
+        """Count the outcome of a request that was sent after the warm-up."""
         self.times.append(now - self.sent)
         self.began, self.ended, self.whole = min(self.began, self.sent), now, self.whole + success
 
@@ -63,11 +63,11 @@ class _Connection:
         self._missing = 0
         request = next(self._requests)
         self.sent = time.perf_counter()
-        with suppress(ConnectionError):  # receiving will show it
+        with suppress(ConnectionError):  # `receive` will notice
             self.socket.sendall(request)
 
     def receive(self) -> bool | None:
-        """Read what has come: None while the answer is incomplete, then whether it was a success."""
+        """Read available data; None while the answer is incomplete, then whether it was a success."""
         try:
             chunk = self.socket.recv(CHUNK)
         except ConnectionError:
@@ -95,13 +95,17 @@ def run(
     accept: str,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Load:
-    """Load a server for some seconds, after `WARM_UP` of that time. `bodies` must not end.
+    """Load a server for `seconds`, after a warm-up of `WARM_UP` times as long.
 
-    `is_over` may end it earlier. What is under way at the end still counts, and so does its time. A refusal, or a
-    connection that the server closes, counts as a failure; the connection is then a new one.
+    Requests in flight at the end still count, and so does the time that they take. A refusal, or a connection that the
+    server closes, counts as a failure; a new connection then replaces the old one.
+
+    Args:
+        bodies: request bodies; must be infinite.
+        is_over: ends the load early when it returns True.
 
     Raises:
-        OSError: there is no server, or it answers nobody any more.
+        OSError: the server cannot be reached, or gives no answer for `PATIENCE_SECONDS`.
     """
     headers = f"POST {path} HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: application/json\r\nAccept: {accept}\r\n"
     requests = (f"{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies)
@@ -125,7 +129,7 @@ def run(
                 answers, failures = answers + success, failures + (not success)
                 if connection.sent >= begin:
                     connection.count(now, success)
-                # A request that takes longer than all the time is waited for once more, so that one counts.
+                # A connection without a counted answer goes on, so that requests longer than `seconds` count, too.
                 going_on = (now < begin + seconds or (success and not connection.times)) and not is_over()
                 if going_on and success:
                     connection.send()
@@ -147,7 +151,7 @@ def run(
 
 
 def percentiles(times: Sequence[float]) -> Sequence[float]:
-    """The 1st to the 99th, none beyond the slowest; NaN where there are no times."""
+    """The 1st to the 99th percentile, within the range of the times; NaN if there are none."""
     if len(times) < 2:
         return (list(times) or [math.nan]) * 99
     return statistics.quantiles(times, n=100, method="inclusive")

@@ -1,4 +1,4 @@
-"""Does it stay as it is? A server of its own under load for minutes: every answer, and the memory of every process."""
+"""Soak test: load a separate server for minutes and watch its failures and the memory of its processes."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ from serve.state import State
 from train import MODEL_NAME
 
 CONNECTIONS = 16
-SAMPLES = 180  # of the memory, over the whole time
+SAMPLES = 180  # measurements of memory over the whole time
 MIB = 2**20
 
 
@@ -35,7 +35,7 @@ class Memory:
 
 
 def run(settings: Settings, n: int, seconds: float, tell: Callable[[str], None]) -> tuple[Load, list[Memory]]:
-    """Ask for n sequences with a drawn seed, over and over, on 16 connections.
+    """Request n sequences with random seeds, over and over, on 16 connections; returns the load and the memory.
 
     Raises:
         ServeError: the server did not start, or refuses such requests.
@@ -57,7 +57,7 @@ def _load(state: State, n: int, seconds: float) -> tuple[Load, list[Memory]]:
     frontend = psutil.Process(state.pid)
     processes = [frontend, *frontend.children(recursive=True)]
     samples: list[list[float]] = []
-    left = threading.Event()  # an interruption must not wait until the time is over
+    left = threading.Event()  # lets an interruption end the load early
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
         stack.callback(left.set)
         loaded = pool.submit(
@@ -76,7 +76,7 @@ def _load(state: State, n: int, seconds: float) -> tuple[Load, list[Memory]]:
 
 
 def _resident(process: psutil.Process) -> float:
-    """Memory in MiB; 0 for a process that is gone, which shows in the mean."""
+    """Resident memory in MiB; 0 for a process that has ended, which shows in the mean."""
     try:
         return float(process.memory_info().rss) / MIB
     except psutil.Error:
@@ -93,7 +93,7 @@ def _compare(samples: list[list[float]]) -> list[Memory]:
 
 
 def text(measured: Load, memories: list[Memory], seconds: float) -> str:
-    """What was measured, for people."""
+    """The results, formatted for people."""
     first = (
         f"{measured.answers:,} answers in {(1 + load.WARM_UP) * seconds:,.0f} s ({measured.per_second:,.0f}/s), "
         f"median {measured.p50:.1f} ms, 99th percentile {measured.p99:.1f} ms, {measured.failures} failures"

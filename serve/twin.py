@@ -1,4 +1,4 @@
-"""What `serve bench` compares with: the same answers from a plain FastAPI application, and from a bare loop.
+"""Reference points for `serve bench`: the same answers from a plain FastAPI application, and from a bare loop.
 
 python -m serve.twin serve ARTIFACT PORT
 python -m serve.twin loop ARTIFACT SECONDS N...
@@ -22,7 +22,7 @@ OFFER = Offer(max_rows={"json": 100_000, "npy": 100_000})
 
 
 def answer(artifact: Artifact, n: int, seed: int, form: str) -> bytes:
-    """Generate and encode, as the handler does it for one request."""
+    """Generate and encode one answer as the handler does."""
     model = {"name": MODEL_NAME, "version": artifact.card["version"], "run_id": None}
     return handler.encoded(artifact, artifact.sample_labelled(n, seed), form, seed, model)
 
@@ -45,7 +45,7 @@ def serve(artifact: Artifact, port: int) -> None:
 
 
 def loop(artifact: Artifact, seconds: float, sizes: list[int]) -> None:
-    """One JSON line for each size and format: answers a second, and the time of one in milliseconds."""
+    """Print a JSON line for each size and format: answers per second, and latency percentiles in milliseconds."""
     for n in sizes:
         for form in ("json", "npy") if n == max(sizes) else ("json",):
             times: list[float] = []
