@@ -1,7 +1,7 @@
-"""The serving container's process: serve what is mounted or baked in at /models, until a signal comes.
+"""The entry point of the serving container: serve the model at /models until a signal comes.
 
-/models is a folder of runs (its newest archive is served), or one run directory or artifact, or holds lookalike.mar.
---model or LOOKALIKE_SERVE_MODEL names a model instead. The other options of `python -m serve start` are settings too.
+/models is a folder of runs (its newest archive is served), a run directory, an artifact, or a folder with lookalike.mar.
+--model or LOOKALIKE_SERVE_MODEL names another model. The other options of `python -m serve start` work too.
 """
 
 import os
@@ -17,7 +17,11 @@ MODELS = Path("/models")
 
 
 def model() -> Path:
-    """The one model at /models, or the newest of many."""
+    """The model at /models, or the newest of its runs.
+
+    Raises:
+        UsageError: there is none.
+    """
     try:
         return models.find(MODELS, MODELS)
     except UsageError:
@@ -25,13 +29,13 @@ def model() -> Path:
 
 
 def command(given: Sequence[str]) -> list[str]:
-    """The arguments of `python -m serve` for those that the container was given."""
+    """The arguments of `python -m serve`, from those given to the container."""
     named = os.environ.get("LOOKALIKE_SERVE_MODEL") or any(word.split("=")[0] == "--model" for word in given)
     return ["start", "--foreground", *([] if named else ["--model", str(model())]), *given]
 
 
 def main(given: Sequence[str]) -> int | str:
-    """Serve; the exit code, or what is wrong with what is mounted."""
+    """Serve; returns the exit code, or a message if there is no usable model."""
     try:
         arguments = command(given)
     except UsageError:

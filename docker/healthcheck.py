@@ -1,6 +1,6 @@
-"""The serving container's health: exit code 0 when the server answers a real prediction.
+"""The serving container's health check: exit code 0 if the server answers a real prediction.
 
-It runs every few seconds, so it uses the standard library only and starts in a moment.
+It runs every few seconds, so it uses only the standard library, to start fast.
 """
 
 import http.client
@@ -14,9 +14,10 @@ ROWS = 2
 
 
 def main() -> None:
-    """Ask for sequences as a client would; raises where that fails.
+    """Request sequences as a client would; without a seed, because always the same sequences would show as drift.
 
-    No seed is named: the same sequences every few seconds would show as drift.
+    Raises:
+        OSError, ValueError, KeyError, http.client.HTTPException: the server does not answer as it should.
     """
     state = json.loads(Path(os.environ["LOOKALIKE_SERVE_RUNS"], "serve", "state.json").read_text())
     headers = {"Content-Type": "application/json"}

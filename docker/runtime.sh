@@ -1,23 +1,23 @@
 #!/bin/sh
-# Run a job of Lookalike where it belongs: in a container, or in the local virtual environment.
+# Run a job of Lookalike in a container or in the local virtual environment.
 #
 #   docker/runtime.sh train|serve|request|status|stop [ARGUMENT...]    the Makefile's targets of these names
-#   docker/runtime.sh images | up | down                               images; the composed services
-#   docker/runtime.sh compose [ARGUMENT...]                            whatever Compose can do with them
+#   docker/runtime.sh images | up | down                               build the images; start or stop the services
+#   docker/runtime.sh compose [ARGUMENT...]                            run Compose on these services
 #
 # Environment:
 #   RUNTIME      auto (default), local or docker. auto: Docker where an engine and the NVIDIA runtime answer, else local
-#   GPUS         which GPUs: all (default where there is the NVIDIA runtime), none, or 0,1
+#   GPUS         which GPUs: all (default with the NVIDIA runtime), none, or numbers such as 0,1
 #   DOCKER       the client (default docker);  DOCKER_ARGS  more options for `docker run`
-#   DOCKER_COMPOSE   docker-compose 1.29 (default docker-compose), where there is no `docker compose`
+#   DOCKER_COMPOSE   docker-compose 1.29 (default docker-compose), used if there is no `docker compose`
 #   CONTAINER    the name of make serve's container (default lookalike-serve);  PROJECT  of make up's (default lookalike)
-#   TORCH_INDEX  the pip index of torch's CPU build (PyTorch's installation page names it); empty: wherever pip looks
-#   BASE         the image that others are built on, for one that is pinned by its digest
+#   TORCH_INDEX  the pip index of torch's CPU build (PyTorch's installation page names it); empty: pip's default index
+#   BASE         the base image, to pin it by its digest
 #   MODEL        for images: an archive to bake into lookalike-serve:baked, runs/…/lookalike.mar
-#   PORT, MLFLOW_PORT, RUNS, DATA and others   for the composed services: see Compose in README.md
+#   PORT, MLFLOW_PORT, RUNS, DATA and others   for the Compose services: see Compose in README.md
 #   MLFLOW_*, LOOKALIKE_*, OMP_NUM_THREADS   passed on to the job
 #
-# Exits 1 where the wished-for runtime cannot be had, 2 where a wish makes no sense.
+# Exits 1 if the runtime, an image or a service is not available, 2 for wrong usage, else with the job's own code.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -36,7 +36,7 @@ fail() { # CODE MESSAGE
 
 # --- Where ------------------------------------------------------------------------------------------------------------
 
-# Sets engine (yes, or why there is none) and nvidia (yes or no).
+# Sets engine (yes, or the reason why there is none) and nvidia (yes or no).
 examine() {
   nvidia=no
   if ! command -v "$docker" >/dev/null 2>&1; then
@@ -49,7 +49,7 @@ examine() {
   fi
 }
 
-# Sets where (local or docker) and gpus (all, none or numbers) for the work named in $1, and says why.
+# Sets where (local or docker) and gpus (all, none or numbers) for the job named in $1, and prints where and why.
 choose() {
   examine
   case ${RUNTIME:-auto} in
@@ -84,13 +84,13 @@ choose() {
   fi
 }
 
-# Ends here where there is no engine, for what needs one whatever RUNTIME says.
+# Fails if there is no engine; for commands that need one whatever RUNTIME says.
 need_engine() {
   examine
   [ "$engine" = yes ] || fail 1 "this needs containers, and $engine; make train, make serve and make mlflow work without"
 }
 
-# Runs a module in the local environment, made first where it is missing.
+# Runs a module in the local environment, which is created first if it is missing.
 local_python() { # MODULE ARGUMENT...
   MAKEFLAGS='' make --silent --no-print-directory setup
   case ${GPUS:-all} in
@@ -115,7 +115,7 @@ build() { # FILE TAG OPTION...
   "$docker" build --file "docker/$file.Dockerfile" --tag "$tag" "$@" . || fail 1 "the image $tag could not be built"
 }
 
-# Sets image: torch's CUDA build where a GPU will be used, else the CPU build, which is small where TORCH_INDEX names it.
+# Builds the training image and sets image: for a GPU with torch's CUDA build, otherwise with what TORCH_INDEX provides.
 build_train() {
   if [ "$gpus" = none ]; then image=lookalike-train:cpu index=$cpu_index; else image=lookalike-train:cuda index=; fi
   build train "$image" --target train --build-arg "TORCH=$torch" --build-arg "TORCH_INDEX=$index"
@@ -133,7 +133,7 @@ build_serve() { # TAG OPTION...
   build serve "$tag" --build-arg "TORCH=$torch" --build-arg "TORCH_INDEX=$cpu_index" "$@"
 }
 
-# Ends here where MODEL names what the engine would not be sent (.dockerignore).
+# Fails if MODEL is outside the build context (.dockerignore) or missing.
 check_model() {
   case ${MODEL:-} in
   '') ;;
@@ -155,7 +155,7 @@ images() {
 
 # --- Jobs in containers -----------------------------------------------------------------------------------------------
 
-# The caller's uid, so that what a job writes belongs to the caller; a rootless engine maps its root to the caller.
+# The caller's uid and gid, so that a job's files belong to the caller; a rootless engine maps its root to the caller.
 identity() {
   case $("$docker" info --format '{{json .SecurityOptions}}' 2>/dev/null) in
   *rootless*) echo 0:0 ;;
@@ -163,7 +163,7 @@ identity() {
   esac
 }
 
-absolute() { # PATH of something whose folder exists
+absolute() { # PATH, whose folder must exist
   echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
 }
 
@@ -177,7 +177,7 @@ is_here() {
   case ${MLFLOW_TRACKING_URI:-} in *[/@]localhost* | *[/@]127.* | *[/@]0.0.0.0* | *[/@]"[::1]"*) ;; *) return 1 ;; esac
 }
 
-# Shows a command and becomes it.
+# Prints a command and replaces this process with it.
 become() {
   printf '+' >&2
   for word; do
@@ -187,15 +187,15 @@ become() {
   exec "$@"
 }
 
-# What the run that is gone on with has for an option: the run named by --out, or the newest.
+# Prints the value of an option in the run that is resumed: the one that --out names, or the newest.
 of_run() { # OPTION
   config=$out/config.json
   [ -f "$config" ] || for config in "$out"/[0-9]*/config.json; do :; done
   sed -n 's/^ *"'"$1"'": "\(.*\)",*$/\1/p' "$config" 2>/dev/null | sed 's/\\\(["\\]\)/\1/g' || true
 }
 
-# Paths mean the same inside as outside: this folder is mounted for reading where it is, the folder of runs for writing,
-# and so is, for reading, whatever else the arguments or the resumed run name. Only MLflow may need a network.
+# Everything is mounted at its own path, so that paths mean the same inside as outside: this folder and other paths that
+# the arguments or the resumed run name for reading, the folder of runs for writing. Only MLflow may need a network.
 train_in_docker() { # ARGUMENT...
   here=$(pwd) out=${LOOKALIKE_OUT:-runs} dry=no resume=no before=
   for word; do
@@ -208,9 +208,9 @@ train_in_docker() { # ARGUMENT...
   build_train
   set -- "$image" fit "$@"
   if [ $dry = no ]; then
-    mkdir -p -m 700 "$out" # what runs leave is as private as the data
+    mkdir -p -m 700 "$out" # runs are as private as the data
     out=$(cd "$out" && pwd)
-    [ ! -f "$out/config.json" ] || out=$(dirname "$out") # a run to go on with: MLflow's store is beside it
+    [ ! -f "$out/config.json" ] || out=$(dirname "$out") # a run to resume: MLflow's store is beside it
     set -- --mount "type=bind,source=$out,target=$out" "$@"
   fi
   for word in "$@" "${LOOKALIKE_DATA-}" "${LOOKALIKE_GATE-}" "$data" "$gate"; do
@@ -218,7 +218,7 @@ train_in_docker() { # ARGUMENT...
     case $path in -*) continue ;; esac
     [ -e "$path" ] || continue
     path=$(absolute "$path")
-    case $path/ in "$here"/* | "$out"/*) path=$(readlink -f "$path") ;; esac # seen already, but it may be a link
+    case $path/ in "$here"/* | "$out"/*) path=$(readlink -f "$path") ;; esac # mounted already, unless it is a link
     case "$path/ $*" in
     "$here"/* | "$out"/* | *"target=$path "* | *"target=$path,"*) ;;
     *) set -- --mount "type=bind,source=$path,target=$path,readonly" "$@" ;;
@@ -242,7 +242,7 @@ train_in_docker() { # ARGUMENT...
     --mount "type=bind,source=$here,target=$here,readonly" ${DOCKER_ARGS:-} "$@"
 }
 
-# The container sees the runs at /models, for reading. The port is published on loopback; metrics only when asked for.
+# The runs are mounted at /models for reading. The port is published on loopback by default; metrics only on request.
 serve_in_docker() { # ARGUMENT...
   host=${LOOKALIKE_SERVE_HOST:-127.0.0.1} port=${LOOKALIKE_SERVE_PORT:-8080}
   metrics=${LOOKALIKE_SERVE_METRICS_PORT:-} token=${LOOKALIKE_SERVE_TOKEN_FILE:-}
@@ -292,8 +292,8 @@ serve_in_docker() { # ARGUMENT...
   [ -z "$metrics" ] || set -- --publish "$host:$metrics:$metrics" "$@" --metrics-port "$metrics"
   for name in $(env | sed -n 's/^\(LOOKALIKE_SERVE_[A-Z_]*\)=.*/\1/p'); do
     case $name in
-    *_RUNS | *_MODEL | *_HOST | *_SERVE_PORT | *_METRICS_PORT | *_TOKEN_FILE) ;; # said by mounts and options
-    *_TOKEN | *_ADDRESS) ;; # the client's, and maybe of another server
+    *_RUNS | *_MODEL | *_HOST | *_SERVE_PORT | *_METRICS_PORT | *_TOKEN_FILE) ;; # set by mounts and options
+    *_TOKEN | *_ADDRESS) ;; # for the client, maybe of another server
     *) set -- --env "$name" "$@" ;;
     esac
   done
@@ -311,7 +311,7 @@ serve_in_docker() { # ARGUMENT...
   echo "try      ${before}curl -X POST http://$host:$port/predictions/lookalike -d '{\"n\": 5, \"seed\": 1}' -H 'Content-Type: application/json'$token"
 }
 
-# Longer than any --wait-seconds: a server that does not answer in time ends by itself.
+# Waits longer than any --wait-seconds: a server that does not answer in time ends by itself.
 await_serving() {
   for _ in $(seq 900); do
     if ! is_serving; then
@@ -319,7 +319,7 @@ await_serving() {
       "$docker" rm "$container" >/dev/null
       fail 1 "the server ended by itself; its last lines are above"
     fi
-    if "$docker" logs "$container" 2>/dev/null | grep -q '^address'; then return; fi # said after the golden samples came
+    if "$docker" logs "$container" 2>/dev/null | grep -q '^address'; then return; fi # printed once it answers
     sleep 1
   done
   fail 1 "the server does not answer; see: $docker logs $container"
@@ -329,20 +329,20 @@ is_serving() {
   [ "$("$docker" inspect --format '{{.State.Running}}' "$container" 2>/dev/null)" = true ]
 }
 
-# The container of the server that `make up` has started, by the labels that Compose gives it; nothing where there is none.
+# Prints the id of the serving container of `make up`, found by Compose's labels; nothing if there is none.
 composed() {
   "$docker" ps --quiet --filter "label=com.docker.compose.project=$project" \
     --filter label=com.docker.compose.service=serve --filter label=com.docker.compose.oneoff=False 2>/dev/null || true
 }
 
-# Whether a local server, or one far away, can be meant: an environment is there, or what a server leaves, or it is named.
+# Whether the command can be meant for a local or remote server: it names one, or there is an environment or a state file.
 may_be_local() { # COMMAND ARGUMENT...
   case "${LOOKALIKE_SERVE_ADDRESS:+--address} $*" in *--address* | *--runs* | *--help*) return 0 ;; esac
   [ -x "$bin/python" ] || [ -e "${LOOKALIKE_SERVE_RUNS:-${LOOKALIKE_OUT:-runs}}/serve/state.json" ]
 }
 
-# request, status and stop mean the container of `make serve`, else that of `make up`, else, unless a container was asked
-# for, the local server.
+# request, status and stop use the container of `make serve`, else that of `make up`, else, unless RUNTIME=docker, the local
+# server.
 ask() { # COMMAND ARGUMENT...
   serving=''
   if [ "${RUNTIME:-auto}" != local ]; then
@@ -362,15 +362,15 @@ ask() { # COMMAND ARGUMENT...
     echo "no server runs here"
   elif [ "${RUNTIME:-auto}" = docker ]; then
     fail 1 "no container serves here; start one with: make serve RUNTIME=docker"
-  else # for this answer no environment is made, which takes minutes
+  else # without creating an environment first, which takes minutes
     fail 1 "no server runs here; start one with: make serve"
   fi
 }
 
 # --- Services ---------------------------------------------------------------------------------------------------------
 
-# Compose takes a plain name for that of a volume, and other paths as seen from its file; here they are seen from the
-# project's folder, as everywhere else.
+# Compose takes a plain name for a volume and resolves relative paths from its file; here they are relative to the project's
+# folder, as everywhere else.
 from_here() { # PATH
   case $1 in /*) echo "$1" ;; *) echo "$(pwd)/$1" ;; esac
 }
@@ -381,9 +381,9 @@ compose() {
   RUNS=$(from_here "${RUNS:-runs}") DATA=$(from_here "${DATA:-$(pwd)}")
   REVISION=$(revision) TORCH=$torch TORCH_INDEX=$cpu_index
   export LOOKALIKE_UID LOOKALIKE_GID RUNS DATA REVISION TORCH TORCH_INDEX
-  # What a container would look for in itself is not meant, but the composed MLflow.
+  # A file or localhost would be inside the container; the MLflow of these services is used instead.
   if ! is_server || is_here; then unset MLFLOW_TRACKING_URI; fi
-  mkdir -p -m 700 "$RUNS" || fail 1 "$RUNS is no folder for runs" # the engine would make it, and as its own user
+  mkdir -p -m 700 "$RUNS" || fail 1 "$RUNS is no folder for runs" # otherwise the engine would create it as its own user
   if "$docker" compose version >/dev/null 2>&1; then
     "$docker" compose --project-name "$project" --file docker/compose.yaml "$@"
   else
@@ -391,7 +391,7 @@ compose() {
   fi
 }
 
-# Whether the serving container would find a model there: a run's, or one that lies there by itself.
+# Whether the serving container would find a model in this folder: lookalike.mar, or a run's archive.
 holds_model() { # FOLDER
   for archive in "$1"/lookalike.mar "$1"/[0-9][0-9][0-9][0-9][0-9]-*/lookalike.mar; do
     [ ! -f "$archive" ] || return 0
@@ -437,7 +437,7 @@ down() {
 
 # ----------------------------------------------------------------------------------------------------------------------
 
-# The shell reads a script while it runs it; when this runs all of it has been read, so it may be edited meanwhile.
+# The shell reads a script while running it. main is called at the end, when all is read, so that the file may be edited.
 main() {
   command=${1-}
   [ $# = 0 ] || shift

@@ -1,16 +1,16 @@
-# The training image, and (target "tracking") the MLflow server's. README.md in this folder says how to use them.
+# The training image, and (target "tracking") the image of the MLflow server. README.md in this folder says how to use them.
 #
 #   docker build -f docker/train.Dockerfile -t lookalike-train .
 #
-# TORCH_INDEX is empty for torch's CUDA build, which brings its own CUDA libraries: the host needs only the NVIDIA driver
-# and the container toolkit. For the CPU build it is the index that PyTorch's installation page names.
-# For builds that change little, pin the base by its digest:
+# Leave TORCH_INDEX empty for torch's CUDA build, which brings its own CUDA libraries: the host needs only the NVIDIA driver
+# and the container toolkit. For the CPU build, set it to the pip index that PyTorch's installation page names.
+# For more reproducible builds, pin the base image by its digest:
 #   docker build --build-arg BASE=python:3.11-slim-bookworm@sha256:…
 # where `docker buildx imagetools inspect python:3.11-slim-bookworm` prints the digest. Debian's packages stay unpinned.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS base
-# tini passes signals on to the job, also in the moments before Python listens to them.
+# tini passes signals on to the job, even before Python has installed its handlers.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends tini \
@@ -25,7 +25,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 COPY constraints.txt /opt/build/
 
 
-# The MLflow server: MLflow, and drivers for a Postgres store and S3-compatible storage, as constraints.txt pins them.
+# The MLflow server: MLflow, and drivers for Postgres and S3-compatible storage, as pinned in constraints.txt.
 FROM base AS tracking
 ARG DRIVERS="psycopg2-binary boto3"
 # hadolint ignore=DL3013,DL3042,SC2086
@@ -42,11 +42,11 @@ WORKDIR /mlflow
 VOLUME /mlflow
 EXPOSE 5000
 ENTRYPOINT ["tini", "--"]
-# Not --backend-store-uri: a password would stand in the list of processes.
+# Not --backend-store-uri, which would show a password in the process list.
 CMD ["mlflow", "server", "--host", "0.0.0.0", "--workers", "1"]
 
 
-# What pyproject.toml requires; a change to its other lines then leaves the layers below as they are.
+# Only the requirements of pyproject.toml, so that changes to its other lines do not invalidate the layers below.
 FROM base AS requirements
 COPY pyproject.toml /opt/build/
 RUN python -c "import tomllib; print(*tomllib.load(open('/opt/build/pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
@@ -54,7 +54,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('/opt/build/pyproject.to
 
 
 FROM base AS train
-# The slowest layer first: torch with everything that it needs.
+# The slowest layer first: torch with its requirements.
 ARG TORCH=2.13.0
 ARG TORCH_INDEX=
 # hadolint ignore=DL3042
@@ -65,7 +65,7 @@ COPY --from=requirements /opt/build/requirements.txt /opt/build/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint /opt/build/constraints.txt --requirement /opt/build/requirements.txt
 
-# The built-in reviews, so that a job needs no network. Only the code that fetches them can invalidate this layer.
+# The built-in reviews, so that jobs need no network. Only changes to the code that fetches them invalidate this layer.
 ENV LOOKALIKE_CACHE=/opt/data
 COPY train/__init__.py train/errors.py train/builtin.py /opt/build/train/
 RUN PYTHONPATH=/opt/build python -c "from train import builtin; print(len(builtin.movie_reviews()[0]), 'reviews')" \
@@ -73,8 +73,8 @@ RUN PYTHONPATH=/opt/build python -c "from train import builtin; print(len(builti
  && mkdir /opt/data/rows \
  && chmod 1777 /opt/data/rows
 
-# The code, last: a change to it rebuilds from here in seconds. PYTHONSAFEPATH keeps `python -m train` from taking the code
-# of the folder that it is started in.
+# The code comes last, so that a change to it rebuilds in seconds. PYTHONSAFEPATH keeps `python -m train` from importing
+# code from the working directory.
 ENV PYTHONPATH=/opt/lookalike \
     PYTHONSAFEPATH=1 \
     HOME=/tmp \
@@ -84,15 +84,15 @@ ENV PYTHONPATH=/opt/lookalike \
     MLFLOW_DISABLE_TELEMETRY=true
 COPY train /opt/lookalike/train
 COPY serve /opt/lookalike/serve
-# A checkout may be its owner's alone to read; the job runs as somebody else.
+# The checkout may be readable by its owner only, and the job runs as another user.
 RUN chmod -R a+rX /opt/lookalike
-# What MLflow shows as the run's commit.
+# MLflow shows this as the run's commit.
 ARG REVISION=unknown
 ENV MLFLOW_RUN_CONTEXT="{\"mlflow.source.git.commit\": \"${REVISION}\"}"
 LABEL org.opencontainers.image.title="lookalike-train" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.revision="${REVISION}"
-# Whoever starts the job gives their own uid (docker run --user), so that what it writes belongs to them.
+# Start the job with your own uid (docker run --user), so that its files belong to you.
 USER 10001
 WORKDIR /home/lookalike
 ENTRYPOINT ["tini", "--", "python", "-m", "train"]
