@@ -1,4 +1,4 @@
-"""What a part of a job asks of another."""
+"""Capture the arguments with which code calls a function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +7,11 @@ import pytest
 
 
 class AskedError(Exception):
-    """Somebody was asked for something."""
+    """The watched function was called."""
 
 
 def asked(whom: Any, what: str, act: Callable[[], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments, by position and by name, with which an action calls a function first; there it ends."""
+    """Run `act` up to its first call of `whom.what`; returns that call's positional and keyword arguments."""
 
     def ask(*given: Any, **named: Any) -> None:
         raise AskedError(given, named)

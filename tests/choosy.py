@@ -1,4 +1,4 @@
-"""A generator with every option, for the tests of what passes options on."""
+"""A generator with every option, for tests that options are passed on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from train.generator import CANDIDATES, TEMPERATURE, Generator, Option
 
 
 class ChoosyGenerator(Generator):
-    """Codes from 0 to 299: of each `candidates` blocks of noise the largest counts, in hundreds the class."""
+    """Codes from 0 to 299: 100 times the class, plus up to 99 from the maximum of `candidates` blocks of noise."""
 
     name = "choosy"
     length = 4

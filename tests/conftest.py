@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings and fixtures of all tests."""
 
 import signal
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 
 from tests.pretend_gpu import pretended_gpu
 
-# The same examples in every run, and no verdicts by the clock: a busy machine is not a mistake.
+# The same examples in every run, and no deadlines, which a busy machine would miss.
 hypothesis.settings.register_profile(
     "lookalike", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -20,19 +20,19 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED ON
 
 @pytest.fixture(autouse=True, scope="session")
 def _foreground() -> None:
-    """A shell's background jobs ignore SIGINT; the tests, and what they start, must not."""
+    """Restore SIGINT, which a shell's background jobs ignore; the tests and their subprocesses need it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """The nets of the tests are tiny: more threads than one only wait for each other."""
+    """Use one thread: the tests' nets are too small to gain from more."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(params=["pretended", pytest.param("real", marks=NO_GPU)])
 def _gpu(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One GPU: a pretended one everywhere, and the real one where there is one."""
+    """One GPU: first a pretended one, then a real one if there is one."""
     if request.param == "real":
         yield
         torch.cuda.set_sync_debug_mode("default")

@@ -1,4 +1,4 @@
-"""Something that must never be unpickled."""
+"""An object that must never be unpickled."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 
 class Harmful:
-    """What fails the test when it is unpickled."""
+    """Fails the test when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return pytest.fail, ("unpickled",)

@@ -1,4 +1,4 @@
-"""The most memory that a process had, in MiB on every platform."""
+"""The peak memory of a process, in MiB on every platform."""
 
 import resource
 import sys
@@ -17,21 +17,21 @@ sys.exit(code if code >= 0 else 128 - code)
 
 
 def from_bare_process(command: Sequence[str], report: Path) -> list[str]:
-    """The same command, started by an interpreter that has loaded nothing, which writes its peak into `report`.
+    """The same command, started by a bare interpreter that writes the command's peak memory into `report`.
 
-    Linux counts the most that the starting process ever had as the started one's, exec or not: straight from a test or
-    a bench with torch in it, everything smaller seems to take half a gigabyte.
+    On Linux a child's peak starts at that of its parent, even after exec: started from a process with torch loaded,
+    every small command would seem to take half a gigabyte.
     """
     return [sys.executable, "-I", "-S", "-c", LAUNCHER, str(report), *command]
 
 
 def reported(report: Path) -> float:
-    """The peak that such a command had, in MiB."""
+    """The peak memory of a command of `from_bare_process` that has ended, in MiB."""
     return mebibytes(int(report.read_text()))
 
 
 def own_peak() -> float:
-    """The peak of this process so far, in MiB; see `from_bare_process`."""
+    """The peak memory of this process so far, in MiB; see `from_bare_process`."""
     return mebibytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

@@ -1,10 +1,10 @@
-"""Ports that nobody listens on."""
+"""Free TCP ports."""
 
 import socket
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ones: all are held until the last is found."""
+    """Distinct free ports: all are held until the last is found."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))

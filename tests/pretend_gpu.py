@@ -1,10 +1,10 @@
-"""A pretended GPU, for tests where there is none: what a job does about devices is seen, how fast it is is not.
+"""A pretended GPU, for testing the handling of devices on machines without one; it says nothing about speed.
 
-It computes on the CPU, but remembers which memory was "moved to the GPU", says so, and refuses what CUDA refuses:
-tensors of two devices in one operation, NumPy's view of a GPU's memory, random numbers from a CPU's stream, recurrent
-weights that are scattered (of which cuDNN only warns); and on demand, as `torch.cuda.set_sync_debug_mode` does, calls
-that wait until the GPU has done all that it was told to do. What a Python call takes and returns is looked at, not what
-happens inside of it; gradients are known by the parameters that they belong to. One GPU, one thread.
+It computes on the CPU, but tracks which memory was "moved to the GPU", reports that device, and refuses what CUDA
+refuses: tensors of two devices in one operation, NumPy views of GPU memory, random numbers from a CPU generator, and
+scattered recurrent weights (about which cuDNN only warns). On demand it also refuses synchronizing calls, as
+`torch.cuda.set_sync_debug_mode` does. It sees the arguments and results of calls from Python, not what happens inside
+them; a gradient is on the device of its parameter. It supports one GPU and one thread.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,28 +23,28 @@ from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 TWO_DEVICES = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
 WAITS = "called a synchronizing CUDA operation"
-# They give Python a value from the GPU, or a tensor whose shape depends on values there.
+# Calls that return a value from the GPU to Python, or a tensor whose shape depends on values there.
 READS = {"item", "tolist", "nonzero", "argwhere", "unique", "unique_consecutive", "masked_select", "bincount"}
 READS |= {"equal", "allclose", "is_nonzero", "multinomial", "one_hot"}
 READS |= {f"__{name}__" for name in ("bool", "int", "float", "index", "complex", "contains", "repr", "format")}
 UPLOADS = {"tensor", "as_tensor", "asarray", "new_tensor"}
 MAY_MIX = {Tensor.copy_, Tensor.data.__set__, torch._has_compatible_shallow_copy_type}  # type: ignore[attr-defined]
 NAME = "pretended GPU"
-PRUNED = 10_000  # memory that is known and may be freed by now
+PRUNED = 10_000  # how many storages are tracked before those that were freed are dropped
 
 
 class PretendedGpu(TorchFunctionMode):
-    """Follows every call of torch's functions from Python.
+    """Intercepts every call of torch's functions from Python.
 
     Attributes:
-        stream: the state of the GPU's own stream of random numbers.
-        known, pinned: the GPU's memory, and the CPU's that the GPU may copy from and to by itself.
-        impatient: whether calls that wait are refused.
+        stream: the state of the GPU's random number generator.
+        known, pinned: the storages on the GPU, and the CPU's pinned storages, by their address.
+        impatient: whether synchronizing calls are refused.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.known: dict[int, StorageWeakRef] = {}  # as long as it is held, its memory's number is nobody else's
+        self.known: dict[int, StorageWeakRef] = {}  # while a reference is held, its address is not reused
         self.pinned: dict[int, StorageWeakRef] = {}
         self.impatient = False
         self.seed(0)
@@ -83,7 +83,7 @@ class PretendedGpu(TorchFunctionMode):
         return GPU if any(map(self.holds, given)) else CPU
 
     def check(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], device: torch.device) -> None:
-        """Raise what CUDA raises."""
+        """Raise the errors that CUDA would raise."""
         if self.common_device(given) == device == CPU or device.type == "meta" or func in MAY_MIX:
             return
         if func in (Tensor.numpy, Tensor.__array__):
@@ -100,14 +100,18 @@ class PretendedGpu(TorchFunctionMode):
             raise RuntimeError(TWO_DEVICES)
 
     def checked_index(self, whole: Tensor, index: Any, *values: Any) -> list[Tensor]:
-        """What must be on one device: a GPU's tensor may be indexed from the CPU, and a slice of it set from there."""
+        """The tensors that must be on one device. CPU tensors may index a GPU tensor and be assigned to its slices.
+
+        Raises:
+            RuntimeError: a CPU tensor is indexed by a GPU tensor.
+        """
         indices = list(tensors([index]))
         if not self.holds(whole) and any(map(self.holds, indices)):
             raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
         return [whole, *tensors(values)] if indices else []
 
     def waits(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], device: torch.device) -> bool:
-        """Whether a call, but for the moves, ends only when the GPU has done all that it was told to do."""
+        """Whether a call, other than those handled by `move`, waits for the GPU."""
         if self.common_device(given) == device == CPU:
             return False
         if func in (Tensor.__getitem__, Tensor.__setitem__):  # type: ignore[comparison-overlap]
@@ -123,7 +127,7 @@ class PretendedGpu(TorchFunctionMode):
         return func.__name__ in READS and any(map(self.holds, given))
 
     def index_waits(self, whole: Tensor, index: Any, *values: Any) -> bool:
-        """A mask must be searched, a number read, and what is on the CPU be fetched."""
+        """Whether indexing waits: a mask needs nonzero, a 0-d tensor is read, and CPU data is copied."""
         parts = index if isinstance(index, tuple) else (index,)
         ends = [end for part in parts if isinstance(part, slice) for end in (part.start, part.stop, part.step)]
         used, number = [*tensors(parts)], bool(values) and not isinstance(values[0], Tensor)
@@ -140,7 +144,7 @@ class PretendedGpu(TorchFunctionMode):
 
     @contextmanager
     def drawing(self, device: torch.device) -> Iterator[None]:
-        """Random numbers for the GPU come from its own stream."""
+        """Draw random numbers for the GPU from its own generator."""
         if device.type != "cuda":
             yield
             return
@@ -156,7 +160,7 @@ class PretendedGpu(TorchFunctionMode):
         self.stream = torch.Generator().manual_seed(seed).get_state()
 
     def place(self, made: Any, given: list[Tensor], device: torch.device) -> Any:
-        """Note where the results are; those that share memory with what was given are where that is."""
+        """Note the device of results; those that share memory with an argument are on its device already."""
         shared = {tensor.untyped_storage()._cdata for tensor in given}
         for tensor in tensors([made]):
             if tensor.untyped_storage()._cdata not in shared:
@@ -199,7 +203,7 @@ class PretendedGpu(TorchFunctionMode):
         return self.place(moved, [tensor], device)
 
     def flatten(self, module: nn.RNNBase) -> None:
-        """What `flatten_parameters` does on a GPU: lay a recurrent net's weights into one piece of memory."""
+        """Do what `flatten_parameters` does on a GPU: put a recurrent net's weights into one contiguous storage."""
         weights = [weight for weight in module._flat_weights if weight is not None]
         if weights and all(weight.is_cuda for weight in weights):
             parts = torch.cat([weight.detach().flatten() for weight in weights]).split([w.numel() for w in weights])
@@ -207,13 +211,13 @@ class PretendedGpu(TorchFunctionMode):
                 weight.data = part.view_as(weight)
 
     def group(self, lists: list[list[Tensor]]) -> dict[tuple[torch.device, torch.dtype | None], Any]:
-        """Tensors by device and type, as the clipping of gradients wants them: C++ would say where they truly are."""
+        """Group tensors by device and type for gradient clipping, whose C++ code would see their real device."""
         found = _group_tensors_by_device_and_dtype(lists)  # type: ignore[arg-type]
         return {(self.device_of(parts[0][0]), dtype): (parts, places) for (_, dtype), (parts, places) in found.items()}
 
 
 def remember(memory: dict[int, StorageWeakRef], tensor: Tensor) -> None:
-    """Add a tensor's memory; what was freed is forgotten now and then."""
+    """Add a tensor's storage; freed ones are dropped now and then."""
     storage = tensor.untyped_storage()
     memory[storage._cdata] = StorageWeakRef(storage)
     if len(memory) > PRUNED:
@@ -222,7 +226,7 @@ def remember(memory: dict[int, StorageWeakRef], tensor: Tensor) -> None:
 
 
 def tensors(values: Any) -> Iterator[Tensor]:
-    """The tensors among values, in lists and tuples, too."""
+    """The tensors among values, including those in lists and tuples."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -232,7 +236,7 @@ def tensors(values: Any) -> Iterator[Tensor]:
 
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
-    """torch sees one GPU, which is pretended."""
+    """Make torch see one GPU, which is pretended."""
     gpu = PretendedGpu()
     states = {
         "get_rng_state": lambda device=GPU: gpu.stream.clone(),
@@ -247,7 +251,7 @@ def pretended_gpu() -> Iterator[None]:
     answers = {name: mock.Mock(return_value=fact) for name, fact in facts.items()}
     with (
         mock.patch.multiple(torch.cuda, **states, **answers),
-        # A build of torch for CUDA would ask the driver about the accelerator's streams. For the CPU's there is none.
+        # A CUDA build of torch would ask the driver about the accelerator's streams. As in a CPU build, there is none.
         mock.patch.object(torch.accelerator, "current_accelerator", return_value=None),
         mock.patch.object(nn.RNNBase, "flatten_parameters", lambda module: gpu.flatten(module)),
         mock.patch.object(clip_grad, "_group_tensors_by_device_and_dtype", gpu.group),
