@@ -1,7 +1,7 @@
-"""Kills a small job again and again, at random moments, and checks that nothing was lost: `make bench-kill`.
+"""Kills a small job repeatedly at random moments and checks that nothing was lost: `make bench-kill`.
 
-Every run that was killed must end in the same weights as one that was left alone, and MLflow must have each tick of it
-once. The moments are drawn from one seed and count from a session's first words.
+Every killed run must end in the same weights as an undisturbed one, and MLflow must have each of its ticks exactly
+once. The moments come from one seed and are measured from a session's first log output.
 """
 
 import collections
@@ -23,12 +23,12 @@ from train.rundir import RunDirectory
 
 JOB = ["fit", "--data", "toy", "--hidden", "8", "--folds", "2", "--epochs", "60", "--tick", "680"]
 JOB += ["--batch-size", "96", "--turns", "2", "--baselines", "none", "--gate", "none", "--device", "cpu"]
-SPAN = 4.0  # seconds; the latest moment of a session
+SPAN = 4.0  # seconds; the latest moment at which a session is killed
 TIMEOUT = 300
 
 
 def start(out: Path) -> BaseProcess:
-    """The job, or what goes on with it."""
+    """Start the job, or resume it."""
     environment = {**os.environ, "LOOKALIKE_TEST_CHECKPOINT_SECONDS": "0.1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     arguments = ["fit", "--resume"] if rundir.existing(out) else JOB
@@ -44,7 +44,11 @@ def log_size(out: Path) -> int:
 
 
 def session(out: Path, moment: float, number: signal.Signals) -> bool:
-    """Start or go on, and send a signal some seconds after the first words; whether the job was still at work then."""
+    """Start or resume the job and send a signal `moment` seconds after its first log output.
+
+    Returns:
+        Whether the signal ended the job, which might have finished before.
+    """
     before = log_size(out)
     job = start(out)
     while log_size(out) == before and job.is_alive():
@@ -55,7 +59,7 @@ def session(out: Path, moment: float, number: signal.Signals) -> bool:
         assert job.pid is not None
         os.kill(job.pid, number)
         job.join(TIMEOUT)
-        expected = (0, -signal.SIGKILL if number == signal.SIGKILL else 1)  # 0: at the very end, it came too late
+        expected = (0, -signal.SIGKILL if number == signal.SIGKILL else 1)  # 0: the signal came too late
     errors = errors_of(out).read_text()
     if job.exitcode not in expected or errors.count("\n") > 1:
         raise SystemExit(f"exit code {job.exitcode} instead of {expected} with {number.name}: {errors}")
@@ -63,7 +67,7 @@ def session(out: Path, moment: float, number: signal.Signals) -> bool:
 
 
 def place(out: Path) -> str:
-    """Where the job was when it was killed, as far as its checkpoints tell."""
+    """The phase in which the job was killed, as far as its checkpoints tell."""
     runs = rundir.existing(out)
     found = checkpoint.load_newest(runs[0].checkpoints) if runs else None
     if found is None:
@@ -73,7 +77,7 @@ def place(out: Path) -> str:
 
 
 def finished(out: Path) -> RunDirectory:
-    """Let the job come to its end."""
+    """Let the job finish and return its run."""
     job = start(out)
     job.join(TIMEOUT)
     if job.exitcode != 0:
@@ -120,7 +124,7 @@ def main(kills: int, terms: int, seed: int) -> None:
             while moments and session(out, *moments[0]):
                 moments.pop(0)
                 places[place(out)] += 1
-            if moments:  # the job had ended before its moment, which may be too late for any
+            if moments:  # the job finished first, so draw an earlier moment: no session might last that long
                 moments[0] = stream.uniform(0, moments[0][0]), moments[0][1]
             check(finished(out), undisturbed)
             runs += 1

@@ -1,6 +1,6 @@
 """Runs one peer at its defaults: training rows in, synthetic rows out, both CSV files of 0 and 1.
 
-It is started by peers.py with the peer's own Python and imports nothing of ours:
+peers.py starts it with the peer's own Python; it imports nothing of this project:
     python peer_worker.py ctgan|mostlyai TRAIN.csv SYNTHETIC.csv ROWS FOLDER
 """
 

@@ -1,9 +1,8 @@
-"""Peers bench: the same table with other generators of tabular rows, at their defaults, time and memory beside quality.
+"""Peers bench: quality, time and memory of other generators of tabular rows at their defaults, beside Lookalike.
 
-Each peer is installed into a throw-away environment of its own under --out; none is a dependency of ours. Each learns
-from the rows that the GAN learns from (training and validation rows) in a process of its own, and is judged by the
-same held-out rows. Of `lookalike` the time and the memory are those of the whole `python -m train fit`, judging and
-report included.
+Each peer is installed into a throw-away environment under --out; none is a dependency of this project. Each learns from
+the same rows as the GAN (training and validation rows) in a separate process, and is judged by the same held-out rows.
+The time and memory of `lookalike` are those of the whole `python -m train fit`, including judging and the report.
 """
 
 import json
@@ -39,7 +38,7 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a process took: seconds of wall clock, and MiB of memory at its peak."""
+    """The cost of a process: wall-clock seconds and peak memory in MiB."""
 
     seconds: float
     memory: float
@@ -71,10 +70,10 @@ def main(sets: Sequence[str], peers: Sequence[str], seeds: int, minutes: float, 
 
 
 def _captioned_table(name: str, out: Path) -> tuple[str, str]:
-    """The caption of a set's table, and the table with a line for each peer that was measured.
+    """The caption and table of a set, with a line for each measured peer.
 
     Raises:
-        ClickException: they were measured under different conditions, so they cannot share a table.
+        ClickException: peers were measured under different conditions, so they cannot share a table.
     """
     kept = [json.loads(file.read_text()) for peer in ALL if (file := _kept(out, name, peer)).exists()]
     if len({each["caption"] for each in kept}) > 1:
@@ -126,12 +125,12 @@ def _theirs(peer: str, prepared: Prepared, out: Path) -> tuple[dict[str, Any], C
 
 
 def _read(file: Path) -> npt.NDArray[np.uint8]:
-    """Rows of 0 and 1; an empty cell, which a peer may invent, counts as 0."""
+    """Rows of 0 and 1; empty cells, which a peer may generate, count as 0."""
     return np.nan_to_num(np.genfromtxt(file, delimiter=",", skip_header=1)).astype(np.uint8)
 
 
 def _install(peer: str, out: Path) -> Path:
-    """The Python of the peer's environment, made when it is missing or of other versions; torch first, as ours is."""
+    """The Python of the peer's environment, created if it is missing or outdated, with the same torch as ours."""
     folder = out / f"venv-{peer}"
     python, ready = folder / "bin" / "python", folder / ".ready"
     versions = f"{PACKAGES[peer]}, torch {torch.__version__}"
@@ -140,17 +139,17 @@ def _install(peer: str, out: Path) -> Path:
         _run([sys.executable, "-m", "venv", "--clear", str(folder)])
         _run([str(python), "-m", "pip", "install", "--quiet", f"torch=={torch.__version__.split('+')[0]}"])
         _run([str(python), "-m", "pip", "install", "--quiet", PACKAGES[peer]])
-        # Built for CUDA, they do not load beside a torch for the CPU, and rows of numbers need neither.
+        # CUDA builds of these do not load with a CPU build of torch, and tabular rows need neither.
         _run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision", "torchaudio"])
         ready.write_text(versions)
     return python
 
 
 def _run(command: list[str]) -> Cost:
-    """Run a command to its end and say what it took.
+    """Run a command to its end and return its cost.
 
     Raises:
-        ClickException: it failed; the message ends with its last line.
+        ClickException: the command failed; the message ends with the last line of its output.
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +162,7 @@ def _run(command: list[str]) -> Cost:
 
 
 def _table(name: str, kept: Mapping[str, list[Scores]]) -> str:
-    """One set: a line a peer, mean and spread over the seeds."""
+    """The table of a set, with a line for each peer: mean and standard deviation over the seeds."""
     lines = [f"| {name} | {' | '.join(SHOWN)} | seconds | MiB |", "|---" * (len(SHOWN) + 3) + "|"]
     columns = {**SHOWN, "seconds": 0, "memory": 0}
     for peer, scores in kept.items():

@@ -1,7 +1,8 @@
 """Quality bench: the GAN, every baseline and the floor on four data sets, several seeds, mean and spread.
 
-Every cell comes from whole training jobs as `python -m train fit` runs them, with the same options for all sets; half
-of the rows judge. Prints the table and, with --write, puts it into train/RESULTS.md and its gist into the README.
+Every cell comes from complete training jobs as `python -m train fit` runs them, with the same options for all sets;
+half of the rows are held out. Prints the tables. With --write it only puts the last measured tables into
+train/RESULTS.md, and a summary into the README.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 from tests.bench import tables
 
 SETS = ("digits", "movie-reviews", "chain", "topics")
-ALL_SETS = (*SETS, "long")  # the last has rows of 1,024 bits, and takes its time
+ALL_SETS = (*SETS, "long")  # rows of `long` have 1,024 bits, so it is slow
 
 
 @click.command()
@@ -27,7 +28,7 @@ def main(sets: tuple[str, ...], seeds: int, minutes: float, baselines: str, out:
         tables.write("quality", [_kept(out, name) for name in ALL_SETS])
         return
     for name in sets:
-        codec = {"codec": "presence"} if name == "movie-reviews" else {}  # runs say what "auto" was decided to be
+        codec = {"codec": "presence"} if name == "movie-reviews" else {}  # no "auto": config.json has what it became
         given = {"data": name, "baselines": baselines, **codec}
         tables.measure(_kept(out, name), name, given, seeds=seeds, minutes=minutes)
 

@@ -1,6 +1,6 @@
-"""Speed bench: what a second of training is worth, where it goes, how the cost grows, and how fast samples are written.
+"""Speed bench: throughput of training, where its time goes, how the cost grows, and how fast samples are written.
 
-Everything is measured in one run on one thread, what is compared by turns, and printed as the median and the range.
+Everything is measured in one run on one thread; alternatives are measured in turn. Prints medians and ranges.
 """
 
 import copy
@@ -34,8 +34,8 @@ from train.nade import NadeGenerator
 from train.warmup import WarmStart
 
 DEFAULT = resolve({"generator": "nade"})
-WANTED = 1.3  # the correlation_ratio of "time to quality"
-BUDGETS = (3, 6, 12, 25, 50, 100, 200)  # seconds of training that are tried until it is reached
+WANTED = 1.3  # the correlation_ratio to reach in "time to quality"
+BUDGETS = (3, 6, 12, 25, 50, 100, 200)  # seconds of training to try until it is reached
 CLASSES = 32
 CSV_SHAPE = 200_000, 128  # rows, columns
 
@@ -43,7 +43,7 @@ Measured = dict[str, list[float]]
 
 
 class Eager(NadeGenerator):
-    """The same generator in operations of torch alone: weights gathered for each row, a step for each bit."""
+    """The same generator in plain torch operations: weights gathered for each row, one step per bit."""
 
     def logits(self, rows: Tensor, net: int, latent: Tensor) -> Tensor:
         with mock.patch.object(nade.HiddenTerm, "apply", nade.hidden_term):
@@ -100,7 +100,7 @@ def _throughput(rows: Tensor, rounds: int, seconds: float) -> None:
 
 
 def _textbook(rows: Tensor) -> Iterator[int]:
-    """The textbook's loop: one sample a step."""
+    """The textbook's loop: one sample per step."""
     generator, judge = TextbookGenerator(rows.shape[1]), TextbookDiscriminator(rows.shape[1])
     optimizers = [torch.optim.Adam(net.parameters(), lr=1e-3) for net in (judge, generator)]
     one, zero = torch.ones(1), torch.zeros(1)
@@ -113,10 +113,11 @@ def _textbook(rows: Tensor) -> Iterator[int]:
 
 
 def _plain(rows: Tensor, penalised_every: int) -> Iterator[int]:
-    """The default preset's game written plainly: its nets, losses and batches, a pass for each kind of row.
+    """The default preset's game in plain torch: its nets, losses and batches, but one pass for each kind of row.
 
     Args:
-        penalised_every: so many updates of the discriminator; 1 as textbooks do it, more as the default does.
+        penalised_every: every how many updates of the discriminator the gradient penalty is applied; 1 is the usual
+            way, more is the default preset's (lazy regularization).
     """
     config = DEFAULT
     generator, judge = Eager(**_sizes(rows.shape[1])), ResidualDiscriminator(rows.shape[1], config.width, config.blocks)
@@ -153,8 +154,8 @@ def _sizes(length: int, **changed: int) -> dict[str, int]:
 
 
 def _steps(config: Config, generator: Generator, rows: Tensor) -> Iterator[int]:
-    """Trains for ever; says after each step how many sequences it took."""
-    config = dataclasses.replace(config, head_start=0)  # the whole step
+    """Train endlessly; yields after each step how many sequences it used."""
+    config = dataclasses.replace(config, head_start=0)  # so that steps update the generator from the start
     torch.manual_seed(0)
     state = State.new(config, generator, torch.device("cpu"))
     for batch in loop.batches(loop.data_order(len(rows), config), rows, 0, config.step_rows, float("inf")):
@@ -165,7 +166,7 @@ def _steps(config: Config, generator: Generator, rows: Tensor) -> Iterator[int]:
 
 
 def _rate(steps: Iterator[int], seconds: float) -> float:
-    """Sequences a second of CPU time, which other jobs on the machine disturb least."""
+    """Sequences per second of CPU time, which other jobs on the machine affect least."""
     started, done = time.process_time(), 0
     while time.process_time() - started < seconds:
         done += next(steps)
@@ -189,7 +190,7 @@ def _shown(values: list[float], form: str) -> str:
 
 
 def _split(rows: Tensor, rounds: int) -> None:
-    """Where the time of a step goes; the parts are run by themselves, so they need not add up to the whole exactly."""
+    """Where the time of a step goes; parts are measured separately, so they need not add up exactly."""
     config = DEFAULT
     print(f"A step of the default preset on digits ({config.turns} turns of {config.batch_size} rows), milliseconds")
     state = State.new(config, NadeGenerator(**_sizes(rows.shape[1])), torch.device("cpu"))
@@ -248,7 +249,7 @@ def _coins(n: int, length: int) -> Tensor:
 
 
 def _conversion(rounds: int) -> None:
-    """How fast CSV becomes the packed rows that large sets are trained from, each time into a new cache."""
+    """How fast CSV is converted to the packed rows of large sets, each time into a new cache."""
     with tempfile.TemporaryDirectory() as folder:
         file = _csv(Path(folder) / "rows.csv")
         rates = []
@@ -271,7 +272,7 @@ def _csv(path: Path) -> Path:
 
 
 def _sampling(rounds: int, rows: int) -> None:
-    """How fast rows get into Parquet, beside how fast the generator draws them, and what memory that takes."""
+    """How fast rows are written to Parquet, compared with only drawing them, and how much memory that takes."""
     generator = artifact.for_serving(NadeGenerator(**_sizes(64)))
     codec = BitsCodec([f"x{i}" for i in range(64)])
     drawn = Artifact(generator=generator, codec=codec, card={"weights_sha256": ""})
@@ -298,7 +299,7 @@ def _sampling(rounds: int, rows: int) -> None:
 
 
 def _time_to_quality(name: str) -> None:
-    """Whole trainings of growing length, warm start included, until one is good enough."""
+    """Complete trainings with growing budgets, including the warm start, until `WANTED` is reached."""
     bits = torch.as_tensor(builtin.BITS[name]())
     parts = data.split(len(bits), holdout=0.5, validation=0.15, seed=0)
     train, heldout = bits[parts.train], bits[parts.heldout]

@@ -1,4 +1,4 @@
-"""What the benches share: running jobs, mean and spread over seeds, and tables in train/RESULTS.md and the README."""
+"""Shared by the benches: running jobs, mean and spread over seeds, tables in train/RESULTS.md and the README."""
 
 import datetime
 import json
@@ -21,7 +21,7 @@ from train.rundir import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 RESULTS, README = ROOT / "train" / "RESULTS.md", ROOT / "README.md"
-# The README's one table of all benches: whose column it shows, and as what.
+# The columns of the README's summary table: contender -> heading.
 SUMMARY = {
     "GAN": "Lookalike",
     "Gaussian copula": "Gaussian copula",
@@ -31,16 +31,16 @@ SUMMARY = {
     "ctgan": "CTGAN",
     "floor": "fresh real rows",
 }
-FIRST_SEED = 500  # designs were compared on lower ones, whose tables would flatter what was kept
+FIRST_SEED = 500  # designs were chosen on lower seeds, so tables of those would be biased in their favour
 
-Scores = dict[str, dict[str, list[float]]]  # contender -> metric -> one value a seed
+Scores = dict[str, dict[str, list[float]]]  # contender -> metric -> one value per seed
 
 
 def job(given: Mapping[str, Any]) -> RunDirectory:
     """Run a training job as `python -m train fit` does.
 
-    A job that has ended in the same folder with the same options, and was begun with the code, the data and the torch
-    that are there now, is not run again: so a bench that was cut off goes on.
+    A finished run in the same folder is reused if it has the same options and was started with the present code, data
+    and torch, so that an interrupted bench can continue.
     """
     sources = [*Path(fit.__file__).parent.glob("*.py"), Path(given["data"])]
     changed = max(file.stat().st_mtime for file in sources if file.exists())
@@ -53,7 +53,7 @@ def job(given: Mapping[str, Any]) -> RunDirectory:
 
 
 def _is_current(run: RunDirectory, changed: float) -> bool:
-    """Whether the run has ended, and was begun after that time and with the present torch."""
+    """Whether the run has finished, and was started after the time `changed` with the present version of torch."""
     if not run.metrics.exists() or run.config.stat().st_mtime <= changed:
         return False
     libraries: dict[str, str] = json.loads((run.artifact / CARD).read_text())["libraries"]
@@ -61,7 +61,7 @@ def _is_current(run: RunDirectory, changed: float) -> bool:
 
 
 def gather(jobs: Iterable[Mapping[str, Mapping[str, Any]]]) -> Scores:
-    """The metrics that tables show, of all contenders of jobs with different seeds."""
+    """Collect the metrics that tables show from jobs with different seeds."""
     scores: Scores = defaultdict(lambda: defaultdict(list))
     for found in jobs:
         for contender, values in found.items():
@@ -72,7 +72,7 @@ def gather(jobs: Iterable[Mapping[str, Mapping[str, Any]]]) -> Scores:
 
 
 def table(name: str, scores: Scores) -> str:
-    """A Markdown table, a contender a line; mean and standard deviation over the seeds."""
+    """A Markdown table with a line for each contender: mean and standard deviation over the seeds."""
     shown = [metric for metric in SHOWN if any(metric in values for values in scores.values())]
     lines = [f"| {name} | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
     for contender, values in scores.items():
@@ -82,7 +82,7 @@ def table(name: str, scores: Scores) -> str:
 
 
 def cell(values: list[float], decimals: int) -> str:
-    """Mean and spread of what the seeds gave."""
+    """Mean and standard deviation over the seeds; the mean alone for one seed."""
     if not values:
         return "-"
     mean = f"{statistics.mean(values):z.{decimals}f}"
@@ -90,7 +90,7 @@ def cell(values: list[float], decimals: int) -> str:
 
 
 def machine(day: datetime.date | None = None, *, with_gpu: bool = True) -> str:
-    """When (today, if no day is given) and on what was measured."""
+    """The date (by default today), hardware and torch version of a measurement."""
     is_gpu = with_gpu and torch.cuda.is_available()
     device = torch.cuda.get_device_name() if is_gpu else f"{os.cpu_count()} CPU cores"
     day = day or datetime.datetime.now(tz=datetime.UTC).date()
@@ -103,18 +103,20 @@ def numbers(seeds: int) -> range:
 
 
 def conditions(seeds: int, day: datetime.date | None = None) -> str:
-    """When, on what, and with which seeds was measured."""
+    """The date, hardware and seeds of a measurement."""
     named = ", ".join(map(str, numbers(seeds)))
     seeds_and_splits = f"seed {named}, with its own split" if seeds == 1 else f"seeds {named}, each with its own split"
     return f"{machine(day)}; {seeds_and_splits}"
 
 
 def measure(path: Path, name: str, given: Mapping[str, Any], *, seeds: int, minutes: float, note: str = "") -> None:
-    """Run jobs on a set, a seed and a split each, half of the rows judging; print the table and save it for `write`.
+    """Run a job for each seed, with its own split and half of the rows held out; print the table and save it.
 
     Args:
-        given: options that the jobs share.
-        note: what else the caption says of them.
+        path: the JSON file that `write` reads.
+        name: the name of the data set in the table.
+        given: options of all jobs.
+        note: an addition to the caption.
     """
     shared = {"holdout": 0.5, "max_minutes": minutes, "out": str(path.parent), "gate": "none", **given}
     jobs, ended = [], 0.0
@@ -132,7 +134,7 @@ def measure(path: Path, name: str, given: Mapping[str, Any], *, seeds: int, minu
 
 
 def write(mark: str, kept: Iterable[Path]) -> None:
-    """Put the tables that were measured into RESULTS.md, each in the place of its set's; others stay.
+    """Put the measured tables into RESULTS.md, replacing those of the same sets; other tables stay.
 
     Raises:
         ClickException: nothing was measured.
@@ -144,14 +146,14 @@ def write(mark: str, kept: Iterable[Path]) -> None:
 
 
 def put(mark: str, tables: Mapping[str, tuple[str, str]]) -> None:
-    """Put captions and tables into RESULTS.md, between the marks of that name, by set; their gist into the README."""
+    """Put captions and tables, by set, between the marks of that name in RESULTS.md, and a summary into the README."""
     there = _section(RESULTS.read_text(), mark)
     _replace(RESULTS, mark, captioned({**_tables(there), **tables}))
     _replace(README, "summary", summary(RESULTS.read_text()))
 
 
 def summary(results: str) -> str:
-    """The judge's AUC from all tables of RESULTS.md, a set a line."""
+    """A Markdown table of `c2st_auc` from all tables of RESULTS.md, with a line for each set."""
     rows: dict[str, dict[str, str]] = {}
     for mark, label in (("quality", ""), ("peers", ""), ("text", ", whole texts")):
         for name, (_, content) in _tables(_section(results, mark)).items():
@@ -180,7 +182,7 @@ def _replace(page: Path, mark: str, section: str) -> None:
 
 
 def _tables(section: str) -> dict[str, tuple[str, str]]:
-    """The captions and tables of a section, by set, as `captioned` wrote them."""
+    """The caption and table of each set in a section that `captioned` wrote."""
     found, caption = {}, ""
     for part in filter(None, section.split("\n\n")):
         if part.startswith("| "):
@@ -191,7 +193,7 @@ def _tables(section: str) -> dict[str, tuple[str, str]]:
 
 
 def captioned(tables: Mapping[str, tuple[str, str]]) -> str:
-    """Captions and tables as paragraphs; neighbours that were measured under the same conditions share a caption."""
+    """Captions and tables as paragraphs; adjacent tables with the same caption share it."""
     parts, last = [], None
     for caption, content in tables.values():
         parts += [content] if caption == last else [caption, content]

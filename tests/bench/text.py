@@ -1,7 +1,8 @@
 """Text bench: the GAN, its warm start, the baselines and the floor on whole texts; mean and spread over the seeds.
 
-Every cell comes from whole training jobs as `python -m train fit` runs them; half of the texts judge, and the RNN gets
-as much time as the GAN had. Prints the table; with --write, it goes into train/RESULTS.md, its gist into the README.
+Every cell comes from complete training jobs as `python -m train fit` runs them; half of the texts are held out, and the
+RNN gets as much time as the GAN had. Prints the tables. With --write it only puts the last measured tables into
+train/RESULTS.md, and a summary into the README.
 """
 
 from pathlib import Path
@@ -37,7 +38,7 @@ def main(data: tuple[str, ...], seeds: int, minutes: float, candidates: int, out
 
 
 def _name(source: str) -> str:
-    """What the table is called: a built-in set's name, or a file's without its ending."""
+    """The name of the table: that of the built-in set, or of the file without its suffix."""
     path = Path(source.removesuffix(".gz"))
     name = path.stem if path.suffix in readers.READERS else path.name
     if name == BUILT_IN != source:
