@@ -1,6 +1,6 @@
 """The entry point of the serving container: serve the model at /models until a signal comes.
 
-/models is a folder of runs (its newest archive is served), a run directory, an artifact, or a folder with lookalike.mar.
+/models is a folder of runs (its newest archive is served), a run directory, an artifact, or holds lookalike.mar.
 --model or LOOKALIKE_SERVE_MODEL names another model. The other options of `python -m serve start` work too.
 """
 
