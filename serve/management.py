@@ -26,19 +26,18 @@ def call(path: Path, method: str, target: str, token: str | None, seconds: float
     """The parsed JSON answer to one management request.
 
     Raises:
-        ServeError: the API does not answer, or refuses.
-        ValueError: the answer is not JSON.
+        ServeError: the API does not answer in JSON, or refuses.
     """
     connection = _UnixConnection(path, seconds)
     try:
         connection.request(method, target, headers={"Authorization": f"Bearer {token}"} if token else {})
         answer = connection.getresponse()
         body = answer.read()
-    except (OSError, http.client.HTTPException) as problem:
+        parsed = json.loads(body) if body.strip() else {}
+    except (OSError, http.client.HTTPException, ValueError) as problem:
         raise ServeError(f"TorchServe's management API does not answer ({problem})") from problem
     finally:
         connection.close()
-    parsed = json.loads(body) if body.strip() else {}
     if answer.status >= http.client.MULTIPLE_CHOICES:
         raise ServeError(f"TorchServe refused {method} {target}: {parsed.get('message', answer.reason)}")
     return parsed

@@ -57,3 +57,6 @@ def test_a_refusal_and_silence_are_told(api: Api, tmp_path: Path) -> None:
         management.call(api.path, "GET", "/models/x", None)
     with pytest.raises(ServeError, match="management API does not answer"):
         management.call(tmp_path / "none", "GET", "/models", None)
+    api.answer = (200, b"<html>")
+    with pytest.raises(ServeError, match="management API does not answer"):
+        management.call(api.path, "GET", "/models", None)
