@@ -152,7 +152,7 @@ def load(directory: Path) -> Artifact:
         generator.load_state_dict(weights)
         codec = codecs.from_dict(card["codec"])
         golden = [(sample["seed"], sample["rows"]) for sample in card["golden"]]
-        usable = [isinstance(rows, list) and rows and seed in range(MAX_SEED + 1) for seed, rows in golden]
+        usable = [isinstance(rows, list) and rows and _is_seed(seed) for seed, rows in golden]
         if not usable or not all(usable):
             raise ValueError("without golden samples nothing proves it")
     except ArtifactError:
@@ -167,6 +167,10 @@ def load(directory: Path) -> Artifact:
                 "or another version of Lookalike made it"
             )
     return artifact
+
+
+def _is_seed(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_SEED
 
 
 def for_serving(generator: Generator) -> Generator:
