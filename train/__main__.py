@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 WORK_FAILED, WRONG_USAGE, GATE_FAILED = 1, 2, 3
 GATE_ADVICE = (
-    "All files are kept, but this model does not become champion (exit code 3): train longer with --max-minutes, "
-    "bring more rows, or set other limits with --gate FILE or --gate none"
+    "All files are kept, but this model does not become champion (exit code 3): train longer (--max-minutes), use "
+    "more data, or set other limits with --gate FILE or --gate none"
 )
 AGAIN_SECONDS = 0.05  # a finalizer is over by then
 NULL = "tag:yaml.org,2002:null"
@@ -85,7 +85,7 @@ def read_config_file(context: click.Context, parameter: click.Parameter, path: P
             meant = did_you_mean(str(key.value).replace("_", "-"), [name.replace("_", "-") for name in options if name])
             mistakes.append(f"{where}: there is no option {key.value}{meant}")
         elif option in seen:
-            mistakes.append(f"{where}: {key.value} is there twice")
+            mistakes.append(f"{where}: {key.value} is given twice")
         elif value.tag != NULL:  # nothing behind the colon: as if the line were not there
             try:
                 context.default_map[option.name] = _typed(context, option, value.value)
@@ -131,7 +131,7 @@ def cli() -> None:
 @option("--column", help="The column that holds the text; needed only where it is not obvious.")
 @option(
     "--label-column",
-    help="The column with the classes of texts; of 0/1 rows, the one that `utility` predicts from the others.",
+    help="For texts, the column with their classes; for 0/1 rows, the column that `utility` predicts from the others.",
 )
 @option(
     "--codec",
@@ -141,9 +141,9 @@ def cli() -> None:
 @option("--max-bad-rows", type=click.IntRange(0), help="How many unusable rows may be skipped.")
 @option("--words", type=click.IntRange(1, 4096), help="With --codec presence: how many words.")
 @option("--tokenizer", type=click.Choice(TOKENIZERS), help="What tokens are: whole words, or pieces of words.")
-@option("--vocabulary", type=click.IntRange(4, 30_000), help="How many tokens there are at most.")
-@option("--min-count", type=click.IntRange(1), help="A word, or a pair of pieces, seen less often gets no token.")
-@option("--lowercase/--no-lowercase", help="Whether capitals are dropped.")
+@option("--vocabulary", type=click.IntRange(4, 30_000), help="Maximum size of the vocabulary, in tokens.")
+@option("--min-count", type=click.IntRange(1), help="Words, or pairs of pieces, seen less often get no token.")
+@option("--lowercase/--no-lowercase", help="Whether to convert texts to lower case.")
 @option(
     "--length",
     type=click.IntRange(2, 512),
@@ -155,7 +155,7 @@ def cli() -> None:
     type=click.IntRange(4, 30_000),
     help="Size of the recurrent net's vocabulary: the most frequent tokens; trigrams choose among the rest.",
 )
-@option("--candidates", type=click.IntRange(1, 64), help="Texts drawn for each one that the discriminator chooses.")
+@option("--candidates", type=click.IntRange(1, 64), help="Texts drawn for each one kept; the discriminator chooses.")
 @option("--hidden", type=click.IntRange(1, 8192), help="Hidden units of each net of the generator, at most.")
 @option(
     "--folds",
@@ -167,12 +167,12 @@ def cli() -> None:
 @option(
     "--warmup",
     type=click.FloatRange(0, 0.95),
-    help="Share of the minutes for the warm start; of 0/1 rows half of it for a refit.",
+    help="Share of the time limit for the warm start; for 0/1 rows, half of that share is for a refit.",
 )
 @option(
     "--epochs",
     type=click.IntRange(1),
-    help="Stop after so many passes over the training rows; of texts, over 5,000 random ones each.",
+    help="Stop after this many passes over the training rows; for texts, a pass is 5,000 random ones.",
 )
 @option(
     "--max-minutes",
@@ -181,38 +181,38 @@ def cli() -> None:
 )
 @option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of all randomness in training.")
 @option("--device", type=click.Choice(DEVICES), help="auto: the GPU where torch sees one.")
-@option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Nets of the default size gain nothing from more.")
+@option("--threads", type=click.IntRange(1, 1024), help="CPU threads. More do not speed up nets of the default size.")
 @option("--processes", type=click.IntRange(1, 1024), help="Processes that train together: one GPU each, or the CPU.")
 @option("--width", type=click.IntRange(1, 8192), help="Hidden units of the discriminator.")
 @option("--blocks", type=click.IntRange(0, 64), help="Residual blocks of the discriminator.")
 @option("--batch-size", type=click.IntRange(1, 1_000_000), help="Sequences per update of the weights.")
-@option("--turns", type=click.IntRange(1, 1000), help="Updates of the discriminator for each one of the generator.")
+@option("--turns", type=click.IntRange(1, 1000), help="Updates of the discriminator for each update of the generator.")
 @option("--generator-rate", type=click.FloatRange(0, 1, min_open=True), help="Learning rate of the generator.")
 @option("--discriminator-rate", type=click.FloatRange(0, 1, min_open=True), help="Learning rate of the discriminator.")
 @option(
     "--head-start",
     type=click.IntRange(0),
-    help="Sequences that the discriminator sees before the generator moves.",
+    help="Sequences the discriminator learns from before the generator starts to learn.",
 )
 @option("--penalty", type=click.FloatRange(0), help="Weight of the zero-centred gradient penalties.")
-@option("--flip", type=click.FloatRange(0, 0.5), help="Share of the bits flipped in what the discriminator sees.")
+@option("--flip", type=click.FloatRange(0, 0.5), help="Share of the bits to flip in the discriminator's input.")
 @option(
     "--average",
     type=click.FloatRange(0, 1, max_open=True),
-    help="Decay of the averaged weights; 0 ships the last ones.",
+    help="Decay of the weight averaging; with 0, the last weights ship.",
 )
 @option("--tick", type=click.IntRange(1), help="Sequences between two evaluations.")
-@option("--holdout", type=click.FloatRange(0.01, 0.9), help="Share of the rows that is held out for judging.")
+@option("--holdout", type=click.FloatRange(0.01, 0.9), help="Share of the rows to hold out for judging.")
 @option(
     "--validation",
     type=click.FloatRange(0, 0.5),
-    help="Share of the other rows that chooses the checkpoint that ships.",
+    help="Share of the remaining rows, used to choose the checkpoint that ships.",
 )
 @option("--split-seed", type=click.IntRange(0), help="Seed of the split into training, validation and held-out rows.")
 @option(
     "--baselines",
     type=click.Choice(BASELINES),
-    help="What the GAN is compared with; all adds a net given as much time: an RNN, of 0/1 rows an autoregressive one.",
+    help="Models to compare the GAN to; all adds one trained as long: an RNN or, for 0/1 rows, an autoregressive net.",
 )
 @option(
     "--gate",
@@ -220,12 +220,12 @@ def cli() -> None:
     help="YAML file of limits on the numbers; if a limit is not met, the exit code is 3.",
 )
 @option("--out", metavar="FOLDER", help="Where runs are kept.")
-@option("--experiment", help="MLflow's experiment.")
+@option("--experiment", help="Name of the MLflow experiment.")
 @click.option(
     "--config", type=FILE, is_eager=True, expose_value=False, callback=read_config_file, help="YAML file of options."
 )
-@click.option("--resume", is_flag=True, help="Go on with the newest run under --out, or with the run that --out names.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved configuration and start no run; the data are read.")
+@click.option("--resume", is_flag=True, help="Resume the newest run under --out, or the run that --out names.")
+@click.option("--dry-run", is_flag=True, help="Read the data and print the resolved configuration, but start no run.")
 @click.pass_context
 def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any) -> None:
     """Train a generator, judge it, and export it."""
@@ -277,14 +277,14 @@ def follow() -> None:
 def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, processes: int, **options: Any) -> None:
     """Write lookalikes from RUN, a run directory or an artifact.
 
-    A folder of Parquet shards may hold more rows than memory does. The same command goes on with an unfinished one.
-    Over several hosts, torchrun's processes share the work: torchrun … -m train sample RUN --n 100000000 --out FOLDER
+    A folder of Parquet shards may hold more rows than fit into memory. The same command continues an unfinished one.
+    On several hosts, torchrun's processes share the work: torchrun … -m train sample RUN --n 100000000 --out FOLDER
     """
     from train import writers
 
     into_shards = not out.suffix or out.is_dir()
     if str(out) == "-":
-        raise InputError("--out -: nothing is written to standard output; name a file or a folder")
+        raise InputError("--out -: cannot write to standard output; name a file or a folder")
     if not into_shards:
         writers.check_writable(out)
     chosen = {name: value for name, value in options.items() if value is not None}
@@ -303,9 +303,12 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, processes: 
     "--real", type=FILE, required=True, help="Held-out real rows, or all real rows where --train is not given."
 )
 @click.option("--synthetic", type=FILE, required=True, help="The rows to judge, from any tool.")
-@click.option("--train", type=FILE, help="The rows that the tool learned from: makes floor and copies exact.")
-@option("--column", help="The column that holds the text; that of the synthetic texts may have another name.")
-@option("--label-column", help="The classes of texts, or a 0/1 column: is it learned as well from synthetic rows?")
+@click.option("--train", type=FILE, help="The rows that the tool learned from; makes floor and copy numbers exact.")
+@option("--column", help="The column that holds the text; in the synthetic file it may have another name.")
+@option(
+    "--label-column",
+    help="The column with the classes of texts, or a 0/1 column: can it be learned as well from synthetic rows?",
+)
 @option(
     "--codec",
     type=click.Choice(CODECS),
@@ -337,7 +340,7 @@ def evaluate(
 @click.argument("run", type=FILE)
 @click.option("--out", type=FILE, help="The archive.  [default: lookalike.mar beside the artifact]")
 def export(run: Path, out: Path | None) -> None:
-    """Make the TorchServe archive of RUN, a run directory or an artifact, anew."""
+    """Rebuild the TorchServe archive of RUN, a run directory or an artifact."""
     from train import writers
 
     if out is not None:
@@ -351,24 +354,24 @@ def export(run: Path, out: Path | None) -> None:
 @click.argument("run", type=FILE, required=False)
 @option("--out", metavar="FOLDER", help="Where runs are kept.")
 def sync(run: Path | None, out: str) -> None:
-    """Send MLflow what it lacks of RUN, a run directory; by default of the newest.
+    """Send MLflow what it lacks of RUN, a run directory (by default, the newest).
 
-    A run sends everything by itself while MLflow answers. What is there already is not sent again.
+    A run sends everything by itself as long as MLflow answers. What MLflow already has is not sent again.
     """
     from serve import archive
     from train import rundir, tracking
 
     directory = rundir.newest(Path(out)) if run is None else rundir.RunDirectory(run)
     run_id = tracking.sync(directory)
-    what = "all of it" if directory.metrics.exists() else "all that there is of it yet"
+    what = "all of it" if directory.metrics.exists() else "all that there is so far"
     click.echo(f"{directory.path}: MLflow has {what}, as run {run_id}")
-    again = f"make it anew with: python -m train export {shlex.quote(str(directory.path))}"
+    again = f"rebuild it with: python -m train export {shlex.quote(str(directory.path))}"
     try:
         unnamed = directory.archive.exists() and archive.read_card(directory.archive)["run_id"] != run_id
     except archive.ArchiveError as problem:
         raise JobError(f"{problem}; {again}") from problem
     if unnamed:
-        click.echo(f"{directory.archive} does not name it yet; {again}")
+        click.echo(f"{directory.archive} does not name this MLflow run yet; {again}")
 
 
 @cli.command()
@@ -410,7 +413,7 @@ def _load_artifact(run: Path) -> "Artifact":
 def _why_no_artifact(run: Path) -> str:
     """What a path that holds no artifact is instead, and what to do about it."""
     if (run / "config.json").is_file():
-        return f"the run is not finished; go on with: python -m train fit --resume --out {shlex.quote(str(run))}"
+        return f"the run is not finished; resume with: python -m train fit --resume --out {shlex.quote(str(run))}"
     reason = "neither a finished run nor an artifact" if run.exists() else "no such folder"
     return f"{reason}; name one such as runs/00001-movie-reviews-tokens"
 
@@ -424,7 +427,7 @@ def _sample_file(loaded: "Artifact", out: Path, n: int, seed: int) -> None:
         if not is_out_of_memory(problem):
             raise
         raise JobError(
-            f"--out {out}: out of memory; a folder (a name without an ending) may hold more rows than memory does"
+            f"--out {out}: out of memory; a folder (a name without extension) may hold more rows than memory does"
         ) from problem
 
 
@@ -440,7 +443,7 @@ def _sample_shards(loaded: "Artifact", out: Path, plan: dict[str, Any], processe
             shards.write(out, loaded, **plan, rank=rank, processes=number)
             await_all(workers)
     except KeyboardInterrupt as problem:
-        raise JobError(f"interrupted; the same command goes on with {out}") from problem
+        raise JobError(f"interrupted; run the same command again to continue {out}") from problem
 
 
 def _command(*words: str, **options: Any) -> list[str]:
@@ -552,7 +555,7 @@ def _run(arguments: list[str] | None) -> int:
         if os.environ.get("LOOKALIKE_DEBUG"):
             raise
         message = f"{type(problem).__name__}: {problem}"
-        return _fail(f"unexpected, please report it: {message} (LOOKALIKE_DEBUG=1 shows where)", WORK_FAILED)
+        return _fail(f"unexpected error, please report it: {message} (LOOKALIKE_DEBUG=1 shows where)", WORK_FAILED)
 
 
 def _fail(message: str, code: int) -> int:

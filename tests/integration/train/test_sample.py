@@ -84,7 +84,7 @@ def test_an_interrupted_sample_says_how_to_go_on(model: Path, tmp_path: Path) ->
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert output.splitlines()[-1] == f"Error: interrupted; the same command goes on with {tmp_path / 'many'}"
+    assert output.splitlines()[-1] == f"Error: interrupted; run the same command again to continue {tmp_path / 'many'}"
     assert not any(other.is_running() for other in others)
 
 

@@ -51,7 +51,7 @@ def test_a_message_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str
     ("files", "reason"),
     [
         ([], "neither a finished run nor an artifact; name one such as"),
-        (["config.json"], "the run is not finished; go on with: python -m train fit --resume --out"),
+        (["config.json"], "the run is not finished; resume with: python -m train fit --resume --out"),
     ],
 )
 def test_what_is_no_finished_run_is_told_apart(
@@ -90,7 +90,7 @@ def test_an_interruption_in_a_finalizer_is_not_lost(
     [
         ("data: toy\nepochs: many\n", "{file} line 2: epochs: 'many' is not a valid integer"),
         ("data: toy\nmax_minute: 3\n", "{file} line 2: there is no option max_minute; did you mean max-minutes?"),
-        ("max-minutes: 3\nmax_minutes: 4\n", "{file} line 2: max_minutes is there twice"),
+        ("max-minutes: 3\nmax_minutes: 4\n", "{file} line 2: max_minutes is given twice"),
         ("colour: blue\n", "{file} line 1: there is no option colour"),
         ("seed: [1, 2]\n", "{file} line 1: seed: a single value is needed"),
         ("a: b: c\n", 'mapping values are not allowed here in "{file}", line 1'),
@@ -98,7 +98,7 @@ def test_an_interruption_in_a_finalizer_is_not_lost(
         (
             "colour: blue\nepochs: many\nseed: 1\nseed: 2\n",
             "{file} line 1: there is no option colour; did you mean column?; "
-            "line 2: epochs: 'many' is not a valid integer range; line 4: seed is there twice",
+            "line 2: epochs: 'many' is not a valid integer range; line 4: seed is given twice",
         ),
     ],
 )
@@ -167,18 +167,18 @@ def test_sync_says_how_a_damaged_archive_is_made_anew(
 ) -> None:
     monkeypatch.setattr("train.tracking.sync", lambda directory: "4f0c")
     assert commands.main(["sync", str(run)]) == 0
-    assert capsys.readouterr().out == f"{run}: MLflow has all that there is of it yet, as run 4f0c\n"
+    assert capsys.readouterr().out == f"{run}: MLflow has all that there is so far, as run 4f0c\n"
     (run / "metrics.json").touch()
     (run / "lookalike.mar").write_bytes(b"PK, and then nothing")
     assert commands.main(["sync", str(run)]) == 1
     said = capsys.readouterr()
     assert said.out == f"{run}: MLflow has all of it, as run 4f0c\n"
-    assert said.err.endswith(f"make it anew with: python -m train export {run}\n")
+    assert said.err.endswith(f"rebuild it with: python -m train export {run}\n")
 
 
 def test_samples_are_not_written_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["sample", "runs/absent", "--out", "-"]) == 2
-    assert capsys.readouterr().err.startswith("Error: --out -: nothing is written to standard output")
+    assert capsys.readouterr().err.startswith("Error: --out -: cannot write to standard output")
 
 
 def test_what_the_terminal_cannot_show_is_escaped() -> None:
