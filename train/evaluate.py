@@ -15,7 +15,7 @@ from train.errors import InputError
 from train.evidence import SYNTHETIC, Evidence, Strings
 from train.gate import Verdict
 
-NOT_HELD_OUT = "--train holds the same rows as --real: nothing was held out, so that floors and ratios mean little"
+NOT_HELD_OUT = "--train holds the same rows as --real: nothing was held out, so floors and ratios mean little"
 
 
 def evaluate(
@@ -166,7 +166,9 @@ def _leave_out_near_copies(scores: dict[str, Any]) -> None:
     """Drop near copies: a tool that saw both halves of the real rows is equally near to both, whatever it copied."""
     for end in ("", "_low", "_high"):
         scores.pop(f"near_copy_share{end}", None)
-    scores["warnings"].append("without --train near copies cannot be told, and of exact ones about half are counted")
+    scores["warnings"].append(
+        "without --train, near copies are not measured, and only about half of the exact ones are counted"
+    )
 
 
 def _text_column(column: str | None, path: Path) -> str | None:
@@ -195,11 +197,11 @@ def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
         return list(range(len(names)))
     facts = [f"{len(names)} columns where {given.source} has {len(given.columns)}"]
     if len(names) == len(given.columns):
-        facts = [f"other columns than {given.source}"]
+        facts = [f"different columns from {given.source}"]
     if lacking:
         facts.append(f"it lacks {data.some(lacking)}")
     if others:
-        facts.append(f"only it has {data.some(others)}")
+        facts.append(f"it also has {data.some(others)}")
     raise InputError(f"{source}: {'; '.join(facts)}")
 
 

@@ -24,8 +24,8 @@ SHOWN = {
     "correlation_ratio": ("1.00 = as good as a fresh real sample", 2),
     "triple_ratio": ("1.00 = as good as a fresh real sample", 2),
     "marginal_ratio": ("1.00 = as good as a fresh real sample", 2),
-    "c2st_auc": ("0.50 = a judge cannot tell", 3),
-    "c2st_conv_auc": ("0.50 = a judge that reads word order cannot tell", 3),
+    "c2st_auc": ("0.50 = a classifier cannot tell them from real", 3),
+    "c2st_conv_auc": ("0.50 = a classifier that reads word order cannot tell them from real", 3),
     "ngram_js_3": ("divergence of the 3-grams; the floor is best", 3),
     "length_distance": ("words to add or drop on average; the floor is best", 2),
     "bleu_3": ("against real texts; the floor is best", 3),
@@ -33,8 +33,8 @@ SHOWN = {
     "frechet": ("distance of sentence embeddings; the floor is best", 4),
     "copy_excess": ("0.00 = no more copies than by chance", 3),
     "passage_excess": ("0.00 = no more eight consecutive words copied than by chance", 3),
-    "label_distance": ("share of texts that would have to be of another class; the floor is best", 3),
-    "utility": ("AUC of a model that learns the label here and is tested on real rows", 3),
+    "label_distance": ("share of texts that would have to change their class; the floor is best", 3),
+    "utility": ("AUC on real rows of a model that learned the label from these", 3),
 }
 
 

@@ -116,14 +116,14 @@ class Verdict:
     @property
     def sentence(self) -> str:
         if self.passed is None:
-            return "No quality gate was asked for: read the numbers before you rely on what was made."
+            return "No quality gate was set: check the numbers before you rely on what was generated."
         if self.passed:
             passed = "The quality gate passed: no limit is missed by more than chance explains."
             if self.easy is None:
                 return passed
             return (
-                f"{passed} But {self.easy.name} pass it, too, so it says little: either {self.easy.unless}, or too few "
-                "rows judge to see the difference."
+                f"{passed} But {self.easy.name} pass it, too, so this proves little: either {self.easy.unless}, or "
+                "there is too little held-out data to see the difference."
             )
         return f"The quality gate failed: {'; '.join(self.missed)}."
 
@@ -146,7 +146,7 @@ def read(name: str, *, texts: bool | None = None) -> list[Limit]:
     except OSError as problem:
         raise InputError(f"--gate {path}: {problem.strerror}{did_you_mean(name, BUILT_IN)}") from problem
     except (UnicodeDecodeError, yaml.YAMLError) as problem:
-        advice = 'a limit from below needs quotes: ">= 0.9"'  # to YAML a bare > begins a block of text
+        advice = 'a lower limit needs quotes: ">= 0.9"'  # to YAML a bare > begins a block of text
         raise InputError(f"--gate {path}: {problem} ({advice})") from problem
     if not isinstance(node, yaml.MappingNode) or not node.value:
         raise InputError(f"--gate {path}: must hold lines such as `c2st_auc: <= 0.7`")
@@ -164,9 +164,9 @@ def _limit(path: Path, metric: str, rule: str, texts: bool | None) -> Limit:
         raise InputError(f"--gate {path}: {metric}: {rule!r} is not `<= number` or `>= number`")
     measured = {True: TEXT_METRICS, False: ROW_METRICS, None: (*ROW_METRICS, *TEXT_METRICS)}[texts]
     if metric not in measured:
-        of = {True: " of texts", False: " of rows of 0/1", None: ""}[texts]
+        of = {True: " for texts", False: " for rows of 0/1", None: ""}[texts]
         meant = did_you_mean(metric, measured)
-        raise InputError(f"--gate {path}: {metric} is no number that is measured{of}{meant}")
+        raise InputError(f"--gate {path}: {metric} is not measured{of}{meant}")
     return Limit(metric=metric, sign=match[1], bound=bound)
 
 
@@ -200,7 +200,7 @@ def _judge(limit: Limit, scores: Mapping[str, Any]) -> tuple[bool, str]:
         return False, f"{limit.metric} was not measured; {asked}"
     low, high = (scores.get(f"{limit.metric}_{end}") for end in ("low", "high"))
     if low is None and f"{limit.metric}_low" in scores:
-        return False, f"{limit.metric} is {value:.3g}, but too few rows judge to say how far off that may be; {asked}"
+        return False, f"{limit.metric} is {value:.3g}, but too few rows were held out for an interval; {asked}"
     best = next(end for end in (low if limit.sign == "<=" else high, value) if end is not None)
     holds = limit.holds(best)
     interval = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"

@@ -689,17 +689,19 @@ def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
     constant = "common words are in none or all of" if texts else "columns are constant in"
     found = []
     if scores["soft_share"]:
-        found.append(f"{scores['soft_share']:.1%} of the synthetic values are neither 0 nor 1: rounded to measure")
+        found.append(
+            f"{scores['soft_share']:.1%} of the synthetic values are neither 0 nor 1: rounded before measuring"
+        )
     if scores["constant_columns"]:
         found.append(f"{scores['constant_columns']} {constant} the synthetic {rows}, unlike in the held-out ones")
     if scores["heldout_constant_columns"]:
-        found.append(f"{scores['heldout_constant_columns']} {constant} the held-out {rows}: correlation 0")
+        found.append(f"{scores['heldout_constant_columns']} {constant} the held-out {rows}: correlations count as 0")
     if scores["copy_floor"] > NOTABLE_REPEATS:
         found.append(repeated_rows(scores["copy_floor"], rows))
     for name in ("c2st_auc", "c2st_conv_auc"):
         high = scores.get(f"{name}_high")
         if high is not None and high < FOOLED_AUC:
-            found.append(f"{name} is below 0.5 by more than chance: are {rows} copies of those that judge?")
+            found.append(f"{name} is below 0.5 by more than chance: are {rows} copied from the held-out ones?")
     for name, resolution in RESOLUTION.items():
         found += _too_uncertain(name, resolution, scores, texts)
     return found
@@ -707,8 +709,7 @@ def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
 
 def repeated_rows(share: float, rows: str = "rows") -> str:
     return (
-        f"{share:.0%} of the held-out {rows} are also found among the training {rows}: "
-        "repeating those looks like quality"
+        f"{share:.0%} of the held-out {rows} are also found among the training {rows}: copying those looks like quality"
     )
 
 
@@ -721,20 +722,20 @@ def _too_uncertain(name: str, resolution: float, scores: Scores, texts: bool) ->
     n = int(min(n, most))
     rows = f"{n} {'texts' if texts else 'rows'}"
     if name.startswith("c2st") and n < FEWEST_JUDGED:
-        return [f"{name} was not measured: {rows} judge, and it takes {FEWEST_JUDGED}"]
+        return [f"{name} was not measured: {rows} are too few; it needs {FEWEST_JUDGED}"]
     if name.endswith("_ratio") and n < FEWEST_RESAMPLED:
-        return [f"{rows} are too few to tell {name}: it takes {FEWEST_RESAMPLED} to say how far off it may be"]
+        return [f"{rows} are too few for an interval of {name}: it needs {FEWEST_RESAMPLED}"]
     if score is None or low is None:
-        return [f"{name} does not exist for these {rows}"]
+        return [f"{name} is undefined for these {rows}"]
     if high - low <= 2 * resolution:
         return []
     # Intervals shrink with the square root of n, but not that of a ratio which is nothing but noise.
     needed = n * ((high - low) / 2 / resolution) ** 2
     helps = needed <= most and not name.endswith("_ratio")
-    remedy = f"; about {_round_up(needed)} would do" if helps else ""
+    remedy = f"; about {_round_up(needed)} would be enough" if helps else ""
     if name.endswith("_ratio"):
         rows += f" and {scores['columns']} common words" if texts else f" of {scores['columns']} columns"
-    return [f"{rows} are too few to tell {name} within {resolution}: it may be {low:.2f} to {high:.2f}{remedy}"]
+    return [f"{rows} are too few to measure {name} to within {resolution}: it may be {low:.2f} to {high:.2f}{remedy}"]
 
 
 def _round_up(number: float) -> int:

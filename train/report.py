@@ -45,18 +45,18 @@ STYLE: Any = {
 NEIGHBOUR_ROWS = 8
 BALANCE = {"textbook": 2 * math.log(2)}  # the discriminator's loss when it cannot tell; log 2 for other generators
 TOO_STRONG = {
-    "nade": "so it hardly teaches the generator any more. Raise --penalty, or lower --width.",
-    "textbook": "so it hardly teaches the generator any more. The default preset holds it back by penalties.",
-    "tokens": "so it knows the training texts by heart, or draws are far from them. Validation texts decide how far it "
-    "is believed.",
+    "nade": "so the generator hardly learns from it any more. Raise --penalty, or lower --width.",
+    "textbook": "so the generator hardly learns from it any more. The default preset holds it back with penalties.",
+    "tokens": "so it has memorised the training texts, or the generator's texts are far from them. Validation texts "
+    "decide how much weight its scores get.",
 }
 MORE_VARIETY = {
     "nade": "Raise --penalty or --flip.",
     "textbook": "Its discriminator sees no more than column means; the default preset's sees whole rows.",
-    "tokens": "Ask for a higher temperature.",
+    "tokens": "Sample at a higher temperature.",
 }
-MORE_DATA = "Bring more data."
-LESS_COPYING = {"nade": "Raise --flip, or bring more data."}
+MORE_DATA = "Use more data."
+LESS_COPYING = {"nade": "Raise --flip, or use more data."}
 COLLAPSED = 0.8  # distinct rows over those among real rows, below which rows count as collapsed
 ALTERNATIVES = {  # text alternatives of the pictures
     "correlations": "Three heat maps: the correlations of real rows, those of synthetic rows, and their difference",
@@ -93,11 +93,11 @@ class Row:
 
 
 ROWS = (
-    Row("correlation_ratio", "Correlations", "error of the correlation matrix, in units of the floor"),
-    Row("triple_ratio", "Triples", "error of the moments of three columns together, in units of the floor"),
-    Row("marginal_ratio", "Marginals", "error of the column means, in units of the floor"),
-    Row("lag_ratio", "Lags", "error of the correlations along the row, in units of the floor"),
-    Row("row_sum_ratio", "Ones in a row", "error of how many ones rows have, in units of the floor"),
+    Row("correlation_ratio", "Correlations", "error of the correlation matrix, relative to the floor"),
+    Row("triple_ratio", "Triples", "error of the moments of three columns together, relative to the floor"),
+    Row("marginal_ratio", "Marginals", "error of the column means, relative to the floor"),
+    Row("lag_ratio", "Lags", "error of the correlations along the row, relative to the floor"),
+    Row("row_sum_ratio", "Ones in a row", "error of how many ones rows have, relative to the floor"),
     Row(
         "c2st_auc",
         "Judge's AUC",
@@ -107,11 +107,11 @@ ROWS = (
         side=0,
         decimals=3,
     ),
-    Row("distinct_ratio", "Variety", "distinct rows, in units of those that real rows have", bad=0.3, side=-1),
+    Row("distinct_ratio", "Variety", "distinct rows, relative to real rows", bad=0.3, side=-1),
     Row(
         "copy_excess",
         "Copies",
-        "share of rows that repeat a learned one, beyond what chance gives",
+        "share of rows that repeat one seen in training, beyond what chance gives",
         ideal=0.0,
         bad=0.05,
         decimals=3,
@@ -119,7 +119,7 @@ ROWS = (
     Row(
         "passage_excess",
         "Passages",
-        f"share of texts with {PASSAGE_WORDS} consecutive words of a learned one, beyond what chance gives",
+        f"share of texts with {PASSAGE_WORDS} consecutive words of one seen in training, beyond what chance gives",
         ideal=0.0,
         bad=0.05,
         decimals=3,
@@ -135,7 +135,7 @@ ROWS = (
     Row(
         "utility",
         "Utility",
-        "AUC of a model that learns the label here and is tested on real rows",
+        "AUC on real rows of a model that learned the label from these",
         ideal=None,
         bad=0.1,
         side=-1,
@@ -144,7 +144,7 @@ ROWS = (
     Row(
         "label_distance",
         "Classes",
-        "share of texts that would have to be of another class",
+        "share of texts that would have to change their class",
         ideal=None,
         bad=0.1,
         decimals=3,
@@ -153,7 +153,7 @@ ROWS = (
     Row(
         "c2st_conv_auc",
         "Reader's AUC",
-        "how well a small convolutional net that reads the words tells it; 0.5 = not at all",
+        "how well a small convolutional net that reads the words tells it from real texts; 0.5 = not at all",
         ideal=0.5,
         bad=0.25,
         side=0,
@@ -169,8 +169,8 @@ ROWS = (
     *(
         Row(f"{key}_{k}", f"{label}-{k}", meaning, ideal=None, bad=0.1, side=0, decimals=3)
         for key, label, meaning in (
-            ("bleu", "BLEU", "against real texts: above the floor is repetition"),
-            ("self_bleu", "Self-BLEU", "among themselves: above the floor is collapse"),
+            ("bleu", "BLEU", "against real texts: above the floor means repetition"),
+            ("self_bleu", "Self-BLEU", "among themselves: above the floor means collapse"),
         )
         for k in range(2, 6)
     ),
@@ -179,13 +179,13 @@ ROWS = (
 
 # Labels and meanings where texts are judged: each row then says which common words a text uses.
 OF_TEXTS = {
-    "correlation_ratio": ("Correlations", "error of which common words come together, in units of the floor"),
+    "correlation_ratio": ("Correlations", "error of how often common words occur together, relative to the floor"),
     "triple_ratio": ("Triples", "the same for three common words"),
-    "marginal_ratio": ("Marginals", "error of how many texts use each common word, in units of the floor"),
-    "row_sum_ratio": ("Common words", "error of how many of them texts use, in units of the floor"),
+    "marginal_ratio": ("Marginals", "error of how many texts use each common word, relative to the floor"),
+    "row_sum_ratio": ("Common words", "error of how many of them texts use, relative to the floor"),
     "c2st_auc": ("Judge's AUC", "how well a classifier tells it from real texts; 0.5 = not at all"),
-    "distinct_ratio": ("Variety", "distinct texts, in units of those among real texts"),
-    "copy_excess": ("Copies", "share of texts that repeat a learned one, beyond what chance gives"),
+    "distinct_ratio": ("Variety", "distinct texts, relative to real texts"),
+    "copy_excess": ("Copies", "share of texts that repeat one seen in training, beyond what chance gives"),
 }
 
 
@@ -305,23 +305,23 @@ def diagnosis(
             f"{TOO_STRONG[generator]}"
         )
     if shipped.get("constant_columns") or (shipped.get("distinct_ratio_high") or 1.0) < COLLAPSED:
-        variety = f"what ships has {shipped.get('distinct_ratio') or 0.0:.0%} of the variety of what is real"
+        variety = f"what ships has {shipped.get('distinct_ratio') or 0.0:.0%} of the variety of real data"
         return f"Collapsed: {variety}{_constant(shipped, generator)}. {MORE_VARIETY[generator]}"
     if last.get("validation_distinct_ratio", 1.0) < COLLAPSED:
         return (
-            f"Collapsing: the rows of the last tick repeat themselves, with {last['validation_distinct_ratio']:.0%} of "
-            f"the distinct rows that real ones have. {MORE_VARIETY[generator]}"
+            f"Collapsing: at the last tick, rows repeated one another, with {last['validation_distinct_ratio']:.0%} as "
+            f"many distinct rows as among real ones. {MORE_VARIETY[generator]}"
         )
     if last.get("validation_copy_excess_low", 0.0) > 0:
         return (
-            f"Memorising: of the last tick's rows {last['validation_copy_excess']:.1%} more are copies of training "
-            "rows than of the validation rows, which is more than chance explains. "
+            f"Memorising: at the last tick, {last['validation_copy_excess']:.1%} more of the rows copied training rows "
+            "than validation rows, which is more than chance explains. "
             f"{LESS_COPYING.get(generator, MORE_DATA)}"
         )
     if scores and scores[-1] > 1.5 * min(scores) + 0.05:
         return (
-            f"Past its best: the validation score rose from {min(scores):.2f} to {scores[-1]:.2f} while the losses "
-            "went on."
+            f"Past its best: the validation score rose (lower is better) from {min(scores):.2f} to {scores[-1]:.2f} "
+            "as training went on."
         )
     fooling = float(np.mean([tick["generator_loss"] for tick in tail]))
     return (

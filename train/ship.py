@@ -105,12 +105,12 @@ def _outcome(trained: Trained) -> str:
     """How training ended, and what of it ships, for people."""
     state, rows = trained.state, "texts" if isinstance(trained.prepared.codec, TokensCodec) else "rows"
     if state.is_unimproved:
-        again = f", fitted once more to training and validation {rows}" if trained.refitted else ""
+        again = f", refitted to training and validation {rows}" if trained.refitted else ""
         why = f"did not improve its score on validation {rows}" if state.seen else "had no time"
-        return f"The start ships{again}: the game {why}."
+        return f"The warm start ships{again}: the game {why}."
     if state.best:
         best = f"the best score on validation {rows}, {state.best_score:.3f}"
-        return f"What ships is the generator after {state.best_seen:,} {rows}, which had {best}."
+        return f"The generator after {state.best_seen:,} {rows} ships: it had {best}."
     return f"Without validation {rows}, the last weights ship."
 
 
@@ -145,8 +145,8 @@ def _provenance(trained: Trained) -> dict[str, str]:
     return {
         "data": f"{dataset.source}, {dataset.extent} ({len(dataset.skipped)} skipped)",
         "fingerprint (SHA-256)": dataset.fingerprint(),
-        "rows": f"{len(parts.train):,} train, {min(len(parts.validation), JUDGING_ROWS):,} validate, "
-        f"{len(trained.prepared.heldout):,} judge"
+        "rows": f"{len(parts.train):,} to train on, {min(len(parts.validation), JUDGING_ROWS):,} to validate, "
+        f"{len(trained.prepared.heldout):,} to judge"
         + (f"; {trained.prepared.left_out}" if trained.prepared.left_out else ""),
         "sequences": f"{len(trained.prepared.codec.columns)} values each, codec {trained.prepared.codec.name}",
         "training": f"{trained.state.seen:,} sequences in {trained.state.seconds:.0f} s on {trained.device_name}",

@@ -85,7 +85,7 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
     rows = builtin.toy(400)
     real = write(tmp_path / "real.parquet", rows[:200], NAMES)
     other = write(tmp_path / "other.parquet", rows[200:], list("abcxy"))
-    differ = "other columns than .*real.parquet; it lacks d, e; only it has x, y$"
+    differ = "different columns from .*real.parquet; it lacks d, e; it also has x, y$"
     with pytest.raises(InputError, match=rf"--synthetic .*other.parquet: {differ}"):
         judged(real, other)
     with pytest.raises(InputError, match=rf"--train .*other.parquet: {differ}"):
@@ -98,7 +98,7 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
     wide = write(tmp_path / "wide.parquet", np.hstack([rows, rows]), [*NAMES, *"vwxyz"])
     with pytest.raises(InputError, match=r"it lacks v, w, x, y, z$"):
         judged(wide, real)
-    with pytest.raises(InputError, match=r"only it has a, b, c, d, e and 5 more$"):
+    with pytest.raises(InputError, match=r"it also has a, b, c, d, e and 5 more$"):
         judged(write(tmp_path / "strange.parquet", rows[:, :2], ["p", "q"]), wide)
 
 
@@ -163,7 +163,7 @@ def test_synthetic_numbers_may_have_bad_rows_too(tmp_path: Path) -> None:
         "skipped: made.csv row 3: column b holds 'nan', not a number from 0 to 1",
         "skipped: made.csv row 1: column c holds nothing, not a number from 0 to 1",
         "skipped: made.csv row 5: column d holds '2', not a number from 0 to 1",
-        "without --train near copies cannot be told, and of exact ones about half are counted",
+        "without --train, near copies are not measured, and only about half of the exact ones are counted",
     ]
     assert "near_copy_share" not in found.scores[SYNTHETIC]
     with pytest.raises(InputError, match=r"--synthetic .*made.csv: 4 unusable rows, more than --max-bad-rows 3: made"):

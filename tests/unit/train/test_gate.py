@@ -65,7 +65,7 @@ def test_what_was_not_measured_does_not_pass(tmp_path: Path, metric: str) -> Non
 def test_a_number_of_too_few_rows_for_an_interval_proves_nothing(tmp_path: Path) -> None:
     few = {"lag_ratio": 1.0, "lag_ratio_low": None, "lag_ratio_high": None}
     (missed,) = gate.check(limits(tmp_path, "lag_ratio: <= 1.3"), few).missed
-    assert missed.startswith("lag_ratio is 1, but too few rows judge to say how far off that may be")
+    assert missed.startswith("lag_ratio is 1, but too few rows were held out for an interval")
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_a_number_of_too_few_rows_for_an_interval_proves_nothing(tmp_path: Path)
     [
         (
             gate.independent_columns,
-            "But independent columns pass it, too, so it says little: either the columns do",
+            "But independent columns pass it, too, so this proves little: either the columns do",
         ),
-        (gate.trigram_counts, "But trigram counts pass it, too, so it says little: either the limits are"),
-        (gate.shuffled_texts, "But texts with shuffled words pass it, too, so it says little"),
+        (gate.trigram_counts, "But trigram counts pass it, too, so this proves little: either the limits are"),
+        (gate.shuffled_texts, "But texts with shuffled words pass it, too, so this proves little"),
     ],
 )
 def test_a_gate_that_a_simple_model_passes_says_so(
@@ -109,7 +109,7 @@ def test_a_missing_gate_file_is_refused() -> None:
 
 
 def test_a_metric_that_does_not_exist_is_refused_before_anything_is_judged(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gate\.yaml: c2st is no number that is measured; did you mean c2st_auc\?"):
+    with pytest.raises(InputError, match=r"gate\.yaml: c2st is not measured; did you mean c2st_auc\?"):
         limits(tmp_path, "c2st: <= 0.7")
 
 
@@ -117,7 +117,7 @@ def test_what_is_measured_of_texts_only_cannot_be_limited_of_rows(tmp_path: Path
     path = tmp_path / "gate.yaml"
     path.write_text("bleu_3: '>= 0.2'\n")
     assert gate.read(str(path)) == gate.read(str(path), texts=True)
-    with pytest.raises(InputError, match="bleu_3 is no number that is measured of rows of 0/1"):
+    with pytest.raises(InputError, match="bleu_3 is not measured for rows of 0/1"):
         gate.read(str(path), texts=False)
 
 

@@ -370,16 +370,18 @@ def test_the_floors_are_of_real_rows_alone(chain: Sets) -> None:
 def test_few_rows_are_said_to_be_few(chain: Sets) -> None:
     synthetic, heldout, train = (rows[:100] for rows in chain)
     warnings = metrics.compare(synthetic, heldout, train)["warnings"]
-    assert any(w.startswith("100 rows are too few to tell c2st_auc within 0.05") for w in warnings)
+    assert any(w.startswith("100 rows are too few to measure c2st_auc to within 0.05") for w in warnings)
     assert any("copy_excess" in w for w in warnings)
-    assert any(w.startswith("100 rows of 16 columns are too few to tell triple_ratio within 0.5") for w in warnings)
+    assert any(
+        w.startswith("100 rows of 16 columns are too few to measure triple_ratio to within 0.5") for w in warnings
+    )
 
 
 @pytest.mark.parametrize("n", [4, metrics.FEWEST_JUDGED - 1])
 def test_the_judge_needs_some_rows(chain: Sets, n: int) -> None:
     scores = metrics.compare(*(rows[:n] for rows in chain))
     assert scores["c2st_auc"] is None
-    assert f"c2st_auc was not measured: {n} rows judge, and it takes 25" in scores["warnings"]
+    assert f"c2st_auc was not measured: {n} rows are too few; it needs 25" in scores["warnings"]
     json.dumps(scores, allow_nan=False)
 
 
@@ -390,7 +392,11 @@ def test_a_ratio_of_a_few_rows_has_no_interval_and_a_warning(chain: Sets, n: int
     enough = n == metrics.FEWEST_RESAMPLED
     for name in ("marginal_ratio", "correlation_ratio", "triple_ratio"):
         assert (scores[f"{name}_low"] is not None) == (scores[f"{name}_high"] is not None) == enough
-        told = [warning for warning in scores["warnings"] if f"are too few to tell {name}: it takes 10 to" in warning]
+        told = [
+            warning
+            for warning in scores["warnings"]
+            if f"are too few for an interval of {name}: it needs 10" in warning
+        ]
         assert len(told) == (not enough)
 
 
@@ -573,14 +579,14 @@ def test_more_rows_than_the_judge_takes_are_not_advised(chain: Sets, monkeypatch
     monkeypatch.setattr(metrics, "JUDGED_VALUES", 60 * 16)
     warnings = metrics.compare(*chain)["warnings"]
     (told,) = (line for line in warnings if "c2st_auc" in line)
-    assert told.startswith("60 rows are too few to tell c2st_auc within 0.05")
-    assert "would do" not in told
+    assert told.startswith("60 rows are too few to measure c2st_auc to within 0.05")
+    assert "would be enough" not in told
 
 
 def test_copies_of_the_rows_that_judge_are_told(chain: Sets) -> None:
     _, heldout, train = chain
     warnings = metrics.compare(heldout.copy(), heldout, train)["warnings"]
-    assert "c2st_auc is below 0.5 by more than chance: are rows copies of those that judge?" in warnings
+    assert "c2st_auc is below 0.5 by more than chance: are rows copied from the held-out ones?" in warnings
     assert not any("below 0.5" in warning for warning in metrics.compare(*chain)["warnings"])
 
 

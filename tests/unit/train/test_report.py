@@ -75,7 +75,7 @@ def test_of_texts_it_speaks_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
     html = rendered(found, page(title="reviews", verdict=verdict, history=[], provenance={}, generator="tokens"))
     words = re.sub("<style.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL)
     assert "Common words" in words
-    assert "texts are too few to tell" in words
+    assert "texts are too few to measure" in words
     spoken = " ".join([words, verdict.sentence, evidence.table(found)])
     assert re.findall(r".*\b(?:columns?|rows?|ones in)\b.*", spoken) == []
 
@@ -140,15 +140,15 @@ def test_without_training_rows_every_real_row_may_be_the_nearest(found: Evidence
     copied = dataclasses.replace(found, contenders={"GAN": found.heldout[:50]})
     assert {pair["distance"] for pair in report.neighbours(copied, lambda codes: None, train_known=False)} == {0}
     html = rendered(copied, page(train_known=False, history=[]))
-    assert "Rows, and the real rows nearest to them" in html
-    assert "nearest learned row" not in html
-    assert "nearest learned row" in rendered(copied, page())
+    assert "Rows, and the nearest real rows</h2>" in html
+    assert "nearest row seen in training" not in html
+    assert "nearest row seen in training" in rendered(copied, page())
 
 
 def test_the_page_says_what_ships(found: Evidence) -> None:
     for history in (HISTORY, []):  # a game may have had no time for a tick
-        html = rendered(found, page(history=history, outcome="The start ships: the game had no time."))
-        assert "The start ships: the game had no time." in html
+        html = rendered(found, page(history=history, outcome="The warm start ships: the game had no time."))
+        assert "The warm start ships: the game had no time." in html
 
 
 def test_a_missed_limit_stands_out(found: Evidence) -> None:
@@ -192,7 +192,7 @@ def test_advice_names_options_that_the_game_has() -> None:
 def test_only_the_game_that_flips_is_told_to_flip_more() -> None:
     copies = [{**HISTORY[-1], "validation_copy_excess": 0.2, "validation_copy_excess_low": 0.1}]
     assert "--flip" in report.diagnosis(copies)
-    assert report.diagnosis(copies, "textbook").endswith("Bring more data.")
+    assert report.diagnosis(copies, "textbook").endswith("Use more data.")
 
 
 def test_the_textbook_adds_two_losses_up() -> None:
