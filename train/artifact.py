@@ -141,20 +141,20 @@ def load(directory: Path) -> Artifact:
         if card["format"] != FORMAT:
             raise ArtifactError(f"{directory}: format {card['format']}, but this version reads format {FORMAT}")
         if _sha256(directory / WEIGHTS) != card["weights_sha256"]:
-            raise ArtifactError(f"{directory / WEIGHTS}: the checksum is not the one on the card")
+            raise ArtifactError(f"{directory / WEIGHTS}: the checksum does not match the card")
         generator = catalogue.build(card["generator"])
         weights = safetensors.torch.load_file(directory / WEIGHTS)
         if weights.keys() != generator.state_dict().keys():
             raise ArtifactError(
-                f"{directory}: another version of Lookalike made it, whose generator had other weights: use that "
-                "version, or train anew"
+                f"{directory}: another version of Lookalike made it, whose generator has different weights: use that "
+                "version, or train again"
             )
         generator.load_state_dict(weights)
         codec = codecs.from_dict(card["codec"])
         golden = [(sample["seed"], sample["rows"]) for sample in card["golden"]]
         usable = [isinstance(rows, list) and rows and _is_seed(seed) for seed, rows in golden]
         if not usable or not all(usable):
-            raise ValueError("without golden samples nothing proves it")
+            raise ValueError("it has no golden samples to verify it by")
     except ArtifactError:
         raise
     except UNREADABLE as problem:
@@ -163,7 +163,7 @@ def load(directory: Path) -> Artifact:
     for seed, rows in golden:
         if artifact.sample(len(rows), seed).tolist() != rows:
             raise ArtifactError(
-                f"{directory}: the golden samples of seed {seed} do not come out again; it was changed, "
+                f"{directory}: it does not reproduce the golden samples of seed {seed}; it was changed, "
                 "or another version of Lookalike made it"
             )
     return artifact

@@ -48,8 +48,8 @@ def load_newest(directory: Path) -> dict[str, Any] | None:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state.get("format") != FORMAT:
         raise InputError(
-            f"--resume: another version of Lookalike wrote {path}, and this one cannot go on from it: resume with the "
-            "version that started the run, or train anew without --resume"
+            f"--resume: another version of Lookalike wrote {path}, and this one cannot read it: resume with the "
+            "version that started the run, or start a new run without --resume"
         )
     return state
 

@@ -115,7 +115,7 @@ class Config:
             and self.generator != "auto"
             and (self.codec == "tokens") != (self.generator == "tokens")
         ):
-            problems.append(f"--generator {self.generator} does not make what --codec {self.codec} reads")
+            problems.append(f"--generator {self.generator} cannot be used with --codec {self.codec}")
         if self.codec in ("bits", "presence") and (unequal := unequal_shares(self, self.processes)):
             problems.append(unequal)
         if problems:
@@ -194,4 +194,4 @@ def from_json(text: str) -> Config:
     try:
         return Config(**json.loads(text))
     except (TypeError, ValueError) as problem:
-        raise InputError(f"config.json cannot be read (of another version, perhaps?): {problem}") from problem
+        raise InputError(f"config.json cannot be read (was it written by another version?): {problem}") from problem

@@ -32,7 +32,7 @@ def announce(
     """Log what a job works on and where, and where it resumes."""
     parts, dataset = prepared.parts, prepared.dataset
     log.info(
-        "%s: %s, codec %s, %d values a row; %s train, %s validate, %s judge",
+        "%s: %s, codec %s, %d values a row; %s to train on, %s to validate, %s to judge",
         dataset.name, dataset.extent, config.codec, len(prepared.codec.columns),
         f"{len(parts.train):,}", f"{min(len(parts.validation), JUDGING_ROWS):,}", f"{len(prepared.heldout):,}",
     )  # fmt: skip
@@ -49,10 +49,10 @@ def announce(
     log.info("run %s on %s", run.path, device_name)
     if config.device == "cuda" and torch.cuda.device_count() > distributed.world_size():
         used = f"{distributed.world_size()} of {torch.cuda.device_count()} GPUs"
-        log.info("%s are used; --processes trains with more of them", used)
+        log.info("using %s; --processes trains on more of them", used)
     if saved is not None:
         where = f"after {saved['state']['seen']:,} sequences" if "state" in saved else "in the warm start"
-        log.info("going on %s", where)
+        log.info("resuming %s", where)
 
 
 def bar(title: str) -> "tqdm[Any]":

@@ -194,7 +194,7 @@ def load(
         dataset = dataclasses.replace(dataset, label=label_column)
     _check_rows(data, len(dataset), dataset.skipped, max_bad_rows)
     if dataset.texts is not None and not any(map(words_of, dataset.texts)):
-        raise InputError(f"--data {data}: no text holds a word, and words are what texts are judged by")
+        raise InputError(f"--data {data}: no text holds a word, but texts are judged by their words")
     if codec == "bits" and dataset.bits is None:
         raise InputError(f"--codec bits: {data} holds text, not rows of 0 and 1")
     if codec in ("presence", "tokens") and dataset.texts is None:
@@ -245,7 +245,7 @@ def check_classes(dataset: Dataset, label_column: str | None) -> None:
         count = len(np.unique(dataset.bits[:, dataset.columns.index(dataset.label)]))
     if not 2 <= count <= MAX_CLASSES:
         raise InputError(
-            f"--label-column {label_column}: {count:,} different values; 2 to {MAX_CLASSES} can be classes"
+            f"--label-column {label_column}: {count:,} different values; there must be 2 to {MAX_CLASSES} classes"
         )
 
 
@@ -340,9 +340,7 @@ def _mention_folders(path: Path) -> None:
     """Warn about shards in subfolders, which are not read."""
     below = sorted({file.parent.name for file in path.glob("*/*") if readers.format_of(file) in READERS})
     if below:
-        log.warning(
-            "--data %s: what lies in folders within it is left out (%s)", path, ", ".join(below[:NAMED_BAD_ROWS])
-        )
+        log.warning("--data %s: folders inside it are not read (%s)", path, ", ".join(below[:NAMED_BAD_ROWS]))
 
 
 def _files(path: Path) -> list[Path]:
@@ -351,18 +349,18 @@ def _files(path: Path) -> list[Path]:
     if not path.exists():
         names = ["movie-reviews", *builtin.BITS]
         raise InputError(
-            f"--data {path}: no such file or folder, and none of the built-in sets ({', '.join(names)})"
+            f"--data {path}: no such file or folder, and not one of the built-in sets ({', '.join(names)})"
             f"{did_you_mean(path.name, names)}"
         )
     if not path.is_dir():
-        raise InputError(f"--data {path}: neither a file nor a folder; save what a pipe gives as a file")
+        raise InputError(f"--data {path}: neither a file nor a folder; save the output of a pipe as a file")
     shards = sorted(file for file in path.iterdir() if _is_shard(file))
     for shard in shards:
         if not shard.is_file():
-            raise InputError(f"--data {path}: {shard.name} is a link that leads nowhere, or no file")
+            raise InputError(f"--data {path}: {shard.name} is a broken link, or not a file")
     if not shards:
         raise InputError(
-            f"--data {path}: the folder holds no file that ends in {', '.join(READERS)} (or these and .gz)"
+            f"--data {path}: the folder holds no file that ends in {', '.join(READERS)} (or one of these and .gz)"
         )
     return shards
 
@@ -457,7 +455,7 @@ def _dataset(table: Table, path: Path, column: str | None, label_column: str | N
     if not others:
         raise InputError(f"--label-column {label_column}: there is no other column to read")
     if column is None and table.left_out:
-        log.warning("%s: left out are columns without text: %s", path.name, ", ".join(table.left_out))
+        log.warning("%s: columns without text are left out: %s", path.name, ", ".join(table.left_out))
     return _text_dataset(column or _text_column(others), label_column, table, path)
 
 
@@ -521,18 +519,18 @@ def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
     if len(given) and (readers.bits_of(given) != NEITHER).all():
         raise InputError(
             f"column {longest or 'without a name'} holds 0 and 1, or true and false, in {len(given)} of the first "
-            f"{len(probes[longest])} rows, which are too few for rows of 0 and 1, and no text"
+            f"{len(probes[longest])} rows: too few for rows of 0 and 1, and it is not text"
         )
     if _all_match(first, NUMBER):  # row numbers, for instance
         example = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())
         raise InputError(
             f"column {longest or 'without a name'} holds {shown(example)}, neither 0 or 1 nor text; "
-            f"leave it out, or name the column of the texts with --column"
+            f"remove it, or name the column of the texts with --column"
         )
     if others and _looks_like_bits({name: columns[name] for name in others}) and _all_match(first, LIKE_A_KEY):
         raise InputError(
-            f"column {longest or 'without a name'} holds {shown(first[0].as_py())}, and the others 0 and 1: leave it "
-            f"out for rows of 0 and 1; if these are the texts, name it with --column"
+            f"column {longest or 'without a name'} holds {shown(first[0].as_py())}, and the others 0 and 1: remove it "
+            f"to use the rows of 0 and 1, or, if it holds the texts, name it with --column"
         )
     return longest
 
@@ -548,5 +546,5 @@ def _why_no_bits(columns: dict[str, pa.ChunkedArray]) -> str:
         bits = readers.bits_of(first)
         if not readers.mostly_bits([bits]):
             other = first[int((bits == NEITHER).argmax())].as_py()
-            return f" (no rows of 0 and 1: column {name} holds {shown(other)})"
+            return f" (not rows of 0 and 1: column {name} holds {shown(other)})"
     return ""

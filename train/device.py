@@ -22,7 +22,7 @@ def chosen(device: str, processes: int) -> str:
     if problem is None:
         return "cuda"
     if device == "cuda":
-        raise InputError(f"--device cuda: {problem}; `python -m train doctor` may say why, --device cpu does without")
+        raise InputError(f"--device cuda: {problem}; `python -m train doctor` may say why; --device cpu needs none")
     if torch.cuda.is_available():
         log.warning("training uses the CPU: %s", problem)
     return "cpu"

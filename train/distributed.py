@@ -91,7 +91,7 @@ def _rendezvous(rank: int, number: int, path: Path, config: Config, workers: Seq
         store.set(CONFIG, config.to_json())
     while not store.check([str(worker.rank) for worker in workers]):
         if any(worker.check() for worker in workers):
-            raise JobError(f"--processes {number}: a process ended before it had met the others")
+            raise JobError(f"--processes {number}: a process ended before it had connected to the others")
         time.sleep(POLL_SECONDS)
     return {"store": store, "rank": rank, "world_size": number}
 
@@ -103,7 +103,7 @@ def given_config() -> Config:
         InputError: `fit --processes` has not started this process.
     """
     if RENDEZVOUS not in os.environ:
-        raise InputError("follow is what `fit --processes` starts, and nothing by itself")
+        raise InputError("follow is started by `fit --processes` and cannot run by itself")
     store = dist.FileStore(os.environ[RENDEZVOUS], int(os.environ["WORLD_SIZE"]))
     return from_json(store.get(CONFIG).decode())
 
@@ -140,7 +140,7 @@ def agree(what: str, value: str) -> None:
     """
     if broadcast(value) != value:
         raise InputError(
-            f"process {rank()} has other {what} than the first one; start all of them with the same command and files"
+            f"process {rank()} and the first one differ in {what}; start all of them with the same command and files"
         )
 
 

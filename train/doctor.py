@@ -84,7 +84,7 @@ def _gpu() -> Check:
         return Check("GPU", "optional", "no NVIDIA driver answers; training uses the CPU")
     advice = "install torch with CUDA: `make clean-venv setup`"
     if torch.version.cuda is not None:
-        advice = f"see that the driver is new enough for CUDA {torch.version.cuda}, and nothing else holds the GPU"
+        advice = f"check that the driver is new enough for CUDA {torch.version.cuda} and that nothing else uses the GPU"
     return Check("GPU", "optional", f"{driver}; training uses the CPU: {problem}", advice)
 
 
@@ -158,7 +158,7 @@ def _mlflow(out: Path) -> Check:
     told = store.without_password(uri)
     file = store.store_file(uri)
     if file is not None and not file.exists():
-        return Check("MLflow", "ok", f"{told} (will be made)")
+        return Check("MLflow", "ok", f"{told} (will be created)")
     try:
         tracking.set_mlflow_defaults()
         count = len(mlflow.MlflowClient(uri).search_experiments(max_results=1000))
@@ -168,7 +168,7 @@ def _mlflow(out: Path) -> Check:
             "MLflow",
             "optional",
             f"{told}: {reason}",
-            "start the server or correct MLFLOW_TRACKING_URI; training works untracked",
+            "start the server or correct MLFLOW_TRACKING_URI; training works without it",
         )
     return Check("MLflow", "ok", f"{told} ({count} experiments)")
 
@@ -176,7 +176,7 @@ def _mlflow(out: Path) -> Check:
 def _ports() -> Check:
     taken = [port for port in SERVING_PORTS if _is_taken(port)]
     if taken:
-        advice = "if it is Lookalike, `make stop`; else serve elsewhere: `python -m serve start --help`"
+        advice = "if it is Lookalike, run `make stop`; otherwise choose other ports: `python -m serve start --help`"
         return Check("Ports", "optional", f"{', '.join(map(str, taken))} in use", advice)
     return Check("Ports", "ok", f"{', '.join(map(str, SERVING_PORTS))} free")
 

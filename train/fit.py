@@ -172,12 +172,12 @@ def _run_locked(run: RunDirectory, config: Config, prepared: Prepared) -> Outcom
         raise distributed.LostError(f"{problem}; {_last_good(run)}; {_go_on(run)}") from problem
     except OSError as problem:
         what = f"{problem.filename or run.path}: {problem.strerror or problem}"
-        raise JobError(f"{what}; {_last_good(run)}. When that is mended, {_go_on(run)}") from problem
+        raise JobError(f"{what}; {_last_good(run)}. When that is fixed, {_go_on(run)}") from problem
     except (MemoryError, RuntimeError) as problem:
         if not is_out_of_memory(problem):
             raise
-        advice = "free some memory and go on, or start anew with smaller nets or a smaller --batch-size"
-        raise JobError(f"out of memory; {_last_good(run)}. {advice}; to {_go_on(run)}") from problem
+        advice = "Free some memory and resume, or start a new run with smaller nets or a smaller --batch-size"
+        raise JobError(f"out of memory; {_last_good(run)}. {advice}; {_go_on(run)}") from problem
 
 
 def _load_checkpoint(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, Any] | None:
@@ -194,8 +194,8 @@ def _load_checkpoint(run: RunDirectory, config: Config, prepared: Prepared) -> d
         begun_with = mirror.read(run).tags.get("fingerprint")
     if begun_with not in (None, prepared.dataset.fingerprint()):
         raise InputError(
-            f"--resume: {config.data} is not what {run.path} was started with; name that data with --data, or start a "
-            f"new run without --resume"
+            f"--resume: {config.data} is not the data of {run.path}; name that with --data, or start a new "
+            f"run without --resume"
         )
     return saved
 
@@ -204,17 +204,17 @@ def _go_on(run: RunDirectory) -> str:
     out = run.path.parent
     newest = max(rundir.existing(out), key=lambda each: each.number, default=run)  # there may be none if it was deleted
     options = f"--resume --out {shlex.quote(str(out if newest == run else run.path))}"
-    return f'go on with: python -m train fit {options} (or: make train ARGS="{options}")'
+    return f'resume with: python -m train fit {options} (or: make train ARGS="{options}")'
 
 
 def _last_saved(run: RunDirectory) -> str:
     path = checkpoint.newest(run.checkpoints)
-    return f"saved is the state of {time.time() - path.stat().st_mtime:.0f} s ago" if path else "nothing was saved yet"
+    return f"the saved state is {time.time() - path.stat().st_mtime:.0f} s old" if path else "nothing is saved yet"
 
 
 def _last_good(run: RunDirectory) -> str:
     path = checkpoint.newest(run.checkpoints)
-    return f"the last good state is {path}" if path else "nothing was saved yet"
+    return f"the last good state is {path}" if path else "nothing is saved yet"
 
 
 def _run_tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Verdict:
@@ -433,7 +433,7 @@ class _Game:
             return
         share, limit = job.seconds(job.kind.warm_share), job.seconds(1.0) - self.state.seconds
         if limit < share / 2:  # the minutes were reduced since: a rushed refit would be worse than the first start
-            log.info("no time is left for a refit: the start ships as it is")
+            log.info("no time is left for a refit: the warm start ships as it is")
             return
         if begun is not None:
             phase.load_state_dict(begun)

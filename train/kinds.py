@@ -200,7 +200,7 @@ def _moved(rows: Tensor | PackedRows, device: str) -> Tensor | PackedRows:
     try:
         return rows.to(device)
     except torch.OutOfMemoryError:
-        log.warning("the training rows do not fit into the GPU's memory, so that each batch has to be moved there")
+        log.warning("the training rows do not fit into the GPU's memory, so each batch is copied to it")
         return rows
 
 
@@ -265,7 +265,7 @@ class TextKind:
     def complete(self, generator: TokenGenerator, warm: TokenGenerator) -> None:
         """Fit the scale of the scores to the validation texts, then count these into the n-grams."""
         if len(self.validation_codes):
-            log.info("calibrating by training and validation texts")
+            log.info("calibrating on training and validation texts")
             _, scale = text_game.nats_won(generator.scorer, *self._checked(generator))
             generator.scorer.rescale(scale)
             known = torch.cat([self.prepared.train, self.prepared.validation]).to(self.config.device)
@@ -348,4 +348,4 @@ def _announce_baselines(config: Config) -> None:
 
 
 def _announce_judging(names: list[str], rows: int) -> None:
-    log.info("judging %s by %s held-out rows", ", ".join(names), f"{rows:,}")
+    log.info("judging %s against %s held-out rows", ", ".join(names), f"{rows:,}")

@@ -152,11 +152,13 @@ class Mirror:
         if experiment is None:
             return self.client.create_experiment(name, artifact_location=place)
         if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
-            restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-            raise InputError(f"MLflow's experiment {name} has been deleted; {restore}, or name another by --experiment")
+            restore = f"restore it with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+            raise InputError(
+                f"MLflow's experiment {name} has been deleted; {restore}, or name another with --experiment"
+            )
         if self.uri == file_uri(beside(self.run.path.parent)) and experiment.artifact_location != place:
             log.warning(
-                "MLflow keeps the files of experiment %s in %s, where it was begun; another --experiment begins here",
+                "MLflow keeps the files of experiment %s in %s, where it was created; another --experiment starts here",
                 name,
                 experiment.artifact_location,
             )
@@ -279,8 +281,8 @@ class Mirror:
         passed = self.client.search_model_versions(f"name='{MODEL_NAME}' and tags.gate='{GATE[True]}'")
         others = [each for each in passed if int(each.version) != int(champion)]
         newest = max(others, key=lambda each: int(each.version), default=None)
-        now = "" if newest is None else f"; version {newest.version} is"
-        log.info("MLflow: version %s missed the gate that is asked now, and is %s no more%s", champion, CHAMPION, now)
+        now = "" if newest is None else f"; version {newest.version} is now"
+        log.info("MLflow: version %s missed the current gate and is no longer %s%s", champion, CHAMPION, now)
         if newest is None:
             self.client.delete_registered_model_alias(MODEL_NAME, CHAMPION)
         else:
@@ -303,7 +305,7 @@ class Mirror:
         """Log when the champion is now a model of other data than before: there is one champion for all data sets."""
         known = None if before is None else self.client.get_model_version(MODEL_NAME, before).tags.get("data")
         if known not in (None, data):
-            log.info("MLflow: %s is a model of %s now; it was version %s, a model of %s", CHAMPION, data, before, known)
+            log.info("MLflow: %s is now a model of %s; it was version %s, a model of %s", CHAMPION, data, before, known)
 
     def _log_model(self) -> Any:
         """Log the artifact as a pyfunc model ("models from code": nothing is pickled)."""

@@ -53,8 +53,9 @@ class Prepared:
         if not self.too_long:
             return ""
         return (
-            f"{self.too_long:,} of the {len(self.parts.train) + len(self.parts.validation):,} texts to learn from have "
-            f"more than {len(self.codec.columns) - 1} tokens (--length) and are left out; those that judge are not"
+            f"{self.too_long:,} of the {len(self.parts.train) + len(self.parts.validation):,} training and validation "
+            f"texts have more than {len(self.codec.columns) - 1} tokens (--length) and are left out; longer held-out "
+            "texts are not"
         )
 
 
@@ -78,7 +79,7 @@ def prepare(config: Config) -> Prepared:
     parts = data.split(len(dataset), holdout=config.holdout, validation=config.validation, seed=config.split_seed)
     if len(parts.train) < 2:
         shares = f"--holdout {config.holdout:g} and --validation {config.validation:g}"
-        raise InputError(f"{shares}: of {len(dataset)} rows they leave {len(parts.train)} to learn from")
+        raise InputError(f"{shares} leave only {len(parts.train)} of {len(dataset)} rows to train on")
     if dataset.texts is not None and _as_tokens(config):
         return _prepare_tokens(config, dataset, parts)
     codec = _bits_codec(config, dataset, parts)
@@ -171,7 +172,7 @@ def _labels(config: Config, classes: list[str], names: list[str], train: Tensor)
     learned = set(labels[train].tolist())
     if lacking := [name for number, name in enumerate(names) if number not in learned]:
         raise InputError(
-            f"--label-column {config.label_column}: no training text is of class {lacking[0]}, so it could not be "
-            f"asked for; leave its rows out, or set fewer aside by --holdout and --validation"
+            f"--label-column {config.label_column}: no training text is of class {lacking[0]}, so it cannot be "
+            f"learned; remove its rows, or hold out fewer with --holdout and --validation"
         )
     return labels

@@ -105,7 +105,7 @@ def process_count(processes: int) -> int:
     number = int(os.environ.get("WORLD_SIZE", processes))
     if processes not in (1, number):
         raise InputError(
-            f"--processes {processes}: WORLD_SIZE says that {number} have been started (by torchrun?); leave "
-            f"--processes out, or unset WORLD_SIZE where nothing has started them"
+            f"--processes {processes}: but WORLD_SIZE says that {number} were started (by torchrun?); leave out "
+            f"--processes, or unset WORLD_SIZE if nothing has started them"
         )
     return number

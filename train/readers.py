@@ -59,7 +59,7 @@ CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row longer than two b
 STRADDLING = "straddling"  # a word in PyArrow's message about such a row
 MARK = "\ufffd".encode()  # what decoding puts in place of invalid bytes
 NO_ROWS = "no row can be used: there are only column names"
-SAME_NAMES = "two columns have the same name (is the line of names missing?)"
+SAME_NAMES = "two columns have the same name (is the header line missing?)"
 OTHER_COLUMNS = "--data {path}: {file} does not have the same columns in the same order as the first shard"
 NAMED_BAD_ROWS = 3  # how many an error message names
 
@@ -91,7 +91,7 @@ def read(path: Path, *, may_be_empty: bool = False) -> Table:
     """
     reader = READERS.get(format_of(path))
     if reader is None:
-        raise InputError(f"--data {path}: the name must end in {', '.join(READERS)} (or these and .gz)")
+        raise InputError(f"--data {path}: the name must end in {', '.join(READERS)} (or one of these and .gz)")
     try:
         content = gzip.decompress(path.read_bytes()) if is_gzip(path) else path.read_bytes()
         if not content.strip():
@@ -109,7 +109,7 @@ def read(path: Path, *, may_be_empty: bool = False) -> Table:
 def in_a_line(problem: Exception) -> str:
     """A problem's message in one line (PyArrow's have several), without the file name, which the caller adds."""
     if isinstance(problem, MemoryError) and not problem.args:
-        return "it is larger than memory; texts must not be, rows of 0/1 may be as CSV, Parquet or NPY"
+        return "it is larger than memory, which only rows of 0/1 in CSV, Parquet or NPY may be"
     return " ".join(str(getattr(problem, "strerror", None) or problem).split())
 
 
@@ -266,8 +266,8 @@ def check_quotes(lines: Iterable[str], delimiter: str, *, several_lines: bool = 
             fits = False
         if reader.line_num > first and not (fits and (several_lines or first == 1 or ended)):
             raise InputError(
-                f"line {first}: a quotation mark that opens a value takes in the lines up to {reader.line_num}; "
-                f'put a value with quotation marks between two more, and double its own: """Great"", he said"'
+                f"line {first}: a quoted value runs on to line {reader.line_num}; put quotation marks around a value "
+                f'that contains some, and double those inside: """Great"", he said"'
             )
 
 
@@ -282,8 +282,8 @@ def _check_escapes(lines: Iterable[str], delimiter: str) -> None:
         collections.deque(reader, maxlen=0)
     except csv.Error as problem:
         raise InputError(
-            f"line {reader.line_num}: a value goes on after its closing quotation mark; "
-            f'double the marks within a value, which a backslash does not hide: """Great"", he said"'
+            f"line {reader.line_num}: text follows the closing quotation mark of a value; double quotation marks "
+            f'inside a value, since a backslash does not escape them: """Great"", he said"'
         ) from problem
 
 
@@ -416,7 +416,7 @@ def _json_records(content: bytes, bad: dict[int, str]) -> Iterator[tuple[int, di
             case str():
                 yield number, {TEXT_COLUMN: value}
             case list() if any(isinstance(cell, dict) for cell in value):
-                bad[number] = "a list of objects, which must stand on a line each"
+                bad[number] = "a list of objects; put each object on a line of its own"
             case list():
                 names = column_names(len(value))
                 yield number, {name: _cell(cell) for name, cell in zip(names, value, strict=True)}
@@ -467,7 +467,7 @@ def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
 
 def _read_npy(content: bytes, file: str) -> Table:
     if not content.startswith(np.lib.format.MAGIC_PREFIX):
-        raise InputError("not what numpy's save writes (of an .npz archive, save one array)")
+        raise InputError("not a file that numpy.save has written (from an .npz archive, save one array)")
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except ValueError as problem:

@@ -83,8 +83,8 @@ def write(
     plan = Plan(weights_sha256=weights, seed=seed, n=n, shard_rows=shard_rows, options=options or {})
     if plan.shards > MOST_SHARDS:
         raise InputError(
-            f"--shard-rows {shard_rows}: {n:,} rows would be {plan.shards:,} files, and {MOST_SHARDS:,} is the most; "
-            f"take {-(-n // MOST_SHARDS):,} or more"
+            f"--shard-rows {shard_rows}: {n:,} rows need {plan.shards:,} files, but {MOST_SHARDS:,} is the limit; "
+            f"use {-(-n // MOST_SHARDS):,} or more"
         )
     _claim(folder, plan)
     atomic.clear(folder)
@@ -104,13 +104,13 @@ def write(
 def _claim(folder: Path, plan: Plan) -> None:
     """Write the manifest, or check it against an existing one."""
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder}: a file that is there already; name a folder, or a file with an ending")
+        raise InputError(f"--out {folder}: an existing file; name a folder, or a file with an extension")
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / MANIFEST
     with FileLock(folder / ".lock"):
         if not manifest.exists():
             if any(folder.glob("*.parquet")):
-                raise InputError(f"--out {folder}: holds Parquet files that no {MANIFEST} explains; name another")
+                raise InputError(f"--out {folder}: holds Parquet files but no {MANIFEST}; name another folder")
             atomic.write_text(manifest, json.dumps(asdict(plan), indent=1) + "\n")
         try:
             found = json.loads(manifest.read_text())

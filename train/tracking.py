@@ -80,7 +80,7 @@ class Tracker:
             rest.join(INTERRUPTED_SECONDS if status == "KILLED" else None)
         if not self.record.complete:
             run = shlex.quote(str(self.run.path))
-            log.warning("MLflow lacks a part of this run; later, send it with: python -m train sync %s", run)
+            log.warning("MLflow lacks part of this run; send it later with: python -m train sync %s", run)
 
     def _send_rest(self) -> None:
         self.thread.join(PATIENCE_SECONDS)
@@ -104,7 +104,7 @@ class Tracker:
         except Exception as problem:
             self.mirror = None
             if not self.lost:
-                log.warning("MLflow cannot be told of this run (%s); its directory keeps everything", one_line(problem))
+                log.warning("MLflow cannot record this run (%s); the run directory keeps everything", one_line(problem))
             self.lost = True
 
     def _connected(self) -> Mirror:

@@ -25,7 +25,9 @@ def check_writable(path: Path) -> None:
         InputError: the format is unknown, or as for `check_folder`.
     """
     if path.suffix.lower() not in WRITERS:
-        raise InputError(f"--out {path}: the name must end in {', '.join(WRITERS)}, or have no ending: a folder")
+        raise InputError(
+            f"--out {path}: the name must end in {', '.join(WRITERS)}, or, for a folder, have no extension"
+        )
     check_folder(path)
 
 

@@ -80,7 +80,7 @@ def test_sigterm_leaves_a_checkpoint_from_which_the_job_goes_on(trained: object,
     goes_on = [*command, "--resume", "--max-minutes", "0.01"]
     done = subprocess.run(goes_on, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on after" in done.stdout + done.stderr
+    assert "resuming after" in done.stdout + done.stderr
     after = tracked(runs, 2)
     assert after.info.run_id == before.info.run_id
     assert after.info.status == "FINISHED"

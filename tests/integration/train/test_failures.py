@@ -107,7 +107,7 @@ def test_a_full_disk_ends_in_a_line_and_the_job_goes_on_when_there_is_room() -> 
     errors = done.stderr.splitlines()
     assert len(errors) == 1
     assert "No space left on device; the last good state is runs/00001-toy-bits/checkpoints/" in errors[0]
-    assert "go on with: python -m train fit --resume --out runs" in errors[0]
+    assert "resume with: python -m train fit --resume --out runs" in errors[0]
     assert Path("partial").read_text() == ""
     assert "archive: runs/00001-toy-bits/lookalike.mar" in done.stdout
 

@@ -182,7 +182,7 @@ def test_a_champion_of_other_data_is_told(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "gate.yaml").write_text("soft_share: <= 0\n")
     np.save(tmp_path / "rows.npy", builtin.toy(300))
     options = [*SMALL, "--epochs", "1", "--baselines", "none", "--gate", str(tmp_path / "gate.yaml")]
-    line = "MLflow: champion is a model of rows now; it was version 1, a model of toy"
+    line = "MLflow: champion is now a model of rows; it was version 1, a model of toy"
     for data in ("toy", str(tmp_path / "rows.npy")):
         assert line not in capsys.readouterr().out
         assert main(["fit", "--data", data, *options]) == 0
@@ -201,8 +201,8 @@ def test_a_champion_that_misses_a_later_gate_is_champion_no_more(
     strict = ["--gate", str(tmp_path / "strict.yaml")]
     assert int(client.get_model_version_by_alias("lookalike", "champion").version) == 2
     assert main(["fit", "--resume", *strict]) == 3
-    missed = "missed the gate that is asked now, and is champion no more"
-    assert f"version 2 {missed}; version 1 is\n" in capsys.readouterr().out
+    missed = "missed the current gate and is no longer champion"
+    assert f"version 2 {missed}; version 1 is now\n" in capsys.readouterr().out
     assert int(client.get_model_version_by_alias("lookalike", "champion").version) == 1
     assert main(["fit", "--resume", "--out", str(tmp_path / "runs" / "00001-toy-bits"), *strict]) == 3
     assert f"version 1 {missed}\n" in capsys.readouterr().out
@@ -255,7 +255,7 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "go on with: python -m train fit --resume" in errors
+    assert "resume with: python -m train fit --resume" in errors
 
     before = only_run(tmp_path).info.run_id
     assert main(["fit", "--resume"]) == 0
@@ -362,7 +362,7 @@ def test_training_goes_on_without_mlflow(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert main(["fit", "--data", "toy", *FAST]) == 0
     run = rundir.newest(tmp_path / "runs")
-    assert "MLflow cannot be told of this run" in run.log.read_text()
+    assert "MLflow cannot record this run" in run.log.read_text()
     assert run.report.is_file()
 
 

@@ -65,10 +65,10 @@ def test_a_job_stopped_in_its_warm_start_ends_with_the_same_weights(
     else:
         assert job.exitcode == 1
         (error,) = (tmp_path / "errors").read_text().splitlines()
-        assert "go on with: python -m train fit --resume" in error
+        assert "resume with: python -m train fit --resume" in error
 
     assert done(tmp_path, "fit", "--resume") == 0
-    assert "going on in the warm start" in (tmp_path / "runs" / "00001-toy-bits" / "log.txt").read_text()
+    assert "resuming in the warm start" in (tmp_path / "runs" / "00001-toy-bits" / "log.txt").read_text()
     assert weights(tmp_path) == undisturbed
 
 
@@ -85,7 +85,7 @@ def test_a_job_killed_while_mlflows_store_is_made_leaves_no_half_of_it(tmp_path:
     job = driver.start(["fit", "--resume"], tmp_path, errors=tmp_path / "errors", environment=known)
     while "MLflow: run " not in (log := (runs / "00001-toy-bits" / "log.txt").read_text()):
         assert job.is_alive()
-        assert "cannot be told" not in log
+        assert "cannot record" not in log
         time.sleep(0.05)
     job.kill()
     assert not (runs / ".mlflow.db.partial").exists()

@@ -77,7 +77,7 @@ def test_a_process_that_is_lost_is_named_and_the_others_are_over_with_a_killed_f
     last = (tmp_path / "output.txt").read_text().splitlines()[-1]
     assert last.startswith("Error: process ")
     assert "of 3 failed: it was ended by SIGKILL; another process was lost; the last good state is" in last
-    assert "go on with: python -m train fit --resume --out runs" in last
+    assert "resume with: python -m train fit --resume --out runs" in last
     assert not second.is_running()
 
     process = start(tmp_path, 1, "--resume")

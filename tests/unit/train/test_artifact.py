@@ -63,7 +63,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no card": (lambda folder: (folder / "card.json").unlink(), "card.json"),
     "no weights": (lambda folder: (folder / "generator.safetensors").unlink(), "generator.safetensors"),
     "half a card": (lambda folder: (folder / "card.json").write_text('{"format": 1'), "not a readable artifact"),
-    "other weights": (swap_weights, "the checksum is not the one on the card"),
+    "other weights": (swap_weights, "the checksum does not match the card"),
     "weights of another version": (drop_a_weight, "another version of Lookalike made it"),
     "other golden rows": (lambda folder: edit(folder, swap_golden), "golden samples"),
     "newer format": (lambda folder: edit(folder, lambda card: card.update(format=2)), "format 2"),
@@ -74,15 +74,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other size": (lambda folder: edit(folder, lambda card: card["generator"].update(hidden=9)), "not a readable"),
     "no golden samples": (
         lambda folder: edit(folder, lambda card: card.update(golden=[])),
-        "without golden samples nothing proves it",
+        "it has no golden samples to verify it by",
     ),
     "empty golden samples": (
         lambda folder: edit(folder, lambda card: card["golden"][0].update(rows=[])),
-        "without golden samples nothing proves it",
+        "it has no golden samples to verify it by",
     ),
     "no number as golden seed": (
         lambda folder: edit(folder, lambda card: card["golden"][0].update(seed="0")),
-        "without golden samples nothing proves it",
+        "it has no golden samples to verify it by",
     ),
     "a list as codec": (lambda folder: edit(folder, lambda card: card.update(codec=[])), "not a readable artifact"),
     "no classes": (lambda folder: edit(folder, lambda card: card["generator"].update(classes=0)), "not a readable"),

@@ -82,7 +82,7 @@ def test_a_checkpoint_of_another_version_is_refused_with_advice(
     monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT - 1)
     path = checkpoint.save(tmp_path, state(5))
     monkeypatch.undo()
-    with pytest.raises(InputError, match=f"--resume: another version of Lookalike wrote {path}.* train anew"):
+    with pytest.raises(InputError, match=f"--resume: another version of Lookalike wrote {path}.* start a new run"):
         checkpoint.load_newest(tmp_path)
 
 

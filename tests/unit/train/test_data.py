@@ -88,9 +88,9 @@ def test_what_a_folder_does_not_give_is_told(tmp_path: Path, caplog: pytest.LogC
     (tmp_path / "more").mkdir()
     np.save(tmp_path / "more" / "c.npy", BITS)
     assert len(data.load(str(tmp_path))) == len(BITS)
-    assert caplog.text.count("what lies in folders within it is left out (more)") == 1
+    assert caplog.text.count("folders inside it are not read (more)") == 1
     (tmp_path / "b.npy").symlink_to(tmp_path / "absent.npy")
-    with pytest.raises(InputError, match=r"b\.npy is a link that leads nowhere"):
+    with pytest.raises(InputError, match=r"b\.npy is a broken link"):
         data.load(str(tmp_path))
 
 
@@ -110,7 +110,7 @@ def test_objects_beside_texts_are_left_out_and_told(tmp_path: Path, caplog: pyte
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": {"en": text}, "name": f"n{text}"}) + "\n" for text in TEXTS))
     assert data.load(str(path)).texts == [f"n{text}" for text in TEXTS]
-    assert "a.jsonl: left out are columns without text: text" in caplog.text
+    assert "a.jsonl: columns without text are left out: text" in caplog.text
     with pytest.raises(InputError, match="--column text: holds no text"):
         data.load(str(path), column="text")
     path.write_text('{"text": {"en": "x"}}\n' * 20)
@@ -149,8 +149,8 @@ def test_a_text_may_have_lines_where_the_reader_pauses(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("rows", "lines"),
     [
-        (['"Great movie', "fine", "dull", '"Sad" one', "fine"], "line 22: .* up to 25;"),
-        (['"Great movie', "fine", "dull"], "line 22: .* up to 24;"),
+        (['"Great movie', "fine", "dull", '"Sad" one', "fine"], "line 22: .* to line 25;"),
+        (['"Great movie', "fine", "dull"], "line 22: .* to line 24;"),
     ],
     ids=["closed by another row's", "never closed"],
 )
@@ -293,18 +293,18 @@ def test_json_lines_may_be_broken(tmp_path: Path) -> None:
         ("a.xlsx", b"x", "the name must end in .csv, .tsv"),
         ("a.parquet", b"nonsense", "Parquet"),
         ("a.csv.gz", b"nonsense", "gzip"),
-        ("a.npy", b"nonsense", "not what numpy's save writes"),
+        ("a.npy", b"nonsense", "not a file that numpy.save has written"),
         ("a.npy", b"", "the file is empty"),
-        ("a.csv", b"a,a\n1,2\n", "two columns have the same name (is the line of names missing?)"),
+        ("a.csv", b"a,a\n1,2\n", "two columns have the same name (is the header line missing?)"),
         ("a.csv", "text\na film\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
         # mtime: what is a test's name has to be the same in every worker
         ("a.csv.gz", gzip.compress(b"text\n" + bytes(range(250)) * 9, mtime=0)[:99] + b"x" * 99, "decompressing"),
         ("a.csv", b"one,two\n" + b"here,there\n" * 12, "which column holds the text? Name it with --column: one, two"),
-        ("a.csv", b"a,b\n" + b"1,0\n2,1\n,0\n" * 9, "--column: a, b (no rows of 0 and 1: column a holds '2')"),
-        ("a.csv", b"a,b\n" + b"1,0\n,1\n0,0\n" * 9, "--column: a, b (no rows of 0 and 1: column a holds nothing)"),
+        ("a.csv", b"a,b\n" + b"1,0\n2,1\n,0\n" * 9, "--column: a, b (not rows of 0 and 1: column a holds '2')"),
+        ("a.csv", b"a,b\n" + b"1,0\n,1\n0,0\n" * 9, "--column: a, b (not rows of 0 and 1: column a holds nothing)"),
         ("a.jsonl", (b'{"a": "a film"}\n' * 2 + b'{"a": "a film", "b": "a long reply"}\n') * 9, "column holds the t"),
         ("a.jsonl", b'{"a": null}\n{"a": 7}\n' * 9, "column a holds '7', neither 0 or 1 nor text"),
-        ("a.jsonl", b'[{"text": "a film"}, {"text": "a plot"}]', "(row 1: a list of objects, which must stand on a li"),
+        ("a.jsonl", b'[{"text": "a film"}, {"text": "a plot"}]', "(row 1: a list of objects; put each object on a li"),
         ("a.jsonl", b'[\n{"text":\n"a film"}]', "no line holds a JSON object, text or list (row 1: not JSON)"),
         ("a.txt", b"one\ntwo\n", "2 usable rows; at least 10"),
         ("a.txt", b"!!!\n:)\n" * 9, "no text holds a word"),
@@ -345,7 +345,7 @@ def test_an_array_of_python_objects_is_refused(tmp_path: Path) -> None:
 def test_an_archive_of_arrays_is_refused(tmp_path: Path, packed: bool) -> None:
     with (tmp_path / "a.npy").open("wb") as file:
         np.savez(file, BITS)
-    with pytest.raises(InputError, match=r"a\.npy: not what numpy's save writes \(of an \.npz archive"):
+    with pytest.raises(InputError, match=r"a\.npy: not a file that numpy\.save has written \(from an \.npz archive"):
         data.load(str(tmp_path / "a.npy"), packed=packed)
 
 
@@ -416,7 +416,7 @@ def test_the_built_in_reviews_have_classes_where_they_are_asked_for(monkeypatch:
 def test_classes_must_be_few(tmp_path: Path) -> None:
     path = tmp_path / "named.csv"
     path.write_text("name,review\n" + "".join(f"n{row},a film like any other\n" for row in range(101)))
-    with pytest.raises(InputError, match="--label-column name: 101 different values; 2 to 100 can be classes"):
+    with pytest.raises(InputError, match="--label-column name: 101 different values; there must be 2 to 100 classes"):
         data.check_classes(data.load(str(path), label_column="name"), "name")
     path.write_text("name\n" + "a\nb\n" * 10)
     with pytest.raises(InputError, match="--label-column name: there is no other column"):
@@ -442,7 +442,7 @@ def test_options_that_do_not_fit_are_named(tmp_path: Path) -> None:
     for codec in ("presence", "tokens"):
         with pytest.raises(InputError, match=f"--codec {codec}: toy holds rows of 0 and 1"):
             data.load("toy", codec=codec)
-    with pytest.raises(InputError, match="none of the built-in sets"):
+    with pytest.raises(InputError, match="and not one of the built-in sets"):
         data.load("nofile.csv")
     with pytest.raises(InputError, match="did you mean digits"):
         data.load("digts")
@@ -501,7 +501,7 @@ def test_hidden_files_are_no_shards(tmp_path: Path) -> None:
         ("a.csv", b"0,1\n" + b"0,1\n1,1\n" * 9, "the first line holds values"),
         ("a.csv", b"1\n" + b"0\n1\n" * 9, "the first line holds values"),
         ("a.tsv", b"text,stars\n" + b"a film,1\n" * 12, "seem to be separated by ','"),
-        ("a.csv", b'text,stars\n"he said \\"great\\" twice",1\n' * 12, "a backslash does not hide"),
+        ("a.csv", b'text,stars\n"he said \\"great\\" twice",1\n' * 12, "a backslash does not escape"),
         ("a.csv", b"a,b\n" + b"true,0\n,1\nfalse,1\n" * 9, "column a holds 0 and 1, or true and false, in 18 of"),
         ("a.txt", ("a film\n" * 20).encode("utf-16-le"), "the text is UTF-16"),
         ("a.csv", gzip.compress(b"a,b\n" + b"0,1\n" * 20, mtime=0), "it is compressed by gzip"),
@@ -631,7 +631,7 @@ def test_numbers_of_rows_are_no_texts(tmp_path: Path, codec: str) -> None:
 def test_names_of_rows_beside_bits_are_no_texts_unless_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "bits.csv"
     path.write_text("patient,fever,cough\n" + "".join(f"P{row},{row % 2},1\n" for row in range(100, 200)))
-    with pytest.raises(InputError, match=r"column patient holds 'P100', and the others 0 and 1: leave it out"):
+    with pytest.raises(InputError, match=r"column patient holds 'P100', and the others 0 and 1: remove it to use"):
         data.load(str(path))
     assert data.load(str(path), column="patient").texts == [f"P{row}" for row in range(100, 200)]
     path.write_text("review,good\n" + "好看的电影,1\na film,0\n" * 10)
@@ -706,7 +706,7 @@ def test_a_class_has_one_name_in_files_of_every_format(tmp_path: Path) -> None:
 def test_a_class_that_is_always_the_same_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("fever,cough\n" + "1,0\n1,1\n" * 20)
     dataset = data.load(str(tmp_path / "a.csv"), label_column="fever")
-    with pytest.raises(InputError, match="--label-column fever: 1 different values; 2 to"):
+    with pytest.raises(InputError, match="--label-column fever: 1 different values; there must be 2 to"):
         data.check_classes(dataset, "fever")
     data.check_classes(data.load(str(tmp_path / "a.csv"), label_column="cough"), "cough")
 

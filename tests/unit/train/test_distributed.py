@@ -67,7 +67,7 @@ def test_numbers_of_processes_that_contradict_each_other_are_refused(
     monkeypatch.setenv("WORLD_SIZE", str(number))
     config = resolve({"codec": "tokens", "processes": 2})
     with (
-        pytest.raises(InputError, match=rf"--processes 2: WORLD_SIZE says that {number} .* leave --processes out"),
+        pytest.raises(InputError, match=rf"--processes 2: but WORLD_SIZE says that {number} .* leave out --processes"),
         distributed.session(config),
     ):
         pass

@@ -284,7 +284,7 @@ def test_files_that_lack_the_classes_are_named(rated: Path) -> None:
         judged(rated, samples, bare, label_column="stars")
     single = rated.with_name("single.csv")
     single.write_text("text,stars\n" + "a film,5\n" * 20)
-    with pytest.raises(InputError, match="--label-column stars: 1 different values; 2 to 100 can be classes"):
+    with pytest.raises(InputError, match="--label-column stars: 1 different values; there must be 2 to 100 classes"):
         judged(single, samples, label_column="stars")
     with pytest.raises(InputError, match="--label-column: classes of texts need --codec tokens"):
         judged(rated, samples, label_column="stars", codec="presence", words=5)

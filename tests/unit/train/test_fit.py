@@ -31,7 +31,7 @@ def test_the_same_command_again_says_that_a_run_was_interrupted(
     with caplog.at_level("INFO", logger="lookalike"):
         fit._mention_unfinished(config)
         options = f"--resume --out {tmp_path / 'runs'}"
-        go_on = f'go on with: python -m train fit {options} (or: make train ARGS="{options}")'
+        go_on = f'resume with: python -m train fit {options} (or: make train ARGS="{options}")'
         assert caplog.messages == [f"{run.path} was interrupted; {go_on}"]
         caplog.clear()
         fit._mention_unfinished(dataclasses.replace(config, seed=1))
@@ -47,7 +47,7 @@ def test_a_run_that_is_older_than_a_finished_one_is_named_and_can_go_on(
 ) -> None:
     out = tmp_path / "runs"
     older, newer = (rundir.create(out, "toy-bits", fit.Config(data="toy").to_json()) for _ in range(2))
-    go_on = 'go on with: python -m train fit {0} (or: make train ARGS="{0}")'.format(f"--resume --out {older.path}")
+    go_on = 'resume with: python -m train fit {0} (or: make train ARGS="{0}")'.format(f"--resume --out {older.path}")
     with caplog.at_level("INFO", logger="lookalike"):
         fit._mention_older(newer)
         assert caplog.messages == []
@@ -61,7 +61,7 @@ def test_a_run_that_is_older_than_a_finished_one_is_named_and_can_go_on(
 
 @pytest.mark.parametrize(
     ("interruption", "state"),
-    [(fit.SavedInterrupt, "everything is saved"), (KeyboardInterrupt, "saved is the state of 4[0-9] s ago")],
+    [(fit.SavedInterrupt, "everything is saved"), (KeyboardInterrupt, "the saved state is 4[0-9] s old")],
 )
 def test_what_an_interruption_leaves_is_told_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException], state: str
@@ -73,7 +73,7 @@ def test_what_an_interruption_leaves_is_told_as_it_is(
 
     monkeypatch.setattr(fit, "_run_tracked", work)
     config = fit.Config(data="toy", device="cpu", out=str(tmp_path))
-    with pytest.raises(JobError, match=f"^interrupted; {state}; go on with: .* --out {tmp_path} "):
+    with pytest.raises(JobError, match=f"^interrupted; {state}; resume with: .* --out {tmp_path} "):
         fit.fit(config)
 
 
@@ -99,7 +99,7 @@ def test_a_run_goes_on_with_data_that_have_been_moved(tmp_path: Path) -> None:
     checkpoint.save(run.checkpoints, {"fingerprint": "of others"})
     config = fit.continued(run, {"data": "moved/rows.npy"})
     assert config.data == "moved/rows.npy"
-    with pytest.raises(InputError, match=r"--resume: moved/rows\.npy is not what .* was started with; name that data"):
+    with pytest.raises(InputError, match=r"--resume: moved/rows\.npy is not the data of .*; name that with --data"):
         fit._load_checkpoint(run, config, prepare(resolve({"data": "toy"})))
 
 
@@ -117,7 +117,7 @@ def test_other_data_is_told_before_the_first_checkpoint_too(tmp_path: Path) -> N
     run = rundir.create(tmp_path, "toy-bits", config.to_json())
     for fingerprint, tells in ((found.dataset.fingerprint(), False), ("of other rows", True)):
         run.tracking.write_text(json.dumps({"key": "k", "tags": {"fingerprint": fingerprint}}))
-        with pytest.raises(InputError, match="toy is not what") if tells else nullcontext():
+        with pytest.raises(InputError, match="toy is not the data of") if tells else nullcontext():
             assert fit._load_checkpoint(run, config, found) is None
 
 

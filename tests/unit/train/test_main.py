@@ -210,7 +210,7 @@ def test_a_broken_artifact_does_not_become_an_archive(run: Path, capsys: pytest.
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
     assert commands.main(["export", str(run)]) == 2
-    assert "the checksum is not the one on the card" in capsys.readouterr().err
+    assert "the checksum does not match the card" in capsys.readouterr().err
     assert not (run / "lookalike.mar").exists()
 
 

@@ -94,7 +94,7 @@ def test_texts_that_are_cut_are_not_learned_from(reviews: Path) -> None:
     assert len(found.parts.train) + len(found.parts.validation) == 80
     assert found.too_long == 80 - len(learned)
     assert found.left_out.startswith(
-        f"{found.too_long} of the 80 texts to learn from have more than 4 tokens (--length)"
+        f"{found.too_long} of the 80 training and validation texts have more than 4 tokens (--length)"
     )
     assert not prepared(reviews, length=500)[1].left_out
 
@@ -171,7 +171,7 @@ def test_labels_go_with_their_texts(reviews: Path) -> None:
         ({"validation": 0.0}, "--validation 0, --length 5: that leaves no validation text"),
         ({"length": 2}, "--length 2: that leaves no"),
         ({"label_column": "stars", "codec": "presence"}, "--label-column: classes of texts need --codec tokens"),
-        ({"codec": "presence", "generator": "tokens"}, "--generator tokens does not make what --codec presence reads"),
+        ({"codec": "presence", "generator": "tokens"}, "--generator tokens cannot be used with --codec presence"),
         ({"min_count": 1000}, "--min-count 1000: the texts hold no token that is frequent enough"),
     ],
 )
@@ -183,7 +183,7 @@ def test_what_does_not_go_together_is_said(reviews: Path, options: dict[str, Any
 def test_rows_that_leave_nothing_to_learn_from_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("a,b\n" + "0,1\n1,0\n" * 5)
-    with pytest.raises(InputError, match=r"--holdout 0\.9 and --validation 0: of 10 rows they leave 1 to learn from"):
+    with pytest.raises(InputError, match=r"--holdout 0\.9 and --validation 0 leave only 1 of 10 rows to train on"):
         prepare(Config(data=str(file), holdout=0.9, validation=0.0))
 
 

@@ -131,9 +131,9 @@ def test_unusable_rows_are_named_and_skipped_up_to_the_limit(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("odd", "lines"),
     [
-        (['"0,1,0', "1,1,0", "1,1,1", '1"0,1,0', "1,1,1"], "line 402: .* up to 405;"),
-        (['"0', '1",1,0', "1,1,1"], "line 402: .* up to 403;"),
-        (['"0,1,0', "1,1,0"], "line 402: .* up to 403;"),
+        (['"0,1,0', "1,1,0", "1,1,1", '1"0,1,0', "1,1,1"], "line 402: .* to line 405;"),
+        (['"0', '1",1,0', "1,1,1"], "line 402: .* to line 403;"),
+        (['"0,1,0', "1,1,0"], "line 402: .* to line 403;"),
     ],
     ids=["closed in the midst of a value", "closed as it should be", "never closed"],
 )
@@ -202,7 +202,7 @@ def test_lists_beside_the_texts_are_no_bits(tmp_path: Path) -> None:
 
 def test_a_file_without_a_line_of_names_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("0,1,0\n" * 100)
-    with pytest.raises(InputError, match=r"a\.csv: two columns have the same name \(is the line of names missing"):
+    with pytest.raises(InputError, match=r"a\.csv: two columns have the same name \(is the header line missing"):
         data.load(str(tmp_path / "a.csv"), packed=True)
 
 

@@ -103,7 +103,7 @@ def test_names_of_shards_are_in_the_order_of_their_rows(number: int, first: str)
 
 
 def test_more_shards_than_are_of_use_are_refused_before_anything_is_made(tmp_path: Path, loaded: Artifact) -> None:
-    message = "--shard-rows 1: 1,000,000,000,000 rows would be 1,000,000,000,000 files, .*; take 1,000,000 or more"
+    message = "--shard-rows 1: 1,000,000,000,000 rows need 1,000,000,000,000 files, .*; use 1,000,000 or more"
     with pytest.raises(InputError, match=message):
         shards.write(tmp_path / "rows", loaded, n=10**12, seed=0, shard_rows=1)
     assert not (tmp_path / "rows").exists()
@@ -178,7 +178,7 @@ def test_a_sample_of_other_weights_is_refused(tmp_path: Path, loaded: Artifact) 
 
 def test_a_file_is_no_folder(tmp_path: Path, loaded: Artifact) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(InputError, match=r"--out .*out: a file that is there already; name a folder, or a file with"):
+    with pytest.raises(InputError, match=r"--out .*out: an existing file; name a folder, or a file with an extension"):
         shards.write(tmp_path / "out", loaded, n=10, seed=0, shard_rows=10)
 
 

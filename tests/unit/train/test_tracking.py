@@ -79,7 +79,7 @@ def test_a_run_is_finished_however_long_somebody_waits_for_mlflow(
     monkeypatch.setattr(threading.Thread, "join", give_up)
     tracker.finish("FINISHED")  # the job has its results and goes on to its archive
     assert mirror.read(run).status == "FINISHED"
-    assert "later, send it with: python -m train sync" in caplog.text
+    assert "send it later with: python -m train sync" in caplog.text
 
 
 def test_an_interrupted_job_waits_but_shortly_for_mlflow(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +158,9 @@ def test_a_deleted_experiment_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     experiment = client.get_experiment_by_name(Config.experiment)
     assert experiment
     client.delete_experiment(experiment.experiment_id)
-    restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}, or name another by --experiment"
-    with pytest.raises(InputError, match=f"MLflow's experiment lookalike has been deleted; {restore}"):
+    restore = f"restore it with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+    told = f"MLflow's experiment lookalike has been deleted; {restore}, or name another with --experiment"
+    with pytest.raises(InputError, match=told):
         tracking.sync(run)
 
 
@@ -171,7 +172,7 @@ def test_files_that_would_go_where_the_runs_were_are_told(
     assert "keeps the files" not in caplog.text
     (tmp_path / "before").rename(tmp_path / "after")
     tracking.sync(RunDirectory(tmp_path / "after" / "00001-toy-bits"))
-    assert f"in {(tmp_path / 'before' / 'mlflow-artifacts').as_uri()}, where it was begun" in caplog.text
+    assert f"in {(tmp_path / 'before' / 'mlflow-artifacts').as_uri()}, where it was created" in caplog.text
 
 
 def local_run(out: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
