@@ -120,7 +120,7 @@ def verify(mar: Path, proved: Path | None = None, seconds: float = 0) -> dict[st
                 raise ValueError("the manifest names another model or version than the card")
             _check_read(card)
         except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise ArchiveError(f"{mar}: not a model archive of Lookalike ({problem})") from problem
+            raise ArchiveError(f"{mar}: not a Lookalike model archive ({problem})") from problem
         command = [sys.executable, "-I", "-c", PROOF, str(folder)]
         try:
             proof = subprocess.run(
@@ -133,7 +133,7 @@ def verify(mar: Path, proved: Path | None = None, seconds: float = 0) -> dict[st
             )
         except subprocess.TimeoutExpired as problem:
             raise ArchiveError(
-                f"{mar}: its proof took longer than {limit:g} s, so nothing is known of it; is the machine busy? "
+                f"{mar}: verifying took longer than {limit:g} s; is the machine busy? "
                 "`start --wait-seconds` gives more time"
             ) from problem
     if proof.returncode:
@@ -154,7 +154,7 @@ def read_card(mar: Path) -> dict[str, Any]:
         with zipfile.ZipFile(mar) as contents:
             card: dict[str, Any] = json.loads(contents.read(CARD))
     except UNREADABLE as problem:
-        raise ArchiveError(f"{mar}: not a whole model archive of Lookalike ({problem})") from problem
+        raise ArchiveError(f"{mar}: not a complete Lookalike model archive ({problem})") from problem
     return card
 
 
@@ -173,7 +173,7 @@ def _contents(mar: Path) -> dict[str, bytes]:
     except ArchiveError:
         raise
     except UNREADABLE as problem:
-        raise ArchiveError(f"{mar}: not a whole model archive of Lookalike ({problem})") from problem
+        raise ArchiveError(f"{mar}: not a complete Lookalike model archive ({problem})") from problem
     found = _checksums({file: content for file, content in contents.items() if file != CHECKSUMS})
     if found != named:
         differing = min(file for file in found.keys() | named.keys() if found.get(file) != named.get(file))
@@ -198,7 +198,7 @@ def _unpacked(mar: Path, contents: dict[str, bytes]) -> Iterator[Path]:
 def _version(card: dict[str, Any]) -> str:
     version = str(card["version"])
     if not VERSION.fullmatch(version):
-        raise ValueError(f"version {version!r} has other characters than letters, digits, dot, dash and underscore")
+        raise ValueError(f"version {version!r} may hold only letters, digits, dot, dash and underscore")
     return version
 
 
@@ -209,7 +209,7 @@ def _check_read(card: dict[str, Any]) -> None:
         ValueError, KeyError, TypeError: a field is missing or malformed.
     """
     if not card["golden"] or not all(sample["rows"] for sample in card["golden"]):
-        raise ValueError("its card has no golden samples to prove it by")
+        raise ValueError("its card has no golden samples to verify it by")
     gate = card.get("gate", {})
     missed = gate.get("missed", []) if isinstance(gate, dict) else None
     if not isinstance(missed, list) or not all(isinstance(limit, str) for limit in missed):

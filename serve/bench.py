@@ -82,7 +82,7 @@ def run(settings: Settings, seconds: float) -> Iterator[Line]:
             artifact = _artifact(source, Path(folder, "artifact"))
             sizes = _sizes(artifact)
         except archive.UNREADABLE as problem:
-            raise ServeError(f"{source}: not a whole model of Lookalike ({problem})") from problem
+            raise ServeError(f"{source}: not a complete Lookalike model ({problem})") from problem
         yield from _in_process(artifact, seconds, sizes)
         with _twin(artifact) as port:
             yield from _loaded("FastAPI twin", ("127.0.0.1", port), "/", seconds, sizes)

@@ -54,7 +54,7 @@ class Client:
         fields = {"n": n} | {name: value for name, value in given.items() if value is not None}
         answer = self._post(fields)
         if answer.is_redirect:
-            raise ServeError(f"{self.address} answers that it is at {safely(answer.headers['Location'])}; ask there")
+            raise ServeError(f"{self.address} redirects to {safely(answer.headers['Location'])}; use that address")
         if answer.status_code != requests.codes.ok:
             raise ServeError(f"{self.address} refused with {answer.status_code}: {explain(answer.content)}")
         return answer.content
@@ -76,11 +76,11 @@ class Client:
                 raise ServeError(f"{self.address}: {_tls_reason(problem)}") from problem
             except requests.ConnectionError as problem:
                 if not _was_refused(problem):
-                    raise ServeError(f"{self.address} broke the connection before it had answered") from problem
+                    raise ServeError(f"{self.address} closed the connection before it had answered") from problem
                 advice = "start a server with: python -m serve start (or: make serve)"
                 raise ServeError(f"nothing answers at {self.address}; {advice}") from problem
             except requests.exceptions.ChunkedEncodingError as problem:
-                raise ServeError(f"{self.address} broke the connection in the midst of its answer") from problem
+                raise ServeError(f"{self.address} closed the connection in the middle of its answer") from problem
             except (requests.RequestException, HTTPError) as problem:  # HTTPError: the host is not a valid name
                 raise ServeError(f"{self.address}: {type(problem).__name__}") from problem
 
@@ -96,7 +96,7 @@ def _tls_reason(problem: requests.exceptions.SSLError) -> str:
     reason = f"no TLS connection ({getattr(problem.args[0], 'reason', problem)})"
     if "CERTIFICATE_VERIFY_FAILED" not in reason:
         return reason
-    return f"{reason}; where the authority is one of yours, name its certificate: REQUESTS_CA_BUNDLE=FILE"
+    return f"{reason}; if the authority is your own, name its certificate: REQUESTS_CA_BUNDLE=FILE"
 
 
 def explain(body: bytes) -> str:
@@ -126,7 +126,7 @@ def show(body: bytes) -> str:
     try:
         return _shown(json.loads(body))
     except NONSENSE as problem:
-        raise ServeError("what answers there is no server of Lookalike") from problem
+        raise ServeError("what answers there is not a Lookalike server") from problem
 
 
 def _shown(answer: dict[str, Any]) -> str:

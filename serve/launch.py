@@ -82,11 +82,11 @@ def check(settings: Settings) -> None:
     if not settings.host:
         raise UsageError("--host: must name an address; 0.0.0.0 means all of this machine's")
     if ":" in settings.host:
-        raise UsageError(f"--host {settings.host}: TorchServe knows IPv4 addresses and names only")
+        raise UsageError(f"--host {settings.host}: TorchServe takes only IPv4 addresses and host names")
     if len({settings.port, settings.metrics_port, settings.grpc_port}) < 3:
         raise UsageError("--port, --metrics-port and --grpc-port must differ")
     if settings.token_file and settings.tokens is not None:
-        raise UsageError("--token-file and --tokens/--no-tokens exclude each other")
+        raise UsageError("--token-file and --tokens/--no-tokens cannot be combined")
     try:
         bearer.read(settings.token_file)
     except (OSError, ValueError) as problem:
@@ -110,9 +110,9 @@ def _check_java() -> None:
         said = ""
     found = re.search(r'version "(?:1\.)?(\d+)', said)  # Java 8 calls itself 1.8
     if found is None or int(found[1]) < JAVA:
-        here = f"here is {_java()}, version {found[1]}" if found else f"{_java()} is none"
+        here = f"{_java()} is version {found[1]}" if found else f"{_java()} is missing, or not Java"
         raise UsageError(
-            f"TorchServe needs Java {JAVA} or newer, and {here}; install it (Debian, Ubuntu: apt install "
+            f"TorchServe needs Java {JAVA} or newer, but {here}; install it (Debian, Ubuntu: apt install "
             f"openjdk-{JAVA}-jre-headless; macOS: brew install openjdk@{JAVA}) or set JAVA_HOME"
         )
 

@@ -87,7 +87,7 @@ def _fetch(name: str, runs: Path, folder: Path) -> Path:
         raise UsageError(f"--model {name}: {problem}") from problem
     cards = list(folder.rglob(CARD))
     if len(cards) != 1:
-        raise UsageError(f"--model {name}: a model of something else, without an artifact of Lookalike")
+        raise UsageError(f"--model {name}: not a Lookalike model: it holds no artifact")
     return cards[0].parent
 
 
@@ -159,7 +159,7 @@ def put(
         ServeError: it cannot be proved, the disk is full, or it differs from a loaded archive of the same version.
         OSError: it cannot be copied for another reason.
     """
-    tell("proving the model: checksums and golden samples")
+    tell("verifying the model: checksums and golden samples")
     for killed in states.directory(runs).glob(f"{PROVING}*"):  # left by killed processes: callers hold the lock
         shutil.rmtree(killed, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=states.directory(runs), prefix=PROVING) as folder:

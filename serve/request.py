@@ -132,8 +132,8 @@ def _options(fields: Mapping[str, Any], options: Mapping[str, Option]) -> dict[s
             continue
         if name not in options:
             there = ", ".join((*FIELDS, *options))
-            problem = "is an option that this model does not have" if name in EXTRAS else "is not a field"
-            raise RequestError(ascii(name[:40])[1:-1], f"{problem}; there are {there}")
+            problem = "is an option of other models only" if name in EXTRAS else "is not a known field"
+            raise RequestError(ascii(name[:40])[1:-1], f"{problem}; this model takes {there}")
         if value is not None:
             chosen[name] = _checked(name, value, options[name])
     return chosen
@@ -191,7 +191,7 @@ def _negotiate(accept: str) -> str:
     best = max(liking, key=lambda name: liking[name])
     if liking[best] <= 0:
         offered = " and ".join(CONTENT_TYPES.values())
-        raise RequestError("Accept", f"there are {offered}", HTTPStatus.NOT_ACCEPTABLE)
+        raise RequestError("Accept", f"the available types are {offered}", HTTPStatus.NOT_ACCEPTABLE)
     return best
 
 

@@ -33,8 +33,8 @@ KILL_SECONDS = 10.0
 GRACE_SECONDS = 45.0  # a batch of the largest requests takes less
 SIGNATURE_SECONDS = 5.0  # within which a first worker signs, if they sign at all
 KNOCKS, KNOCK_SECONDS = 8, 2.0  # a few for each of the frontend's threads (number_of_netty_threads)
-NOT_RUNNING = "no server runs here; start one with: python -m serve start (or: make serve)"
-STOPPING = "a stop is at work, or was killed; end the server with: python -m serve stop (or: make stop)"
+NOT_RUNNING = "no server is running here; start one with: python -m serve start (or: make serve)"
+STOPPING = "the server is being stopped, or a stop was killed; end it with: python -m serve stop (or: make stop)"
 
 
 def start(settings: Settings, tell: Callable[[str], None]) -> State:
@@ -79,7 +79,7 @@ def _locked(runs: Path) -> Iterator[None]:
         with FileLock(home / "lock", timeout=0):
             yield
     except Timeout as problem:
-        raise ServeError("another start or use is at work for these runs; try again when it is done") from problem
+        raise ServeError("another start or use is running for these runs; try again when it is done") from problem
 
 
 def _start(settings: Settings, tell: Callable[[str], None]) -> State:
@@ -157,14 +157,14 @@ def _drain(state: State, seconds: float, tell: Callable[[str], None]) -> None:
     try:
         answered = drain.begin(state.drain_lock, seconds)
     except OSError as problem:
-        tell(f"{state.drain_lock}: {problem.strerror}: requests under way may have been cut off")
+        tell(f"{state.drain_lock}: {problem.strerror}: requests in progress may have been cut off")
         return
     try:
         answered = answered and _await_signatures(state, deadline)
     except (ServeError, OSError, ValueError, LookupError):
-        tell("TorchServe does not answer: requests under way may have been cut off")
+        tell("TorchServe does not answer: requests in progress may have been cut off")
     if not (flush(state.port, deadline) and answered):
-        tell(f"{seconds:g} s were not enough for all accepted requests: the others were cut off")
+        tell(f"{seconds:g} s were not enough for all accepted requests: the rest were cut off")
 
 
 def _await_signatures(state: State, deadline: float) -> bool:
@@ -259,7 +259,7 @@ def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> bool:
             if drain.has_begun(state.drain_lock) or not Path(state.scratch).exists():
                 return False
             _clear(runs, state.scratch)
-            raise ServeError(f"TorchServe ended by itself; its logs are in {states.directory(runs) / 'logs'}.")
+            raise ServeError(f"TorchServe exited unexpectedly; its logs are in {states.directory(runs) / 'logs'}.")
         time.sleep(POLL_SECONDS)
     return True
 
@@ -289,8 +289,8 @@ def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None
             _await_golden(state, card, time.monotonic() + ANSWER_SECONDS)  # its workers may have died since
         elif not state.loads_models:
             raise UsageError(
-                f"version {version} is not loaded, and without tokens this server loads nothing, or else any user of "
-                f"this machine could have it load code: start it with --tokens (or --model-api), or with this --model"
+                f"version {version} is not loaded, and without tokens this server loads no models, because any user of "
+                f"this machine could make it load code: start it with --tokens (or --model-api), or with this --model"
             )
         else:
             tell(f"loading version {version}")
@@ -352,7 +352,7 @@ def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
             continue
         if answer.status_code == requests.codes.ok:
             if answer.json()["sequences"] != golden["rows"]:
-                raise ServeError("TorchServe answers with other sequences than the model's golden samples.")
+                raise ServeError("TorchServe's answer differs from the model's golden samples.")
             if not state.token_file or _refuses_strangers(session, url, deadline):
                 return
         time.sleep(POLL_SECONDS)
@@ -370,7 +370,7 @@ def _refuses_strangers(session: requests.Session, url: str, deadline: float) -> 
     except requests.RequestException:
         return False
     if answer.status_code == requests.codes.ok:
-        raise ServeError("this archive's handler checks no token; make it anew: python -m train export RUN.")
+        raise ServeError("this archive's handler checks no token; rebuild it with: python -m train export RUN.")
     return answer.status_code == requests.codes.unauthorized
 
 
@@ -401,7 +401,7 @@ def _end(state: State) -> None:
         pass  # ended by another stop
     except psutil.AccessDenied as problem:
         raise ServeError(
-            f"the server (process {process.pid}) belongs to another user, who alone can stop it"
+            f"the server (process {process.pid}) belongs to another user; only they can stop it"
         ) from problem
 
 

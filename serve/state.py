@@ -88,7 +88,7 @@ def last(runs: Path) -> State | None:
         return None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else problem
-        raise ServeError(f"{path} does not say which server runs ({reason}); if none does, delete it") from problem
+        raise ServeError(f"{path} does not say which server is running ({reason}); if none is, delete it") from problem
     candidates = () if state.pid else (replace(state, pid=pid) for pid in psutil.pids())
     return next(filter(process, candidates), state)
 

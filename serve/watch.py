@@ -105,7 +105,7 @@ class Watch:
                 self.tell()
             except Exception:  # any: if this thread ended, the worker would have no more metrics
                 if not failed:
-                    logging.exception("metrics could not be told; if that happens again, it is not logged")
+                    logging.exception("metrics could not be updated; further failures are not logged")
                 failed = True
 
 

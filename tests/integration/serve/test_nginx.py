@@ -128,7 +128,7 @@ def test_predictions_come_through_tls_as_they_are(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(session.verify))
     assert Client(session.base).request(5, 1) == direct.content
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
-    with pytest.raises(ServeError, match="the authority is one of yours, name its certificate: REQUESTS_CA_BUNDLE"):
+    with pytest.raises(ServeError, match="if the authority is your own, name its certificate: REQUESTS_CA_BUNDLE"):
         Client(session.base).request(5, 1)
     plain = requests.post(session.base.replace("https", "http"), json=asked, timeout=30)
     assert plain.status_code == 400, "nothing is answered without TLS"

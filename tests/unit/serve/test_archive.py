@@ -179,7 +179,9 @@ def test_an_archive_that_would_fill_the_disk_is_refused(mar: Path, monkeypatch: 
 
 def test_a_proof_that_takes_too_long_says_so(mar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "PROOF_SECONDS", 0.01)
-    told = r"lookalike\.mar: its proof took longer than 0\.01 s, .* machine busy\? `start --wait-seconds` gives more"
+    told = (
+        r"lookalike\.mar: verifying took longer than 0\.01 s; is the machine busy\? `start --wait-seconds` gives more"
+    )
     with pytest.raises(ArchiveError, match=told):
         archive.verify(mar)
 
@@ -243,7 +245,7 @@ def test_a_card_that_a_server_could_not_use_is_refused_whatever_the_archives_own
     shutil.copytree(artifact_directory, damaged)
     card = json.loads((damaged / "card.json").read_text())
     (damaged / "card.json").write_text(json.dumps(card | damage))
-    with pytest.raises(ArchiveError, match=f"not a model archive of Lookalike .*{message}"):
+    with pytest.raises(ArchiveError, match=f"not a Lookalike model archive .*{message}"):
         archive.verify(archive.build(damaged, tmp_path / "damaged.mar"))
 
 

@@ -118,7 +118,7 @@ def test_no_more_is_asked_for_than_the_model_gives(tmp_path: Path, artifact_dire
 def test_a_damaged_model_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("serve.launch.check", lambda settings: None)  # neither Java nor free ports are needed
     (tmp_path / name).write_text("{}")
-    with pytest.raises(ServeError, match="not a whole model"):
+    with pytest.raises(ServeError, match="not a complete Lookalike model"):
         next(bench.run(Settings(runs=tmp_path, model=str(tmp_path)), 0.1))
 
 

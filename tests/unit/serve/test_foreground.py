@@ -186,7 +186,7 @@ def test_a_server_that_ended_by_itself_is_reported(tmp_path: Path, monkeypatch: 
     state = replace(STATE, scratch=str(tmp_path))
     state.drain_lock.touch()
     monkeypatch.setattr(states, "process", lambda state: None)
-    with pytest.raises(ServeError, match="ended by itself"):
+    with pytest.raises(ServeError, match="exited unexpectedly"):
         server.attend(tmp_path, state, lambda: False)
 
 
@@ -206,6 +206,6 @@ def test_a_server_that_another_command_stopped_has_not_failed(
 def test_a_server_that_is_being_started_is_not_said_to_be_none(tmp_path: Path) -> None:
     assert not server.stop(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    with server._locked(tmp_path), pytest.raises(ServeError, match="another start or use is at work"):
+    with server._locked(tmp_path), pytest.raises(ServeError, match="another start or use is running"):
         server.stop(tmp_path)
     assert not server.stop(tmp_path)

@@ -181,7 +181,7 @@ def test_an_option_of_another_model_is_refused_with_its_name(loaded: tuple[Looka
     (body,) = ask(loaded, b'{"label": "wild"}')
     assert json.loads(body)["error"] == {
         "field": "label",
-        "message": "is an option that this model does not have; there are n, seed, format",
+        "message": "is an option of other models only; this model takes n, seed, format",
     }
     assert loaded[1].statuses[0][0] == 400
 

@@ -102,7 +102,7 @@ def test_options_are_read_where_the_model_has_them() -> None:
 def test_an_option_that_the_model_does_not_have_is_refused(name: str, value: Any) -> None:
     error = refusal({name: value})
     assert (error.field, error.status) == (name, HTTPStatus.BAD_REQUEST)
-    assert error.message == "is an option that this model does not have; there are n, seed, format"
+    assert error.message == "is an option of other models only; this model takes n, seed, format"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_single_candidates_are_work_too() -> None:
 def test_unknown_fields_are_named_in_ascii_and_shortened() -> None:
     error = refusal({"temprature": 1}, RICH)
     assert (error.field, error.status) == ("temprature", HTTPStatus.BAD_REQUEST)
-    assert error.message == "is not a field; there are n, seed, format, temperature, candidates, label"
+    assert error.message == "is not a known field; this model takes n, seed, format, temperature, candidates, label"
     assert refusal({"\ud800é" + "x" * 100: 1}).field.isascii()
     assert len(refusal({"x" * 1000: 1}).field) == 40
 

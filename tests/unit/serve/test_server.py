@@ -278,7 +278,7 @@ def test_a_server_is_ready_when_it_answers_with_the_golden_samples(
 ) -> None:
     state = dataclasses.replace(running, port=predictions.port)
     predictions.answers = [(200, sequences)]
-    wrong = pytest.raises(ServeError, match="answers with other sequences than the model's golden samples")
+    wrong = pytest.raises(ServeError, match="TorchServe's answer differs from the model's golden samples")
     with nullcontext() if sequences == GOLDEN else wrong:
         server._await_golden(state, CARD, time.monotonic() + 60)
     assert predictions.tokens == [None]
@@ -302,7 +302,7 @@ def test_nobody_else_on_the_port_is_given_the_token(guarded: State, predictions:
 @pytest.mark.parametrize("status", [401, 200])
 def test_a_server_that_answers_strangers_is_not_ready(guarded: State, predictions: Predictions, status: int) -> None:
     predictions.answers = [(200, GOLDEN), (status, GOLDEN)]
-    open_to_all = pytest.raises(ServeError, match="this archive's handler checks no token; make it anew")
+    open_to_all = pytest.raises(ServeError, match="this archive's handler checks no token; rebuild it with")
     with nullcontext() if status == 401 else open_to_all:
         server._await_golden(guarded, CARD, time.monotonic() + 60)
     assert predictions.tokens == ["Bearer a-secret-of-the-server", None]
@@ -334,7 +334,7 @@ def test_a_server_of_another_user_is_said_to_be_one(running: State, monkeypatch:
         raise psutil.AccessDenied(process.pid)
 
     monkeypatch.setattr(psutil.Process, "terminate", refuse)
-    with pytest.raises(ServeError, match=rf"process {running.pid}\) belongs to another user, who alone can stop it"):
+    with pytest.raises(ServeError, match=rf"process {running.pid}\) belongs to another user; only they can stop it"):
         server._end(running)
 
 
@@ -351,7 +351,7 @@ def test_a_stop_says_when_requests_were_cut(
         assert commands.main(["stop", "--runs", str(tmp_path), "--grace-seconds", "0"]) == 0
     out, err = capsys.readouterr()
     assert out == "stopped\n"
-    assert err == ("0 s were not enough for all accepted requests: the others were cut off\n" if held else "")
+    assert err == ("0 s were not enough for all accepted requests: the rest were cut off\n" if held else "")
     assert is_forgotten(tmp_path, running)
 
 
@@ -360,7 +360,9 @@ def test_a_server_whose_stop_was_killed_is_not_taken_for_one_that_answers(
 ) -> None:
     assert drain.begin(running.drain_lock, 1)
     for command in (lambda: server.start(Settings(runs=tmp_path), print), lambda: server.use(tmp_path, "1")):
-        with pytest.raises(ServeError, match="a stop is at work, or was killed; end the server with: python -m serve"):
+        with pytest.raises(
+            ServeError, match="the server is being stopped, or a stop was killed; end it with: python -m serve"
+        ):
             command()
     monkeypatch.setattr(
         server, "_manage", lambda *request: [{"modelVersion": "1", "workers": [], "jobQueueStatus": {}}]
@@ -387,7 +389,7 @@ def test_a_stop_without_a_drain_lock_says_that_it_could_not_wait(running: State,
     running.drain_lock.unlink()  # by what empties folders of temporary files
     told: list[str] = []
     assert server.stop(tmp_path, tell=told.append)
-    assert told == [f"{running.drain_lock}: No such file or directory: requests under way may have been cut off"]
+    assert told == [f"{running.drain_lock}: No such file or directory: requests in progress may have been cut off"]
 
 
 def described(*workers: int) -> list[dict[str, Any]]:
@@ -433,7 +435,7 @@ def test_a_worker_that_is_never_sent_another_batch_is_said_to_have_been_cut_off(
     told: list[str] = []
     assert server.stop(tmp_path, grace_seconds=0.5, tell=told.append)
     # Where nobody signs, workers are of an older version, which does not.
-    assert told == (["0.5 s were not enough for all accepted requests: the others were cut off"] if signs else [])
+    assert told == (["0.5 s were not enough for all accepted requests: the rest were cut off"] if signs else [])
 
 
 def test_a_stop_does_not_wait_longer_than_its_grace_for_a_torchserve_that_hangs(
@@ -448,7 +450,7 @@ def test_a_stop_does_not_wait_longer_than_its_grace_for_a_torchserve_that_hangs(
     monkeypatch.setattr(management, "call", hang)
     told: list[str] = []
     assert server.stop(tmp_path, grace_seconds=5, tell=told.append)
-    assert told == ["TorchServe does not answer: requests under way may have been cut off"]
+    assert told == ["TorchServe does not answer: requests in progress may have been cut off"]
     assert len(limits) == 1
     assert 1 <= limits[0] <= 5
 
@@ -500,7 +502,7 @@ def test_a_dead_server_leaves_nothing_behind_at_the_next_start(
 
 def test_a_dead_server_leaves_nothing_behind_in_the_foreground(running: State, tmp_path: Path) -> None:
     end(running)
-    with pytest.raises(ServeError, match="ended by itself"):
+    with pytest.raises(ServeError, match="exited unexpectedly"):
         server.attend(tmp_path, running, lambda: False)
     assert is_forgotten(tmp_path, running)
 
@@ -524,9 +526,9 @@ def test_starts_and_switches_keep_out_of_each_others_way(
 ) -> None:
     told: list[str] = []
     with server._locked(tmp_path):
-        with pytest.raises(ServeError, match="another start or use is at work"):
+        with pytest.raises(ServeError, match="another start or use is running"):
             server.start(Settings(runs=tmp_path), told.append)
-        with pytest.raises(ServeError, match="another start or use is at work"):
+        with pytest.raises(ServeError, match="another start or use is running"):
             server.use(tmp_path, "1")
         assert not told
     assert server.start(Settings(runs=tmp_path), told.append) == running
@@ -722,7 +724,7 @@ def test_a_registry_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     [
         (PermissionError(13, "Permission denied", "runs/serve"), "runs/serve: Permission denied"),
         *((kind("as it is"), "as it is") for kind in (ServeError, ArchiveError)),
-        (KeyError("x"), "unexpected, please report it: KeyError: 'x' (LOOKALIKE_DEBUG=1 shows where)"),
+        (KeyError("x"), "unexpected error, please report it: KeyError: 'x' (LOOKALIKE_DEBUG=1 shows where)"),
     ],
 )
 def test_every_problem_is_one_line(
@@ -866,7 +868,7 @@ def test_a_damaged_state_is_not_taken_for_no_server(
         assert commands.main([command, "--runs", str(tmp_path)]) == 1
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
-        assert err.startswith(f"Error: {path} does not say which server runs (")
+        assert err.startswith(f"Error: {path} does not say which server is running (")
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
@@ -879,7 +881,7 @@ def test_a_stop_where_nobody_may_write_says_that_no_server_runs(
     states.directory(tmp_path).mkdir()
     monkeypatch.setattr(server, "FileLock", refused)
     assert commands.main(["stop", "--runs", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "no server runs here\n"
+    assert capsys.readouterr().out == "no server is running here\n"
 
 
 def test_the_server_of_another_revision_is_known(running: State, tmp_path: Path) -> None:
@@ -895,8 +897,8 @@ def test_the_server_of_another_revision_is_known(running: State, tmp_path: Path)
     [
         (None, [], "No such file or directory"),
         ("short", [], "must hold one token of at least 16 printable ASCII characters"),
-        ("correct-horse-battery", ["--tokens"], "--token-file and --tokens/--no-tokens exclude each other"),
-        ("correct-horse-battery", ["--no-tokens"], "--token-file and --tokens/--no-tokens exclude each other"),
+        ("correct-horse-battery", ["--tokens"], "--token-file and --tokens/--no-tokens cannot be combined"),
+        ("correct-horse-battery", ["--no-tokens"], "--token-file and --tokens/--no-tokens cannot be combined"),
     ],
 )
 def test_what_is_no_token_is_wrong_usage(
@@ -913,8 +915,8 @@ def test_what_is_no_token_is_wrong_usage(
 @pytest.mark.parametrize(
     ("said", "found"),
     [
-        (None, "is none"),
-        ("No Java runtime present", "is none"),  # as macOS's own says
+        (None, "is missing, or not Java"),
+        ("No Java runtime present", "is missing, or not Java"),  # as macOS's own says
         ('java version "1.8.0_292"', "version 8"),
         ('Picked up JAVA_TOOL_OPTIONS: -Dx\nopenjdk version "11.0.2" 2019-01-15', "version 11"),
         ('openjdk version "17.0.15" 2025-04-15', None),
@@ -930,7 +932,7 @@ def test_without_a_java_that_is_new_enough_start_says_what_to_install(
         java.parent.mkdir()
         java.write_text(f"#!/bin/sh\ncat >&2 <<'E'\n{said}\nE\n")
         java.chmod(0o700)
-    told = pytest.raises(UsageError, match=f"^TorchServe needs Java 17 or newer, and .*{java}.* {found}; install it")
+    told = pytest.raises(UsageError, match=f"^TorchServe needs Java 17 or newer, but .*{java}.* {found}; install it")
     with told if found else nullcontext():
         launch._check_java()
     if found:
@@ -979,7 +981,7 @@ def test_a_server_is_found_whose_start_was_killed(half_started: State, tmp_path:
 
 def test_a_start_at_work_that_has_no_process_yet_is_not_swept_away(half_started: State, tmp_path: Path) -> None:
     end(half_started)
-    with server._locked(tmp_path), pytest.raises(ServeError, match="another start or use is at work"):
+    with server._locked(tmp_path), pytest.raises(ServeError, match="another start or use is running"):
         server.stop(tmp_path)
     assert Path(half_started.scratch).exists()
     assert not server.stop(tmp_path), "it was killed"
@@ -1030,7 +1032,7 @@ def test_an_artifact_of_something_else_in_the_registry_is_told(tmp_path: Path, m
         artifacts=SimpleNamespace(download_artifacts=lambda **_: None),
     )
     monkeypatch.setitem(sys.modules, "mlflow", fake)
-    with pytest.raises(UsageError, match="a model of something else, without an artifact of Lookalike"):
+    with pytest.raises(UsageError, match="not a Lookalike model: it holds no artifact"):
         models._fetch("models:/other/1", tmp_path, tmp_path)
 
 
