@@ -26,7 +26,7 @@ help: ## Explain the targets
 	@echo
 	@echo '  ARGS="…" is passed on: make train ARGS="--data digits --max-minutes 1"'
 
-setup: $(READY) ## Make the virtual environment (all other targets do it by themselves)
+setup: $(READY) ## Create the virtual environment (all other targets do so when needed)
 
 # torch first and by pip: a bare requirement could bring a newer build than the one named here. An environment without pip
 # was not made to the end, and Debian's Python without python3-venv, which lacks ensurepip, would make such a one.
@@ -35,7 +35,7 @@ $(READY): pyproject.toml constraints.txt
 	  $$python -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && \
 	  echo "Setting up $(VENV) with $$python (a few minutes, once)" && $$python -m venv $(VENV) && exit; \
 	  done; $(HAS_PIP) || { echo "Error: Lookalike needs Python 3.11 or 3.12 with its venv module (Debian: apt install python3-venv)," \
-	  "and none of these is: $(PYTHONS). Name yours: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	  "and none of these qualifies: $(PYTHONS). Name yours: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet $(FROM_INDEX) --constraint constraints.txt torch==$(TORCH)
 	@$(BIN)/python -m pip install --quiet $(FROM_INDEX) --constraint constraints.txt torch==$(TORCH) --editable ".[serve,dev]"
 	@touch $@
@@ -70,7 +70,7 @@ mlflow: $(READY) ## Open MLflow on the runs: http://127.0.0.1:5000
 	test -n "$$MLFLOW_TRACKING_URI" -o -e "$$out/mlflow.db" || \
 	  { echo "Error: there is no $$out/mlflow.db yet; train first: make train" >&2; exit 1; }; \
 	case "$$MLFLOW_TRACKING_URI" in \
-	  http*) echo "MLFLOW_TRACKING_URI names a server, which runs already: open $$MLFLOW_TRACKING_URI" | sed 's|://.*@|://|' ;; \
+	  http*) echo "MLFLOW_TRACKING_URI names a server; no need to start one: open $$MLFLOW_TRACKING_URI" | sed 's|://.*@|://|' ;; \
 	  ?*) MLFLOW_BACKEND_STORE_URI="$$MLFLOW_TRACKING_URI" exec $(BIN)/mlflow ui $(ARGS) ;; \
 	  *) MLFLOW_BACKEND_STORE_URI="sqlite:///$$(cd "$$out" && pwd)/mlflow.db" exec $(BIN)/mlflow ui $(ARGS) ;; \
 	esac
@@ -93,7 +93,7 @@ lint: $(READY) ## Lint and check types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy train serve
 
-format: $(READY) ## Put the code into its form
+format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 

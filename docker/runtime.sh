@@ -53,10 +53,10 @@ examine() {
 choose() {
   examine
   case ${RUNTIME:-auto} in
-  local) where=local why="as asked for" ;;
+  local) where=local why="as requested" ;;
   docker)
     [ "$engine" = yes ] || fail 1 "RUNTIME=docker: $engine; RUNTIME=local works without it"
-    where=docker why="as asked for"
+    where=docker why="as requested"
     ;;
   auto)
     if [ "$engine" != yes ]; then
@@ -64,7 +64,7 @@ choose() {
     elif [ $nvidia = yes ]; then
       where=docker why="Docker and the NVIDIA runtime answer"
     else
-      where=local why="Docker answers, but has no NVIDIA runtime; RUNTIME=docker uses it all the same"
+      where=local why="Docker answers, but has no NVIDIA runtime; RUNTIME=docker uses it anyway"
     fi
     ;;
   *) fail 2 "RUNTIME must be auto, local or docker, not $RUNTIME" ;;
@@ -87,7 +87,7 @@ choose() {
 # Fails if there is no engine; for commands that need one whatever RUNTIME says.
 need_engine() {
   examine
-  [ "$engine" = yes ] || fail 1 "this needs containers, and $engine; make train, make serve and make mlflow work without"
+  [ "$engine" = yes ] || fail 1 "this needs containers, and $engine; make train, make serve and make mlflow work without it"
 }
 
 # Runs a module in the local environment, which is created first if it is missing.
@@ -127,7 +127,7 @@ build_mlflow() {
 
 build_serve() { # TAG OPTION...
   [ -n "$cpu_index" ] || [ "$(uname -m)" != x86_64 ] ||
-    echo "TORCH_INDEX is not set: where pip finds no CPU build, torch brings gigabytes of CUDA that serving does not use" >&2
+    echo "TORCH_INDEX is not set: unless pip finds a CPU build, torch brings gigabytes of CUDA that serving does not use" >&2
   tag=$1
   shift
   build serve "$tag" --build-arg "TORCH=$torch" --build-arg "TORCH_INDEX=$cpu_index" "$@"
@@ -272,10 +272,10 @@ serve_in_docker() { # ARGUMENT...
     esac
   done
   if is_serving; then
-    echo "It already serves: container $container (make stop, then make serve starts it anew)"
+    echo "Already serving in container $container (to restart it: make stop, then make serve)"
     return
   fi
-  case $model in models:/*) fail 2 "--model $model: the serving image holds no MLflow; RUNTIME=local serves it" ;; esac
+  case $model in models:/*) fail 2 "--model $model: the serving image does not contain MLflow; use RUNTIME=local" ;; esac
   source=${model:-$runs}
   [ -e "$source" ] || fail 2 "there is no $source; train a model first: make train"
   source=$(absolute "$source")
@@ -317,7 +317,7 @@ await_serving() {
     if ! is_serving; then
       "$docker" logs --tail 20 "$container" >&2
       "$docker" rm "$container" >/dev/null
-      fail 1 "the server ended by itself; its last lines are above"
+      fail 1 "the server exited unexpectedly; its last lines are above"
     fi
     if "$docker" logs "$container" 2>/dev/null | grep -q '^address'; then return; fi # printed once it answers
     sleep 1
@@ -355,15 +355,15 @@ ask() { # COMMAND ARGUMENT...
     "$docker" rm "$container" >/dev/null
     echo "stopped"
   elif [ -n "$serving" ]; then
-    fail 1 "make up has started the server here, and make down stops it; one outside of containers: make stop RUNTIME=local"
+    fail 1 "make up started this server, and make down stops it; to stop one outside containers: make stop RUNTIME=local"
   elif [ "${RUNTIME:-auto}" != docker ] && may_be_local "$@"; then
     local_python serve "$@"
   elif [ "$1" = stop ]; then
-    echo "no server runs here"
+    echo "no server is running here"
   elif [ "${RUNTIME:-auto}" = docker ]; then
-    fail 1 "no container serves here; start one with: make serve RUNTIME=docker"
+    fail 1 "no container is serving here; start one with: make serve RUNTIME=docker"
   else # without creating an environment first, which takes minutes
-    fail 1 "no server runs here; start one with: make serve"
+    fail 1 "no server is running here; start one with: make serve"
   fi
 }
 
@@ -383,7 +383,8 @@ compose() {
   export LOOKALIKE_UID LOOKALIKE_GID RUNS DATA REVISION TORCH TORCH_INDEX
   # A file or localhost would be inside the container; the MLflow of these services is used instead.
   if ! is_server || is_here; then unset MLFLOW_TRACKING_URI; fi
-  mkdir -p -m 700 "$RUNS" || fail 1 "$RUNS is no folder for runs" # otherwise the engine would create it as its own user
+  # Otherwise the engine would create it as its own user.
+  mkdir -p -m 700 "$RUNS" || fail 1 "$RUNS cannot be used as the folder for runs"
   if "$docker" compose version >/dev/null 2>&1; then
     "$docker" compose --project-name "$project" --file docker/compose.yaml "$@"
   else
@@ -407,7 +408,7 @@ up() {
     set -- "$@" --profile serve
     build_serve lookalike-serve --target serve
   else
-    echo "There is no trained model under ${RUNS:-runs}, so MLflow starts alone: make train, then make up again"
+    echo "There is no trained model under ${RUNS:-runs}, so only MLflow starts; to add serving: make train, then make up again"
   fi
   compose "$@" up --detach --no-build || fail 1 "the services did not start"
   for service in $(compose "$@" config --services); do

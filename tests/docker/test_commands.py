@@ -43,7 +43,7 @@ def test_a_client_without_an_engine_trains_in_the_venv(box: Machine, out: str) -
 def test_an_engine_without_gpus_trains_in_the_venv_and_names_the_alternative(box: Machine, out: str) -> None:
     done = box.make("train", f"ARGS={out}", runtimes=PLAIN)
     assert is_local(done)
-    assert "has no NVIDIA runtime; RUNTIME=docker uses it all the same" in done.output
+    assert "has no NVIDIA runtime; RUNTIME=docker uses it anyway" in done.output
 
 
 def test_a_gpu_box_trains_in_docker_on_all_gpus(box: Machine, out: str) -> None:
@@ -268,10 +268,10 @@ def test_a_serving_container_answers_request_status_and_stop(box: Machine) -> No
 def test_who_asks_for_a_container_and_has_none_is_told_at_once(box: Machine) -> None:
     settings = {"runtimes": PLAIN, "RUNTIME": "docker"}
     stopped = box.make("stop", **settings)
-    assert (stopped.code, stopped.output) == (0, "no server runs here\n")
+    assert (stopped.code, stopped.output) == (0, "no server is running here\n")
     asked = box.make("status", **settings)
     assert asked.code
-    assert "no container serves here; start one with: make serve RUNTIME=docker" in asked.errors
+    assert "no container is serving here; start one with: make serve RUNTIME=docker" in asked.errors
     assert "local:" not in asked.output
 
 
@@ -302,10 +302,10 @@ def test_where_no_server_can_run_no_environment_is_made_to_say_so(box: Machine, 
     for target in ("request", "status"):
         done = box.make(target, **nowhere)
         assert done.code
-        assert "no server runs here; start one with: make serve" in done.errors
+        assert "no server is running here; start one with: make serve" in done.errors
         assert "Setting up" not in done.output
     stopped = box.make("stop", **nowhere)
-    assert (stopped.code, stopped.output) == (0, "no server runs here\n")
+    assert (stopped.code, stopped.output) == (0, "no server is running here\n")
 
 
 @pytest.mark.parametrize("named", ["address", "option", "state"])
@@ -336,7 +336,7 @@ def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Pa
     alone = box.make("up", runtimes=PLAIN, RUNS=str(none))
     (started,) = (call for call in alone.calls if "up" in call and call[0] == "docker-compose")
     assert after(started, "--profile") == ["tracking"]
-    assert "MLflow starts alone" in alone.output
+    assert "so only MLflow starts" in alone.output
     new = tmp_path / "new"
     box.make("up", runtimes=PLAIN, RUNS=str(new))
     assert new.owner() == tmp_path.owner(), "the engine would make it, and as its own user"
@@ -457,7 +457,7 @@ def test_all_that_setup_installs_is_pinned(bare: Machine) -> None:
 def test_a_server_of_mlflow_is_not_started_again(box: Machine) -> None:
     done = box.make("mlflow", MLFLOW_TRACKING_URI="http://mlflow.example:5000")
     assert done.code == 0, done.errors
-    assert "which runs already: open http://mlflow.example:5000" in done.output
+    assert "no need to start one: open http://mlflow.example:5000" in done.output
 
 
 def test_make_prints_what_it_would_run(box: Machine) -> None:
@@ -509,7 +509,7 @@ def test_a_token_is_mounted_and_named(box: Machine, runs: Path, tmp_path: Path) 
 
 def test_a_registered_model_is_not_for_the_image(box: Machine) -> None:
     done = box.make("serve", "ARGS=--model models:/lookalike@champion", runtimes=NVIDIA, SERVING="")
-    assert "the serving image holds no MLflow; RUNTIME=local serves it" in done.errors
+    assert "the serving image does not contain MLflow; use RUNTIME=local" in done.errors
 
 
 def test_a_model_is_baked_in(box: Machine, tmp_path: Path) -> None:
@@ -541,7 +541,7 @@ def test_foreground_is_the_containers_own(box: Machine, runs: Path, foreground: 
 def test_a_server_that_runs_is_left_alone(box: Machine, runs: Path) -> None:
     done = box.make("serve", f"ARGS=--runs {runs}", runtimes=NVIDIA, SERVING="true")
     assert done.code == 0
-    assert "It already serves: container lookalike-serve" in done.output
+    assert "Already serving in container lookalike-serve" in done.output
     assert not any(call[1] in ("rm", "stop", "run", "build") for call in done.calls)
 
 

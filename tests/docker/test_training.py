@@ -30,7 +30,7 @@ def rundir_of(runs: Path, number: int) -> rundir.RunDirectory:
 def test_a_run_belongs_to_its_caller_and_needs_no_network(
     trained: subprocess.CompletedProcess[str], runs: Path, engine: Engine
 ) -> None:
-    assert "Runtime for training: Docker (as asked for)" in trained.stdout
+    assert "Runtime for training: Docker (as requested)" in trained.stdout
     assert "--network none" in trained.stderr
     assert "movie-reviews: 10,605 rows" in trained.stdout + trained.stderr
     owners = {path.stat().st_uid for path in runs.rglob("*")}
