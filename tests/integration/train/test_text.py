@@ -70,7 +70,7 @@ def test_the_evidence_has_the_baselines_the_ablation_and_a_curve(trained: rundir
     assert "Utility" in page
     assert "Classes" in page
     assert "Quality and diversity" in page
-    assert "Texts, and the training texts" in page
+    assert "Texts, and the nearest texts seen in training" in page
 
 
 def test_real_rows_are_printed_whole(sentences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
