@@ -1,4 +1,4 @@
-"""The pretended GPU allows and refuses what a real one does: where there is one, it answers the same questions."""
+"""The pretended GPU allows and refuses what a real one does; where there is a real one, it takes the same tests."""
 
 import copy
 import io
@@ -78,7 +78,7 @@ def test_what_cuda_allows_stays_on_the_gpu(use: Callable[[], torch.Tensor]) -> N
 
 @pytest.fixture
 def _impatient(_gpu: None) -> None:
-    there()  # a real GPU is started
+    there()  # initialise CUDA first if the GPU is real
     torch.cuda.set_sync_debug_mode("error")
 
 

@@ -29,7 +29,7 @@ def test_the_readme_shows_what_was_measured() -> None:
 
 
 def rewrite() -> None:
-    """Put the options into the README; `make readme` calls it."""
+    """Put the options into the README; called by `make readme`."""
     before, rest = README.read_text().split(START)
     README.write_text(before + START + help_text() + END + rest.split(END)[1])
 

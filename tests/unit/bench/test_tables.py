@@ -1,4 +1,4 @@
-"""The benches' bookkeeping: no table is lost, misplaced or made of what has changed since."""
+"""The benches' bookkeeping: no table is lost, misplaced or made from outdated results."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_each_table_stands_under_its_own_caption() -> None:
 
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Options of a job that ends at once, and how many were run."""
+    """Options of a job that ends at once ("given"), and the number of jobs run ("runs")."""
 
     def work(config: Any) -> fit.Outcome:
         counted["runs"] += 1
@@ -122,7 +122,7 @@ def test_a_job_is_run_again_when_what_it_learned_from_has_changed(jobs: dict[str
     assert tables.job(jobs["given"]).path == first.path
     assert tables.job({**jobs["given"], "seed": 2}).path != first.path
     Path(jobs["given"]["data"]).write_text("a,b\n1,1\n")
-    os.utime(first.config, (1, 1))  # begun before that
+    os.utime(first.config, (1, 1))  # the job began before the data changed
     assert tables.job(jobs["given"]).path != first.path
     assert jobs["runs"] == 3
 
@@ -163,7 +163,7 @@ def test_peers_share_a_table_only_if_measured_alike(tmp_path: Path) -> None:
 
 
 def test_a_process_has_its_own_memory_not_that_of_the_bench(tmp_path: Path) -> None:
-    """This process has torch loaded; Linux hands its peak on to what it starts."""
+    """This process has loaded torch, and on Linux a child process inherits its parent's peak memory."""
     assert peers._run(["true"]).memory < 50
     with pytest.raises(click.ClickException, match=r"failed \(3\): no"):
         peers._run(["sh", "-c", "echo no; exit 3"])

@@ -34,7 +34,7 @@ class FakeContext:
         self.receive([])
 
     def receive(self, headers: list[dict[str, str]]) -> None:
-        """A new batch comes in."""
+        """Start a new batch with these request headers."""
         self.request_headers = headers
         self.statuses: dict[int, tuple[int, str]] = {}
         self.headers: dict[int, dict[str, str]] = defaultdict(dict)

@@ -17,7 +17,7 @@ import train
 from serve import archive
 from serve.errors import ArchiveError
 
-# What a TorchServe worker does, with nothing on the path but the unpacked archive and the installed packages.
+# What a TorchServe worker does, importing only from the unpacked archive and the installed packages.
 ALONE = """
 import json, sys
 sys.path.insert(0, "")
@@ -42,7 +42,7 @@ def mar(artifact_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def repacked(mar: Path, target: Path, **changes: bytes | None) -> Path:
-    """A copy of an archive in which some files have other content, or are missing."""
+    """Copy an archive with the content of some files changed, or (None) left out; returns the copy's path."""
     with zipfile.ZipFile(mar) as source, zipfile.ZipFile(target, "w") as copy:
         for name in source.namelist():
             content = changes.get(Path(name).stem, source.read(name))
@@ -118,7 +118,7 @@ def test_verify_returns_the_card(mar: Path) -> None:
 
 
 def test_what_is_served_is_what_was_proved(mar: Path, tmp_path: Path) -> None:
-    """A second handler that only the archive's stream has, and not its table of contents, which TorchServe unpacks."""
+    """TorchServe unpacks an archive as a stream, so also a file that its table of contents lacks."""
     hidden, proved = tmp_path / "hidden.mar", tmp_path / "proved.mar"
     with zipfile.ZipFile(mar) as source, zipfile.ZipFile(hidden, "w") as made:
         for name in source.namelist():
@@ -154,7 +154,7 @@ def test_a_truncated_archive_is_refused(mar: Path, tmp_path: Path, length: int) 
 
 @pytest.mark.parametrize(("place", "bit"), [(6, 64), (8, 1), (8, 32), (10, 4)])
 def test_a_flipped_bit_in_the_directory_is_refused(mar: Path, tmp_path: Path, place: int, bit: int) -> None:
-    """The version needed, the flags for a password and for patched data, and the way of compression."""
+    """The bits are of the version needed, the flags for encryption and patched data, and the compression method."""
     content = bytearray(mar.read_bytes())
     content[content.index(b"PK\x01\x02") + place] ^= bit
     broken = tmp_path / "broken.mar"
@@ -284,7 +284,7 @@ def test_an_artifact_without_a_usable_version_is_refused(
 
 
 def imports(file: Path) -> set[str]:
-    """What a file imports, wherever it does, with dots."""
+    """The dotted names of all imports in a file, also those within functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The bench: what is counted, and which sizes are asked for."""
+"""The bench of serving: what it counts, and which sizes it requests."""
 
 import itertools
 import math
@@ -21,11 +21,11 @@ from tests.rated import rated_artifact
     "refusal", [b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 200 OK\r\n", b""]
 )
 def test_refusals_and_lost_connections_are_no_throughput(refusal: bytes) -> None:
-    """The first answer is whole; then each connection is closed after a refusal, or before it has answered."""
+    """The first answer is complete; then each connection is closed after a refusal, or before a complete answer."""
 
     def answer(server: socket.socket) -> None:
         answers = itertools.chain([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"], itertools.repeat(refusal))
-        with suppress(OSError):  # at the end
+        with suppress(OSError):  # the socket was shut down
             while True:
                 connection, _ = server.accept()
                 with connection:
@@ -43,11 +43,11 @@ def test_refusals_and_lost_connections_are_no_throughput(refusal: bytes) -> None
         thread.join()
     assert found.failures > 0
     assert found.answers == 1
-    assert found.per_second < 20, "at most the first answer"
+    assert found.per_second < 20, "at most the first answer counts"
 
 
 def _slow_server(server: socket.socket, seconds: float) -> None:
-    """Answers each connection's requests one after the other, so many seconds each."""
+    """Answer each connection's requests one after the other, each after `seconds`."""
 
     def answer(connection: socket.socket) -> None:
         with suppress(OSError), connection:
@@ -55,14 +55,14 @@ def _slow_server(server: socket.socket, seconds: float) -> None:
                 time.sleep(seconds)
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
-    with suppress(OSError):  # at the end
+    with suppress(OSError):  # the socket was shut down
         while True:
             threading.Thread(target=answer, args=(server.accept()[0],)).start()
 
 
 @pytest.mark.parametrize("duration", [0.1, 0.9])
 def test_slow_answers_are_not_counted_too_often(duration: float) -> None:
-    """What was asked for in the warm-up took part of its time there. An answer may take longer than all the time."""
+    """A request sent during the warm-up does not count. One that takes longer than the whole measurement does."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=_slow_server, args=(server, duration))
         thread.start()
@@ -74,11 +74,11 @@ def test_slow_answers_are_not_counted_too_often(duration: float) -> None:
 
 
 def test_failures_of_the_warm_up_count_too() -> None:
-    """A server that refuses at first and then answers."""
+    """The server closes the first three connections without an answer, then answers."""
     refusals = iter([True] * 3)
 
     def answer(server: socket.socket) -> None:
-        with suppress(OSError):  # at the end
+        with suppress(OSError):  # the socket was shut down
             while True:
                 connection, _ = server.accept()
                 with connection:
@@ -111,12 +111,12 @@ def test_a_server_that_falls_silent_is_not_waited_for_without_end(monkeypatch: p
 def test_no_more_is_asked_for_than_the_model_gives(tmp_path: Path, artifact_directory: Path) -> None:
     assert bench._sizes(artifact_directory) == bench.SIZES
     rated_artifact(tmp_path / "artifact")
-    assert max(bench._sizes(tmp_path / "artifact")) <= 4000, "candidates are limited, too"
+    assert max(bench._sizes(tmp_path / "artifact")) <= 4000, "the limit is on rows times candidates"
 
 
 @pytest.mark.parametrize("name", ["card.json", "lookalike.mar"])
 def test_a_damaged_model_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("serve.launch.check", lambda settings: None)  # neither Java nor free ports are needed
+    monkeypatch.setattr("serve.launch.check", lambda settings: None)  # so that neither Java nor free ports are needed
     (tmp_path / name).write_text("{}")
     with pytest.raises(ServeError, match="not a complete Lookalike model"):
         next(bench.run(Settings(runs=tmp_path, model=str(tmp_path)), 0.1))
@@ -129,7 +129,7 @@ def test_nobody_can_load_code_into_the_server_that_is_measured(tmp_path: Path, m
     with bench._torchserve(Settings(runs=tmp_path)):
         (settings,) = started
     assert not settings.loads_models
-    assert not settings.need_tokens, "they would be in the ratios"
+    assert not settings.need_tokens, "their cost would affect the ratios"
     assert settings.beside == ("noop=noop.mar",)
     with zipfile.ZipFile(models.store(tmp_path) / "noop.mar") as mar:
         assert set(mar.namelist()) == {"noop.py", "model-config.yaml", "MAR-INF/MANIFEST.json"}

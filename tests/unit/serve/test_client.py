@@ -1,4 +1,4 @@
-"""The client: what it asks, what it shows, and what it says when something is wrong."""
+"""The client: what it sends, what it shows, and what it says when something is wrong."""
 
 import http
 import http.server
@@ -30,7 +30,7 @@ ANSWER = {
 
 @dataclass
 class Server:
-    """Answers with the given (status, body) pairs in turn and keeps what it was asked."""
+    """Answers with the given (status, body) pairs in turn and records what it is asked."""
 
     address: str = ""
     answers: list[tuple[int, bytes]] = field(default_factory=list)
@@ -102,7 +102,7 @@ def test_options_that_were_chosen_are_sent(server: Server) -> None:
     assert server.asked == [(None, b'{"n": 1, "temperature": 0.5}')]
 
 
-@pytest.mark.parametrize("retry_after", [None, "0"])  # TorchServe names no time, a worker of a stopping server does
+@pytest.mark.parametrize("retry_after", [None, "0"])  # without from TorchServe, with from a stopping worker
 def test_a_busy_server_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch, retry_after: str | None) -> None:
     monkeypatch.setattr(clients, "RETRY", clients.RETRY.new(backoff_factor=0))
     server.retry_after = retry_after
@@ -210,7 +210,7 @@ def test_people_see_a_line_for_each_sequence() -> None:
     classes = clients.show(json.dumps(ANSWER | {"labels": ["good", "bad"]}).encode()).splitlines()
     assert classes[:2] == ["good  10  film", "bad  11  film plot"]
     empty = clients.show(json.dumps(ANSWER | {"sequences": [[1, 0, 0]], "text": [""]}).encode()).splitlines()
-    assert empty[0] == "", "a text without a word, of which only the end was drawn"
+    assert empty[0] == "", "an empty text: only its end was drawn"
     absent = clients.show(json.dumps(ANSWER | {"sequences": [[0, 0]], "text": [""]}).encode()).splitlines()
     assert absent[0] == "00", "no word is present"
     bare = {name: value for name, value in ANSWER.items() if name != "text"}

@@ -1,4 +1,4 @@
-"""How many CPUs there are for the workers."""
+"""How many CPUs the workers may use."""
 
 import os
 from pathlib import Path

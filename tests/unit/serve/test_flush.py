@@ -14,7 +14,7 @@ NO_DUAL_STACK = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no s
 
 
 def write_table(path: Path, connections: list[tuple[int, int, int]]) -> None:
-    """A table of connections as Linux shows it: the server's port, the client's, and unsent bytes of each."""
+    """Write a table of TCP connections as Linux does, given (server port, client port, unsent bytes) of each."""
     line = "{}: 0100007F:{:04X} 0100007F:{:04X} 01 {:08X}:00000000 00:00000000 00000000 0 0 1054\n"
     lines = (line.format(k, *facts) for k, facts in enumerate(connections))
     path.with_suffix(".new").write_text("".join(["sl\n", *lines]))
@@ -51,7 +51,7 @@ def test_a_client_that_owes_a_read_is_waited_for_to_the_last_byte(
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells what was not sent")
-@pytest.mark.parametrize("dual", [False, pytest.param(True, marks=NO_DUAL_STACK)])  # Java's sockets are dual ones
+@pytest.mark.parametrize("dual", [False, pytest.param(True, marks=NO_DUAL_STACK)])  # Java's sockets are dual-stack
 def test_an_answer_is_waited_for_until_its_client_has_taken_it(dual: bool) -> None:
     family, host = (socket.AF_INET6, "::ffff:127.0.0.1") if dual else (socket.AF_INET, "127.0.0.1")
     with (

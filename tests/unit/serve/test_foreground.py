@@ -22,14 +22,14 @@ STATE = State(pid=1, host="127.0.0.1", port=1, metrics_port=2, tokens=False, wor
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in commands.INTERRUPTIONS}
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup makes it ignored
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 class Interrupted:
-    """Is interrupted while it is finalized, where Python drops the exception."""
+    """Is interrupted in its finalizer, where Python drops the exception."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -55,14 +55,14 @@ def test_each_signal_interrupts(number: signal.Signals) -> None:
 def test_a_start_that_does_not_stay_is_interrupted_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It then takes away the server that nobody knows of yet."""
+    """So that it removes the server that nobody knows of yet."""
     monkeypatch.setattr(server, "start", lambda *_: signal.raise_signal(signal.SIGTERM))
     assert commands.main(["start", "--runs", str(tmp_path)]) == 1
     assert capsys.readouterr().err.endswith("Error: interrupted\n")
 
 
 class Starts:
-    """What `start` does with the server: a double of the functions that it calls."""
+    """Stands in for the functions that `start` calls; `finished` tells whether it stopped its server."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, before: State | None) -> None:
         self.finished = False

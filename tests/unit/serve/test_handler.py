@@ -1,4 +1,4 @@
-"""The handler: what it answers, alone and in batches."""
+"""The handler: its answers to single requests and to batches."""
 
 import dataclasses
 import enum
@@ -220,11 +220,11 @@ def test_the_watch_is_told_the_form_and_which_requests_chose_options(choosy: tup
     watch: Any = SimpleNamespace(served=lambda form, codes, usual: served.append((form, usual)))
     choosy[0].watch = watch
     ask(choosy, b"{}", b'{"label": "wild"}', b'{"format": "npy"}')
-    assert served == [("json", True), ("npy", True), ("json", False)], "requests with the same options go together"
+    assert served == [("json", True), ("npy", True), ("json", False)], "requests with equal options are drawn together"
 
 
 def test_the_watch_names_only_fields_that_there_are(loaded: tuple[LookalikeHandler, Context]) -> None:
-    """Prometheus keeps a series for each name for ever, so no client may choose one."""
+    """Prometheus keeps a time series for each name forever, so clients must not be able to invent names."""
     refused: list[tuple[str, int]] = []
     watch: Any = SimpleNamespace(refused=lambda field, status: refused.append((field, status)))
     loaded[0].watch = watch
@@ -325,7 +325,7 @@ def test_a_stop_lets_no_batch_in_and_waits_for_those_inside(tmp_path: Path) -> N
             draining = pool.submit(drain.begin, path, 60)
             deadline = time.monotonic() + 10
             while path.stat().st_size == 0:
-                assert time.monotonic() < deadline, "workers are told while it waits"
+                assert time.monotonic() < deadline, "workers must be told while `begin` waits"
                 time.sleep(0.001)
             assert drain.signed(path) == set()
             with late.shared() as serves:
@@ -358,7 +358,7 @@ def test_a_full_disk_lets_a_stop_begin_and_workers_refuse(tmp_path: Path, monkey
 
     monkeypatch.setattr(os, "write", full)
     assert drain.begin(path, 1)
-    assert path.stat().st_blocks == 0, "it takes no room"
+    assert path.stat().st_blocks == 0, "the file takes no disk space"
     with lock.shared() as serves:
         assert not serves
 
@@ -381,7 +381,7 @@ def test_a_batch_that_comes_as_a_stop_begins_is_not_let_in(tmp_path: Path, monke
 def test_of_the_metrics_only_the_line_for_each_batch_is_dropped(
     loaded: tuple[LookalikeHandler, Context], caplog: pytest.LogCaptureFixture
 ) -> None:
-    logger = logging.getLogger("ts.metrics.caching_metric")  # of TorchServe, where each metric is a line
+    logger = logging.getLogger("ts.metrics.caching_metric")  # TorchServe's, one line per metric
     logger.info("[METRICS]PredictionTime.ms:0.2|#ModelName:lookalike,Level:Model")
     logger.info("[METRICS]lookalike_requests_total.count:3|#ModelName:lookalike,Format:json")
     assert ["lookalike_requests_total" in message for message in caplog.messages] == [True]
@@ -424,7 +424,7 @@ def test_of_a_batch_only_those_with_the_token_are_answered(
     answers = [json.loads(body) for body in made.handle([{"body": b""}] * 3, context)]
     assert ["sequences" in answer for answer in answers] == [True, False, False]
     assert {index: status for index, (status, _) in context.statuses.items()} == {1: 401, 2: 401}
-    # RFC 9110, 11.6.1: a 401 says how to ask, and an answer with sequences does not.
+    # RFC 9110, 11.6.1: a 401 says how to authenticate.
     assert [context.headers[k].get("WWW-Authenticate") for k in range(3)] == [None, "Bearer", "Bearer"]
 
 
@@ -437,7 +437,7 @@ def test_the_openapi_description_has_the_header_of_a_missing_token(path: str) ->
 
 
 def test_a_model_without_a_run_has_an_empty_header_for_it(choosy: Any) -> None:
-    """TorchServe's worker encodes headers as text: None would end it, and the batch with it."""
+    """TorchServe's worker encodes headers as text: None would crash it and lose the batch."""
     ask(choosy, b'{"format": "npy"}')
     assert choosy[1].headers[0]["X-Lookalike-Run-Id"] == ""
 

@@ -1,4 +1,4 @@
-"""TorchServe's management API as we ask it, over a Unix socket."""
+"""Requests to TorchServe's management API, over a Unix socket."""
 
 import http.server
 import socketserver
@@ -15,7 +15,7 @@ from serve.errors import ServeError
 
 @dataclass
 class Api:
-    """A management API that answers so, and what it was asked: path and authorization."""
+    """A management API: its socket, its (status, body) answer, and the (path, authorization) of each request."""
 
     path: Path
     answer: tuple[int, bytes] = (200, b"{}")

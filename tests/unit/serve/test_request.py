@@ -218,7 +218,7 @@ def test_the_openapi_description_says_what_is_valid(fields: dict[str, Any]) -> N
     description = json.loads((Path(requests.__file__).parent / "openapi.json").read_text())
     checker = jsonschema.Draft202012Validator(description["components"]["schemas"]["Request"])
     if any(isinstance(value, float) and value.is_integer() for value in fields.values()):
-        return  # 5.0 is an integer to JSON Schema; the description says in words that it is not one to us
+        return  # to JSON Schema 5.0 is an integer, to us it is not; the description says so in words
     try:
         parse(fields, RICH)
     except RequestError as error:

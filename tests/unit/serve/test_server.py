@@ -1,4 +1,4 @@
-"""Starting, switching and stopping, as far as that shows without TorchServe."""
+"""Starting, switching and stopping, as far as can be tested without TorchServe."""
 
 import dataclasses
 import errno
@@ -39,12 +39,12 @@ from train import store
 
 @contextmanager
 def process_of(scratch: Path, before: str = "pass") -> Iterator[subprocess.Popen[bytes]]:
-    """What passes for a server's process: it has its command line, and does nothing but what it does before."""
+    """A stand-in for a server's process: has its command line, runs the code `before`, then sleeps."""
     code = f"import signal, time; {before}; print('there', flush=True); time.sleep(600)"
     command = [sys.executable, "-c", code, states.MAIN_CLASS, str(scratch / "config.properties")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
-        process.stdout.readline()  # a process that has only just been made has no command line yet
+        process.stdout.readline()  # a new process has no command line yet
         try:
             yield process
         finally:
@@ -53,7 +53,7 @@ def process_of(scratch: Path, before: str = "pass") -> Iterator[subprocess.Popen
 
 @contextmanager
 def server_of(runs: Path, before: str = "pass") -> Iterator[State]:
-    """What passes for the server of these runs: a process, a folder and a state."""
+    """A stand-in for the server of these runs: a process, a folder and a state."""
     scratch = Path(tempfile.mkdtemp(prefix=server.SCRATCH, dir=runs))
     (scratch / states.DRAIN_LOCK).touch()
     (runs / "serve" / "model-store").mkdir(parents=True)
@@ -71,7 +71,7 @@ def running(tmp_path: Path) -> Iterator[State]:
 
 
 def end(state: State) -> None:
-    """The server dies by itself and leaves everything behind."""
+    """Kill the server's process; its files stay behind."""
     process = states.process(state)
     assert process
     process.kill()
@@ -124,7 +124,7 @@ def test_a_slow_launcher_is_a_failure_in_one_line(tmp_path: Path) -> None:
 def test_an_interrupted_launch_leaves_no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "logs").mkdir()
     java = tmp_path / "java.pid"
-    # The launcher has started Java and has not ended yet; only the signal's handler ends the wait.
+    # The interruption comes when the launcher has started Java but has not ended.
     code = "import pathlib, subprocess, time; java = subprocess.Popen(['sleep', '600']); "
     code += f"pathlib.Path({str(java)!r}).write_text(str(java.pid)); time.sleep(600)"
     popen = subprocess.Popen
@@ -206,7 +206,7 @@ def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
 
     def begin(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
         known = states.last(tmp_path)
-        assert known, "a start that is killed now would leave a server that nobody knows of"
+        assert known, "if start were killed now, nobody would know of the server"
         assert (known.pid, known.scratch) == (0, str(scratch))
         return processes.enter_context(process_of(scratch)).pid
 
@@ -229,7 +229,7 @@ def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
 
 @dataclass
 class Predictions:
-    """An HTTP server that answers with these (status, sequences) in turn and keeps the tokens that it was given."""
+    """An HTTP server that answers with these (status, sequences) in turn and records the tokens it is sent."""
 
     port: int
     answers: list[tuple[int, list[list[int]]]] = field(default_factory=list)
@@ -267,7 +267,7 @@ CARD = {"version": "1", "golden": [{"seed": 0, "rows": GOLDEN}]}
 
 @pytest.fixture
 def _its_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server that is asked seems to be the one that was started, and not this process."""
+    """Pretend that the started server, not this process, listens on the port."""
     monkeypatch.setattr(states, "listens", lambda state: True)
 
 
@@ -286,7 +286,7 @@ def test_a_server_is_ready_when_it_answers_with_the_golden_samples(
 
 @pytest.fixture
 def guarded(running: State, predictions: Predictions, tmp_path: Path) -> State:
-    """A server that was given a token."""
+    """A server with a token file."""
     (tmp_path / "token").write_text("a-secret-of-the-server\n")
     return dataclasses.replace(running, port=predictions.port, token_file=str(tmp_path / "token"))
 
@@ -377,7 +377,7 @@ def test_a_server_whose_stop_was_killed_is_not_taken_for_one_that_answers(
 def test_a_drain_lock_that_somebody_deleted_stops_nobody(
     running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running.drain_lock.unlink()  # by what empties folders of temporary files
+    running.drain_lock.unlink()  # as a cleaner of temporary files may
     monkeypatch.setattr(server, "_manage", lambda *request: described())
     found = server.status(tmp_path)
     assert found
@@ -386,27 +386,27 @@ def test_a_drain_lock_that_somebody_deleted_stops_nobody(
 
 
 def test_a_stop_without_a_drain_lock_says_that_it_could_not_wait(running: State, tmp_path: Path) -> None:
-    running.drain_lock.unlink()  # by what empties folders of temporary files
+    running.drain_lock.unlink()  # as a cleaner of temporary files may
     told: list[str] = []
     assert server.stop(tmp_path, tell=told.append)
     assert told == [f"{running.drain_lock}: No such file or directory: requests in progress may have been cut off"]
 
 
 def described(*workers: int) -> list[dict[str, Any]]:
-    """What TorchServe says of a version with these workers."""
+    """TorchServe's description of a version with these workers (process ids)."""
     return [{"modelVersion": "1", "workers": [{"pid": pid} for pid in workers], "jobQueueStatus": {}}]
 
 
 def test_a_stop_waits_until_each_worker_has_been_sent_another_batch(
     running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or else TorchServe may not have passed on yet what a worker answered last."""
+    """Otherwise TorchServe may not yet have passed on a worker's last answer."""
     with process_of(tmp_path) as first, process_of(tmp_path) as second:
         knocked = []
 
         def knock(state: State, version: str) -> None:
             knocked.append(version)
-            if len(knocked) <= 2:  # workers refuse, one after the other
+            if len(knocked) <= 2:  # one worker after the other refuses and signs
                 pid = (first, second)[len(knocked) - 1].pid
                 with state.drain_lock.open("ab") as lock:
                     lock.write(b"%d\n" % pid)
@@ -434,7 +434,7 @@ def test_a_worker_that_is_never_sent_another_batch_is_said_to_have_been_cut_off(
     monkeypatch.setattr(server, "_knock", knock)
     told: list[str] = []
     assert server.stop(tmp_path, grace_seconds=0.5, tell=told.append)
-    # Where nobody signs, workers are of an older version, which does not.
+    # Where nobody signs, the workers are of an older version, which cannot sign.
     assert told == (["0.5 s were not enough for all accepted requests: the rest were cut off"] if signs else [])
 
 
@@ -600,7 +600,7 @@ def test_a_version_that_does_not_answer_is_not_made_the_default(
 
 
 def test_a_host_that_is_not_here_is_no_matter_of_the_port() -> None:
-    with pytest.raises(UsageError, match=r"^--host 192\.0\.2\.1: "):  # of the addresses for documentation
+    with pytest.raises(UsageError, match=r"^--host 192\.0\.2\.1: "):  # an address reserved for documentation
         launch._check_port("--port", "192.0.2.1", 8080)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -612,7 +612,7 @@ def test_a_port_can_be_used_as_soon_as_its_last_server_has_ended() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as client:
-            listening.accept()[0].close()  # who ends a connection first keeps its address for a minute
+            listening.accept()[0].close()  # the side that closes first keeps its address for a minute
             assert client.recv(1) == b""
     launch._check_port("--port", "127.0.0.1", port)
 
@@ -621,7 +621,7 @@ def test_a_port_can_be_used_as_soon_as_its_last_server_has_ended() -> None:
 def test_the_command_to_try_finds_the_token_of_these_runs(
     running: State, monkeypatch: pytest.MonkeyPatch, runs: str, option: str
 ) -> None:
-    """As a header that curl reads: in an argument, other users would see it."""
+    """curl reads the header from standard input: other users could see an argument."""
     monkeypatch.setattr(server, "inference_token", lambda state: "secret")
     tried = commands._curl(Path(runs), running)
     assert tried.startswith(f"python -m serve token --header{option} | curl -X POST ")
@@ -635,11 +635,11 @@ def test_the_command_to_try_finds_the_token_of_these_runs(
 def test_without_tokens_nothing_is_loaded_into_a_running_server(
     tmp_path: Path, given: dict[str, Any], loads: bool
 ) -> None:
-    """Any user of the machine reaches gRPC's management, which loads code from any folder."""
+    """Any user of the machine can reach the gRPC management API, which loads code from any folder."""
     assert f"enable_model_api={str(loads).lower()}\n" in launch._properties(Settings(runs=tmp_path, **given), tmp_path)
     assert "enable_model_api" not in (launch.HERE / "config.properties").read_text()
     token_file = Settings(runs=tmp_path, token_file=tmp_path / "token", **given)
-    assert token_file.loads_models == ("model_api" in given), "TorchServe's own tokens are off"
+    assert token_file.loads_models == ("model_api" in given), "a token file turns off TorchServe's own tokens"
 
 
 @pytest.mark.usefixtures("running")
@@ -654,7 +654,7 @@ def test_who_wants_a_token_that_nobody_needs_is_told_so(
 
 
 def test_a_registered_model_without_mlflow_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the serving image."""
+    """The serving image has no MLflow."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "mlflow", None)
     name = "models:/lookalike@champion"
@@ -664,7 +664,7 @@ def test_a_registered_model_without_mlflow_is_told(tmp_path: Path, monkeypatch: 
 
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What MLflow is told goes for the whole process; afterwards it is as before."""
+    """No tracking URI is set; MLflow's own, which holds for the whole process, is restored afterwards."""
     before = mlflow.get_tracking_uri()
     for variable in (*store.MLFLOW_DEFAULTS, "MLFLOW_TRACKING_URI"):
         monkeypatch.setenv(variable, "")
@@ -708,7 +708,7 @@ def test_the_registry_is_the_one_among_the_runs_whatever_their_folder_is_called(
     shutil.copy(registry, runs)
     with models.located(runs, "models:/lookalike/1") as found:
         assert (found / "card.json").is_file()
-    assert [path.name for path in tmp_path.rglob("*.db")] == ["mlflow.db"], "no other was made"
+    assert [path.name for path in tmp_path.rglob("*.db")] == ["mlflow.db"], "no other store was created"
 
 
 @pytest.mark.usefixtures("own_registry")
@@ -739,10 +739,10 @@ def test_every_problem_is_one_line(
 
 
 def test_the_workers_are_told_where_drain_lock_and_token_are(tmp_path: Path) -> None:
-    """Without the lock a stop cuts off what has been accepted; without the token everybody is answered."""
+    """Without the lock, a stop would cut off accepted requests; without the token, anybody would be answered."""
     seen = launch._environment(Settings(runs=tmp_path, token_file=tmp_path / "mine"), tmp_path, tmp_path / "scratch")
     lock = str(tmp_path / "scratch" / states.DRAIN_LOCK)
-    assert seen[drain.VARIABLE] == seen["LOOKALIKE_GATE"] == lock, "older archives know the latter name"
+    assert seen[drain.VARIABLE] == seen["LOOKALIKE_GATE"] == lock, "older archives read LOOKALIKE_GATE"
     assert seen[bearer.VARIABLE] == str(tmp_path / "scratch" / "token")
 
 
@@ -761,7 +761,7 @@ def test_java_reads_paths_as_utf_8_in_every_locale(
 
 @pytest.mark.parametrize("variable", [bearer.VARIABLE, drain.VARIABLE])
 def test_what_workers_are_told_is_no_option_of_a_command(variable: str) -> None:
-    """A plain TorchServe's workers see what their user has exported for our commands."""
+    """Workers of a plain TorchServe inherit whatever their user has exported for our commands."""
     commands_of_both = [*commands.cli.commands.values(), *training.cli.commands.values()]
     given = [parameter.envvar or [] for command in commands_of_both for parameter in command.params]
     named = {name for names in given for name in ([names] if isinstance(names, str) else names)}
@@ -834,7 +834,7 @@ def test_the_workers_end_with_their_server(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_process_that_serves_other_runs_is_not_ours(running: State, tmp_path: Path) -> None:
-    """Process ids are used again, also by servers."""
+    """Process ids are reused, possibly by another server."""
     assert states.process(dataclasses.replace(running, scratch=str(tmp_path / f"{server.SCRATCH}earlier"))) is None
 
 
@@ -860,7 +860,7 @@ def test_a_damaged_state_is_not_taken_for_no_server(
 ) -> None:
     path = tmp_path / "serve" / "state.json"
     if content is None:
-        path.mkdir(parents=True)  # what root cannot read either
+        path.mkdir(parents=True)  # not even root can read a folder as a file
     else:
         path.parent.mkdir()
         path.write_text(content)
@@ -916,7 +916,7 @@ def test_what_is_no_token_is_wrong_usage(
     ("said", "found"),
     [
         (None, "is missing, or not Java"),
-        ("No Java runtime present", "is missing, or not Java"),  # as macOS's own says
+        ("No Java runtime present", "is missing, or not Java"),  # the message of macOS's stub
         ('java version "1.8.0_292"', "version 8"),
         ('Picked up JAVA_TOOL_OPTIONS: -Dx\nopenjdk version "11.0.2" 2019-01-15', "version 11"),
         ('openjdk version "17.0.15" 2025-04-15', None),
@@ -965,7 +965,7 @@ def test_a_full_disk_is_no_fault_of_the_model(
 
 @pytest.fixture
 def half_started(running: State, tmp_path: Path) -> State:
-    """As `running`, but its start was killed when it did not know the process yet."""
+    """Like `running`, but its start was killed before it knew the process id."""
     states.write(tmp_path, dataclasses.replace(running, pid=0))
     return running
 
@@ -984,7 +984,7 @@ def test_a_start_at_work_that_has_no_process_yet_is_not_swept_away(half_started:
     with server._locked(tmp_path), pytest.raises(ServeError, match="another start or use is running"):
         server.stop(tmp_path)
     assert Path(half_started.scratch).exists()
-    assert not server.stop(tmp_path), "it was killed"
+    assert not server.stop(tmp_path), "there is no process to stop"
     assert is_forgotten(tmp_path, half_started)
 
 
@@ -992,7 +992,7 @@ def test_a_start_at_work_that_has_no_process_yet_is_not_swept_away(half_started:
 def test_sockets_whose_paths_are_too_long_are_wrong_usage(
     monkeypatch: pytest.MonkeyPatch, longer: int, refused: bool
 ) -> None:
-    """Java would cut the path off, and listen outside the private folder."""
+    """Java would truncate the path and listen outside the private folder."""
     folder = "/tmp/é"
     room = launch.SOCKET_PATH_BYTES - len("/lookalike-serve-12345678/management.sock")
     folder += "x" * (room + longer - len(folder.encode()))

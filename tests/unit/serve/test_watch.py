@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus."""
+"""What a worker reports to Prometheus."""
 
 import enum
 import math
@@ -15,14 +15,14 @@ REFERENCE = (torch.rand(2000, 4, generator=torch.Generator().manual_seed(0)) < 0
 
 
 class Kind(enum.Enum):
-    """As TorchServe's MetricTypes."""
+    """Like TorchServe's MetricTypes."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
 
 
 class FakeMetrics:
-    """TorchServe's metrics cache, filled from metrics.yaml; keeps what it is told."""
+    """Stands in for TorchServe's metrics cache: filled from metrics.yaml, it records what it is told."""
 
     def __init__(self) -> None:
         described = yaml.safe_load((Path(handler.__file__).parent / "metrics.yaml").read_text())["model_metrics"]
@@ -56,7 +56,7 @@ def test_only_usual_requests_count_as_drift() -> None:
     watched = Watch(metrics, "m", lambda: REFERENCE, len(REFERENCE))
     watched.served("json", REFERENCE[:3])
     watched.served("json", torch.zeros_like(REFERENCE), usual=False)
-    watched.tell()  # the first draws what to compare with
+    watched.tell()  # the first call draws the rows to compare with
     watched.tell()
     (compared,) = (value for (name, *_), value in metrics.told.items() if name == "drift_compared")
     assert compared == 3
@@ -72,7 +72,7 @@ def test_drift_of_other_codes_is_in_which_of_the_commonest_occur() -> None:
     assert (same["marginal"], same["correlation"]) == (0, 0)
     drift.add(codes.roll(1, dims=1))
     turned = drift.measure()
-    assert (turned["marginal"], turned["correlation"]) == (0, 0), "where in a row they stand is no matter"
+    assert (turned["marginal"], turned["correlation"]) == (0, 0), "positions within a row do not matter"
     drift.add(torch.full((2000, 8), 7).to(torch.uint16))
     assert drift.measure()["marginal"] > 0.01
 
@@ -154,11 +154,11 @@ def test_drift_waits_for_enough_rows_to_compare_with_and_names_the_worker(monkey
         assert not any(name.startswith("drift") for name, *_ in metrics.told)
     watched.tell()
     assert metrics.told["drift_compared", "m", "9001"] == 30
-    assert len(next(parts)) == 500, "no more rows are drawn than are needed"
+    assert len(next(parts)) == 500, "no more rows are drawn than needed"
 
 
 def test_drift_is_nothing_for_the_reference_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "MEMORY_ROWS", math.inf)  # or else the later blocks would count for more
+    monkeypatch.setattr(watch, "MEMORY_ROWS", math.inf)  # otherwise later blocks would weigh more
     drift = Drift(REFERENCE)
     for block in REFERENCE.split(300):
         drift.add(block)
@@ -183,8 +183,8 @@ def test_drift_shows_within_a_minute_after_days_without_any() -> None:
     before = drift.measure()
     assert before["marginal"] < 0.01
     assert before["compared"] == pytest.approx(watch.MEMORY_ROWS, rel=0.05)
-    for _ in range(60):  # a worker compares so many a second
-        drift.add(REFERENCE[:1].expand(watch.COMPARED_ROWS, -1))  # somebody asks for one seed over and over
+    for _ in range(60):  # a minute, as a worker compares COMPARED_ROWS per second
+        drift.add(REFERENCE[:1].expand(watch.COMPARED_ROWS, -1))  # one seed over and over
     after = drift.measure()
     assert after["marginal"] > 0.4
     assert after["compared"] == pytest.approx(watch.MEMORY_ROWS, rel=0.05)
@@ -202,7 +202,7 @@ def test_a_failure_to_tell_is_logged_once_and_the_next_is_told(
 
     monkeypatch.setattr(watch, "SECONDS", 0.001)
     monkeypatch.setattr(watched, "tell", tell)
-    with pytest.raises(SystemExit):  # which alone ends it
+    with pytest.raises(SystemExit):  # only that ends the loop
         watched._tell_forever()
     assert caplog.text.count("RuntimeError: no metrics") == 1
 
