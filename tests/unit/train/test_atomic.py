@@ -72,7 +72,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, problem: BaseE
                 raise problem
 
     for name in ("old", "new"):
-        (tmp_path / ".a.partial").mkdir()  # a killed job has left it
+        (tmp_path / ".a.partial").mkdir()  # left by a killed job
         (tmp_path / ".a.partial" / "half").touch()
         fill(name)
         assert [file.name for file in path.iterdir()] == [name]

@@ -1,4 +1,4 @@
-"""Baselines: they carry what they claim to carry, whatever the columns look like."""
+"""Baselines: they keep what they claim to keep, whatever the columns look like."""
 
 import copy
 import math
@@ -146,15 +146,15 @@ def test_a_logit_depends_on_earlier_bits_only() -> None:
     bits = torch.zeros(1, 12, dtype=torch.float64, requires_grad=True)
     jacobian = torch.autograd.functional.jacobian(lambda x: made.logits(x)[0], bits)[:, 0]
     assert torch.equal(jacobian, jacobian.tril(-1))
-    assert (jacobian.tril(-1) != 0).sum() == 66, "and on every one of them"
+    assert (jacobian.tril(-1) != 0).sum() == 66, "on all 12 * 11 / 2 pairs"
 
 
 def test_the_autoregressive_net_learns_what_pairs_do_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three columns, the third the exclusive or of two fair coins: every pair is independent."""
+    """The third column is the exclusive or of two fair coins, so every pair of columns is independent."""
     monkeypatch.setattr(baselines, "DROPOUTS", baselines.DROPOUTS[:1])
     coins = torch.randint(0, 2, (2000, 2), generator=torch.Generator().manual_seed(1))
     codes = torch.cat([coins, coins.sum(dim=1, keepdim=True) % 2], dim=1).to(torch.uint8)
-    made = baselines.fit_autoregressive(codes[:1600], codes[1600:], seconds=120, seed=0).double()  # it needs a few
+    made = baselines.fit_autoregressive(codes[:1600], codes[1600:], seconds=120, seed=0).double()  # a few are enough
     rows = generator.sample(made, 2000, 1)
     assert (rows[:, 0] ^ rows[:, 1] == rows[:, 2]).double().mean() > 0.9
 
@@ -164,7 +164,7 @@ def test_without_time_there_still_is_an_autoregressive_net(train: int, validatio
     codes = awkward(train + validation)
     made = baselines.fit_autoregressive(codes[:train], codes[train:], seconds=0, seed=0).double()
     mean = generator.sample(made, 4000, 1).double().mean(0)
-    # One row tells nothing of a column's mean: every bit stays a fair coin.
+    # Means stay half a row away from 0 and 1, so with a single row every bit is a fair coin.
     half_a_row = 0.5 / len(codes)
     torch.testing.assert_close(mean, codes.double().mean(0).clamp(half_a_row, 1 - half_a_row), atol=0.05, rtol=0)
 
@@ -187,7 +187,7 @@ def test_looks_that_there_is_no_time_for_are_not_begun(monkeypatch: pytest.Monke
     monkeypatch.setattr(baselines, "_train", lambda *_: (0.0, [1, 0, 0]))
     monkeypatch.setattr(baselines, "_look", lambda *_: pytest.fail("no time"))
     made = baselines.fit_autoregressive(train, validation, seconds=0, seed=0)
-    assert generator.sample(made.double(), 1000, 1).double().mean() < 0.05, "the chosen net, of the training rows"
+    assert generator.sample(made.double(), 1000, 1).double().mean() < 0.05, "the net of the training rows stays"
 
 
 def test_fitting_leaves_the_global_random_state_alone() -> None:
@@ -228,7 +228,7 @@ def test_none_are_fitted_when_none_are_asked_for() -> None:
 
 def test_of_all_looks_and_of_all_nets_the_best_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.from_numpy(builtin.chain(300, length=8)).float()
-    monkeypatch.setattr(baselines, "LEARNING_RATES", (0.3,))  # so that it soon gets worse
+    monkeypatch.setattr(baselines, "LEARNING_RATES", (0.3,))  # so high that the loss soon rises
     made = baselines._untrained(rows)
     torch.manual_seed(0)
     loss, _ = baselines._train(made, rows[:200], rows[200:], (0.0, 0.0), math.inf)
@@ -236,5 +236,5 @@ def test_of_all_looks_and_of_all_nets_the_best_is_kept(monkeypatch: pytest.Monke
     nets: list[Any] = []
     losses = iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(baselines, "_train", lambda net, *_: [nets.append(net), (next(losses), [0])][1])
-    monkeypatch.setattr(baselines, "_train_again", lambda *_: False)  # there is no time for it
+    monkeypatch.setattr(baselines, "_train_again", lambda *_: False)  # as if there were no time for it
     assert baselines.fit_autoregressive(rows.to(torch.uint8), rows[:50].to(torch.uint8), 600, seed=0) is nets[1]

@@ -1,4 +1,4 @@
-"""Codecs: what encoding keeps, and how they travel."""
+"""Codecs: what encoding keeps, and how they are saved."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ def test_bits_refuses_what_is_not_its_own(rows: list[list[float]]) -> None:
 
 
 def test_presence_takes_the_words_nearest_to_half_the_rows() -> None:
-    # In the five rows: bad, film and good twice, the twice, the rest once.
+    # "film" is in three of the five rows; "bad", "good" and "the" are in two; the other words are in one.
     assert PresenceCodec.fit(TEXTS, 4).words == ["bad", "film", "good", "the"]
 
 
@@ -92,11 +92,11 @@ def test_the_commoner_a_token_the_lower_its_number(kind: str) -> None:
 def test_vowel_signs_belong_to_their_word() -> None:
     hindi = "\u092e\u0948\u0902 \u0939\u093f\u0928\u094d\u0926\u0940"  # "I ... Hindi"
     assert codec.words_of(hindi) == hindi.split()
-    assert codec.words_of("\u2764\ufe0f a film") == ["a", "film"], "a mark alone is no word"
+    assert codec.words_of("\u2764\ufe0f a film") == ["a", "film"], "a combining mark alone is no word"
     first, second = hindi.split()
     fitted = fit_tokens([f"{first} ({second})"])
     row = [fitted.pieces.index(f"\u2581{first}"), fitted.pieces.index(second)]
-    assert fitted.decode(torch.tensor([row])) == [hindi], "no text holds the two side by side"
+    assert fitted.decode(torch.tensor([row])) == [hindi], "no fitted text has them side by side"
 
 
 def test_words_side_by_side_stay_apart() -> None:

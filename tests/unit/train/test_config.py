@@ -61,7 +61,7 @@ def test_the_textbook_is_told_to_train_alone() -> None:
 
 
 def test_a_large_share_may_be_held_out() -> None:
-    assert resolve({"holdout": 0.9, "validation": 0.5}).holdout == 0.9  # a twentieth is left
+    assert resolve({"holdout": 0.9, "validation": 0.5}).holdout == 0.9  # a twentieth is left for training
 
 
 @pytest.mark.parametrize("text", ["Umfrage für alle.csv", "\udcff.csv", 'a "b" \\c.csv'])

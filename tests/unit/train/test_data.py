@@ -141,7 +141,7 @@ def test_a_row_may_be_longer_than_megabytes(tmp_path: Path) -> None:
 
 
 def test_a_text_may_have_lines_where_the_reader_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "CSV_BLOCK", 64)  # about one row, so that blocks end within texts, too
+    monkeypatch.setattr(readers, "CSV_BLOCK", 64)  # bytes, about one row: blocks end within texts, too
     (path,) = (path for path in text_files(tmp_path) if path.name == "a.csv")
     assert data.load(str(path)).texts == TEXTS
 
@@ -297,7 +297,7 @@ def test_json_lines_may_be_broken(tmp_path: Path) -> None:
         ("a.npy", b"", "the file is empty"),
         ("a.csv", b"a,a\n1,2\n", "two columns have the same name (is the header line missing?)"),
         ("a.csv", "text\na film\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
-        # mtime: what is a test's name has to be the same in every worker
+        # a fixed mtime, because the content is part of the test id, which must be the same in every worker
         ("a.csv.gz", gzip.compress(b"text\n" + bytes(range(250)) * 9, mtime=0)[:99] + b"x" * 99, "decompressing"),
         ("a.csv", b"one,two\n" + b"here,there\n" * 12, "which column holds the text? Name it with --column: one, two"),
         ("a.csv", b"a,b\n" + b"1,0\n2,1\n,0\n" * 9, "--column: a, b (not rows of 0 and 1: column a holds '2')"),
@@ -391,7 +391,7 @@ def test_columns_that_hold_no_text_are_left_out(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_text_make_bad_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    marked = "a caf\ufffd"  # as somebody else may have decoded it: text all the same
+    marked = "a caf\ufffd"  # U+FFFD, from an earlier lossy decoding, is valid text
     name = write_table(path, text=pa.array([b"a fine film"] * 9 + [marked.encode(), None, b"caf\xe9"]))
     found = data.load(name, column="text", max_bad_rows=2)
     assert found.texts == ["a fine film"] * 9 + [marked]
@@ -459,7 +459,7 @@ def test_any_content_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory
 
 
 def whole_files(folder: Path) -> dict[str, bytes]:
-    """The content of good files of 0/1 rows, by their endings."""
+    """The content of good files of 0/1 rows, by file extension."""
     table = pa.table({f"x{i}": column for i, column in enumerate(np.tile(BITS, (2, 1)).T)})
     pa.parquet.write_table(table, folder / "a.parquet")
     np.save(folder / "a.npy", BITS)
@@ -621,7 +621,7 @@ def test_the_chain_has_the_documented_memory() -> None:
 
 @pytest.mark.parametrize("codec", ["auto", "tokens"])
 def test_numbers_of_rows_are_no_texts(tmp_path: Path, codec: str) -> None:
-    """What pandas writes: a first column without a name, beside columns of 0/1."""
+    """pandas writes its index as a first column without a name."""
     path = tmp_path / "bits.csv"
     path.write_text(",a,b\n" + "".join(f"{row},{row % 2},1\n" for row in range(100, 200)))
     with pytest.raises(InputError, match=r"bits\.csv: column without a name holds '100', neither 0 or 1 nor text"):
@@ -648,7 +648,7 @@ def test_the_column_that_was_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["a;b\n" + "1;0\n" * 300, "1,0,0\n" * 300])
 def test_csv_is_not_read_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
-    """Where that outlived the refusal of a file, Python aborted, most times: exit code 134 instead of 2."""
+    """When a background reader outlived the refusal of a file, Python mostly aborted: exit code 134 instead of 2."""
     (tmp_path / "a.csv").write_text(content)
     monkeypatch.setattr(pa.csv, "open_csv", lambda *some: pytest.fail("reads on in a thread of its own"))
     with pytest.raises(InputError, match=r"a\.csv: (two columns|the columns seem)"):

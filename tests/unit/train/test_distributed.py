@@ -1,4 +1,4 @@
-"""What processes do together, as far as one process shows it."""
+"""What processes do together, as far as can be tested in one process."""
 
 import os
 import pickle
@@ -83,7 +83,7 @@ def test_a_process_that_was_started_ends_with_the_one_that_started_it() -> None:
 
 
 class Counted:
-    """A process that has ended when it has been asked so many times."""
+    """A process that turns out to have ended at the `looks`-th check."""
 
     def __init__(self, looks: int) -> None:
         self.looks = looks

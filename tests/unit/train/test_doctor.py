@@ -1,4 +1,4 @@
-"""The doctor: what it finds, and what it advises about each lack."""
+"""The doctor: what it finds, and what it advises about whatever is lacking."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from train.__main__ import main
 
 @pytest.fixture
 def _bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other program answers."""
+    """No other programs, and no tracking server."""
     monkeypatch.setattr(doctor, "_lines", lambda command: [])
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

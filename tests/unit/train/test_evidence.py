@@ -1,4 +1,4 @@
-"""Evidence for files of any origin: columns find each other, and nothing is skipped in silence."""
+"""Evidence for files of any origin: columns are matched by name, and nothing is skipped silently."""
 
 import random
 import re
@@ -117,7 +117,7 @@ def test_a_missing_file_is_named_with_its_option(
 
 @pytest.fixture
 def reviews(tmp_path: Path) -> Path:
-    """Forty texts of twelve words, with titles, and one that is empty."""
+    """Forty texts of six words from a vocabulary of twelve, with titles, and one empty text."""
     words, rng = [f"word{i}" for i in range(12)], random.Random(0)
     texts = [" ".join(rng.choices(words, k=6)) for _ in range(40)]
     path = tmp_path / "reviews.csv"
@@ -235,7 +235,7 @@ def test_sentence_embeddings_are_compared_where_there_are_any(reviews: Path, mon
 def test_a_column_to_be_predicted_is_found_by_its_name(tmp_path: Path) -> None:
     rows = builtin.toy(900)
     files = [write(tmp_path / f"{k}.parquet", rows[k::3][:, ::-1], NAMES[::-1]) for k in range(2)]
-    np.save(tmp_path / "train.npy", rows[2::3][:, ::-1])  # has no names: by place
+    np.save(tmp_path / "train.npy", rows[2::3][:, ::-1])  # without names, columns match by position
     scores = judged(*files, tmp_path / "train.npy", label_column="b").scores
     assert scores[SYNTHETIC]["utility"] == pytest.approx(scores[FLOOR]["utility"], abs=0.05)
     assert scores[SYNTHETIC]["utility"] > 0.8, "b mostly repeats a"
@@ -246,7 +246,7 @@ def test_a_column_to_be_predicted_is_found_by_its_name(tmp_path: Path) -> None:
 
 @pytest.fixture
 def rated(tmp_path: Path) -> Path:
-    """Two files of rated texts, of which one names its column of texts otherwise; and one without a class."""
+    """Two files of rated texts, whose text columns have different names, and one file without classes."""
     rng = random.Random(0)
     for name, column in (("real", "review"), ("samples", "text")):
         stars = [rng.choice("135") for _ in range(120)]
@@ -377,8 +377,8 @@ def test_few_synthetic_rows_do_not_hide_that_independent_columns_would_pass() ->
 def test_where_shuffled_words_would_pass_the_verdict_on_texts_says_so(
     monkeypatch: pytest.MonkeyPatch, words: int, pass_too: bool
 ) -> None:
-    """Few texts of many words do not tell in which order these belong."""
-    monkeypatch.undo()  # the judges are what is asked here
+    """A few texts with many different words do not show in which order the words belong."""
+    monkeypatch.undo()  # this test needs the real judges
     rng = np.random.default_rng(0)
 
     def counting() -> list[str]:

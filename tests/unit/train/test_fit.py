@@ -85,7 +85,7 @@ def test_epochs_for_a_run_that_had_minutes_lift_their_limit(tmp_path: Path) -> N
 
 
 def test_the_command_that_started_a_run_goes_on_with_it(tmp_path: Path) -> None:
-    begun = fit.Config(data="toy", codec="bits", generator="nade")  # what "auto" became
+    begun = fit.Config(data="toy", codec="bits", generator="nade")  # what "auto" was resolved to
     run = rundir.create(tmp_path / "runs", "toy-bits", begun.to_json())
     assert fit.continued(run, {"codec": "auto", "generator": "auto", "data": "toy"}) == begun
     with pytest.raises(InputError, match=r"--codec tokens: .* was started with bits, .* without --resume$"):
@@ -95,7 +95,7 @@ def test_the_command_that_started_a_run_goes_on_with_it(tmp_path: Path) -> None:
 def test_a_run_goes_on_with_data_that_have_been_moved(tmp_path: Path) -> None:
     run = rundir.create(tmp_path / "runs", "rows-bits", fit.Config(data="rows.npy", codec="bits").to_json())
     with pytest.raises(InputError, match=r"--data moved/rows\.npy: .* was started with rows\.npy"):
-        fit.continued(run, {"data": "moved/rows.npy"})  # nothing is saved by which other data could be told
+        fit.continued(run, {"data": "moved/rows.npy"})  # no fingerprint was saved to compare the data with
     checkpoint.save(run.checkpoints, {"fingerprint": "of others"})
     config = fit.continued(run, {"data": "moved/rows.npy"})
     assert config.data == "moved/rows.npy"
@@ -122,13 +122,13 @@ def test_other_data_is_told_before_the_first_checkpoint_too(tmp_path: Path) -> N
 
 
 def test_a_run_goes_on_in_another_experiment(tmp_path: Path) -> None:
-    """Which is the advice where its own has been deleted."""
+    """That is the advice when the run's own experiment has been deleted."""
     run = rundir.create(tmp_path, "toy-bits", resolve({"data": "toy"}).to_json())
     assert fit.continued(run, {"experiment": "other"}).experiment == "other"
 
 
 def begun(folder: Path) -> fit._Job:
-    """A job on the toy set with a run directory; its tracker is asked for nothing here."""
+    """A job on the toy set with a run directory; it has no tracker, since none is used here."""
     config = resolve({"data": "toy", "device": "cpu"})
     found = prepare(config)
     config = resolved(config, found)
@@ -137,7 +137,7 @@ def begun(folder: Path) -> fit._Job:
 
 
 def a_game(job: fit._Job, **state: Any) -> fit._Game:
-    """One of no generator, which is asked for nothing here, either."""
+    """A game without a generator, since none is used here."""
     return fit._Game(job, GameState(generator=None, averaged=None, **state), cast("Any", None))
 
 

@@ -1,4 +1,4 @@
-"""Generators: noise, rounding, and that a seed means the same everywhere."""
+"""Generators: noise, rounding, and the same rows from a seed everywhere."""
 
 from pathlib import Path
 from unittest import mock
@@ -17,7 +17,7 @@ from train.generator import Generator
 from train.nade import NadeGenerator
 
 ARGUMENTS = {"hidden": 8, "nets": 3, "classes": 2}
-SHIPPED = [name for name in GENERATORS if name != "tokens"]  # that one has tests of its own
+SHIPPED = [name for name in GENERATORS if name != "tokens"]  # which has its own tests
 BASELINES = {kind.__name__: kind for kind in (IndependentGenerator, GaussianGenerator, AutoregressiveGenerator)}
 
 
@@ -102,7 +102,7 @@ LONG = 2 * nade.BLOCK + 5  # two whole blocks and a part of one
 
 
 def lively_nade(length: int = 12) -> NadeGenerator:
-    """A net with weights of all kinds, so that nothing cancels by being zero."""
+    """A net with random weights everywhere, so that no zeros hide an error."""
     made = small("nade", length)
     assert isinstance(made, NadeGenerator)
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_training_passes_rounded_values_and_a_gradient() -> None:
 
 
 def test_drawing_bit_by_bit_follows_the_logits_of_whole_rows() -> None:
-    """Bit t is 1 exactly where its uniform number lies above 1 - p_t, with p_t from the rows drawn so far."""
+    """Bit t is 1 exactly where its uniform number exceeds 1 - p_t, with p_t from the bits drawn before."""
     made = lively_nade(LONG)
     noise = generator.draw_noise(made, 300, seed=2)
     noise[:, -2], noise[:, -1] = 0.4, 0.9  # the second of three nets, the second of two classes
@@ -131,7 +131,7 @@ def test_drawing_bit_by_bit_follows_the_logits_of_whole_rows() -> None:
 
 
 def drawn_plainly(made: NadeGenerator, noise: Tensor) -> Tensor:
-    """One bit after the other, every sum written out: the definition that the fast ways must agree with."""
+    """One bit after the other, every sum written out: the definition that fast implementations must match."""
     rows = torch.zeros(len(noise), made.length, dtype=noise.dtype)
     for row, numbers in zip(rows, noise, strict=True):
         net = int(numbers[-2] * made.nets)
@@ -162,7 +162,7 @@ def test_all_ways_of_drawing_agree_with_the_plain_one(sizes: dict[str, int], row
     with torch.no_grad():
         expected = drawn_plainly(made, noise)
         assert torch.equal(made(noise), expected)
-        with mock.patch.object(Tensor, "is_cpu", False):  # what a GPU does
+        with mock.patch.object(Tensor, "is_cpu", False):  # the path on a GPU
             assert torch.equal(made(noise), expected)
 
 
@@ -179,12 +179,12 @@ def test_probabilities_are_those_that_the_bits_were_drawn_with() -> None:
     noise = generator.draw_noise(made, 50, seed=5)
     with torch.no_grad():
         probabilities, bits = made.probabilities(noise), made(noise)
-    # Bit and logistic noise: 1 where the uniform number is above what the probability leaves.
+    # A bit is 1 exactly where its uniform number exceeds 1 - p.
     assert torch.equal(bits == 1, noise[:, : made.length] > 1 - probabilities)
 
 
 def relaxed_plainly(made: NadeGenerator, noise: Tensor) -> Tensor:
-    """The same with a gradient: a bit is its rounded value, with the slope of the relaxed one at its own logit."""
+    """The same with a gradient: a bit is rounded, but has the slope of the relaxed bit at its own logit."""
     net = (noise[:, -2] * made.nets).long()
     latent = (noise[:, -1:] >= made.prior.cumsum(1)[net]).sum(1).clamp(max=made.classes - 1)
     bits = [torch.zeros(len(noise)).to(noise)] * made.WINDOW  # before the first bit
@@ -251,7 +251,7 @@ def test_nets_and_classes_are_drawn_as_often_as_they_should_be() -> None:
 def test_compiled_code_chooses_nets_and_classes_as_torch_does() -> None:
     torch.manual_seed(0)
     made = NadeGenerator(length=3, hidden=2, nets=3, classes=4).double()
-    made.prior.copy_(torch.tensor([[0.25] * 4, [0.0, 0.5, 0.0, 0.5], [0.1, 0.2, 0.3, 0.3]]))  # the last lack a tenth
+    made.prior.copy_(torch.tensor([[0.25] * 4, [0.0, 0.5, 0.0, 0.5], [0.1, 0.2, 0.3, 0.3]]))  # the last sum to .9
     numbers = torch.cat([torch.rand(500, dtype=torch.float64), made.prior.cumsum(1).flatten().clamp(max=1 - 2**-53)])
     noise = torch.rand(3 * len(numbers), made.noise_size, dtype=torch.float64)
     noise[:, -2:] = torch.cartesian_prod(torch.tensor([0.0, 1 / 3, 1 - 2**-53], dtype=torch.float64), numbers)

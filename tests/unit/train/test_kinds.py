@@ -1,4 +1,4 @@
-"""What differs between kinds of sequences, as far as it shows without a whole job."""
+"""What differs between kinds of sequences, as far as can be tested without a whole job."""
 
 import copy
 import dataclasses
@@ -32,7 +32,7 @@ def bits_job(**given: Any) -> tuple[Prepared, kinds.BitsKind]:
 
 
 def text_job(folder: Path, numbers: int = 9, **given: Any) -> tuple[Prepared, kinds.TextKind]:
-    """The same for texts, which differ in that many words."""
+    """The same for texts with `numbers` different numbers in them."""
     path = folder / "texts.txt"
     path.write_text("".join(f"a film with number{i % numbers} in it\n" for i in range(60)))
     options = {"data": str(path), "codec": "tokens", "device": "cpu", "baselines": "none", "text_hidden": 4, **given}
@@ -148,7 +148,7 @@ def texts(tmp_path: Path) -> tuple[kinds.TextKind, TokenGenerator]:
 def test_the_discriminator_meets_no_unknown_word_that_cannot_be_drawn(
     texts: tuple[kinds.TextKind, TokenGenerator], head: int
 ) -> None:
-    """Rare words are UNKNOWN to it, also in draws; without rare words, real rows hold what would be drawn instead."""
+    """It reads rare words as UNKNOWN, also in draws; without rare words, draws replace UNKNOWN in real rows."""
     kind, _ = texts
     kind.validation_codes[:, 2] = UNKNOWN  # words that the training rows lack
     torch.manual_seed(0)
@@ -213,7 +213,7 @@ def test_a_job_on_bits_is_judged_by_all_that_it_has(monkeypatch: pytest.MonkeyPa
     found, kind = bits_job(label_column="x5")
     (_, heldout, learned), named = asked(evidence, "judge", lambda: kind.judge(untrained(), untrained(), 0.0))
     assert np.array_equal(heldout, found.heldout.numpy())
-    assert len(learned) == 680 > len(found.train), "a copy of any row is one"
+    assert len(learned) == 680 > len(found.train), "copies of any training row count"
     assert np.array_equal(learned, torch.as_tensor(found.rows).numpy())
     assert np.array_equal(named["validation"], found.validation.numpy())
     assert named["label"] == "x5"
@@ -268,7 +268,7 @@ def test_what_learns_of_texts_is_given_no_held_out_text(tmp_path: Path) -> None:
 def test_validation_texts_are_counted_in_as_each_generator_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ships chooses among candidates; of its start nobody has learned to choose."""
+    """What ships chooses among candidates; its warm start has no trained scorer to choose by."""
     _, kind = text_job(tmp_path)
     made, warm = kind.warm_start().generator, kind.warm_start().generator
     recounted: list[tuple[TokenGenerator, bool]] = []

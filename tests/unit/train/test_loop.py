@@ -139,7 +139,7 @@ def test_the_discriminator_has_several_turns_for_each_of_the_generator() -> None
     state = new_state(config)
     loop.step(state, ROWS[:48].float(), config)
     assert (steps_of(state.discriminator_optimizer), steps_of(state.generator_optimizer)) == (3, 1)
-    loop.step(state, ROWS[:40].float(), config)  # the last batch would be half a one
+    loop.step(state, ROWS[:40].float(), config)  # a third batch would be half empty
     assert (steps_of(state.discriminator_optimizer), steps_of(state.generator_optimizer)) == (5, 2)
 
 
@@ -178,7 +178,7 @@ def test_the_penalty_is_that_of_real_rows_and_that_of_generated_ones() -> None:
     linear = nn.Linear(5, 1, bias=False)
     state.discriminator = nn.Sequential(linear, nn.Flatten(0))
     state.discriminator_optimizer = torch.optim.Adam(linear.parameters())
-    expected = linear.weight.square().sum().item()  # half of it for each of the two
+    expected = linear.weight.square().sum().item()  # half from real rows, half from generated ones
     _, penalty = loop.update_discriminator(state, ROWS.float(), 1 - ROWS.float(), config, 1.0)
     assert penalty.item() == pytest.approx(expected)
 
@@ -266,7 +266,7 @@ def test_weights_that_are_no_numbers_are_not_saved_by_an_interruption() -> None:
 
 
 def test_weights_that_the_last_step_lost_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The losses are those of the weights before it."""
+    """The losses of a step are those of the weights before it."""
     config = configured(epochs=1)
     state, ticks = new_state(config), []
     step = loop.step
@@ -318,7 +318,7 @@ def test_the_discriminator_sees_the_share_flipped_that_was_asked_for() -> None:
     with torch.no_grad():
         for weight in state.generator.parameters():
             weight.zero_()
-        state.generator.bias.fill_(-50)  # it makes zeros
+        state.generator.bias.fill_(-50)  # it generates zeros only
     shown: list[torch.Tensor] = []
     state.discriminator.register_forward_pre_hook(lambda module, rows: shown.append(rows[0]))
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The commands' frame."""
+"""What the commands share: messages, exit codes, interruptions and output."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from train.rundir import RunDirectory
 
 
 class Finished:
-    """What a job leaves whose gate was missed."""
+    """The outcome of a job that missed its gate."""
 
     run = RunDirectory(Path("runs/00001-toy-bits"))
     verdict = Verdict(reasons=["c2st_auc is 1"], missed=["c2st_auc is 1"])
@@ -64,7 +64,7 @@ def test_what_is_no_finished_run_is_told_apart(
 
 
 class Met:
-    """An interruption meets its finalizer."""
+    """Is interrupted in its finalizer, where Python drops the exception."""
 
     def __del__(self) -> None:
         raise KeyboardInterrupt
@@ -190,7 +190,7 @@ def test_what_the_terminal_cannot_show_is_escaped() -> None:
 
 @pytest.mark.parametrize(("closed", "stream"), [("1", "stdout"), ("2", "stderr")])
 def test_a_closed_standard_stream_is_replaced(closed: str, stream: str) -> None:
-    """Training without standard error never ended."""
+    """Training with standard error closed used to hang."""
     code = f"import sys; from train.__main__ import main; main(['--help']); sys.exit(sys.{stream}.fileno() != {closed})"
     done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}>&-', sys.executable, code], capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -1,4 +1,4 @@
-"""The numbers: equal to a plain computation of their definitions, and each failure caught by the one meant for it."""
+"""The metrics: equal to plain implementations, and each failure is caught by the metric meant for it."""
 
 import itertools
 import json
@@ -40,11 +40,11 @@ def chain() -> Sets:
 
 @pytest.fixture
 def _no_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out what takes the time, where a test is about the other numbers."""
+    """Replace the slow judge in tests of the other metrics."""
     monkeypatch.setattr(metrics, "c2st", lambda *_: (0.5, 0.01))
 
 
-# The definitions once more, plainly
+# Plain implementations of the definitions
 
 
 def plain_correlations(rows: Bits) -> list[list[float]]:
@@ -194,7 +194,7 @@ def test_the_interval_of_a_difference_is_newcombes(shares: tuple[float, float], 
     assert metrics.excess_interval(*shares, 10) == pytest.approx(expected, abs=1e-4)
 
 
-# What is meant to be caught
+# Failures that must be caught
 
 
 def test_fresh_real_rows_pass(chain: Sets) -> None:
@@ -209,7 +209,7 @@ def test_fresh_real_rows_pass(chain: Sets) -> None:
     assert scores["constant_columns"] == 0
     repeated, *uncertain = scores["warnings"]
     assert repeated == metrics.repeated_rows(scores["copy_floor"])
-    assert all(warning.startswith("400 rows") for warning in uncertain), "and nothing but that these are few"
+    assert all(warning.startswith("400 rows") for warning in uncertain), "the others only say that 400 are few"
 
 
 def test_shuffled_columns_are_caught_by_correlations_and_the_judge(chain: Sets) -> None:
@@ -297,7 +297,7 @@ def test_constant_columns_are_counted(chain: Sets) -> None:
 
 def test_rare_values_that_fresh_rows_lack_by_chance_are_no_constant_columns() -> None:
     rng = np.random.default_rng(0)
-    rows = (rng.random((40, 1000, 1024)) < 4.5 / 1000).astype(np.uint8)  # 4 or 5 ones a column
+    rows = (rng.random((40, 1000, 1024)) < 4.5 / 1000).astype(np.uint8)  # 4.5 ones per column on average
     counts = [metrics.collapse_scores(s, h)["constant_columns"] for s, h in zip(rows[::2], rows[1::2], strict=True)]
     assert counts == [0] * 20
     assert metrics.collapse_scores(np.zeros((1000, 1), np.uint8), rows[0, :, :1])["constant_columns"] == 0
@@ -414,7 +414,7 @@ def test_the_error_of_the_judges_auc_is_how_it_scatters(chain: Sets, monkeypatch
     found = [metrics.c2st(*(pool[rng.integers(0, 1200, 100)] for _ in range(2)), seed) for seed in range(200)]
     aucs, errors = np.transpose(found)
     assert np.mean(aucs) == pytest.approx(0.5, abs=0.02)
-    assert 0.9 < np.mean(errors) / np.std(aucs) < 1.2, "folds that teach one another are not independent"
+    assert 0.9 < np.mean(errors) / np.std(aucs) < 1.2, "folds share training rows, so they are not independent"
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def test_near_copies_are_seen_however_many_rows_were_learned_from(times: int) ->
 
 @pytest.mark.parametrize("times", [1, 8])
 def test_near_copies_are_told_without_bias_where_many_rows_are_alike(times: int) -> None:
-    """Rows of four bits: nearly all are found on both sides, at a distance of 0."""
+    """Nearly every row of four bits has an exact copy on both sides."""
     found = []
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -529,7 +529,7 @@ def test_fresh_rows_reach_the_limits_where_few_counts_make_the_floor(length: int
 
 
 def test_rare_triples_that_are_many_times_too_many_are_missed() -> None:
-    """They are spread out over thousands of triples, each of which hardly any real row has."""
+    """They are spread over thousands of triples, each of which occurs in hardly any real row."""
     perfect, found = [], []
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -620,7 +620,7 @@ def test_what_cannot_be_compared_is_refused(synthetic: Any, real: Any, message: 
         metrics.compare(synthetic, real, real)
 
 
-# The quick numbers
+# Quick scores, for use during training
 
 
 def test_the_quick_score_ranks_like_the_judge(chain: Sets) -> None:

@@ -1,4 +1,4 @@
-"""The MLflow model takes the options that TorchServe takes. MLflow leaves files open, hence a process of its own."""
+"""The MLflow model takes the same options as TorchServe. It runs in a subprocess, since MLflow leaves files open."""
 
 import json
 import subprocess

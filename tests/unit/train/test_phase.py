@@ -1,4 +1,4 @@
-"""Random number generators as a phase saves them."""
+"""How a phase saves the random number generators."""
 
 import pytest
 import torch

@@ -81,7 +81,7 @@ def test_each_process_wants_a_gpu_of_its_own(reviews: Path, monkeypatch: pytest.
     refused = f"there are {too_many} processes here, but torch sees {too_many - 1} GPUs"
     with pytest.raises(InputError, match=refused):
         prepared(reviews, device="cuda", processes=too_many)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(too_many))  # torchrun's
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(too_many))  # as torchrun sets it
     with pytest.raises(InputError, match=refused):
         prepared(reviews, device="cuda")
 
@@ -112,7 +112,7 @@ def test_each_part_holds_the_rows_of_its_split(reviews: Path, data: dict[str, An
 
 
 def own_words(found: Prepared, part: str) -> set[str]:
-    """The one word of each text that no other text has."""
+    """The unique word of each text of this part."""
     return {text.split()[1] for text in found.dataset.take(getattr(found.parts, part))}
 
 

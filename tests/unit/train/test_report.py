@@ -133,7 +133,7 @@ def test_a_text_is_near_to_another_by_the_share_of_their_words(found: Evidence) 
     real = ["A film", "Not a funny film, and not a short one, but with a heart", "A dull and long film with a heart"]
     texts = Strings(contenders={"GAN": ["a short film with a great heart"]}, heldout=real, train=real)
     (pair,) = report.neighbours(dataclasses.replace(found, texts=texts), lambda codes: None)
-    assert (pair["nearest"], pair["distance"]) == (real[2], f"{5 / 15:.2f}")  # with the first it is 5 of 9
+    assert (pair["nearest"], pair["distance"]) == (real[2], f"{5 / 15:.2f}")  # the first is at 5 / 9
 
 
 def test_without_training_rows_every_real_row_may_be_the_nearest(found: Evidence) -> None:

@@ -1,4 +1,4 @@
-"""Sets larger than memory: converted once, the same rows as in memory, everything unusable named."""
+"""Sets larger than memory: converted once, with the same rows as in memory, and all unusable rows named."""
 
 import gzip
 import os
@@ -148,7 +148,7 @@ def test_a_mark_that_takes_in_other_rows_is_named(tmp_path: Path, odd: list[str]
 
 def test_marks_around_values_and_names_harm_nobody(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text('"the\nname",b\n\n' + '"0","1"\n\n' * 400)  # blank lines are none
+    path.write_text('"the\nname",b\n\n' + '"0","1"\n\n' * 400)  # blank lines are not rows
     found = data.load(str(path), packed=True)
     assert isinstance(found.bits, PackedRows)
     assert found.columns == ("the\nname", "b")
@@ -267,7 +267,7 @@ def test_a_bad_row_is_named_by_its_number_in_the_file_wherever_the_reader_pauses
 def test_files_of_one_size_and_time_are_not_taken_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an archive leaves them that was unpacked."""
+    """As after unpacking an archive."""
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(row_cache, "LARGE", 100)
     for name, rows in (("a.npy", BITS), ("b.npy", 1 - BITS)):

@@ -18,7 +18,7 @@ def test_runs_are_numbered_and_the_newest_is_found(tmp_path: Path) -> None:
 
 
 def test_runs_are_their_owners_alone(tmp_path: Path) -> None:
-    """They quote the data."""
+    """Runs quote the data, so nobody else may read them."""
     rundir.create(tmp_path / "runs", "toy", "{}")
     assert (tmp_path / "runs").stat().st_mode & 0o777 == 0o700
 
@@ -37,7 +37,7 @@ def test_without_a_run_there_is_none_to_resume(tmp_path: Path) -> None:
 def test_a_run_itself_may_be_named(tmp_path: Path) -> None:
     runs = [rundir.create(tmp_path, "toy", "{}") for _ in range(2)]
     assert rundir.newest(runs[0].path) == runs[0]
-    (tmp_path / "config.json").write_text("{}")  # not of a run
+    (tmp_path / "config.json").write_text("{}")  # does not make the folder a run
     assert rundir.newest(tmp_path) == runs[1]
     folder = tmp_path / "00009-of-runs"
     folder.mkdir()

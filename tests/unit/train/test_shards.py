@@ -1,4 +1,4 @@
-"""A sample in shards: the same rows however they are cut, by whomever, and after every interruption."""
+"""A sample in shards: the same rows however they are split, whoever writes them, and after any interruption."""
 
 import os
 from pathlib import Path
@@ -117,7 +117,7 @@ def test_two_that_make_the_same_shard_at_once_leave_it_whole(
     arrow, calls = shards.writers.arrow, iter(range(1000))
 
     def beside(*args: Any) -> Any:
-        if next(calls) == 3:  # the other one begins and ends in the midst of this one
+        if next(calls) == 3:  # another write begins and ends during this one
             shards.write(tmp_path / "shared", loaded, **plan)
         return arrow(*args)
 
