@@ -48,7 +48,7 @@ def test_draws_compete_within_their_class() -> None:
 
 def test_words_that_cannot_be_drawn_are_filled_in(generator: TokenGenerator) -> None:
     unknown = torch.zeros_like(ROWS, dtype=torch.bool)
-    unknown[::3, 1] = True  # of every third row
+    unknown[::3, 1] = True  # in every third row
     rows = LabelledRows(codes=ROWS.masked_fill(unknown, UNKNOWN))
     found = text_draws.filled(generator, rows, unknown, seed=1).codes
     assert torch.equal(found, text_draws.filled(generator, rows, unknown, seed=1).codes)
@@ -58,7 +58,7 @@ def test_words_that_cannot_be_drawn_are_filled_in(generator: TokenGenerator) -> 
     assert torch.equal(found[untouched], ROWS[untouched])
     ended = (found == END).cumsum(1) - (found == END).long() > 0
     assert (found[ended] == 0).all()
-    assert len(found[::3, 1].unique()) > 1, "draws, not one word"
+    assert len(found[::3, 1].unique()) > 1, "drawn, not always the same word"
     nothing = torch.zeros_like(unknown)
     assert torch.equal(text_draws.filled(generator, LabelledRows(codes=ROWS), nothing, seed=1).codes, ROWS)
 

@@ -1,4 +1,4 @@
-"""The game of the text generator: the discriminator learns, and is believed as far as it deserves."""
+"""The game of the text generator: the discriminator learns, and is trusted only as far as it deserves."""
 
 import copy
 import math
@@ -53,9 +53,9 @@ def test_choosing_brings_the_words_of_the_class(monkeypatch: pytest.MonkeyPatch)
     # Rows that begin with 3 are of class 0, others of class 1; the net has not learned, so it knows of no class.
     labels = (ROWS[:, 0] != 3).long()
     torch.manual_seed(0)
-    monkeypatch.setattr(text_game, "LINEAR_RATE", 0.1)  # there are 16 updates only
+    monkeypatch.setattr(text_game, "LINEAR_RATE", 0.1)  # there are only 16 updates
     made = new_generator(ROWS, vocabulary=12, head=12, embedding=8, hidden=16, labels=labels, classes=2, candidates=16)
-    for seed in range(CALIBRATION_ROUNDS):  # as games begin: with texts that are as long as the rows
+    for seed in range(CALIBRATION_ROUNDS):  # as before a real game: the texts are as long as the rows
         calibrate(made, ROWS, seed)
     before = share_of_its_own(made)
     assert play(TextState(made), rows=LabelledRows(codes=ROWS, labels=labels))[0] == "epochs"
@@ -91,7 +91,7 @@ def test_an_interrupted_game_goes_on_bit_for_bit(state: TextState) -> None:
     torch.manual_seed(5)
     play(whole)
     torch.manual_seed(5)
-    asked = iter(range(6))  # batches: in the midst of the second pass
+    asked = iter(range(6))  # batches: stop in the middle of the second pass
     reason, ticks = play(first, lambda: next(asked, None) is None)
     assert (reason, len(ticks), first.passes) == ("interrupted", 1, 1)
     saved = copy.deepcopy(first.state_dict())
@@ -111,13 +111,13 @@ class Scores(torch.nn.Module):
     """The score is the first token's number."""
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        assert len(codes) <= text_draws.SCORED_ROWS  # memory does not grow with the rows
+        assert len(codes) <= text_draws.SCORED_ROWS  # so that memory does not grow with the rows
         return codes[:, 0].float()
 
 
 def test_the_scale_is_that_of_the_density_ratio() -> None:
     # Draws are 0 or 1 with equal probability, real rows are 1 with probability e / (1 + e): the true log ratio is the
-    # score itself but for a constant, so the best scale is 1.
+    # score itself up to a constant, so the best scale is 1.
     draws = torch.tensor([[0], [1]]).repeat(5000, 1)
     share = math.e / (1 + math.e)
     real = (torch.arange(10_000) < 10_000 * share).long()[:, None]
@@ -128,7 +128,7 @@ def test_the_scale_is_that_of_the_density_ratio() -> None:
 
 
 def test_what_a_class_has_in_common_neither_wins_nor_costs() -> None:
-    """As above in each of two classes, whose scores differ by 20: candidates compete within their class."""
+    """Two classes as above, whose scores differ by 20: candidates compete only within their class."""
     draws = torch.tensor([[0], [1]]).repeat(5000, 1)
     real = (torch.arange(10_000) < 10_000 * math.e / (1 + math.e)).long()[:, None]
     scorer: Any = Scores()
@@ -160,7 +160,7 @@ def test_a_lost_game_is_noticed(state: TextState) -> None:
 
 
 def test_a_game_that_is_lost_in_mid_pass_is_noticed_in_that_pass(state: TextState) -> None:
-    asked = iter(range(3))  # batches; there are four
+    asked = iter(range(3))  # three of the four batches
 
     def spoil() -> bool:
         if next(asked, None) is None:
@@ -190,7 +190,7 @@ def test_each_pass_shows_other_rows(state: TextState, monkeypatch: pytest.Monkey
 
 
 def test_the_minutes_of_all_passes_add_up(state: TextState, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter(range(10**9))  # a pass asks when it begins and when it ends
+    seconds = iter(range(10**9))  # a pass reads the clock when it begins and when it ends
     monkeypatch.setattr(text_game.time, "monotonic", lambda: float(next(seconds)))
     config = resolve({"max_minutes": 0.05, "generator": "tokens"})
     reason = text_game.play(state, REAL, config, on_tick=lambda tick: tick.epoch == 9, interrupted=lambda: False)
@@ -202,4 +202,4 @@ def test_the_losses_are_those_of_each_side(state: TextState) -> None:
         state.generator.scorer.output.bias.fill_(5.0)  # everything looks real
     losses = text_game.update(state, REAL.take(torch.arange(10)), (torch.arange(10) < 5).float())
     assert losses[0] > 1
-    assert losses[1] < 0.2, "so the draws fool it"
+    assert losses[1] < 0.2, "the draws fool the discriminator"

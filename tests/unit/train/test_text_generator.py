@@ -1,4 +1,4 @@
-"""The text generator: n-grams, draws, resampling by the scorer, and fits that go on where they stopped."""
+"""The text generator: n-grams, draws, resampling by the scorer, and fits that resume where they stopped."""
 
 import copy
 import math
@@ -34,7 +34,7 @@ VOCABULARY, LENGTH = 12, 6
 
 
 def grammar(rows: int, seed: int = 0) -> Tensor:
-    """Rows of a toy grammar: a start 3, 4 or 5, its own number of repeats of 6, its own last token, END."""
+    """Rows of a toy grammar: 3, 4 or 5 comes first and determines the number of 6s and the last token before END."""
     kinds = torch.randint(3, (rows,), generator=torch.Generator().manual_seed(seed))
     patterns = torch.tensor([[3, 6, 7, 1, 0, 0], [4, 6, 6, 8, 1, 0], [5, 6, 6, 6, 9, 1]])
     return patterns[kinds]
@@ -138,7 +138,7 @@ def test_words_that_are_dropped_are_not_read(generator: TokenGenerator, monkeypa
 
 
 def plain_kneser_ney(counts: Counter[tuple[int, ...]], context: tuple[int, ...], token: int) -> float:
-    """Straight from Chen and Goodman (1999): modified smoothing, but for unigrams, which keep all that they have."""
+    """Modified Kneser-Ney smoothing, straight from Chen and Goodman (1999), but unigrams are not discounted."""
     shorter: Counter[tuple[int, ...]] = Counter(gram[1:] for gram in counts)  # each distinct continuation once
     n, taken = Counter(counts.values()), [0.0] * 4
     if context:
@@ -230,7 +230,7 @@ def test_low_temperature_seldom_draws_tokens_that_are_likely_only_together() -> 
     generator = new_generator(rows, vocabulary=VOCABULARY, head=8, embedding=8, hidden=16, candidates=1)
     usual, cool, cold = (draw(generator.with_options(temperature=each), 2000, 1).codes[:, 0] for each in (1, 0.7, 0.1))
     shares = [(each >= 8).double().mean() for each in (usual, cool, cold)]
-    assert shares[0] > 0.35  # the net has not learned and draws as it likes
+    assert shares[0] > 0.35  # of 2/3 in the rows: the untrained net draws other tokens, too
     assert 0.05 < shares[1] < shares[0] - 0.1
     assert shares[2] == 0
 
@@ -248,7 +248,7 @@ def test_the_tempered_mass_is_the_sum_of_the_powers(temperature: float) -> None:
         ]
     ) ** (1 / temperature)
     found = model.tempered_mass(first, second, temperature)
-    # Below 1 a token's own share and that of the shorter context are powers of their own, which makes it smaller.
+    # Below 1, a token's own share and that of the shorter context are tempered separately: the sum is smaller.
     assert (found <= powers.sum(1) + 1e-9).all()
     assert (found > 0).all()
     if temperature == 1:
@@ -292,7 +292,7 @@ def test_the_scorer_hears_of_the_class() -> None:
     scorer, rows = Scorer(8, classes=2).eval(), grammar(3)
     first, second = torch.zeros(3, dtype=torch.long), torch.ones(3, dtype=torch.long)
     plain = scorer(rows, first)
-    assert torch.equal(plain, scorer(rows, second))  # before it has learned
+    assert torch.equal(plain, scorer(rows, second))  # the scorer is untrained
     torch.nn.init.normal_(scorer.weights)
     assert (scorer(rows, first) != scorer(rows, second)).all()
     torch.nn.init.zeros_(scorer.weights)
@@ -341,7 +341,7 @@ def test_config_and_weights_bring_it_back(generator: TokenGenerator) -> None:
 
 @pytest.fixture
 def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The net learns fast, from all that the rows say."""
+    """The net learns fast, without dropout."""
     for name, value in {"DROPOUT": 0.0, "WORD_DROPOUT": 0.0, "LEARNING_RATE": 1e-2, "PATIENCE": 100}.items():
         monkeypatch.setattr(text_warmup, name, value)
 
@@ -365,7 +365,7 @@ def after(steps: int) -> Any:
 
 
 def pointed(rows: Tensor) -> Tensor:
-    """The rows with a point, 10, before END, as texts have it: so what stands before that does not end them."""
+    """The rows with a full stop, 10, before END, as in texts, so that no other token ends a row."""
     longer = torch.nn.functional.pad(rows, (0, 1))
     point, end = (longer == END).nonzero(as_tuple=True)
     longer[point, end], longer[point, end + 1] = 10, END
@@ -379,7 +379,7 @@ def test_learns_what_the_ngrams_cannot() -> None:
     before = fit.model.ngrams
     assert before is not None
     assert not fit.run(600, after(500))
-    torch.testing.assert_close(fit.best, 1.1, rtol=0, atol=0.4)  # log 3 nats: nothing but the start is uncertain
+    torch.testing.assert_close(fit.best, 1.1, rtol=0, atol=0.4)  # log 3 nats: only the start is uncertain
     fit.model.load_state_dict(fit.best_weights)
     drawn = generate(fit.generator, draw_noise(fit.generator, 200, seed=1))
     known = {tuple(row) for row in rows.tolist()}
@@ -425,7 +425,7 @@ def test_the_net_gives_words_of_the_class() -> None:
     model = generator.model
     assert model.label is not None
     assert model.label_output is not None
-    torch.nn.init.zeros_(model.label.weight)  # nothing of the class is read
+    torch.nn.init.zeros_(model.label.weight)  # the net's input tells nothing of the class
     model.label_output.weight.data[1] = 100 * model.embedding.weight[4]
     shares = []
     for label in (0, 1):
@@ -442,7 +442,7 @@ def test_a_warm_start_ends_with_the_weights_under_which_validation_rows_are_like
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(text_warmup, "PATIENCE", 1)
-    monkeypatch.setattr(text_warmup, "LEARNING_RATE", 0.1)  # so that it soon gets worse
+    monkeypatch.setattr(text_warmup, "LEARNING_RATE", 0.1)  # so high that the loss soon rises
     fit = warm_start()
     fit.rounds = 0
     began = copy.deepcopy(fit.model.state_dict())
@@ -503,7 +503,7 @@ def test_between_two_checks_nobody_waits_for_the_gpu(classes: bool) -> None:
 
     def interrupted() -> bool:
         going = not asked()
-        # In the first step the whole epoch's order is moved.
+        # The first step may wait: it moves the order of the whole epoch to the GPU.
         torch.cuda.set_sync_debug_mode("error" if going else "default")
         return not going
 
@@ -539,7 +539,7 @@ def test_a_sharpened_net_draws_as_at_a_lower_temperature() -> None:
 
 
 def test_a_warm_start_sharpens_the_net_once_and_leaves_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_warmup, "LEARNING_RATE", 0.0)  # so that it ends with the weights with which it began
+    monkeypatch.setattr(text_warmup, "LEARNING_RATE", 0.0)  # so that training changes no weights
     fit = warm_start()
     began = {name: value.clone() for name, value in fit.model.named_parameters()}
     assert fit.run(math.inf, lambda: False)
@@ -547,7 +547,7 @@ def test_a_warm_start_sharpens_the_net_once_and_leaves_the_gate(monkeypatch: pyt
     for name, value in fit.model.named_parameters():
         if name.startswith("project."):
             torch.testing.assert_close(value, began[name] / text_warmup.TEMPERATURE)
-        elif name != "bias":  # which is calibrated
+        elif name != "bias":  # the bias is calibrated
             assert torch.equal(value, began[name]), name
 
 
@@ -584,7 +584,7 @@ def test_calibrated_draws_have_each_token_as_often_as_the_rows() -> None:
 def test_calibrated_a_generator_has_each_token_as_often_as_the_rows_after_its_choice() -> None:
     torch.manual_seed(0)
     generator = TokenGenerator(LENGTH, VOCABULARY, VOCABULARY, 8, 16, candidates=4).eval()
-    torch.nn.init.normal_(generator.scorer.weights)  # it likes some tokens better than others
+    torch.nn.init.normal_(generator.scorer.weights)  # so that it prefers some tokens
     rows = grammar(300)
     wanted = shares(rows)
     for seed in range(4):
@@ -601,14 +601,14 @@ def chosen(generator: TokenGenerator) -> torch.Tensor:
 
 
 def shares(rows: torch.Tensor) -> torch.Tensor:
-    """How much of the tokens each one makes up."""
+    """The share of each token among all but PADDING."""
     found = rows[rows != PADDING].bincount(minlength=VOCABULARY)
     return found / found.sum()
 
 
 def test_tokens_that_mostly_stand_last_end_a_row() -> None:
     rows = torch.tensor([[3, 4, 5, 1], [5, 3, 4, 1], [3, 6, 1, 0], [4, 9, 1, 0]] * 5 + [[3, 7, 1, 0]])
-    assert ending_tokens(rows, 8).nonzero().squeeze(1).tolist() == [END]  # 4 and 5 half the time, 6 and 7 seldom
+    assert ending_tokens(rows, 8).nonzero().squeeze(1).tolist() == [END]  # 4: a third, 5: half the time; 6, 7: too rare
     assert ending_tokens(rows.repeat(2, 1), 8).nonzero().squeeze(1).tolist() == [END, 6]
 
 
@@ -639,7 +639,7 @@ def test_calibrated_draws_end_where_the_rows_do() -> None:
 def test_recounted_a_generator_gives_what_only_the_new_rows_have() -> None:
     torch.manual_seed(0)
     rows = grammar(300)
-    known = rows[rows[:, 0] != 5]  # no token 9
+    known = rows[rows[:, 0] != 5]  # so no token 9
     generator = new_generator(known, vocabulary=VOCABULARY, head=8, embedding=8, hidden=16, candidates=1)
     assert not (draw(generator, 500, 1).codes == 9).any()
     recount(generator, rows)
@@ -698,7 +698,7 @@ def test_trigrams_by_themselves_follow_the_counts() -> None:
 
 
 def drawn_after(generator: TokenGenerator, first: int, second: int, temperature: float) -> torch.Tensor:
-    """How often each token comes after two others, over an even grid of uniform numbers."""
+    """How often each token comes after two others, over evenly spread uniform numbers."""
     n, model = 20_000, generator.model
     steps = torch.tensor([1 / n, math.sqrt(2), math.sqrt(3)], dtype=torch.float64)
     uniform = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) * steps % 1
@@ -714,11 +714,11 @@ def test_a_temperature_holds_for_the_net_and_for_the_ngrams_beside_it() -> None:
     generator = new_generator(rows, vocabulary=VOCABULARY, head=VOCABULARY, embedding=8, hidden=16, candidates=1)
     generator = generator.double().eval()
     with torch.no_grad():
-        generator.model.embedding.weight.mul_(10)  # so that the net has likes of its own
+        generator.model.embedding.weight.mul_(10)  # so that the net has preferences
         alone = generator.model._logits(generator.model.project.bias[None], None, torch.zeros(1).double())[0]
-        found = drawn_after(generator, 11, 11, 0.5)  # what the n-grams never saw
+        found = drawn_after(generator, 11, 11, 0.5)  # a context that the n-grams never saw
         torch.testing.assert_close(found, (alone / 0.5).softmax(0).float(), rtol=0, atol=1e-3)
-        generator.model.gate.bias.fill_(-50.0)  # all that the n-grams can say is theirs
+        generator.model.gate.bias.fill_(-50.0)  # the n-grams get all the weight that they can
         usual, cold = (drawn_after(generator, END, 3, each) for each in (1.0, 0.1))
     assert 0.6 < usual[6] < 0.85
     assert cold[6] > 0.95
@@ -745,7 +745,7 @@ def test_what_the_scorer_drops_and_pads_is_not_scored() -> None:
 
 def test_a_warm_start_in_a_hurry_is_calibrated_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_warmup, "PATIENCE", 1000)
-    seconds = iter(range(10**9))  # a step takes one
+    seconds = iter(range(10**9))  # a step takes a second
     monkeypatch.setattr(text_warmup.time, "monotonic", lambda: float(next(seconds)))
     fit = warm_start()
     assert fit.run(20.0, lambda: False)

@@ -1,4 +1,4 @@
-"""Numbers for texts: equal to a plain computation of their definitions, and each failure caught."""
+"""Metrics of texts: equal to plain implementations of their definitions, and each failure is caught."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from train import text_metrics
 
 
 def plain_bleu(text: list[str], references: list[list[str]], k: int) -> float:
-    """Straight from Papineni et al. (2002), zero counts replaced by 0.1."""
+    """Straight from Papineni et al. (2002), with zero counts replaced by 0.1."""
     product = 1.0
     for n in range(1, k + 1):
         grams = [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
@@ -52,7 +52,7 @@ def test_ngram_divergence_equals_its_definition(k: int) -> None:
     assert text_metrics.ngram_js(a, b, k) == pytest.approx(total, abs=1e-9)
     assert text_metrics.ngram_js(a, a, k) == 0
     assert text_metrics.ngram_js(a, [["z"] * 5], k) == pytest.approx(1)
-    assert text_metrics.ngram_js(a, [[], ["a"] * (k - 1)], k) == 1, "too short for any"
+    assert text_metrics.ngram_js(a, [[], ["a"] * (k - 1)], k) == 1, "too short for any n-gram"
     assert text_metrics.ngram_js([[]], [["a"] * (k - 1)], k) == 0
 
 
@@ -61,7 +61,7 @@ def test_frechet_distance_of_known_normals() -> None:
     a = rng.normal(size=(500, 3))
     assert text_metrics.frechet(a, a) == pytest.approx(0, abs=1e-9)
     assert text_metrics.frechet(a, a + np.array([3, 0, 4])) == pytest.approx(25, abs=1e-9)
-    # Of N(0, C) and N(0, 4 C): trace(C + 4 C - 2 * 2 C) = trace(C)
+    # Between N(0, C) and N(0, 4 C): trace(C + 4 C - 2 * 2 C) = trace(C)
     centred = a - a.mean(axis=0)
     assert math.isnan(text_metrics.frechet(a, a[:1]))
     assert text_metrics.frechet(centred, 2 * centred) == pytest.approx(np.trace(np.cov(a.T)), abs=1e-9)
@@ -108,7 +108,7 @@ def test_the_convolutional_judge_says_the_same_of_the_same_text() -> None:
 
 
 def test_texts_without_a_word_can_be_judged() -> None:
-    wordless: list[list[str]] = [[]] * (2 * text_metrics.CONV_BATCH)  # whole batches of them
+    wordless: list[list[str]] = [[]] * (2 * text_metrics.CONV_BATCH)  # enough for two batches
     scores = text_metrics.conv_judge([*random_texts(20, 1), *wordless], np.arange(148) % 2, [[], ["a", "film"]], 0)
     assert np.isfinite(scores).all()
 
@@ -178,7 +178,7 @@ def test_no_texts_are_refused() -> None:
 
 
 def labelled_texts(n: int, seed: int, kinds: int = 2) -> tuple[list[list[str]], list[str]]:
-    """Sentences of several classes: each class has a word of its own in nine of ten sentences."""
+    """Sentences and their classes: nine of ten sentences contain a word that marks their class."""
     rng = np.random.default_rng(seed)
     labels = [str(label) for label in rng.integers(kinds, size=n)]
     texts = random_texts(n, seed)
@@ -201,7 +201,7 @@ def test_the_utility_of_texts_is_lost_when_their_classes_are_shuffled(kinds: int
 
 
 def test_utility_is_an_auc_of_each_class_against_the_rest() -> None:
-    """A class that the made texts lack cannot be told, and one that the real ones lack counts for nothing."""
+    """A class that the made texts lack counts as 0.5; one that the real texts lack does not count."""
     made, heldout = labelled_texts(300, 1, 3), labelled_texts(300, 2, 3)
     whole = text_metrics.text_utility(made, heldout, 0)
     kept = [row for row, label in enumerate(made[1]) if label != "2"]

@@ -1,4 +1,4 @@
-"""Sending what MLflow lacks: a mistake in the run directory is not blamed on MLflow."""
+"""Sending MLflow what it lacks, and telling its failures from those of the run directory."""
 
 import json
 import resource
@@ -77,13 +77,13 @@ def test_a_run_is_finished_however_long_somebody_waits_for_mlflow(
     monkeypatch.setattr(tracking.Tracker, "_send_rest", lambda tracker: None)
     tracker = tracking.Tracker(run, Record(key="k", tags={}))
     monkeypatch.setattr(threading.Thread, "join", give_up)
-    tracker.finish("FINISHED")  # the job has its results and goes on to its archive
+    tracker.finish("FINISHED")  # does not raise: the job goes on to its archive
     assert mirror.read(run).status == "FINISHED"
     assert "send it later with: python -m train sync" in caplog.text
 
 
 def test_an_interrupted_job_waits_but_shortly_for_mlflow(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Docker, systemd and Slurm kill what has not ended some seconds after they asked it to."""
+    """Docker, systemd and Slurm kill a job that does not end within some seconds of being told to."""
     hanging = threading.Event()
     monkeypatch.setattr(tracking, "INTERRUPTED_SECONDS", 0.1)
     monkeypatch.setattr(tracking.Tracker, "_work", lambda tracker: None)
@@ -145,7 +145,7 @@ def test_a_run_that_mlflow_has_lost_is_sent_again(tmp_path: Path, monkeypatch: p
     assert second != first
     assert client.get_run(second).info.lifecycle_stage == "active"
     record = json.loads(run.tracking.read_text())
-    run.tracking.write_text(json.dumps({**record, "run_id": "0" * 32}))  # as if the store had been made anew
+    run.tracking.write_text(json.dumps({**record, "run_id": "0" * 32}))  # an id that the store does not know
     assert tracking.sync(run) == second, "it is found by its key"
     run.tracking.write_text(json.dumps({**record, "run_id": "0" * 32, "key": "another"}))
     assert client.get_run(tracking.sync(run)).info.status == "KILLED"
@@ -176,7 +176,7 @@ def test_files_that_would_go_where_the_runs_were_are_told(
 
 
 def local_run(out: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
-    """An unfinished run beside its own store."""
+    """An unfinished run beside its own MLflow store."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run = RunDirectory(out / "00001-toy-bits")
     run.path.mkdir(parents=True)
@@ -248,7 +248,7 @@ def test_an_address_that_is_none_of_mlflow_is_to_be_corrected(
 def test_a_finished_run_that_mlflow_took_for_killed_is_sent_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
-    """It was killed as it told MLflow of its end, or interrupted when it was judged again."""
+    """It was killed while it told MLflow of its end, or interrupted while it was judged again."""
     run = local_run(tmp_path, monkeypatch)
     sent = []
     monkeypatch.setattr(mirror.Mirror, "_name_in_card", lambda _: None)
@@ -260,11 +260,11 @@ def test_a_finished_run_that_mlflow_took_for_killed_is_sent_whole(
     assert sent == ["_send_results", "_send_model"]
     assert mlflow.MlflowClient(store.store_uri(tmp_path)).get_run(run_id).info.status == "FINISHED"
     assert tracking.sync(run) == run_id
-    assert len(sent) == 2, "once"
+    assert len(sent) == 2, "sent only once"
 
 
 def test_other_numbers_at_the_same_step_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of a run that was judged again, or fitted once more, after as many sequences."""
+    """As when a run is judged again, or trained again for the same number of sequences."""
     run = local_run(tmp_path, monkeypatch)
     sending = mirror.Mirror(run, mirror.read(run))
     for value in (0.5, 0.5, 0.25):

@@ -1,4 +1,4 @@
-"""The default gate names the fault: every kind of bad output is caught by the number meant for it."""
+"""The default gate names the fault: every kind of bad output is caught by the metric meant for it."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The warm start: classes, nets, joining and calibration, and going on after an interruption."""
+"""The warm start: classes, nets, joining and calibration, and resuming after an interruption."""
 
 import io
 import math
@@ -23,7 +23,7 @@ def warm_start(rows: torch.Tensor, *, hidden: int, folds: int, seconds: float = 
 
 
 def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
-    """What comes back from a checkpoint."""
+    """The state as a checkpoint gives it back."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(0)
@@ -31,7 +31,7 @@ def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def two_kinds(n: int) -> torch.Tensor:
-    """Rows of two clear classes: mostly ones, a quarter of them, or mostly zeros."""
+    """Rows of two clear classes: a quarter are mostly ones, the others mostly zeros."""
     rng = torch.Generator().manual_seed(0)
     mostly = torch.where(torch.arange(n)[:, None] % 4 == 0, 0.9, 0.1)
     return (torch.rand(n, 12, generator=rng) < mostly).float()
@@ -47,7 +47,7 @@ def fitted(rows: torch.Tensor, hidden: int) -> NetFit:
 
 
 def test_a_likelihood_that_is_no_number_ends_the_warm_start() -> None:
-    """Nothing is greater than NaN: the first weights would be taken for the best."""
+    """No likelihood is greater than NaN, so the first weights would be kept as the best."""
     rows = two_kinds(60).float()
     fit = NetFit(rows[:50], rows[50:], warmup.fit_mixture(rows[:50], Choice()), 4)
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_all_rows_teach_the_means_of_the_classes_that_some_have_found(monkeypatc
     torch.manual_seed(0)
     found = warmup.fit_mixture(two_kinds(20_000), Choice(classes=2))
     means = found.means[found.prior.argsort()]
-    assert (means - torch.tensor([[0.9], [0.1]])).abs().max() < 0.02  # from 200 rows it is .08
+    assert (means - torch.tensor([[0.9], [0.1]])).abs().max() < 0.02  # from 200 rows: .08
 
 
 def test_expectation_maximisation_beats_one_class_where_there_are_two() -> None:
@@ -99,7 +99,7 @@ def test_the_bound_of_a_net_approaches_the_entropy_of_the_chain() -> None:
     torch.manual_seed(0)
     fit = fitted(torch.tensor(builtin.chain(6000, length=10)), 16)
     independent = warmup.fit_mixture(fit.seen, Choice()).log_likelihoods(fit.unseen).mean()
-    # Nats a row of the process itself: the stationary entropy rate is about .55 nats a bit.
+    # In nats per row of ten bits. The stationary entropy rate of the process is about .55 nats per bit.
     assert independent < -6.5
     assert -5.9 < fit.best < -5.3
 
@@ -115,17 +115,17 @@ def test_what_chance_explains_is_not_learned() -> None:
 def test_what_chance_does_not_explain_is() -> None:
     torch.manual_seed(0)
     rows = (torch.rand(3000, 20) < 0.5).to(torch.uint8)
-    rows[:, 15] = rows[:, 2] ^ (torch.rand(3000) < 0.2)  # beyond the window of the last bits
+    rows[:, 15] = rows[:, 2] ^ (torch.rand(3000) < 0.2)  # outside the window of the most recent bits
     net, zeros, ones = fitted(rows, 8).best_net(), rows.float(), rows.float()
     zeros[:, 2], ones[:, 2] = 0, 1
     latent = torch.zeros(len(rows), dtype=torch.long)
     with torch.no_grad():
         effect = (net.logits(ones, 0, latent) - net.logits(zeros, 0, latent))[:, 15].mean()
-    assert 2 < effect < 3  # 2 log 4 = 2.77 in truth
+    assert 2 < effect < 3  # the true effect is 2 log 4 = 2.77
 
 
 def independent_net(chances: list[list[float]]) -> NadeGenerator:
-    """Independent bits within each class, which are equally common."""
+    """A net of equally common classes with independent bits within each."""
     means = torch.tensor(chances)
     return warmup.new_net(means.shape[1], Mixture(prior=torch.ones(len(means)) / len(means), means=means), hidden=4)
 
@@ -176,7 +176,7 @@ def test_the_choice_of_classes_looks_at_unseen_rows() -> None:
     rows = coins(torch.full((16,), 0.5), 400).float()
     seen, unseen = rows[:300], rows[300:]
     likeliest = warmup.choose_mixture(seen, unseen)
-    assert likeliest.classes == min(warmup.CLASSES)  # more describe the seen rows better, by chance
+    assert likeliest.classes == min(warmup.CLASSES)  # more classes fit the seen rows better, by chance
     assert warmup.choose_mixture(seen, seen).classes > likeliest.classes
 
 
@@ -239,7 +239,7 @@ def coins(chances: torch.Tensor, n: int, seed: int = 0) -> torch.Tensor:
 def test_means_that_differ_by_chance_are_drawn_together() -> None:
     rows = coins(torch.full((100,), 0.3), 400)
     plain, drawn = ((means - 0.3).square().mean().sqrt() for means in (rows.float().mean(0), warmup.likely_means(rows)))
-    assert plain > 0.02  # .3 * .7 / 400 is .023 squared
+    assert plain > 0.02  # the standard error is sqrt(.3 * .7 / 400) = .023
     assert drawn < plain / 2
 
 
@@ -274,8 +274,8 @@ def test_calibration_brings_the_wanted_means_to_long_rows_too() -> None:
     wanted = torch.linspace(0.1, 0.9, 600)
     warmup.calibrate(made, wanted, rows=10_000)
     error = generator.sample(made.double(), 8000, seed=9).float().mean(0) - wanted
-    # The rows that check scatter by .0056 in the middle columns; the rows that calibrate, of which there are as many,
-    # hardly at all, because it is their probabilities that are averaged.
+    # The 8000 rows have a sampling error of .0056 in the middle columns. That of calibration, with about as many rows,
+    # is far smaller, because it averages probabilities, not bits.
     assert error.square().mean().sqrt() < 0.0056
     assert error.abs().max() < 4.5 * 0.0056
 
@@ -317,7 +317,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def every(steps: int) -> Callable[[], bool]:
-    """An interruption after every so many steps."""
+    """Interrupt after every `steps` steps."""
     asked = iter(range(1, 10**9))
     return lambda: next(asked) % steps == 0
 
@@ -355,12 +355,12 @@ def test_a_warm_start_that_is_given_minutes_when_it_has_fitted_more_nets_than_th
     again = WarmStart(CHAIN, hidden=4, folds=9)
     again.load_state_dict(saved_and_loaded(phase.state_dict()))
     assert again.run(1.0, every(1000))
-    assert again.generator.nets == 3  # two of the four are the first fold's
+    assert again.generator.nets == 3  # the first fold has two of the four
 
 
 @pytest.mark.parametrize(("step", "folds"), [(1.0, 1), (0.25, 3), (0.125, 7), (0.0625, 9)])
 def test_there_are_as_many_folds_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch, step: float, folds: int) -> None:
-    """For FEWEST_STEPS seconds there are nets of FEWEST_STEPS steps, of which the first fold has two."""
+    """At `step` seconds per step, there is time for 1 / step nets of FEWEST_STEPS steps; the first fold has two."""
     times = iter([0.0, 100.0, 100.0 + step])  # the first step also warms up
     monkeypatch.setattr(warmup.time, "monotonic", lambda: next(times))
     assert warmup.affordable_folds(CHAIN[:200].float(), 4, 9, float(warmup.FEWEST_STEPS)) == folds
@@ -377,7 +377,7 @@ def test_a_finished_warm_start_comes_back_finished() -> None:
 
 
 def test_the_seconds_of_all_sessions_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that shows a second more each time makes the schedule end long before its last step."""
+    """The clock advances a second with each reading, so time is up long before the last step."""
     monkeypatch.setattr(warmup, "CALIBRATION_ROWS", 100)
     ticks = iter(range(10**9))
     monkeypatch.setattr(warmup.time, "monotonic", lambda: float(next(ticks)))
@@ -428,7 +428,7 @@ def test_classes_are_chosen_by_rows_that_the_first_nets_have_not_seen(monkeypatc
 def test_nets_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warmup, "CALIBRATION_ROWS", 100)
     monkeypatch.setattr(warmup, "affordable_folds", lambda *_: 2)
-    seconds, descend = [0.0], warmup.descend  # a step takes one
+    seconds, descend = [0.0], warmup.descend  # a step takes a second
 
     def take_a_second(*given: Any) -> None:
         seconds[0] += 1

@@ -1,4 +1,4 @@
-"""Writing rows: what is written can be read again."""
+"""Writing rows: what is written can be read back."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +61,7 @@ def test_what_cannot_be_written_is_refused_first(tmp_path: Path, name: str, mess
 
 
 def test_two_that_write_a_file_at_once_leave_a_whole_one_and_nothing_else(tmp_path: Path) -> None:
-    """Of one process, since threads switch while Arrow writes."""
+    """Two threads of one process, which switch while Arrow writes."""
     codec = BitsCodec(["x1", "x2", "x3"])
     path = tmp_path / "rows.csv"
     old = tmp_path / ".rows.csv.0a1b2c3d.partial"  # of a killed job
