@@ -1,4 +1,4 @@
-"""Capture the arguments with which code calls a function."""
+"""Captures the arguments with which code calls a function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ class AskedError(Exception):
 
 
 def asked(whom: Any, what: str, act: Callable[[], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Run `act` up to its first call of `whom.what`; returns that call's positional and keyword arguments."""
+    """Run `act` until it first calls `whom.what`; returns that call's positional and keyword arguments."""
 
     def ask(*given: Any, **named: Any) -> None:
         raise AskedError(given, named)

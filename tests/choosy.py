@@ -1,4 +1,4 @@
-"""A generator with every option, for tests that options are passed on."""
+"""A generator with every option, for tests which check that options are passed on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from train.generator import CANDIDATES, TEMPERATURE, Generator, Option
 
 
 class ChoosyGenerator(Generator):
-    """Codes from 0 to 299: 100 times the class, plus up to 99 from the maximum of `candidates` blocks of noise."""
+    """Codes below 300: 100 times the class, plus less than 100 from the maximum of `candidates` blocks of noise."""
 
     name = "choosy"
     length = 4
@@ -46,7 +46,7 @@ class ChoosyGenerator(Generator):
 
 
 class NamedCodec(BitsCodec):
-    """Rows as they are, of three classes."""
+    """Rows unchanged, in three named classes."""
 
     labels = ("calm", "plain", "wild")
 

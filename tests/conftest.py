@@ -9,7 +9,7 @@ import torch
 
 from tests.pretend_gpu import pretended_gpu
 
-# The same examples in every run, and no deadlines, which a busy machine would miss.
+# The same examples in every run, and no deadlines: a busy machine would miss them.
 hypothesis.settings.register_profile(
     "lookalike", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -20,7 +20,7 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED ON
 
 @pytest.fixture(autouse=True, scope="session")
 def _foreground() -> None:
-    """Restore SIGINT, which a shell's background jobs ignore; the tests and their subprocesses need it."""
+    """Restore SIGINT: background jobs of a shell ignore it, but the tests and their subprocesses need it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -32,7 +32,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(params=["pretended", pytest.param("real", marks=NO_GPU)])
 def _gpu(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One GPU: first a pretended one, then a real one if there is one."""
+    """One GPU: first a simulated one, then a real one if there is one."""
     if request.param == "real":
         yield
         torch.cuda.set_sync_debug_mode("default")

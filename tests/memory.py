@@ -19,19 +19,19 @@ sys.exit(code if code >= 0 else 128 - code)
 def from_bare_process(command: Sequence[str], report: Path) -> list[str]:
     """The same command, started by a bare interpreter that writes the command's peak memory into `report`.
 
-    On Linux a child's peak starts at that of its parent, even after exec: started from a process with torch loaded,
-    every small command would seem to take half a gigabyte.
+    On Linux a child inherits its parent's peak, even across exec: started from a process with torch loaded, every small
+    command would seem to take half a gigabyte.
     """
     return [sys.executable, "-I", "-S", "-c", LAUNCHER, str(report), *command]
 
 
 def reported(report: Path) -> float:
-    """The peak memory of a command of `from_bare_process` that has ended, in MiB."""
+    """The peak memory, in MiB, of a finished command that `from_bare_process` returned."""
     return mebibytes(int(report.read_text()))
 
 
 def own_peak() -> float:
-    """The peak memory of this process so far, in MiB; see `from_bare_process`."""
+    """The peak memory of this process so far, in MiB; may be inherited, see `from_bare_process`."""
     return mebibytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

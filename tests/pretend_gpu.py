@@ -1,10 +1,10 @@
-"""A pretended GPU, for testing the handling of devices on machines without one; it says nothing about speed.
+"""A simulated GPU, for testing device handling on machines without one; it says nothing about speed.
 
 It computes on the CPU, but tracks which memory was "moved to the GPU", reports that device, and refuses what CUDA
-refuses: tensors of two devices in one operation, NumPy views of GPU memory, random numbers from a CPU generator, and
-scattered recurrent weights (about which cuDNN only warns). On demand it also refuses synchronizing calls, as
-`torch.cuda.set_sync_debug_mode` does. It sees the arguments and results of calls from Python, not what happens inside
-them; a gradient is on the device of its parameter. It supports one GPU and one thread.
+refuses: tensors on two devices in one operation, NumPy views of GPU memory, GPU random numbers from a CPU generator,
+and recurrent weights scattered in memory (cuDNN only warns about them). On demand it also refuses synchronizing calls,
+as `torch.cuda.set_sync_debug_mode` does. It sees the arguments and results of calls from Python, not what happens
+inside them; a gradient is on the device of its parameter. It supports one GPU and one thread.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ READS |= {f"__{name}__" for name in ("bool", "int", "float", "index", "complex",
 UPLOADS = {"tensor", "as_tensor", "asarray", "new_tensor"}
 MAY_MIX = {Tensor.copy_, Tensor.data.__set__, torch._has_compatible_shallow_copy_type}  # type: ignore[attr-defined]
 NAME = "pretended GPU"
-PRUNED = 10_000  # how many storages are tracked before those that were freed are dropped
+PRUNED = 10_000  # storages that are tracked before freed ones are dropped
 
 
 class PretendedGpu(TorchFunctionMode):
@@ -38,13 +38,13 @@ class PretendedGpu(TorchFunctionMode):
 
     Attributes:
         stream: the state of the GPU's random number generator.
-        known, pinned: the storages on the GPU, and the CPU's pinned storages, by their address.
+        known, pinned: the storages on the GPU, and the CPU's pinned storages, by address.
         impatient: whether synchronizing calls are refused.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.known: dict[int, StorageWeakRef] = {}  # while a reference is held, its address is not reused
+        self.known: dict[int, StorageWeakRef] = {}  # a weak reference keeps its address from being reused
         self.pinned: dict[int, StorageWeakRef] = {}
         self.impatient = False
         self.seed(0)
@@ -100,7 +100,7 @@ class PretendedGpu(TorchFunctionMode):
             raise RuntimeError(TWO_DEVICES)
 
     def checked_index(self, whole: Tensor, index: Any, *values: Any) -> list[Tensor]:
-        """The tensors that must be on one device. CPU tensors may index a GPU tensor and be assigned to its slices.
+        """The tensors that must share a device. CPU tensors may index a GPU tensor and be assigned to its slices.
 
         Raises:
             RuntimeError: a CPU tensor is indexed by a GPU tensor.
@@ -160,7 +160,7 @@ class PretendedGpu(TorchFunctionMode):
         self.stream = torch.Generator().manual_seed(seed).get_state()
 
     def place(self, made: Any, given: list[Tensor], device: torch.device) -> Any:
-        """Note the device of results; those that share memory with an argument are on its device already."""
+        """Record the device of results, except of those that share memory with an argument and so are on its device."""
         shared = {tensor.untyped_storage()._cdata for tensor in given}
         for tensor in tensors([made]):
             if tensor.untyped_storage()._cdata not in shared:
@@ -203,7 +203,7 @@ class PretendedGpu(TorchFunctionMode):
         return self.place(moved, [tensor], device)
 
     def flatten(self, module: nn.RNNBase) -> None:
-        """Do what `flatten_parameters` does on a GPU: put a recurrent net's weights into one contiguous storage."""
+        """Put a recurrent net's weights into one contiguous storage, as `flatten_parameters` does on a GPU."""
         weights = [weight for weight in module._flat_weights if weight is not None]
         if weights and all(weight.is_cuda for weight in weights):
             parts = torch.cat([weight.detach().flatten() for weight in weights]).split([w.numel() for w in weights])
@@ -211,13 +211,13 @@ class PretendedGpu(TorchFunctionMode):
                 weight.data = part.view_as(weight)
 
     def group(self, lists: list[list[Tensor]]) -> dict[tuple[torch.device, torch.dtype | None], Any]:
-        """Group tensors by device and type for gradient clipping, whose C++ code would see their real device."""
+        """Group tensors by device and dtype for gradient clipping; torch's C++ code would see their real device."""
         found = _group_tensors_by_device_and_dtype(lists)  # type: ignore[arg-type]
         return {(self.device_of(parts[0][0]), dtype): (parts, places) for (_, dtype), (parts, places) in found.items()}
 
 
 def remember(memory: dict[int, StorageWeakRef], tensor: Tensor) -> None:
-    """Add a tensor's storage; freed ones are dropped now and then."""
+    """Add a tensor's storage; if there are too many, drop the freed ones."""
     storage = tensor.untyped_storage()
     memory[storage._cdata] = StorageWeakRef(storage)
     if len(memory) > PRUNED:
@@ -226,7 +226,7 @@ def remember(memory: dict[int, StorageWeakRef], tensor: Tensor) -> None:
 
 
 def tensors(values: Any) -> Iterator[Tensor]:
-    """The tensors among values, including those in lists and tuples."""
+    """The tensors among the values, including those in nested lists and tuples."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -236,7 +236,7 @@ def tensors(values: Any) -> Iterator[Tensor]:
 
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
-    """Make torch see one GPU, which is pretended."""
+    """Make torch see one simulated GPU."""
     gpu = PretendedGpu()
     states = {
         "get_rng_state": lambda device=GPU: gpu.stream.clone(),
@@ -251,7 +251,7 @@ def pretended_gpu() -> Iterator[None]:
     answers = {name: mock.Mock(return_value=fact) for name, fact in facts.items()}
     with (
         mock.patch.multiple(torch.cuda, **states, **answers),
-        # A CUDA build of torch would ask the driver about the accelerator's streams. As in a CPU build, there is none.
+        # No accelerator, as in a CPU build: a CUDA build of torch would ask the driver about its streams.
         mock.patch.object(torch.accelerator, "current_accelerator", return_value=None),
         mock.patch.object(nn.RNNBase, "flatten_parameters", lambda module: gpu.flatten(module)),
         mock.patch.object(clip_grad, "_group_tensors_by_device_and_dtype", gpu.group),

@@ -1,4 +1,4 @@
-"""A small, untrained model of texts with classes, for tests that classes are passed on."""
+"""A small, untrained model of texts with classes, for tests which check that classes are passed on."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ TEXTS = ["a dull film.", "the plot is great", "a great, fine film", "the film is
 
 
 def rated_artifact(directory: Path, **facts: Any) -> Artifact:
-    """An artifact of texts with two classes, a quarter of them of the first; the label column is "rating"."""
+    """An artifact of texts in two classes, with a quarter in the first one; the label column is "rating"."""
     torch.manual_seed(0)
     codec = TokensCodec.fit(
         TEXTS, kind="words", vocabulary=50, min_count=1, lowercase=True, labels=CLASSES, label_column="rating"

@@ -1,4 +1,4 @@
-"""Random sentences with some structure, for tests of the metrics of texts."""
+"""Random sentences with some structure, for tests of text metrics."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ WORDS = ["a", "film", "with", "no", "heart", "and", "great", "wit", "the", "plot
 
 
 def random_texts(n: int, seed: int) -> list[list[str]]:
-    """`n` sentences of 3 to 11 words, in which each word depends on the one before."""
+    """`n` sentences of 3 to 11 words, in which each word depends on the previous one."""
     rng = np.random.default_rng(seed)
     texts = []
     for length in rng.integers(3, 12, n):

@@ -1,7 +1,7 @@
 """Kills a small job repeatedly at random moments and checks that nothing was lost: `make bench-kill`.
 
-Every killed run must end in the same weights as an undisturbed one, and MLflow must have each of its ticks exactly
-once. The moments come from one seed and are measured from a session's first log output.
+Every killed run must end with the same weights as an undisturbed one, and MLflow must have each of its ticks exactly
+once. One seed determines the moments, which are measured from a session's first log output.
 """
 
 import collections
@@ -47,7 +47,7 @@ def session(out: Path, moment: float, number: signal.Signals) -> bool:
     """Start or resume the job and send a signal `moment` seconds after its first log output.
 
     Returns:
-        Whether the signal ended the job, which might have finished before.
+        Whether the signal ended the job; it may have finished before.
     """
     before = log_size(out)
     job = start(out)
@@ -67,7 +67,7 @@ def session(out: Path, moment: float, number: signal.Signals) -> bool:
 
 
 def place(out: Path) -> str:
-    """The phase in which the job was killed, as far as its checkpoints tell."""
+    """The phase in which the job was killed, according to its newest checkpoint."""
     runs = rundir.existing(out)
     found = checkpoint.load_newest(runs[0].checkpoints) if runs else None
     if found is None:
@@ -96,11 +96,11 @@ def check(run: RunDirectory, undisturbed: RunDirectory) -> None:
     lines = [json.loads(line) for line in run.stats.read_text().splitlines()]
     ticks = [line["seen"] for line in lines]
     expected = [json.loads(line)["seen"] for line in undisturbed.stats.read_text().splitlines()]
-    assert ticks == expected, "stats.jsonl lacks a tick, or has one twice or between two others"
+    assert ticks == expected, "stats.jsonl lacks a tick or has an extra one"
     for key in set(lines[0]) - {"seen", "seconds", "time"}:
         history = client.get_metric_history(tracked.info.run_id, key)
         told = sorted((each.step, each.value) for each in history)
-        assert told == [(line["seen"], line[key]) for line in lines], f"MLflow has another history of {key}"
+        assert told == [(line["seen"], line[key]) for line in lines], f"MLflow's history of {key} differs"
     assert len(client.search_model_versions("name = 'lookalike'")) == 1, "the model was registered more than once"
 
 

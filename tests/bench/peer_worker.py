@@ -1,6 +1,6 @@
-"""Runs one peer at its defaults: training rows in, synthetic rows out, both CSV files of 0 and 1.
+"""Runs one peer with its default settings: training rows in, synthetic rows out, both as CSV files of 0 and 1.
 
-peers.py starts it with the peer's own Python; it imports nothing of this project:
+peers.py starts it with the Python of the peer's environment; it imports nothing from this project:
     python peer_worker.py ctgan|mostlyai TRAIN.csv SYNTHETIC.csv ROWS FOLDER
 """
 

@@ -1,8 +1,8 @@
-"""Peers bench: quality, time and memory of other generators of tabular rows at their defaults, beside Lookalike.
+"""Peers bench: quality, time and memory of other tabular generators with default settings, compared with Lookalike.
 
-Each peer is installed into a throw-away environment under --out; none is a dependency of this project. Each learns from
-the same rows as the GAN (training and validation rows) in a separate process, and is judged by the same held-out rows.
-The time and memory of `lookalike` are those of the whole `python -m train fit`, including judging and the report.
+Each peer is installed into its own environment under --out; none is a dependency of this project. Each learns from the
+same rows as the GAN (training and validation rows) in a separate process, and is judged on the same held-out rows.
+Time and memory of `lookalike` cover all of `python -m train fit`, including judging and the report.
 """
 
 import json
@@ -70,7 +70,7 @@ def main(sets: Sequence[str], peers: Sequence[str], seeds: int, minutes: float, 
 
 
 def _captioned_table(name: str, out: Path) -> tuple[str, str]:
-    """The caption and table of a set, with a line for each measured peer.
+    """The caption and table of a set, with a row for each measured peer.
 
     Raises:
         ClickException: peers were measured under different conditions, so they cannot share a table.
@@ -130,7 +130,7 @@ def _read(file: Path) -> npt.NDArray[np.uint8]:
 
 
 def _install(peer: str, out: Path) -> Path:
-    """The Python of the peer's environment, created if it is missing or outdated, with the same torch as ours."""
+    """The Python of the peer's environment, which is created if missing or outdated, with the same torch as ours."""
     folder = out / f"venv-{peer}"
     python, ready = folder / "bin" / "python", folder / ".ready"
     versions = f"{PACKAGES[peer]}, torch {torch.__version__}"
@@ -139,7 +139,7 @@ def _install(peer: str, out: Path) -> Path:
         _run([sys.executable, "-m", "venv", "--clear", str(folder)])
         _run([str(python), "-m", "pip", "install", "--quiet", f"torch=={torch.__version__.split('+')[0]}"])
         _run([str(python), "-m", "pip", "install", "--quiet", PACKAGES[peer]])
-        # CUDA builds of these do not load with a CPU build of torch, and tabular rows need neither.
+        # Their CUDA builds do not load with a CPU build of torch, and tabular rows need neither.
         _run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision", "torchaudio"])
         ready.write_text(versions)
     return python
@@ -162,7 +162,7 @@ def _run(command: list[str]) -> Cost:
 
 
 def _table(name: str, kept: Mapping[str, list[Scores]]) -> str:
-    """The table of a set, with a line for each peer: mean and standard deviation over the seeds."""
+    """The table of a set, with a row for each peer: mean and standard deviation over the seeds."""
     lines = [f"| {name} | {' | '.join(SHOWN)} | seconds | MiB |", "|---" * (len(SHOWN) + 3) + "|"]
     columns = {**SHOWN, "seconds": 0, "memory": 0}
     for peer, scores in kept.items():

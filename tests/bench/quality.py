@@ -1,8 +1,8 @@
-"""Quality bench: the GAN, every baseline and the floor on four data sets, several seeds, mean and spread.
+"""Quality bench: the GAN, every baseline and the floor on several data sets; mean and spread over the seeds.
 
-Every cell comes from complete training jobs as `python -m train fit` runs them, with the same options for all sets;
-half of the rows are held out. Prints the tables. With --write it only puts the last measured tables into
-train/RESULTS.md, and a summary into the README.
+Every cell comes from complete training jobs as `python -m train fit` runs them, with the same options for all sets
+except the codec of movie-reviews; half of the rows are held out. Prints the tables. With --write it only puts the last
+measured tables into train/RESULTS.md, and a summary into the README.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ def main(sets: tuple[str, ...], seeds: int, minutes: float, baselines: str, out:
         tables.write("quality", [_kept(out, name) for name in ALL_SETS])
         return
     for name in sets:
-        codec = {"codec": "presence"} if name == "movie-reviews" else {}  # no "auto": config.json has what it became
+        codec = {"codec": "presence"} if name == "movie-reviews" else {}  # not "auto": config.json has it resolved
         given = {"data": name, "baselines": baselines, **codec}
         tables.measure(_kept(out, name), name, given, seeds=seeds, minutes=minutes)
 

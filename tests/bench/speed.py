@@ -1,6 +1,6 @@
 """Speed bench: throughput of training, where its time goes, how the cost grows, and how fast samples are written.
 
-Everything is measured in one run on one thread; alternatives are measured in turn. Prints medians and ranges.
+Everything is measured in one run on one thread; alternatives take turns. Prints medians and ranges.
 """
 
 import copy
@@ -35,7 +35,7 @@ from train.warmup import WarmStart
 
 DEFAULT = resolve({"generator": "nade"})
 WANTED = 1.3  # the correlation_ratio to reach in "time to quality"
-BUDGETS = (3, 6, 12, 25, 50, 100, 200)  # seconds of training to try until it is reached
+BUDGETS = (3, 6, 12, 25, 50, 100, 200)  # seconds of training, tried in this order until WANTED is reached
 CLASSES = 32
 CSV_SHAPE = 200_000, 128  # rows, columns
 
@@ -100,7 +100,7 @@ def _throughput(rows: Tensor, rounds: int, seconds: float) -> None:
 
 
 def _textbook(rows: Tensor) -> Iterator[int]:
-    """The textbook's loop: one sample per step."""
+    """The textbook's training loop: one row per step."""
     generator, judge = TextbookGenerator(rows.shape[1]), TextbookDiscriminator(rows.shape[1])
     optimizers = [torch.optim.Adam(net.parameters(), lr=1e-3) for net in (judge, generator)]
     one, zero = torch.ones(1), torch.zeros(1)
@@ -113,11 +113,12 @@ def _textbook(rows: Tensor) -> Iterator[int]:
 
 
 def _plain(rows: Tensor, penalised_every: int) -> Iterator[int]:
-    """The default preset's game in plain torch: its nets, losses and batches, but one pass for each kind of row.
+    """The default preset's game in plain torch: same nets, losses and batches, but real and generated rows are judged
+    in separate passes.
 
     Args:
-        penalised_every: every how many updates of the discriminator the gradient penalty is applied; 1 is the usual
-            way, more is the default preset's (lazy regularization).
+        penalised_every: the number of discriminator updates from one gradient penalty to the next; 1 is the usual
+            choice, the default preset uses more (lazy regularization).
     """
     config = DEFAULT
     generator, judge = Eager(**_sizes(rows.shape[1])), ResidualDiscriminator(rows.shape[1], config.width, config.blocks)
@@ -154,7 +155,7 @@ def _sizes(length: int, **changed: int) -> dict[str, int]:
 
 
 def _steps(config: Config, generator: Generator, rows: Tensor) -> Iterator[int]:
-    """Train endlessly; yields after each step how many sequences it used."""
+    """Train endlessly; yields the number of sequences used by each step."""
     config = dataclasses.replace(config, head_start=0)  # so that steps update the generator from the start
     torch.manual_seed(0)
     state = State.new(config, generator, torch.device("cpu"))
@@ -166,7 +167,7 @@ def _steps(config: Config, generator: Generator, rows: Tensor) -> Iterator[int]:
 
 
 def _rate(steps: Iterator[int], seconds: float) -> float:
-    """Sequences per second of CPU time, which other jobs on the machine affect least."""
+    """Sequences per second of CPU time, which other jobs on the machine affect less than wall-clock time."""
     started, done = time.process_time(), 0
     while time.process_time() - started < seconds:
         done += next(steps)
@@ -190,7 +191,7 @@ def _shown(values: list[float], form: str) -> str:
 
 
 def _split(rows: Tensor, rounds: int) -> None:
-    """Where the time of a step goes; parts are measured separately, so they need not add up exactly."""
+    """Where a step spends its time; its parts are measured separately, so they need not add up exactly."""
     config = DEFAULT
     print(f"A step of the default preset on digits ({config.turns} turns of {config.batch_size} rows), milliseconds")
     state = State.new(config, NadeGenerator(**_sizes(rows.shape[1])), torch.device("cpu"))
@@ -272,7 +273,7 @@ def _csv(path: Path) -> Path:
 
 
 def _sampling(rounds: int, rows: int) -> None:
-    """How fast rows are written to Parquet, compared with only drawing them, and how much memory that takes."""
+    """How fast rows are written to Parquet, compared with only drawing them, and how much memory writing takes."""
     generator = artifact.for_serving(NadeGenerator(**_sizes(64)))
     codec = BitsCodec([f"x{i}" for i in range(64)])
     drawn = Artifact(generator=generator, codec=codec, card={"weights_sha256": ""})

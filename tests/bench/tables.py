@@ -1,4 +1,4 @@
-"""Shared by the benches: running jobs, mean and spread over seeds, tables in train/RESULTS.md and the README."""
+"""Shared by the benches: running jobs, mean and spread over seeds, and tables in train/RESULTS.md and the README."""
 
 import datetime
 import json
@@ -31,7 +31,7 @@ SUMMARY = {
     "ctgan": "CTGAN",
     "floor": "fresh real rows",
 }
-FIRST_SEED = 500  # designs were chosen on lower seeds, so tables of those would be biased in their favour
+FIRST_SEED = 500  # lower seeds were used to choose designs, so tables of them would be biased in our favour
 
 Scores = dict[str, dict[str, list[float]]]  # contender -> metric -> one value per seed
 
@@ -39,7 +39,7 @@ Scores = dict[str, dict[str, list[float]]]  # contender -> metric -> one value p
 def job(given: Mapping[str, Any]) -> RunDirectory:
     """Run a training job as `python -m train fit` does.
 
-    A finished run in the same folder is reused if it has the same options and was started with the present code, data
+    A finished run in the same folder is reused if it has the same options and was started with the current code, data
     and torch, so that an interrupted bench can continue.
     """
     sources = [*Path(fit.__file__).parent.glob("*.py"), Path(given["data"])]
@@ -53,7 +53,7 @@ def job(given: Mapping[str, Any]) -> RunDirectory:
 
 
 def _is_current(run: RunDirectory, changed: float) -> bool:
-    """Whether the run has finished, and was started after the time `changed` with the present version of torch."""
+    """Whether the run has finished, and was started after the time `changed` with the current version of torch."""
     if not run.metrics.exists() or run.config.stat().st_mtime <= changed:
         return False
     libraries: dict[str, str] = json.loads((run.artifact / CARD).read_text())["libraries"]
@@ -61,7 +61,7 @@ def _is_current(run: RunDirectory, changed: float) -> bool:
 
 
 def gather(jobs: Iterable[Mapping[str, Mapping[str, Any]]]) -> Scores:
-    """Collect the metrics that tables show from jobs with different seeds."""
+    """Collect the metrics shown in tables from the scores of jobs with different seeds."""
     scores: Scores = defaultdict(lambda: defaultdict(list))
     for found in jobs:
         for contender, values in found.items():
@@ -72,7 +72,7 @@ def gather(jobs: Iterable[Mapping[str, Mapping[str, Any]]]) -> Scores:
 
 
 def table(name: str, scores: Scores) -> str:
-    """A Markdown table with a line for each contender: mean and standard deviation over the seeds."""
+    """A Markdown table with a row for each contender: mean and standard deviation over the seeds."""
     shown = [metric for metric in SHOWN if any(metric in values for values in scores.values())]
     lines = [f"| {name} | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
     for contender, values in scores.items():
@@ -82,7 +82,7 @@ def table(name: str, scores: Scores) -> str:
 
 
 def cell(values: list[float], decimals: int) -> str:
-    """Mean and standard deviation over the seeds; the mean alone for one seed."""
+    """Mean and standard deviation over the seeds; only the mean if there is one seed."""
     if not values:
         return "-"
     mean = f"{statistics.mean(values):z.{decimals}f}"
@@ -134,7 +134,7 @@ def measure(path: Path, name: str, given: Mapping[str, Any], *, seeds: int, minu
 
 
 def write(mark: str, kept: Iterable[Path]) -> None:
-    """Put the measured tables into RESULTS.md, replacing those of the same sets; other tables stay.
+    """Put the measured tables into RESULTS.md, replacing the tables of the same sets and keeping all others.
 
     Raises:
         ClickException: nothing was measured.
@@ -146,14 +146,14 @@ def write(mark: str, kept: Iterable[Path]) -> None:
 
 
 def put(mark: str, tables: Mapping[str, tuple[str, str]]) -> None:
-    """Put captions and tables, by set, between the marks of that name in RESULTS.md, and a summary into the README."""
+    """Put captions and tables, by set, between the marks named `mark` in RESULTS.md, and a summary into the README."""
     there = _section(RESULTS.read_text(), mark)
     _replace(RESULTS, mark, captioned({**_tables(there), **tables}))
     _replace(README, "summary", summary(RESULTS.read_text()))
 
 
 def summary(results: str) -> str:
-    """A Markdown table of `c2st_auc` from all tables of RESULTS.md, with a line for each set."""
+    """A Markdown table of `c2st_auc` from all tables of RESULTS.md, with a row for each set."""
     rows: dict[str, dict[str, str]] = {}
     for mark, label in (("quality", ""), ("peers", ""), ("text", ", whole texts")):
         for name, (_, content) in _tables(_section(results, mark)).items():

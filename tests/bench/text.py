@@ -38,7 +38,7 @@ def main(data: tuple[str, ...], seeds: int, minutes: float, candidates: int, out
 
 
 def _name(source: str) -> str:
-    """The name of the table: that of the built-in set, or of the file without its suffix."""
+    """The name of the table: the built-in set's name, or the file's name without its suffix."""
     path = Path(source.removesuffix(".gz"))
     name = path.stem if path.suffix in readers.READERS else path.name
     if name == BUILT_IN != source:
