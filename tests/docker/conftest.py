@@ -1,6 +1,6 @@
 """The containers under test: an engine, the images, a trained run, a server.
 
-Without an engine the tests that need one are skipped and say so; LOOKALIKE_NEED_DOCKER=1 makes that a failure.
+Without an engine, the tests that need one are skipped and say so; with LOOKALIKE_NEED_DOCKER=1 they fail.
 """
 
 import os
@@ -16,12 +16,12 @@ import pytest
 from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
-OTHER_UID = 12345  # the caller, where the tests themselves run as root
+OTHER_UID = 12345  # the user who calls the containers if the tests run as root
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A Docker client whose engine builds images, and what marks this session's containers."""
+    """A Docker client whose engine can build images, and the name prefix of this session's containers."""
 
     docker: str
     mark: str
@@ -35,10 +35,10 @@ class Engine:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=check, timeout=timeout)
 
     def environment(self, **settings: object) -> dict[str, str]:
-        """This environment without its own settings of Lookalike and MLflow, and with those given."""
+        """The current environment without its settings of Lookalike, MLflow and make, plus the given ones."""
         ours = ("LOOKALIKE_", "MLFLOW_", "RUNTIME", "GPUS", "MAKE", "MFLAGS", "ARGS", "VENV")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        # One thread: the nets are tiny, and the engine's machine may be busy.
+        # One thread, because the nets are tiny and the engine's machine may be busy.
         facts = {"DOCKER": self.docker, "OMP_NUM_THREADS": "1"}
         return kept | facts | {name: str(value) for name, value in settings.items()}
 
@@ -55,7 +55,7 @@ class Engine:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Images take longer to build than other tests may last."""
+    """Raise the time limit: building images takes longer than other tests may."""
     for item in items:
         if "tests/docker" in item.path.as_posix():
             item.add_marker(pytest.mark.timeout(1500))
@@ -77,7 +77,7 @@ def engine() -> Iterator[Engine]:
 
 
 def _builds(client: str) -> bool:
-    """Whether this client and its engine can build as the Dockerfiles need it (BuildKit)."""
+    """Whether this client and its engine can build with BuildKit, which the Dockerfiles need."""
     if not shutil.which(client):
         return False
     command = [client, "build", "--quiet", "-"]
@@ -88,7 +88,7 @@ def _builds(client: str) -> bool:
 
 @pytest.fixture(scope="session")
 def images(engine: Engine) -> dict[str, int]:
-    """The images, built; their sizes in bytes by name. The sizes are printed."""
+    """Build the images; returns their sizes in bytes by name, and prints them."""
     built = engine.make("build-images", timeout=1400, GPUS="none")
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
     names = ("lookalike-train:cpu", "lookalike-serve", "lookalike-mlflow")
@@ -100,7 +100,7 @@ def images(engine: Engine) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Path:
-    """A folder of runs that belongs to the caller of the containers."""
+    """A folder for runs, owned by the user who calls the containers."""
     folder = tmp_path_factory.mktemp("containers") / "runs"
     for parent in folder.parents[:3]:
         if parent.owner() == folder.parent.owner() and not parent.stat().st_mode & 0o001:
@@ -109,7 +109,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Path:
 
 
 def made_for_caller(engine: Engine, folder: Path) -> Path:
-    """The folder, new, and owned by the caller of the containers."""
+    """Make the folder, owned by the user who calls the containers, and return it."""
     folder.mkdir()
     if os.getuid() == 0:
         os.chown(folder, engine.uid, engine.uid)
@@ -117,12 +117,12 @@ def made_for_caller(engine: Engine, folder: Path) -> Path:
 
 
 def as_caller(engine: Engine) -> str:
-    """DOCKER_ARGS that make the caller an ordinary user even where the tests run as root."""
+    """DOCKER_ARGS that make the caller an ordinary user even if the tests run as root."""
     return f"--user {engine.uid}:{engine.uid}" if os.getuid() == 0 else ""
 
 
 def train_in_container(engine: Engine, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """One short training on the built-in reviews, by an ordinary user, without a network."""
+    """Train briefly on the built-in reviews, as an ordinary user and without a network."""
     arguments = f"{' '.join(options)} --holdout 0.05 --max-minutes 0.05 --baselines none --gate none --out {out}"
     done = engine.make("train", f"ARGS={arguments}", RUNTIME="docker", GPUS="none", DOCKER_ARGS=as_caller(engine))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -154,14 +154,14 @@ class Server:
         return {"Authorization": f"Bearer {token}"}
 
     def is_healthy(self) -> bool:
-        """What the image's health check says now."""
+        """Whether the image's health check passes now."""
         check = ("exec", self.container, "python", "-I", "/opt/lookalike/healthcheck.py")
         return self.engine(*check, check=False).returncode == 0
 
 
 @pytest.fixture(scope="session")
 def server(engine: Engine, trained: object, runs: Path) -> Server:
-    """`make serve` in a container, with the model that was trained in one."""
+    """`make serve` in a container, with the model of `trained`."""
     port, metrics_port = free_ports(2)
     name = f"{engine.mark}-serve"
     arguments = f"--runs {runs} --port {port} --metrics-port {metrics_port} --wait-seconds 120"

@@ -1,4 +1,4 @@
-"""A client that only notes what it is asked to do, so that a machine with GPUs can be played anywhere."""
+"""A fake Docker client that only records its calls, so that a machine with GPUs can be simulated anywhere."""
 
 import os
 import subprocess
@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tests.docker.conftest import ROOT
 
-# Every call becomes one line of $NOTES, its words separated by tabs. $RUNTIMES is what the engine knows; without it
-# there is no engine. $SERVING says whether the serving container runs before it is started, $COMPOSED names the one of
-# `make up`.
+# Each call becomes one line of $NOTES, with tabs between its words. Its answers come from the environment:
+# $RUNTIMES: the engine's runtimes; if empty, there is no engine. $SECURITY: the engine's security options.
+# $SERVING: whether the serving container already runs. $COMPOSED: the id of the serving container of `make up`.
+# $TOKENS: not empty if the server requires tokens.
 CLIENT = """#!/bin/sh
 printf '%s\\t' "${0##*/}" "$@" >> "$NOTES"
 printf '\\n' >> "$NOTES"
@@ -41,7 +42,7 @@ NVIDIA = '{"nvidia":{"path":"nvidia-container-runtime"},"runc":{"path":"runc"}}'
 
 @dataclass(frozen=True)
 class Done:
-    """What a target of the Makefile did: its exit code, its words, and the calls of the client."""
+    """What a target of the Makefile did: its exit code, its output, and the client's calls."""
 
     code: int
     output: str
@@ -49,13 +50,13 @@ class Done:
     calls: list[list[str]]
 
     def call(self, *start: str) -> list[str]:
-        """The one call that starts with these words."""
+        """The only call that starts with these words."""
         (found,) = (call for call in self.calls if call[: len(start)] == list(start))
         return found
 
 
 def after(call: list[str], option: str) -> list[str]:
-    """The values that an option was given, each time."""
+    """All values that the call gives to an option, in order."""
     return [value for name, value in pairwise(call) if name == option]
 
 
@@ -66,7 +67,7 @@ class Machine:
     folder: Path
 
     def make(self, *arguments: str, runtimes: str = "", **settings: str) -> Done:
-        """Run a target of the Makefile. `runtimes`: what the engine answers; empty: there is none."""
+        """Run a target of the Makefile. `runtimes`: the engine's runtimes as JSON; if empty, there is no engine."""
         notes = self.folder / "notes"
         notes.write_text("")
         venv = self.folder / "venv"
@@ -101,6 +102,6 @@ def machine(folder: Path, *, docker: bool = True) -> Machine:
         path.chmod(0o755)
     ready = folder / "venv" / ".ready"
     ready.touch()
-    future = time.time() + 3600  # whatever is edited meanwhile, this environment is up to date
+    future = time.time() + 3600  # so that make finds the environment up to date
     os.utime(ready, (future, future))
     return Machine(folder)

@@ -1,4 +1,4 @@
-"""Which commands the Makefile gives on which machine. No engine is needed: the client is a fake that takes notes."""
+"""Which commands the Makefile runs on which machine. No engine is needed: a fake client records its calls."""
 
 import os
 import shutil
@@ -96,7 +96,7 @@ def test_wishes_that_cannot_be_met(
     box: Machine, settings: dict[str, str], runtimes: str, code: int, message: str
 ) -> None:
     done = box.make("train", runtimes=runtimes, **settings)
-    assert done.code == 2  # make's own
+    assert done.code == 2  # make's own exit code
     assert f"Error {code}" in done.errors
     assert f"Error: {message}" in done.errors
     assert not any(call[1] in ("build", "run") for call in done.calls)
@@ -171,7 +171,7 @@ def test_a_dry_run_creates_nothing(box: Machine, tmp_path: Path, out: str) -> No
 
 
 def test_a_new_folder_of_runs_is_its_owners_alone(box: Machine, tmp_path: Path, out: str) -> None:
-    """As train/rundir.py makes it: what runs leave is as private as the data."""
+    """As train/rundir.py creates it: runs are as private as the data."""
     box.make("train", f"ARGS={out}", runtimes=NVIDIA)
     box.make("up", runtimes=PLAIN, RUNS=str(tmp_path / "composed"))
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("runs", "composed")] == [0o700] * 2
@@ -259,7 +259,7 @@ def test_a_serving_container_answers_request_status_and_stop(box: Machine) -> No
     assert asked[2:] == ["lookalike-serve", "python", "-m", "serve", "request", "-n", "5"]
     assert box.make("status", **settings).call("docker", "exec")[-1] == "status"
     stopped = box.make("stop", **settings)
-    assert after(stopped.call("docker", "stop"), "-t") == ["55"]  # as --stop-timeout
+    assert after(stopped.call("docker", "stop"), "-t") == ["55"]  # the same as --stop-timeout
     assert "local:" not in stopped.output
     assert "local: -m serve request -n 5" in box.make("request", runtimes=PLAIN).output
     assert "local: -m serve stop" in box.make("stop", runtimes=PLAIN, SERVING="true", RUNTIME="local").output
@@ -332,14 +332,14 @@ def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Pa
     assert "mlflow is healthy: http://127.0.0.1:5000" in whole.output
     none = tmp_path / "none"
     (none / "champion").mkdir(parents=True)
-    (none / "champion" / "lookalike.mar").touch()  # from MLflow, to be baked into an image: it is no run's
+    (none / "champion" / "lookalike.mar").touch()  # from MLflow, for baking into an image; not a run
     alone = box.make("up", runtimes=PLAIN, RUNS=str(none))
     (started,) = (call for call in alone.calls if "up" in call and call[0] == "docker-compose")
     assert after(started, "--profile") == ["tracking"]
     assert "so only MLflow starts" in alone.output
     new = tmp_path / "new"
     box.make("up", runtimes=PLAIN, RUNS=str(new))
-    assert new.owner() == tmp_path.owner(), "the engine would make it, and as its own user"
+    assert new.owner() == tmp_path.owner(), "otherwise the engine would create it, as its own user"
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_a_model_that_the_engine_would_not_be_sent_is_refused(box: Machine, mode
     ],
 )
 def test_folders_of_services_are_those_seen_from_here(box: Machine, given: dict[str, str], meant: str) -> None:
-    """Compose takes a plain name for that of a volume, and other paths as seen from its own file."""
+    """Compose takes a plain name for a volume, and resolves other relative paths against its own file."""
     assert meant in box.make("up", runtimes=PLAIN, **given).output
 
 
@@ -408,7 +408,7 @@ def test_services_run_as_the_caller_also_where_the_engine_is_rootless(box: Machi
 
 
 def python(box: Machine, script: str) -> str:
-    """A Python of the machine's, which does what the script says when it makes an environment at $3."""
+    """A fake system Python, which runs the script when asked to create a virtual environment at $3."""
     path = box.folder / "bin" / "python3.11"
     path.write_text(f'#!/bin/sh\n[ "$2" != venv ] || {{ {script}; }}\n')
     path.chmod(0o755)
@@ -417,7 +417,7 @@ def python(box: Machine, script: str) -> str:
 
 @pytest.fixture
 def bare(box: Machine) -> Machine:
-    """A machine whose environment was not made to the end: it has a Python, and no pip."""
+    """A machine with an unfinished virtual environment: it has Python, but no pip."""
     (box.folder / "venv" / ".ready").unlink()
     (box.folder / "venv" / "bin" / "python").write_text("#!/bin/sh\necho 'No module named pip' >&2\nexit 1\n")
     return box

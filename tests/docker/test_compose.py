@@ -1,4 +1,4 @@
-"""The composed services: MLflow and the server come up healthy, and a job reports to MLflow."""
+"""The Compose services: MLflow and the server come up healthy, and a job reports to MLflow."""
 
 import subprocess
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The files themselves: what linters and schemas say of them. Neither an engine nor a network is needed."""
+"""Dockerfiles, Compose file and manifests, checked by linters and schemas, without an engine or a network."""
 
 import re
 import subprocess
@@ -22,8 +22,8 @@ DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 KUBERNETES = "1.34"
 TRAINER = "trainer.kubeflow.org/v1alpha1"
 
-# What Kubeflow Trainer v2 knows of its own two kinds, as far as the manifests here use it; what they hold of Kubernetes
-# is checked with Kubernetes' own schemas.
+# Schemas of Kubeflow Trainer v2's two kinds, as far as our manifests use them. Kubernetes objects inside are checked
+# against Kubernetes' own schemas.
 LABELS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "string"}}
 METADATA: dict[str, Any] = {
     "type": "object",
@@ -94,7 +94,7 @@ TRAINING_RUNTIME: dict[str, Any] = {
 
 
 def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every manifest as it is, and those of training with the runtime class that some clusters need."""
+    """Every manifest as it is, and training manifests also with the runtime class that some clusters need."""
     for path in sorted((DOCKER / "k8s").glob("*.yaml")):
         text = path.read_text()
         for variant in dict.fromkeys((text, text.replace("# runtimeClassName", "runtimeClassName"))):
@@ -103,7 +103,7 @@ def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def pod_templates() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every description of a pod in the manifests, wherever it hides."""
+    """Every pod template in the manifests, at any depth."""
     for name, document in manifests():
         spec = document["spec"]
         if document["kind"] == "TrainingRuntime":
@@ -162,7 +162,7 @@ def test_pods_are_locked_down(name: str, template: dict[str, Any]) -> None:
     assert spec["securityContext"]["runAsNonRoot"]
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert spec["automountServiceAccountToken"] is False
-    assert spec["enableServiceLinks"] is False, "a Service's variables would be taken for ours"
+    assert spec["enableServiceLinks"] is False, "the environment variables of a Service would be taken for our settings"
     volumes = {volume["name"] for volume in spec["volumes"]}
     for container in spec["containers"]:
         assert container["securityContext"]["readOnlyRootFilesystem"]
@@ -207,14 +207,14 @@ def test_serving_manifests_belong_together() -> None:
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert {port["targetPort"] for port in found["Service"]["spec"]["ports"]} == set(ports)
     admitted = {port["port"] for rule in found["NetworkPolicy"]["spec"]["ingress"] for port in rule["ports"]}
-    assert admitted == set(ports.values()), "and management is in neither"
+    assert admitted == set(ports.values()), "the management port is neither declared nor admitted"
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         command = container[probe]["exec"]["command"]
         assert command[-1] in (DOCKER / "serve.Dockerfile").read_text(), "the image's own health check"
 
 
 def test_whoever_stops_a_server_waits_for_as_long_as_it_may_need() -> None:
-    """A container that is killed earlier loses requests that it has accepted."""
+    """A container that is killed earlier loses requests that it had accepted."""
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["serve"]["stop_grace_period"]
     pods = re.findall(r"terminationGracePeriodSeconds: (\d+)", (DOCKER / "k8s" / "serve.yaml").read_text())
     commands = [
@@ -249,4 +249,4 @@ def test_pods_that_serve_want_the_token_and_have_few_visitors() -> None:
     assert found["NetworkPolicy"]["egress"] == []
     assert all(rule["from"] for rule in found["NetworkPolicy"]["ingress"])
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container[probe]["timeoutSeconds"] > 6, "as long as healthcheck.py may take"
+        assert container[probe]["timeoutSeconds"] > 6, "healthcheck.py waits up to 6 seconds"

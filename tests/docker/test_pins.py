@@ -1,4 +1,4 @@
-"""Every package is pinned in constraints.txt: those that an environment takes, and those inside the images."""
+"""constraints.txt pins every package, both of a virtual environment and inside the images."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from tests.docker.conftest import ROOT, Engine
 
-# torch is pinned in the Makefile, and its CUDA build pins what it brings; pip and setuptools are the venv's own.
+# torch is pinned in the Makefile, and its CUDA build pins its own dependencies; pip and setuptools come with the venv.
 FROM_TORCH = re.compile(r"torch|triton|cuda-.+|nvidia-(?!ml-py).+")
 OF_THE_VENV = {"pip", "setuptools"}
 SCRIPT = "from importlib.metadata import *; print([(each.metadata['Name'], each.version) for each in distributions()])"
@@ -26,7 +26,7 @@ def pinned() -> dict[str, str]:
 
 
 def brought_by(requirements: Sequence[str]) -> set[str]:
-    """The packages that these requirements and their own bring into this environment."""
+    """The packages that these requirements install here, including transitive dependencies."""
     seen: set[tuple[str, str]] = set()
     left = [Requirement(line) for line in requirements]
     while left:
@@ -45,12 +45,12 @@ def test_all_that_an_environment_takes_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     needed = brought_by([*project["dependencies"], *extras["serve"], *extras["dev"]])
-    assert "setuptools" in needed, "torch's own requirement"
+    assert "setuptools" in needed, "torch requires it"
     assert sorted(name for name in needed - set(pinned()) if not FROM_TORCH.fullmatch(name)) == []
 
 
 def test_all_that_the_code_imports_is_declared() -> None:
-    """Not left to what other packages happen to bring."""
+    """Imports must not rely on what other packages happen to depend on."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     lines = [*project["dependencies"], *extras["serve"], *extras["frechet"]]
@@ -70,7 +70,7 @@ def test_all_that_the_code_imports_is_declared() -> None:
 
 
 def test_every_torch_that_is_allowed_can_be_installed_beside_the_pins() -> None:
-    assert Version(pinned()["setuptools"]) < Version("82"), "what torch 2.11 and 2.12 ask for"
+    assert Version(pinned()["setuptools"]) < Version("82"), "torch 2.11 and 2.12 require this"
 
 
 def test_all_that_is_in_the_images_is_pinned(engine: Engine, images: dict[str, int]) -> None:

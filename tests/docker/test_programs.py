@@ -23,7 +23,7 @@ Command = Callable[..., list[str]]
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A folder of two runs, of which the second is the newest."""
+    """A folder with two runs; the second is the newest."""
     for name in ("00001-toy-bits", "00002-toy-bits"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "lookalike.mar").touch()
@@ -32,7 +32,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def entrypoint(models: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The entry point, where /models is that folder."""
+    """The entry point, with the folder `models` in place of /models."""
     monkeypatch.delenv("LOOKALIKE_SERVE_MODEL", raising=False)
     found = importlib.util.spec_from_file_location("entrypoint", ROOT / "docker" / "entrypoint.py")
     assert found
@@ -45,7 +45,7 @@ def entrypoint(models: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def command(entrypoint: Any) -> Command:
-    """What the entry point makes of the container's arguments."""
+    """Translates a container's arguments as the entry point does."""
     return lambda *given: entrypoint.command(given)
 
 
@@ -75,7 +75,7 @@ def test_what_is_mounted_and_cannot_be_read_is_named(entrypoint: Any, monkeypatc
 
 
 def test_the_health_check_asks_for_other_sequences_each_time(tmp_path: Path) -> None:
-    """The same ones over and over would show as drift."""
+    """Repeating the same ones would show as drift."""
     asked: list[dict[str, int]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -103,7 +103,7 @@ def test_the_health_check_asks_for_other_sequences_each_time(tmp_path: Path) -> 
 
 @pytest.fixture
 def state(tmp_path: Path) -> dict[str, object]:
-    """What a server says of itself, without a server."""
+    """The state that a server would write, without a server."""
     (tmp_path / "serve").mkdir()
     return {"port": free_port(), "tokens": False, "token_file": None, "scratch": str(tmp_path)}
 

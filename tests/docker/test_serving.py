@@ -1,4 +1,4 @@
-"""Serving from a container: the same bytes, little to attack, honest health, a graceful end."""
+"""Serving from a container: the same bytes as outside, few privileges, a real health check, a graceful stop."""
 
 import io
 import json
@@ -117,7 +117,7 @@ def _signal_workers(server: Server, name: str) -> None:
 
 @pytest.fixture
 def broken(server: Server, tmp_path: Path, engine: Engine) -> Iterator[Path]:
-    """The model with one bit of its weights turned."""
+    """The model with one bit of its weights flipped."""
     path = tmp_path / "lookalike.mar"
     with zipfile.ZipFile(server.run / "lookalike.mar") as source, zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
@@ -156,7 +156,7 @@ def test_make_serve_says_why_a_broken_model_does_not_start(engine: Engine, broke
     port = free_port()
     arguments = f"ARGS=--model {broken} --port {port}"
     done = engine.make("serve", arguments, RUNTIME="docker", CONTAINER=f"{engine.mark}-broken")
-    assert done.returncode == 2  # make's own, for a recipe that failed
+    assert done.returncode == 2  # make's own exit code when a recipe fails
     assert "generator.safetensors" in done.stderr
 
 
@@ -197,7 +197,7 @@ def test_a_change_to_the_code_rebuilds_quickly(images: dict[str, int], engine: E
 
 
 def copy_of_context(tmp_path: Path) -> Path:
-    """What the images are built from, in a folder of its own."""
+    """Copy what the images are built from into a folder of its own."""
     context = tmp_path / "context"
     context.mkdir()
     files = ["pyproject.toml", "constraints.txt", ".dockerignore", "train", "serve", "docker"]
@@ -206,7 +206,7 @@ def copy_of_context(tmp_path: Path) -> Path:
 
 
 def build_again(engine: Engine, context: Path, file: str, tag: str, *options: str) -> float:
-    """Build as docker/runtime.sh does; the layers that did not change come from the cache. Seconds."""
+    """Build as docker/runtime.sh does, with unchanged layers from the cache; returns the seconds that it took."""
     arguments = ["--build-arg", f"TORCH_INDEX={os.environ.get('TORCH_INDEX', '')}", "--build-arg", "TORCH=2.13.0"]
     command = [engine.docker, "build", "--file", f"docker/{file}.Dockerfile", "--tag", tag, *arguments, *options, "."]
     began = time.monotonic()
@@ -254,7 +254,7 @@ def test_it_stops_within_ten_seconds_and_answers_what_it_accepted(engine: Engine
     counts = Counter(outcome.split()[0] for _, outcome in seen)
     print(f"stopped under load after {seconds:.1f} s: {dict(counts)}")
     assert seconds < 10
-    assert len({outcome for _, outcome in seen if outcome.startswith("200")}) == 1, "every answer is whole"
+    assert len({outcome for _, outcome in seen if outcome.startswith("200")}) == 1, "every answer is complete"
     assert counts["200"] > 4
     assert {outcome.split()[0] for asked, outcome in seen if asked < began} <= {"200", "503"}, counts
     assert engine("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip() == "0"

@@ -1,4 +1,4 @@
-"""Training in a container: whose files, what MLflow knows, what a signal leaves."""
+"""Training in a container: who owns the files, what MLflow records, what a signal leaves behind."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from train import artifact, checkpoint, rundir
 
 
 def tracked(runs: Path, number: int) -> Run:
-    """What the MLflow store among the runs says of a run."""
+    """A run, by number, as recorded in the MLflow store beside the runs."""
     client = mlflow.MlflowClient(f"sqlite:///{runs}/mlflow.db")
     run_id = rundir_of(runs, number).artifact.joinpath("card.json")
     experiment = client.get_experiment_by_name("lookalike")
@@ -52,7 +52,7 @@ def test_mlflow_has_the_run_with_the_revision_of_the_image(
     commit = revision.removesuffix("-dirty")
     known = subprocess.run(["git", "cat-file", "-t", commit], cwd=ROOT, capture_output=True, text=True)
     assert known.stdout == "commit\n" or revision == "unknown"
-    # Paths mean the same inside as outside, so the store's files are found from here.
+    # Paths are the same inside and outside the container, so the store's files are found from here.
     client = mlflow.MlflowClient(f"sqlite:///{runs}/mlflow.db")
     assert any(file.path == "run/report.html" for file in client.list_artifacts(run.info.run_id, "run"))
 
@@ -60,15 +60,15 @@ def test_mlflow_has_the_run_with_the_revision_of_the_image(
 def test_sigterm_leaves_a_checkpoint_from_which_the_job_goes_on(trained: object, runs: Path, engine: Engine) -> None:
     command = ["docker/runtime.sh", "train", "--out", str(runs)]
     environment = engine.environment(RUNTIME="docker", GPUS="none", DOCKER_ARGS=as_caller(engine))
-    # Without validation rows the game cannot end for want of improvement, before the signal comes.
+    # Without validation rows, the game cannot stop early for lack of improvement before the signal arrives.
     new = ["--data", "toy", "--max-minutes", "10", "--validation", "0", "--baselines", "none", "--gate", "none"]
-    new += ["--processes", "2"]  # which meet without a network
+    new += ["--processes", "2"]  # they find each other without a network
     with subprocess.Popen(
         [*command, *new], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as job:
         await_training(runs, 2)
         began = time.monotonic()
-        job.terminate()  # the client passes it on, as it would Ctrl-C
+        job.terminate()  # the client passes it on, like Ctrl-C
         output = job.communicate(timeout=60)[0]
     assert time.monotonic() - began < 10, output
     assert job.returncode == 1, output
@@ -87,7 +87,7 @@ def test_sigterm_leaves_a_checkpoint_from_which_the_job_goes_on(trained: object,
 
 
 def await_training(runs: Path, number: int) -> None:
-    """Wait until a run's first tick."""
+    """Wait for a run's first tick."""
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         found = [run for run in rundir.existing(runs) if run.number == number]

@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the commands run as a user would run them."""
+    """The working directory of all commands."""
     return tmp_path_factory.mktemp("job")
 
 
 def command(place: Path, module: str, *options: str) -> str:
-    """What a command prints; a failing one fails the test with what it said."""
+    """Run a command as a user does and return what it prints; if it fails, the test fails with its output."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(
