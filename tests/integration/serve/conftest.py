@@ -1,4 +1,4 @@
-"""One real TorchServe for all tests of this folder, started the way a user starts it."""
+"""One real TorchServe shared by the tests of this folder, started as `python -m serve start` does."""
 
 import os
 import subprocess

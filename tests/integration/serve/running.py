@@ -1,4 +1,4 @@
-"""Runs to serve, and what the tests know of a server."""
+"""Runs to serve, and a running server with its settings and state."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ WORDS = ["film", "good", "plot", "great", "story", "dull"]
 
 @dataclass(frozen=True)
 class Served:
-    """A running server and the runs that it was started for."""
+    """A running server: its settings and its state."""
 
     settings: Settings
     state: State
@@ -33,7 +33,7 @@ class Served:
 
 
 def make_run(runs: Path, number: int) -> Path:
-    """A run directory with an archive, as training leaves it; each number gives another generator."""
+    """A run directory with an archive, as training leaves it; each number gives a different generator."""
     torch.manual_seed(number)
     generator = TextbookGenerator(len(WORDS))
     torch.nn.init.normal_(generator.linear.weight, std=3)
@@ -44,7 +44,7 @@ def make_run(runs: Path, number: int) -> Path:
 
 
 def make_rated_run(runs: Path, number: int) -> Path:
-    """The same with a generator of texts with classes."""
+    """Like `make_run`, but with a generator of texts with classes."""
     run = runs / f"{number:05d}-rated"
     rated_artifact(run / "artifact", version=str(number), run_id=f"run{number}")
     archive.build(run / "artifact", run / "lookalike.mar")
@@ -52,7 +52,7 @@ def make_rated_run(runs: Path, number: int) -> Path:
 
 
 def conform(schema: str, body: Any) -> None:
-    """Check a body against the description that ships."""
+    """Check a body against a schema of the openapi.json that ships."""
     description = json.loads((archive.HERE / "openapi.json").read_text())
     jsonschema.validate(body, {"$ref": f"#/components/schemas/{schema}"} | description)
 

@@ -1,4 +1,4 @@
-"""Thousands of mistaken requests: no 5xx, no dead worker, and the next good request is answered."""
+"""Thousands of random, mostly invalid requests: no 5xx, no dead worker, and the next good request is answered."""
 
 import http.client
 import json
@@ -93,7 +93,7 @@ def test_no_request_hurts_the_server(served: Served) -> None:
 
 
 def test_a_form_that_torchserve_cannot_decode_is_its_own_500(served: Served) -> None:
-    """A limit that README.md names: the frontend decodes forms before the handler sees them. It harms nobody else."""
+    """A limit named in serve/README.md: the frontend decodes forms before the handler. It harms no other request."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     answer = requests.post(served.url, data=b"n=%zz", headers=headers, timeout=30)
     assert answer.status_code == 500

@@ -1,4 +1,4 @@
-"""gRPC: the same bodies as over HTTP. TorchServe's package brings no stubs, so the two messages are written by hand."""
+"""gRPC: the same bodies as over HTTP. TorchServe's package has no stubs, so the two messages are defined by hand."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def messages() -> tuple[type[message.Message], type[message.Message]]:
 
 @pytest.fixture
 def ask(served: Served) -> Iterator[Ask]:
-    """Asks over gRPC, with a body; the body of the answer."""
+    """Sends a body over gRPC and returns the body of the answer."""
     asked, answer = messages()
     with grpc.insecure_channel(f"127.0.0.1:{served.settings.grpc_port}") as channel:
         call = channel.unary_unary(METHOD, asked.SerializeToString, answer.FromString)
@@ -70,7 +70,7 @@ def test_a_mistake_is_told_as_over_http(served: Served, ask: Ask, body: bytes, f
 
 
 def test_with_tokens_nobody_without_one_takes_a_worker_down(tmp_path: Path) -> None:
-    """TorchServe fails on every StreamPredictions and ends the worker that took it, which README.md warns of."""
+    """TorchServe fails on every StreamPredictions call and ends the worker that took it (see serve/README.md)."""
     make_run(tmp_path, 1)
     settings = dataclasses.replace(settings_for(tmp_path), grpc_port=free_port(), tokens=True)
     state = server.start(settings, print)

@@ -1,4 +1,4 @@
-"""The example in serve/nginx.conf, run by a real nginx on loopback, before TorchServe or a server of the test's own."""
+"""The example serve/nginx.conf in a real nginx on loopback, in front of TorchServe or a server of the test's own."""
 
 import http.server
 import shutil
@@ -42,7 +42,7 @@ http {{
 
 
 class Session(requests.Session):
-    """Asks one nginx, and trusts its certificate only."""
+    """Sends requests to one nginx, and trusts only its certificate."""
 
     def __init__(self, port: int, certificate: Path) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def proxy(certificate: Path, tmp_path: Path) -> Iterator[Callable[..., Session]]:
-    """Starts nginx before a port, with the example's words replaced by others where a test needs that."""
+    """Starts nginx in front of a port; a test can replace parts of the example's text."""
     with ExitStack() as running:
 
         def start(upstream: int, **other: str) -> Session:
@@ -159,7 +159,7 @@ def test_nothing_but_predictions_gets_through(served: Served, proxy: Callable[..
     session = proxy(served.settings.port)
     for path in ELSEWHERE:
         prepared = session.prepare_request(requests.Request("POST", session.base, json={}))
-        prepared.url = session.base + path  # as it is: requests would resolve the dots
+        prepared.url = session.base + path  # set afterwards: requests would resolve the dots
         answer = session.send(prepared, timeout=30)
         assert (answer.status_code, answer.json()["error"]["field"]) == (404, "path"), path
     for method in ("GET", "PUT", "DELETE", "OPTIONS"):
@@ -195,7 +195,7 @@ def test_a_full_queue_is_answered_with_retry_after(served: Served, proxy: Callab
 
 @contextmanager
 def upstream(status: int, **headers: str) -> Iterator[tuple[int, list[str | None]]]:
-    """A server that always answers so; its port, and the tokens that it was sent."""
+    """A server that always answers with this status and these headers; yields its port and the tokens sent to it."""
     tokens: list[str | None] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

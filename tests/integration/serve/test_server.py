@@ -38,7 +38,7 @@ from train import artifact
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 HEADERS = {"Content-Type": "application/json"}
-# MLflow leaves files open when it is imported, so it is kept out of this process.
+# Importing MLflow leaves files open, so it is kept out of this process.
 REGISTER = """
 import sys, mlflow
 from pathlib import Path
@@ -169,8 +169,8 @@ def test_an_unknown_version_is_refused(served: Served) -> None:
 
 
 def test_torchserve_itself_answers_what_it_does_not_understand(served: Served) -> None:
-    """As README.md and openapi.json say."""
-    connection = HTTPConnection(served.state.host, served.state.port, timeout=30)  # requests would mend the address
+    """As serve/README.md and openapi.json say."""
+    connection = HTTPConnection(served.state.host, served.state.port, timeout=30)  # requests would correct the path
     connection.request("POST", "/predictions/lookalike/%zz")
     unreadable = connection.getresponse()
     conform("ServerError", json.loads(unreadable.read()))
@@ -328,7 +328,7 @@ def test_a_model_comes_from_the_registry(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no registry"), models.located(tmp_path, "models:/lookalike@champion"):
         pass
     artifact_directory = make_run(tmp_path, 4) / "artifact"
-    elsewhere = tmp_path / "elsewhere"  # beside the runs MLflow would find their registry by itself
+    elsewhere = tmp_path / "elsewhere"  # among the runs, MLflow would find their registry by itself
     elsewhere.mkdir()
     for code, arguments in (
         (REGISTER, [f"sqlite:///{tmp_path}/mlflow.db", artifact_directory]),
@@ -358,7 +358,7 @@ def test_a_worker_that_is_killed_is_replaced(served: Served) -> None:
 
 
 def metrics_of(served: Served) -> dict[str, float]:
-    """Prometheus metrics by name, added up over their labels."""
+    """Prometheus metrics by name, summed over their labels."""
     lines = requests.get(f"http://127.0.0.1:{served.state.metrics_port}/metrics", timeout=30).text.splitlines()
     found: Counter[str] = Counter()
     for line in lines:
@@ -389,7 +389,7 @@ def test_prometheus_sees_sequences_refusals_and_drift(served: Served) -> None:
 
 
 def _when_told(served: Served, is_told: Callable[[dict[str, float]], bool]) -> dict[str, float]:
-    """The metrics, once those of earlier requests have settled and these are there: workers tell once a second."""
+    """The metrics once `is_told` holds and ours have stopped changing; workers report once a second."""
     deadline, last = time.monotonic() + 60, metrics_of(served)
     while time.monotonic() < deadline:
         time.sleep(1.5)
@@ -403,7 +403,7 @@ def _when_told(served: Served, is_told: Callable[[dict[str, float]], bool]) -> d
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[Settings]:
-    """Settings for runs of their own, with one model and no server; one that a test leaves behind is stopped."""
+    """Settings for a new folder of runs with one model and no server; a server that a test leaves behind is stopped."""
     make_run(tmp_path, 1)
     yield settings_for(tmp_path)
     server.stop(tmp_path)
@@ -510,7 +510,7 @@ def test_stop_under_load_loses_no_accepted_request_and_tokens_guard(fresh: Setti
             future.result()
     counts = Counter(outcome.split()[0] for _, outcome in seen)
     good = {outcome for _, outcome in seen if outcome.startswith("200")}
-    assert len(good) == 1, "every answer is whole"
+    assert len(good) == 1, "every answer is complete"
     assert set(counts) <= {"200", "503", "gone"}, counts
     assert counts["200"] > 8
     assert counts["503"], "the workers were told before they ended"
@@ -522,7 +522,7 @@ def test_stop_under_load_loses_no_accepted_request_and_tokens_guard(fresh: Setti
 
 
 def test_a_stop_on_busy_cores_loses_no_large_answer(fresh: Settings) -> None:
-    """TorchServe then takes its time to pass on what its workers have answered."""
+    """On busy cores, TorchServe passes its workers' answers on late."""
     state = server.start(fresh, print)
     url, body = f"{state.address}/predictions/lookalike", {"n": 600_000, "seed": 1, "format": "npy"}
     seen: list[tuple[float, str]] = []
@@ -594,7 +594,7 @@ def test_a_stop_waits_for_a_slow_reader(fresh: Settings) -> None:
         answer = HTTPResponse(reader)
         answer.begin()
         stopped = pool.submit(server.stop, fresh.runs)
-        time.sleep(1)  # it reads nothing for longer than an idle server takes to stop
+        time.sleep(1)  # the client reads nothing for longer than an idle server takes to stop
         assert not stopped.done()
         assert len(json.loads(answer.read())["sequences"]) == 60_000
         assert stopped.result()
@@ -637,7 +637,7 @@ def test_a_load_counts_what_it_lost_and_goes_on(fresh: Settings) -> None:
         path = "/predictions/lookalike"
         address = (state.host, state.port)
         loaded = pool.submit(load.run, address, path, bodies, connections=4, seconds=15, accept="application/json")
-        time.sleep(3)  # in the midst of the load
+        time.sleep(3)  # in the middle of the load
         psutil.Process(state.pid).children(recursive=True)[0].kill()
         measured = loaded.result()
     assert 0 < measured.failures < 1000
@@ -673,7 +673,7 @@ def test_a_token_that_was_given_guards_and_survives_a_restart(
     for _ in range(2):
         token_file.write_text("correct-horse-battery\n")
         server.start(settings, print)
-        token_file.unlink()  # what becomes of the file counts at the next start only
+        token_file.unlink()  # the server copies the file when it starts
         try:
             refused = requests.post(url, json={"n": 1}, timeout=30)
             assert refused.status_code == 401
@@ -692,7 +692,7 @@ def test_a_token_that_was_given_guards_and_survives_a_restart(
 
 
 def test_nobody_loads_code_into_a_server_without_tokens(fresh: Settings, command: Command, tmp_path: Path) -> None:
-    """Whoever runs here finds the port of gRPC's management, which takes any folder for a model."""
+    """Any local process can find the port of gRPC's management API, which would load any folder as a model."""
     evil = tmp_path / "evil"
     (evil / "MAR-INF").mkdir(parents=True)
     manifest = {"runtime": "python", "model": {"modelName": "evil", "handler": "evil.py", "modelVersion": "1"}}
@@ -714,7 +714,10 @@ def test_nobody_loads_code_into_a_server_without_tokens(fresh: Settings, command
 
 
 def _register_over_grpc(port: int, folder: Path) -> str:
-    """Ask for a folder to be loaded as a model, with one worker; what is answered. RegisterModelRequest by hand."""
+    """Ask a server to load a folder as a model with one worker; returns the answer.
+
+    The RegisterModelRequest is encoded by hand.
+    """
     url = str(folder).encode()
     asked = bytes([9 << 3 | 2, len(url)]) + url + bytes([3 << 3, 1, 8 << 3, 1])
     method = "/org.pytorch.serve.grpc.management.ManagementAPIsService/RegisterModel"

@@ -1,10 +1,10 @@
-"""`python -m train` for tests that interrupt it: everything small, and checkpoints as often as can be.
+"""`python -m train` for tests that interrupt it: everything is small, and checkpoints are as frequent as possible.
 
-LOOKALIKE_TEST_HOLD=2,5 makes the job wait after its ticks 2 and 5 until the test has made the files `go-2` and
-`go-5` in the working directory.
+LOOKALIKE_TEST_CHECKPOINT_SECONDS makes them less frequent. LOOKALIKE_TEST_HOLD=2,5 makes the job wait after its ticks
+2 and 5 until the test has created the files `go-2` and `go-5` in the working directory.
 
-`start` runs it in a process of its own that has imported everything already: it is forked off a server (of Python's
-`multiprocessing`) that did so once, which saves seconds a job. Run as a script it is an ordinary process.
+`start` forks the job from a fork server (Python's `multiprocessing`) that has already imported everything, which saves
+seconds per job. Run as a script, it is an ordinary process.
 """
 
 import multiprocessing
@@ -32,7 +32,7 @@ PRELOADED = [
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
 ]
-# A process must have no other threads when it forks, or the locks that they hold stay locked in the child.
+# A process must have no other threads when it forks: locks that they hold would stay locked in the child.
 WITHOUT_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 on_tick = fit._Game._on_tick
@@ -48,7 +48,7 @@ def hold(game: fit._Game, tick: Tick, bar: console.GameBar) -> bool:
 
 
 def run(arguments: list[str]) -> int:
-    """The command, with everything small."""
+    """Run the command with everything small; returns its exit code."""
     fit.CHECKPOINT_SECONDS = float(os.environ.get("LOOKALIKE_TEST_CHECKPOINT_SECONDS", "0"))  # type: ignore[assignment]
     tracking.SECONDS = 0.2  # type: ignore[assignment]
     warmup.STEPS, warmup.STEPS_ALONE, warmup.CALIBRATION_ROWS, warmup.EM_STEPS = 30, 1, 500, 5
@@ -63,7 +63,7 @@ def start(
 
     Args:
         folder: the working directory.
-        errors: the file that takes standard error; standard output is dropped.
+        errors: the file that receives standard error; standard output is discarded.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -75,7 +75,7 @@ def start(
 
 
 def _be(arguments: list[str], folder: str, errors: str, environment: dict[str, str]) -> None:
-    # Not tqdm's own lock: it is a semaphore, which a job that is killed leaves behind, or locked for all after it.
+    # Not tqdm's default lock: it includes a semaphore, which a killed job would leak or leave locked for later jobs.
     tqdm.set_lock(threading.RLock())
     os.chdir(folder)
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""A private Postgres cluster, of Debian's package `postgresql`: in a folder of its own, reached by a socket there."""
+"""A private Postgres cluster from Debian's package `postgresql`, in its own folder, reached by a Unix socket there."""
 
 import contextlib
 import os
@@ -14,24 +14,24 @@ OPTIONS = "-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=o
 
 
 def binaries() -> Path | None:
-    """Where the newest version keeps its commands."""
+    """The folder of the newest version's commands; None without Postgres."""
     found = Path("/usr/lib/postgresql").glob("*/bin")
     return max(found, key=lambda folder: float(folder.parent.name), default=None)
 
 
 @contextlib.contextmanager
 def cluster() -> Iterator[str]:
-    """Make and start one, and remove it afterwards; without Postgres the test is skipped.
+    """Create and start a cluster, and remove it afterwards; without Postgres the test is skipped.
 
     Yields:
-        SQLAlchemy's URI of its database.
+        the SQLAlchemy URI of its database.
     """
     place = binaries()
     if place is None:
         pytest.skip("there is no Postgres: apt-get install postgresql")
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         as_user = []
-        if os.geteuid() == 0:  # which Postgres refuses to run as
+        if os.geteuid() == 0:  # Postgres refuses to run as root
             shutil.chown(folder, "postgres")
             as_user = ["runuser", "--user", "postgres", "--"]
 

@@ -1,4 +1,4 @@
-"""Training by the processes of torchrun: the curve of one, one writer, and an end for all when one is lost."""
+"""Training with torchrun: the same results as one process, a single writer, and all end when one process is lost."""
 
 import json
 import os
@@ -76,14 +76,14 @@ def newest(folder: Path) -> Path | None:
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that train, the first one first."""
+    """The training processes in the order of their ranks."""
     children = [each for each in psutil.Process(process.pid).children() if "fit" in each.cmdline()]
     return sorted(children, key=lambda each: int(each.environ()["RANK"]))
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short job by one process that nobody has disturbed."""
+    """The folder of a short, undisturbed job of one process."""
     folder = tmp_path_factory.mktemp("alone")
     finish(folder, 1, "--epochs", "2", job=SAVING_EACH_STEP)
     return folder
@@ -140,7 +140,7 @@ def test_processes_agree_on_when_the_minutes_are_over(tmp_path: Path) -> None:
 
 
 def test_a_process_that_leaves_keeps_none_of_the_threads_that_processes_talk_by(tmp_path: Path) -> None:
-    # One that wants Python when that has ended would abort its process, and with it the job.
+    # A thread that needs the interpreter after it has shut down would abort its process, and with it the job.
     (tmp_path / "leaving.py").write_text(LEAVING)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run([*launcher(2), "leaving.py"], cwd=tmp_path, env=environment, check=True, timeout=120)
@@ -148,7 +148,7 @@ def test_a_process_that_leaves_keeps_none_of_the_threads_that_processes_talk_by(
 
 def test_a_lost_process_ends_the_job_and_the_checkpoint_goes_on_with_another_number(tmp_path: Path) -> None:
     process = start(tmp_path, 2, "--epochs", "100000")
-    wait_for_tick(process, tmp_path, 0)  # the checkpoint after the warm start is older
+    wait_for_tick(process, tmp_path, 0)  # by then there is the checkpoint after the warm start
     workers(process)[1].send_signal(signal.SIGKILL)
     assert process.wait(timeout=120) != 0
     output = (tmp_path / "output.txt").read_text()

@@ -1,4 +1,4 @@
-"""The command that judges synthetic rows of any tool: what it finds, and what it refuses."""
+"""The command that judges any tool's synthetic rows or texts: what it finds, and what it refuses."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_evaluate_reads_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     files = ["--real", f"{tmp_path}/real.txt", "--synthetic", f"{tmp_path}/fake.txt"]
     assert main(["evaluate", *files, "--words", "20", "--json", "--out", str(report)]) == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
-    # The words are right, their order is not.
+    # The words are real, but their order is not.
     assert scores["synthetic"]["ngram_js_3"] > scores["floor"]["ngram_js_3"]
     assert scores["synthetic"]["bleu_4"] < scores["floor"]["bleu_4"]
     assert "Self-BLEU-2" in report.read_text()

@@ -1,4 +1,4 @@
-"""What ends a job ends it with one line that names the last good state, and leaves nothing half-written."""
+"""Failures end a job with one line that names the last good state, and leave nothing half-written."""
 
 import os
 import re
@@ -23,7 +23,7 @@ DRIVER = Path(__file__).parent / "driver.py"
 JOB = ["fit", "--data", "toy", "--hidden", "4", "--folds", "2", "--epochs", "4", "--tick", "680"]
 JOB += ["--batch-size", "96", "--turns", "2"]
 JOB += ["--baselines", "none", "--gate", "none", "--out", "runs"]
-# Mounts are seen by nobody else, and gone with the process.
+# No other process sees these mounts, and they vanish with the process.
 PRIVATE = ["unshare", "--mount", "bash", "-ec"]
 FULL_DISK = """
 mkdir runs && mount -t tmpfs -o size=16m none runs
@@ -42,7 +42,7 @@ mkdir runs && mount -t tmpfs -o size=16m none runs
 {code}
 PYTHON
 """
-# 24 KiB are enough for logs and records, and not for what is written here.
+# 24 KiB are enough for logs and records, but not for what these commands write.
 WRITERS = """
 import os
 import shutil
@@ -130,7 +130,7 @@ def test_a_read_only_directory_is_refused_before_anything_starts() -> None:
 
 
 def failing(how: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
-    """`loop.step`, whose tenth losses pass through `how`."""
+    """`loop.step`, with the losses of its tenth call passed through `how`."""
     step, asked = loop.step, iter(range(1, 10**9))
     return lambda *given: how(step(*given)) if next(asked) == 10 else step(*given)
 
@@ -150,7 +150,7 @@ def test_a_batch_that_does_not_fit_into_memory_ends_the_job(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        torch.empty(2**60)  # what torch's own allocator says, whatever this machine has
+        torch.empty(2**60)  # more than any machine has: torch's own allocator refuses
         return losses
 
     monkeypatch.setattr(loop, "step", failing(refuse))
@@ -169,7 +169,7 @@ def test_two_processes_do_not_work_on_one_run(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_refused_parquet_file_ends_in_one_line(tmp_path: Path) -> None:
-    """Arrow's threads must not hold Python's memory when it ends: the process was aborted, most of the time."""
+    """Arrow's threads must not hold Python's memory when the interpreter ends: usually, that aborted the process."""
     rng = np.random.default_rng(0)
     table = pa.table({f"x{i}": rng.random(400) < 0.5 for i in range(6)})
     pa.parquet.write_table(table, tmp_path / "rows.parquet")

@@ -39,7 +39,7 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _short_warm_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What jobs leave and refuse does not depend on how well their nets are fitted."""
+    """What jobs leave and refuse does not depend on how well the nets are fitted."""
     monkeypatch.setattr(warmup, "STEPS", 30)
 
 
@@ -103,7 +103,7 @@ def test_a_job_leaves_everything_that_was_promised(tmp_path: Path, capsys: pytes
 def test_a_start_that_ships_unimproved_scores_as_it_does_beside_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kinds, "BITS_GAIN", 99.0)  # no game is believed
+    monkeypatch.setattr(kinds, "BITS_GAIN", 99.0)  # no game counts as an improvement
     options = ["--epochs", "1", "--validation", "0.4", "--baselines", "none", "--gate", "none"]
     assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
     run = rundir.newest(tmp_path / "runs")
@@ -126,7 +126,7 @@ def test_a_start_ships_as_it_is_where_no_time_is_left_for_a_refit(
 
 
 def test_a_game_that_improved_its_start_ships_without_a_refit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "BITS_GAIN", -99.0)  # each tick is believed
+    monkeypatch.setattr(kinds, "BITS_GAIN", -99.0)  # every tick counts as an improvement
     options = ["--epochs", "2", "--head-start", "0", "--generator-rate", "0.1", "--average", "0"]
     options += ["--baselines", "none", "--gate", "none"]
     assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
@@ -138,7 +138,7 @@ def test_a_game_that_improved_its_start_ships_without_a_refit(tmp_path: Path, mo
     found = prepare(from_json(run.config.read_text()))
     known = torch.cat([found.train, found.validation]).double().mean(0)
     made = artifact.load(run.artifact).sample(20_000, 1).double().mean(0)
-    torch.testing.assert_close(made, known, atol=0.015, rtol=0)  # which the game had lost
+    torch.testing.assert_close(made, known, atol=0.015, rtol=0)  # the game had lost these means
 
 
 def test_a_game_that_adds_nothing_for_long_enough_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_mlflow_serves_the_rows_of_the_artifact(tmp_path: Path) -> None:
     port = free_port()
     scripts = Path(sys.executable).parent
     environment = {**os.environ, "MLFLOW_TRACKING_URI": store(tmp_path), "PATH": f"{scripts}:{os.environ['PATH']}"}
-    # Away from the project, so that the code which the model carries is what runs.
+    # Outside the project, so that the code packaged with the model is what runs.
     server = subprocess.Popen(
         [scripts / "mlflow", "models", "serve", "-m", "models:/lookalike@champion", "--env-manager", "local",
          "--port", str(port)],
@@ -222,7 +222,7 @@ def test_an_older_run_that_goes_on_does_not_take_the_place_of_a_newer_champion(t
     assert (int(champion.version), champion.tags["run"]) == (2, "00002-toy-bits")
     older = client.get_model_version("lookalike", "1").run_id
     assert older
-    assert "run/lookalike.mar" not in {file.path for file in client.list_artifacts(older, "run")}  # it is there by now
+    assert "run/lookalike.mar" not in {file.path for file in client.list_artifacts(older, "run")}  # it exists by now
 
 
 def test_the_textbook_prints_what_the_textbook_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,7 +240,7 @@ def test_the_textbook_prints_what_the_textbook_prints(tmp_path: Path, capsys: py
 def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warmup, "STEPS", STEPS)  # as the command of its own below has it
+    monkeypatch.setattr(warmup, "STEPS", STEPS)  # as in the separate process below
     job = ["fit", "--data", "toy", *SMALL, "--epochs", "60", "--tick", "2000", "--baselines", "none", "--gate", "none"]
     assert main([*job, "--out", str(tmp_path / "undisturbed")]) == 0
 

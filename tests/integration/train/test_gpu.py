@@ -1,4 +1,4 @@
-"""Whole jobs on a GPU: a pretended one, which shows that tensors are where they must be, and a real one if there is."""
+"""Whole jobs on a GPU: a simulated one, which checks that tensors are on the right device, and a real one if any."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "TEMPERATURES", (1.0,))
     monkeypatch.setattr(kinds, "embedder", lambda: None)
     monkeypatch.setattr(ship, "SAMPLE_ROWS", 100)
-    monkeypatch.setattr(kinds, "BITS_GAIN", 99.0)  # no game is believed, so that there is a refit
+    monkeypatch.setattr(kinds, "BITS_GAIN", 99.0)  # no game counts as an improvement, so there is a refit
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def fitted(options: list[str], out: Path) -> rundir.RunDirectory:
 def phases(
     options: list[str], out: Path, monkeypatch: pytest.MonkeyPatch, steps: int, device: str = "cuda"
 ) -> list[str]:
-    """In which phases a job was interrupted that was so every few steps until its end; it goes on on the device."""
+    """Interrupt a job every few steps until it ends, resuming it on `device`; returns the phases interrupted."""
     monkeypatch.setattr(fit, "_interruptible", lambda: interrupting(steps))
     code, found = main(["fit", *options, "--out", str(out)]), []
     while code == 1 and len(found) < 50:
@@ -100,7 +100,7 @@ def weights(run: rundir.RunDirectory) -> bytes:
 
 @pytest.fixture
 def _unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs end with the artifact; what comes after it takes longer than the training here."""
+    """Jobs only save the artifact: judging and reporting would take longer than the training here."""
 
     verdict = Verdict(reasons=[], missed=[])
 
@@ -141,7 +141,7 @@ def test_a_job_that_is_interrupted_again_and_again_ends_as_if_left_alone(
     undisturbed = fitted(options, tmp_path / "a")
     found = phases(options, tmp_path / "b", monkeypatch, steps=250 if kind == "textbook" else 30)
     assert set(found) == PHASES[kind]
-    if torch.cuda.get_device_name() == NAME:  # a real GPU adds up in any order
+    if torch.cuda.get_device_name() == NAME:  # a real GPU sums in any order
         assert weights(rundir.newest(tmp_path / "b")) == weights(undisturbed)
 
 
@@ -166,7 +166,7 @@ def test_the_nets_compute_on_the_gpu(texts: list[str], tmp_path: Path, monkeypat
 
 
 def watched(function: Callable[..., object], seen: list[str]) -> Callable[..., object]:
-    """The function, with the device and the type of its first argument noted."""
+    """The function, which also notes the device and dtype of its first argument in `seen`."""
 
     def call(module: torch.nn.Module, values: torch.Tensor, *others: object) -> object:
         seen.append(f"{values.device.type} {values.dtype}")

@@ -1,4 +1,4 @@
-"""Jobs that are interrupted or killed go on where they were and end as if nothing had happened."""
+"""Jobs that are interrupted or killed continue where they were and end as if nothing had happened."""
 
 import os
 import signal

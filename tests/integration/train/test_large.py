@@ -1,4 +1,4 @@
-"""A set larger than what is read into memory: little of it becomes resident, and a second start is quick."""
+"""A data set too large to be read into memory: little of it becomes resident, and a second start is quick."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.memory import from_bare_process
 ROOT = Path(__file__).parents[3]
 ROWS, LENGTH = 1_000_000, 128
 
-# Prints the CPU seconds until the first step is done, and how much more memory was resident at the most.
+# Prints the CPU seconds until the first step is done, the growth of peak memory, and the number of rows.
 FIRST_STEPS = """
 import json, sys, time
 import torch
@@ -65,7 +65,7 @@ def test_a_million_rows_of_128_bits_train_within_little_memory(tmp_path: Path) -
 
     assert cold["rows"] == warm["rows"] == ROWS
     assert warm["first_step"] < 10
-    own = first_steps(write(tmp_path / "few.npy", 2000), tmp_path / "cache")["mebibytes"]  # of code loaded on the way
-    # Unpacked in memory the rows take 122 MiB, and as much again once they are split.
+    own = first_steps(write(tmp_path / "few.npy", 2000), tmp_path / "cache")["mebibytes"]  # of code loaded meanwhile
+    # Unpacked in memory, the rows take 122 MiB, and as much again once they are split.
     assert warm["mebibytes"] - own < 100, (warm, own)
-    assert cold["mebibytes"] - own < 250, (cold, own)  # the source, also 122 MiB, is mapped while it is converted
+    assert cold["mebibytes"] - own < 250, (cold, own)  # the source, also 122 MiB, is memory-mapped during conversion

@@ -1,4 +1,4 @@
-"""Whole jobs on sets that are small, flat, repeated or plain noise: each ends in a sane model, or in one line."""
+"""Whole jobs on small, partly constant, repeated or random rows: each ends in a sane model or in one line."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ import pytest
 from train import artifact, builtin, rundir, warmup
 from train.__main__ import main
 
-# Epochs, not minutes: what is learned must not depend on what else the machine is doing.
+# Epochs, not minutes: what is learned must not depend on the load of the machine.
 FAST = ["--hidden", "8", "--folds", "2", "--epochs", "20", "--tick", "2000", "--gate", "none"]
 FAST += ["--batch-size", "96", "--turns", "2"]
 Bits = npt.NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""MLflow away, dying and slow: the job does not care, and MLflow has everything in the end."""
+"""MLflow absent, killed or hanging: the job goes on, and MLflow has everything in the end."""
 
 import json
 import os
@@ -57,14 +57,14 @@ class Server:
             os.killpg(self.process.pid, number)
 
     def stop(self) -> None:
-        """As if the machine had lost its power."""
+        """Kill it, as a power failure would."""
         self.signal(signal.SIGKILL)
         if self.process is not None:
             self.process.wait(30)
         self.process = None
 
     def run(self) -> Run:
-        """The only job that it knows."""
+        """The only job that it has recorded."""
         client = mlflow.MlflowClient(self.uri)
         experiment = client.get_experiment_by_name("lookalike")
         assert experiment is not None
@@ -82,7 +82,7 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """One on a SQLite file."""
+    """A server that stores into a SQLite file; not started."""
     yield from serving(Server(tmp_path, f"sqlite:///{tmp_path}/server.db"), monkeypatch)
 
 
@@ -198,7 +198,7 @@ def test_sync_sends_a_run_that_mlflow_never_heard_of(
         assert f"python -m train export {run.path}" in capsys.readouterr().out
         check_that_nothing_is_missing(server, run)
     check_that_it_names_its_run(server, run, capsys)
-    # A run that was copied to another store: its card names a run that is not there.
+    # A run that was tracked in another store: its card names a run that does not exist here.
     path = run.artifact / "card.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "run_id": "of another store"}))
     record = json.loads(run.tracking.read_text())
@@ -206,7 +206,7 @@ def test_sync_sends_a_run_that_mlflow_never_heard_of(
     assert main(["sync", str(run.path)]) == 0
     capsys.readouterr()
     check_that_it_names_its_run(server, run, capsys)
-    # A run of which everything but the last word was sent.
+    # A run that was sent completely, but whose record does not say so.
     record = json.loads(run.tracking.read_text())
     run.tracking.write_text(json.dumps({**record, "complete": False, "run_id": None}))
     assert main(["sync"]) == 0

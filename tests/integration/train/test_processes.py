@@ -1,4 +1,4 @@
-"""Training by processes that the first one starts: the curve of one, one writer, and none that is left behind."""
+"""Training with processes that the first one starts: the losses of one process, a single writer, none left behind."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ from train import checkpoint
 
 
 def test_two_processes_have_the_losses_of_one_and_leave_one_run(tmp_path: Path) -> None:
-    # A tick each step; without validation rows nothing but the losses decides.
+    # One tick per step; without validation rows the game cannot stop early.
     options = ("--batch-size", "46", "--tick", "92", "--validation", "0", "--epochs", "9")
     finish(tmp_path / "one", 1, *options)
     output = finish(tmp_path / "two", 1, "--processes", "2", *options)

@@ -1,4 +1,4 @@
-"""The report in a real browser: it renders, in the light and in the dark, without asking anybody for anything."""
+"""The report in a real browser: it renders in light and dark mode, without the network."""
 
 import shutil
 import subprocess
@@ -55,6 +55,6 @@ def test_it_is_legible_in_light_and_dark(page: Path, scheme: str, bright: bool) 
     pixels = matplotlib.image.imread(picture)[..., :3].mean(axis=2)
     background = float(np.median(pixels))
     assert (background > 0.5) == bright
-    # Ink far from the paper's brightness: text and axes in the heatmaps' and plots' region too.
+    # Every part has pixels far from the background's brightness: text and axes, in heatmaps and plots too.
     for part in np.array_split(pixels, 4, axis=0):
         assert np.quantile(np.abs(part - background), 0.999) > 0.4

@@ -1,4 +1,4 @@
-"""Samples as users make them: by several processes, killed in the middle, with flat memory; and what is no run."""
+"""Samples as users make them: with several processes, killed midway, in constant memory; and what is not a run."""
 
 import hashlib
 import os
@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_a_killed_process_is_started_again_and_the_sample_is_the_undisturbed_one(model: Path, tmp_path: Path) -> None:
-    options = ("--shard-rows", "2500", "--seed", "4")  # so many that none can make them all before it is killed
+    options = ("--shard-rows", "2500", "--seed", "4")  # enough shards that a process is killed before it finishes
     finish(start(model, 500_000, tmp_path / "whole", *options))
 
     both = [start(model, 500_000, tmp_path / "shared", *options, rank=rank, processes=2) for rank in (0, 1)]
@@ -75,7 +75,7 @@ def test_a_killed_process_is_started_again_and_the_sample_is_the_undisturbed_one
 
 def test_an_interrupted_sample_says_how_to_go_on(model: Path, tmp_path: Path) -> None:
     process = start(model, 10**9, tmp_path / "many", "--shard-rows", "10000", "--processes", "2")
-    for number in (0, 1):  # a shard of each process
+    for number in (0, 1):  # the first shard of each process
         while not (tmp_path / "many" / f"part-{number:05d}-of-100000.parquet").exists():
             assert process.poll() is None
             time.sleep(0.05)

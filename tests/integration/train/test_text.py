@@ -75,7 +75,7 @@ def test_the_evidence_has_the_baselines_the_ablation_and_a_curve(trained: rundir
 
 def test_real_rows_are_printed_whole(sentences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data", str(sentences), "--column", "review", "--out", str(tmp_path), "--baselines", "none", *OPTIONS]
-    assert main(["fit", *options, "--min-count", "120", "--max-minutes", "0.000001"]) == 0  # the ends are too rare
+    assert main(["fit", *options, "--min-count", "120", "--max-minutes", "0.000001"]) == 0  # the last words are rarer
     printed = capsys.readouterr().out.split("real texts:\n")[1].splitlines()[:5]
     assert {line.strip().rpartition(" ")[2] for line in printed} <= {f"{end}." for end in ENDS}
 

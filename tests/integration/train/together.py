@@ -1,4 +1,4 @@
-"""Jobs of several processes for tests: small ones, as commands of their own, and how far they have come."""
+"""Small jobs of one or more processes for tests, run as commands, and their progress."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def stats(folder: Path) -> list[dict[str, Any]]:
 
 
 def seen(folder: Path) -> int:
-    """How far the last tick that was written came; 0 before the first one."""
+    """The sequences seen by the last tick that was written; 0 before the first."""
     return max((line["seen"] for line in stats(folder)), default=0)
 
 
