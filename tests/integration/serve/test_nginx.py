@@ -126,10 +126,10 @@ def test_predictions_come_through_tls_as_they_are(
     assert session.ask(json=asked, headers={"Accept": "application/x-npy"}).headers["X-Lookalike-Seed"] == "1"
     assert len(session.ask().json()["sequences"]) == 1
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(session.verify))
-    assert Client(session.base).request(5, 1) == direct.content
+    assert Client(address=session.base).request(5, 1) == direct.content
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     with pytest.raises(ServeError, match="if the authority is your own, name its certificate: REQUESTS_CA_BUNDLE"):
-        Client(session.base).request(5, 1)
+        Client(address=session.base).request(5, 1)
     plain = requests.post(session.base.replace("https", "http"), json=asked, timeout=30)
     assert plain.status_code == 400, "nothing is answered without TLS"
 
