@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 
 import torch
 
@@ -43,3 +44,12 @@ def gpu_problem(processes: int = 1) -> str | None:
     except RuntimeError as problem:  # too old for this torch, or held exclusively by another process
         return str(problem).splitlines()[0]
     return None
+
+
+def name(device: str, threads: int, processes: int) -> str:
+    """What so many processes compute on, for people."""
+    if device == "cuda":
+        return ("" if processes == 1 else f"{processes} x ") + torch.cuda.get_device_name()
+    together = "" if processes == 1 else f"{processes} processes of "
+    each = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"{platform.processor() or platform.machine()} CPU, {together}{each}"

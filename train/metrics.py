@@ -153,55 +153,45 @@ def correlations(moments: Moments) -> Array:
     return np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 0)
 
 
-def lag_correlations(moments: Moments) -> Array:
-    """Autocorrelation along the sequence: the mean correlation of columns k apart, (..., lags), k = 1 .. length / 2."""
-    length = moments.ones.shape[-1]
+def statistics(moments: Moments) -> dict[str, Array]:
+    """Everything that has a distance and a ratio, by the names of COMPARED, each along the last axis.
+
+    They are the column means; the Pearson correlation of every pair of columns; E[x_i x_j x_k] over the triples of
+    `draw_triples`; the autocorrelation along the sequence, which is the mean correlation of columns k apart, k = 1 ..
+    length / 2; and the distribution function of the number of ones in a row.
+    """
+    rows, between = moments.rows[..., None], correlations(moments)
+    return {
+        "marginal": moments.ones / rows,
+        "correlation": between,
+        "triple": moments.triples / rows,
+        "lag": _means_by_lag(between, moments.ones.shape[-1]),
+        "row_sum": np.cumsum(moments.totals, axis=-1) / rows,
+    }
+
+
+def _means_by_lag(values: Array, length: int) -> Array:
+    """The mean value of the pairs of columns that are k apart, (..., lags), k = 1 .. length / 2."""
     sizes = np.arange(length - 1, 0, -1)  # pairs come ordered by lag
     kept = max(1, length // 2)
-    sums = np.add.reduceat(correlations(moments), np.cumsum(sizes) - sizes, axis=-1) if length > 1 else np.empty(0)
+    sums = np.add.reduceat(values, np.cumsum(sizes) - sizes, axis=-1) if length > 1 else values
     return sums[..., :kept] / sizes[:kept]
 
 
 # --- distances and ratios ------------------------------------------------------------------------------------
 
-
-def marginal_distance(a: Moments, b: Moments) -> Array:
-    """Mean absolute difference of the column means."""
-    return _gap(a.ones / a.rows[..., None], b.ones / b.rows[..., None])
+COMPARED = ("marginal", "correlation", "triple", "lag", "row_sum")
 
 
-def correlation_distance(a: Moments, b: Moments) -> Array:
-    """Mean absolute off-diagonal difference of the Pearson matrices."""
-    return _gap(correlations(a), correlations(b))
+def distances(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
+    """How far two sets' statistics are apart: their mean absolute differences.
 
-
-def triple_distance(a: Moments, b: Moments) -> Array:
-    """Mean absolute difference of E[x_i x_j x_k] over the triples of `draw_triples`."""
-    return _gap(a.triples / a.rows[..., None], b.triples / b.rows[..., None])
-
-
-def lag_distance(a: Moments, b: Moments) -> Array:
-    """Mean absolute difference of the lag correlations."""
-    return _gap(lag_correlations(a), lag_correlations(b))
-
-
-def row_sum_distance(a: Moments, b: Moments) -> Array:
-    """Wasserstein-1 distance between the counts of ones in a row: the area between the distribution functions."""
-    below_a, below_b = (np.cumsum(m.totals, axis=-1) / m.rows[..., None] for m in (a, b))
-    return np.abs(below_a - below_b).sum(axis=-1)
-
-
-def _gap(a: Array, b: Array) -> Array:
-    return np.abs(a - b).mean(axis=-1) if a.shape[-1] else np.zeros(a.shape[:-1])
-
-
-DISTANCES = {
-    "marginal": marginal_distance,
-    "correlation": correlation_distance,
-    "triple": triple_distance,
-    "lag": lag_distance,
-    "row_sum": row_sum_distance,
-}
+    For the numbers of ones in a row it is their Wasserstein-1 distance, the area between the distribution functions.
+    """
+    gaps = {name: np.abs(a[name] - b[name]) for name in COMPARED}
+    row_sum = gaps.pop("row_sum").sum(axis=-1)
+    means = {name: gap.mean(axis=-1) if gap.shape[-1] else np.zeros(gap.shape[:-1]) for name, gap in gaps.items()}
+    return {**means, "row_sum": row_sum}
 
 
 def _ratio(distance: Array, floor: Array) -> Array:
@@ -211,7 +201,7 @@ def _ratio(distance: Array, floor: Array) -> Array:
 
 
 def log_ratio_errors(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> dict[str, float]:
-    """Bootstrap standard error of the logarithm of every ratio of DISTANCES; NaN where it cannot be estimated.
+    """Bootstrap standard error of the logarithm of every ratio of COMPARED; NaN where it cannot be estimated.
 
     All are NaN if a set has fewer than FEWEST_RESAMPLED rows.
 
@@ -221,14 +211,15 @@ def log_ratio_errors(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> 
     not 95 % (EXPERIMENTS.md).
     """
     if min(len(synthetic), len(heldout), len(train)) < FEWEST_RESAMPLED:
-        return dict.fromkeys(DISTANCES, math.nan)
+        return dict.fromkeys(COMPARED, math.nan)
     rng = np.random.default_rng(seed)
     blocks = [Moments.of_blocks(bits, min(BLOCKS, len(bits))) for bits in (synthetic, heldout, train)]
-    logs: dict[str, list[float]] = {name: [] for name in DISTANCES}
+    logs: dict[str, list[float]] = {name: [] for name in COMPARED}
     for _ in range(_replicates(synthetic.shape[1])):
-        s, h, t = (block.weighted(_bootstrap_weights(rng, len(block.rows))) for block in blocks)
-        for name, distance in DISTANCES.items():
-            logs[name].append(math.log(_ratio(distance(s, h), distance(t, h)) or math.nan))
+        s, h, t = (statistics(block.weighted(_bootstrap_weights(rng, len(block.rows)))) for block in blocks)
+        found, floors = distances(s, h), distances(t, h)
+        for name in COMPARED:
+            logs[name].append(math.log(_ratio(found[name], floors[name]) or math.nan))
     kept = {name: [value for value in values if math.isfinite(value)] for name, values in logs.items()}
     return {name: float(np.std(values)) if len(values) > 1 else math.nan for name, values in kept.items()}
 
@@ -549,10 +540,10 @@ def quick_score(synthetic: Bits, validation: Bits, train: Bits) -> dict[str, flo
     rng = np.random.default_rng(0)
     n = min(len(synthetic), len(validation), len(train), QUICK_ROWS)
     s, h, t = (rng.permutation(bits)[:n] for bits in (synthetic, validation, train))
-    a, b, c = Moments.of(s), Moments.of(h), Moments.of(t)
+    made, real, learned = (statistics(Moments.of(bits)) for bits in (s, h, t))
+    found, floors = distances(made, real), distances(learned, real)
     scores = {
-        f"{name}_ratio": float(_ratio(DISTANCES[name](a, b), DISTANCES[name](c, b)))
-        for name in ("marginal", "correlation", "triple")
+        f"{name}_ratio": float(_ratio(found[name], floors[name])) for name in ("marginal", "correlation", "triple")
     }
     worse = np.log(np.clip(list(scores.values()), 1.0, 100.0)).mean()
     scores["c2st_auc"] = quick_c2st(rng.permutation(synthetic)[:QUICK_ROWS], rng.permutation(validation), t)
@@ -570,21 +561,23 @@ def soft_share(rows: Array) -> float:
 
 
 def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
-    """Every ratio of DISTANCES with its distance, its floor and its 95 % interval.
+    """Every ratio of COMPARED with its distance, its floor and its 95 % interval.
 
     Args:
         s: as many rows as `h`, or a multiple: distances are then means over samples of that size, while the interval
             stays that of one sample.
         h, t: the same number of rows each.
     """
-    n = len(h)
-    samples, b, c = [Moments.of(s[i : i + n]) for i in range(0, len(s), n)], Moments.of(h), Moments.of(t)
+    n, held_out, learned = len(h), Moments.of(h), Moments.of(t)
+    real = statistics(held_out)
+    samples = [distances(statistics(Moments.of(s[i : i + n])), real) for i in range(0, len(s), n)]
+    floors = distances(statistics(learned), real)
     errors = log_ratio_errors(s[:n], h, t, seed)
     scores: Scores = {}
-    for name, distance in DISTANCES.items():
-        found, floor = np.mean([distance(a, b) for a in samples]), distance(c, b)
+    for name in COMPARED:
+        found, floor = np.mean([sample[name] for sample in samples]), floors[name]
         estimate = float(_ratio(found, floor))
-        if (few := _ratio_of_few_counts(name, float(found), float(floor), b, c)) is not None:
+        if (few := _ratio_of_few_counts(name, float(found), float(floor), held_out, learned)) is not None:
             estimate, spread = few
             if n >= FEWEST_RESAMPLED:  # counts within a row are correlated, which the Poisson spread ignores
                 errors[name] = float(np.nanmax([errors[name], spread]))

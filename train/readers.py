@@ -120,7 +120,7 @@ def _check_encoding(content: bytes) -> None:
         raise InputError(f"it is {what}, whatever its name says")
     begins = content[:PROBE_BYTES]
     if begins.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or begins.count(0) > len(begins) // 4:
-        raise InputError("the text is UTF-16; save it as UTF-8")
+        raise InputError("the text is UTF-16 or UTF-32; save it as UTF-8")
 
 
 def format_of(file: Path) -> str:
@@ -237,6 +237,8 @@ def csv_options(
     names = pa.csv.read_csv(io.BytesIO(_first_line(content)), reading, parsing).column_names
     if len(set(names)) < len(names):
         raise InputError(SAME_NAMES)
+    if names[0].lower().startswith("sep="):
+        raise InputError("delete its first line, sep=…, which only Excel understands")
     if all(name in ZERO_ONE for name in names):
         raise InputError("the first line holds values; put the names of the columns before it")
     parsing.ignore_empty_lines = len(names) > 1  # with a single column they are rows without a value

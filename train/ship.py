@@ -5,70 +5,44 @@ import json
 import logging
 import platform
 import time
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from train import MODEL_NAME, artifact, atomic, console, evidence, gate, report, writers
 from train.codec import TokensCodec
-from train.config import Config
 from train.evidence import Evidence
-from train.game import GameState
 from train.gate import Verdict
 from train.generator import Generator
-from train.kinds import EVALUATION_SEED, Kind
-from train.prepare import JUDGING_ROWS, Prepared
-from train.rundir import RunDirectory
-from train.tracking import Tracker
+from train.job import Game, Job
+from train.kinds import EVALUATION_SEED
+from train.prepare import JUDGING_ROWS
 
 log = logging.getLogger("lookalike")
 
 SAMPLE_ROWS = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """The result of training, and what the card and the report say about the job.
-
-    Attributes:
-        state: of the game.
-        warm: the generator that the game started from, or the refit that took its place.
-        refitted: whether the start was fitted once more, to training and validation rows.
-        device_name: where it was trained.
-    """
-
-    run: RunDirectory
-    config: Config
-    prepared: Prepared
-    kind: Kind
-    tracker: Tracker
-    device_name: str
-    state: GameState
-    warm: Generator
-    refitted: bool
-
-
-def ship(trained: Trained) -> Verdict:
+def ship(game: Game) -> Verdict:
     """Judge the chosen generator and write the artifact, samples, evidence and report."""
-    run, codec = trained.run, trained.prepared.codec
-    generator = _chosen(trained)
+    job, run, codec = game.job, game.job.run, game.job.prepared.codec
+    generator = _chosen(game)
     started = time.monotonic()
-    trained.kind.complete(generator, trained.warm)
-    found = trained.kind.judge(generator, trained.warm, trained.state.seconds + time.monotonic() - started)
+    job.kind.complete(generator, game.warm)
+    found = job.kind.judge(generator, game.warm, game.state.seconds + time.monotonic() - started)
     scores = found.scores[found.shipped]
-    limits = gate.read(trained.config.gate, texts=found.texts is not None)
+    limits = gate.read(job.config.gate, texts=found.texts is not None)
     verdict = gate.check(limits, scores, _simple(found))
 
     run.metrics.unlink(missing_ok=True)  # a run that is judged again is unfinished until the end
-    shipped = artifact.save(run.artifact, generator, codec, _card(trained, scores, verdict))
+    shipped = artifact.save(run.artifact, generator, codec, _card(job, scores, verdict))
     writers.write(run.samples, shipped.sample_labelled(SAMPLE_ROWS, EVALUATION_SEED), codec)
-    notes = "".join(f"\nNote: {warning}\n" for warning in [_outcome(trained), *scores["warnings"]])
+    notes = "".join(f"\nNote: {warning}\n" for warning in [_outcome(game), *scores["warnings"]])
     atomic.write_text(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n{notes}")
-    _report(trained, found, verdict)
+    _report(game, found, verdict)
     # Last, because it says that the run is finished.
     atomic.write_text(run.metrics, json.dumps({"passed": verdict.passed, **found.to_dict()}, indent=1) + "\n")
 
-    console.print_rows(shipped, trained.prepared)
+    console.print_rows(shipped, job.prepared)
     log.info("\n%s\n", evidence.table(found))
     for warning in scores["warnings"]:
         log.info("Note: %s", warning)
@@ -84,28 +58,29 @@ def _simple(found: Evidence) -> gate.Simple | None:
     return gate.trigram_counts(found.scores["trigram"]) if "trigram" in found.scores else None
 
 
-def _report(trained: Trained, found: Evidence, verdict: Verdict) -> None:
+def _report(game: Game, found: Evidence, verdict: Verdict) -> None:
     """Write the HTML page, and its pictures as files."""
-    history = [json.loads(line) for line in trained.run.stats.read_text().splitlines()]
+    job = game.job
+    history = [json.loads(line) for line in job.run.stats.read_text().splitlines()]
     page = report.Page(
-        title=f"{trained.prepared.dataset.name}: how real are the lookalikes?",
+        title=f"{job.prepared.dataset.name}: how real are the lookalikes?",
         verdict=verdict,
         history=history,
-        decode=trained.prepared.codec.decode,
-        provenance=_provenance(trained),
-        generator=trained.config.generator,
-        outcome=_outcome(trained),
+        decode=job.prepared.codec.decode,
+        provenance=_provenance(game),
+        generator=job.config.generator,
+        outcome=_outcome(game),
     )
     pictures = report.figures(found, history)
-    atomic.write_text(trained.run.report, report.render(found, page, pictures))
-    report.save_figures(pictures, trained.run.plots)
+    atomic.write_text(job.run.report, report.render(found, page, pictures))
+    report.save_figures(pictures, job.run.plots)
 
 
-def _outcome(trained: Trained) -> str:
+def _outcome(game: Game) -> str:
     """How training ended, and what of it ships, for people."""
-    state, rows = trained.state, "texts" if isinstance(trained.prepared.codec, TokensCodec) else "rows"
+    state, rows = game.state, "texts" if isinstance(game.job.prepared.codec, TokensCodec) else "rows"
     if state.is_unimproved:
-        again = f", refitted to training and validation {rows}" if trained.refitted else ""
+        again = f", refitted to training and validation {rows}" if game.refitted else ""
         why = f"did not improve its score on validation {rows}" if state.seen else "had no time"
         return f"The warm start ships{again}: the game {why}."
     if state.best:
@@ -114,25 +89,25 @@ def _outcome(trained: Trained) -> str:
     return f"Without validation {rows}, the last weights ship."
 
 
-def _chosen(trained: Trained) -> Generator:
+def _chosen(game: Game) -> Generator:
     """The generator with the best validation score, or its start if none was better; without validation, the last."""
-    state = trained.state
+    state = game.state
     if state.is_unimproved:
         log.info("the game did not improve the warm start's validation score: %.3f", state.best_score)
-        return copy.deepcopy(trained.warm)
+        return copy.deepcopy(game.warm)
     if state.best:
         log.info("the best validation score came after %s sequences: %.3f", f"{state.best_seen:,}", state.best_score)
         state.averaged.load_state_dict(state.best)
     return state.averaged
 
 
-def _card(trained: Trained, scores: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
-    dataset = trained.prepared.dataset
+def _card(job: Job, scores: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
+    dataset = job.prepared.dataset
     return {
         "name": MODEL_NAME,
-        "version": str(trained.run.number),
-        "run_id": trained.tracker.run_id,
-        "run": trained.run.path.name,
+        "version": str(job.run.number),
+        "run_id": job.tracker.run_id,
+        "run": job.run.path.name,
         "data": {"name": dataset.name, "rows": len(dataset), "fingerprint": dataset.fingerprint()},
         "metrics": evidence.numbers(scores),
         "gate": {"passed": verdict.passed, "missed": verdict.missed},
@@ -140,20 +115,20 @@ def _card(trained: Trained, scores: dict[str, Any], verdict: Verdict) -> dict[st
     }
 
 
-def _provenance(trained: Trained) -> dict[str, str]:
-    dataset, parts = trained.prepared.dataset, trained.prepared.parts
+def _provenance(game: Game) -> dict[str, str]:
+    job, prepared = game.job, game.job.prepared
+    dataset, parts = prepared.dataset, prepared.parts
     return {
         "data": f"{dataset.source}, {dataset.extent} ({len(dataset.skipped)} skipped)",
         "fingerprint (SHA-256)": dataset.fingerprint(),
         "rows": f"{len(parts.train):,} to train on, {min(len(parts.validation), JUDGING_ROWS):,} to validate, "
-        f"{len(trained.prepared.heldout):,} to judge"
-        + (f"; {trained.prepared.left_out}" if trained.prepared.left_out else ""),
-        "sequences": f"{len(trained.prepared.codec.columns)} values each, codec {trained.prepared.codec.name}",
-        "training": f"{trained.state.seen:,} sequences in {trained.state.seconds:.0f} s on {trained.device_name}",
-        "MLflow run": trained.tracker.run_id or "unknown when this was written; mlflow.json names it",
+        f"{len(prepared.heldout):,} to judge" + (f"; {prepared.left_out}" if prepared.left_out else ""),
+        "sequences": f"{len(prepared.codec.columns)} values each, codec {prepared.codec.name}",
+        "training": f"{game.state.seen:,} sequences in {game.state.seconds:.0f} s on {job.device_name}",
+        "MLflow run": job.tracker.run_id or "unknown when this was written; mlflow.json names it",
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "libraries": ", ".join(f"{name} {number}" for name, number in _libraries().items()),
-        "configuration": " ".join(trained.config.to_json().split()),
+        "configuration": " ".join(job.config.to_json().split()),
     }
 
 

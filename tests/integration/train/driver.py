@@ -20,7 +20,7 @@ from unittest import mock
 
 from tqdm import tqdm
 
-from train import console, fit, tracking, warmup
+from train import console, job, tracking, warmup
 from train.__main__ import main
 from train.game import Tick
 
@@ -35,10 +35,10 @@ PRELOADED = [
 # A process must have no other threads when it forks: locks that they hold would stay locked in the child.
 WITHOUT_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
-on_tick = fit._Game._on_tick
+on_tick = job.Game._on_tick
 
 
-def hold(game: fit._Game, tick: Tick, bar: console.GameBar) -> bool:
+def hold(game: job.Game, tick: Tick, bar: console.GameBar) -> bool:
     enough = on_tick(game, tick, bar)
     held = os.environ.get("LOOKALIKE_TEST_HOLD", "").split(",")
     ticks = str(len(game.job.run.stats.read_text().splitlines()))
@@ -49,10 +49,10 @@ def hold(game: fit._Game, tick: Tick, bar: console.GameBar) -> bool:
 
 def run(arguments: list[str]) -> int:
     """Run the command with everything small; returns its exit code."""
-    fit.CHECKPOINT_SECONDS = float(os.environ.get("LOOKALIKE_TEST_CHECKPOINT_SECONDS", "0"))  # type: ignore[assignment]
+    job.CHECKPOINT_SECONDS = float(os.environ.get("LOOKALIKE_TEST_CHECKPOINT_SECONDS", "0"))  # type: ignore[assignment]
     tracking.SECONDS = 0.2  # type: ignore[assignment]
     warmup.STEPS, warmup.STEPS_ALONE, warmup.CALIBRATION_ROWS, warmup.EM_STEPS = 30, 1, 500, 5
-    fit._Game._on_tick = hold  # type: ignore[method-assign]
+    job.Game._on_tick = hold  # type: ignore[method-assign]
     return main(arguments)
 
 

@@ -26,6 +26,7 @@ from train import (
 )
 from train.__main__ import main
 from train.gate import Verdict
+from train.job import Game
 
 SUBJECTS, VERBS, ENDS = ("the film", "a story", "this plot"), ("is", "was", "seems"), ("dull", "fine", "long", "odd")
 COMMON = ["--gate", "none", "--device", "cuda"]
@@ -77,7 +78,7 @@ def phases(
     options: list[str], out: Path, monkeypatch: pytest.MonkeyPatch, steps: int, device: str = "cuda"
 ) -> list[str]:
     """Interrupt a job every few steps until it ends, resuming it on `device`; returns the phases interrupted."""
-    monkeypatch.setattr(fit, "_interruptible", lambda: interrupting(steps))
+    monkeypatch.setattr(fit, "interruptible", lambda: interrupting(steps))
     code, found = main(["fit", *options, "--out", str(out)]), []
     while code == 1 and len(found) < 50:
         saved = checkpoint.load_newest(rundir.newest(out).checkpoints)
@@ -104,9 +105,10 @@ def _unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
 
     verdict = Verdict(reasons=[], missed=[])
 
-    def save(trained: ship.Trained) -> Verdict:
-        card = ship._card(trained, {}, verdict)
-        artifact.save(trained.run.artifact, ship._chosen(trained), trained.prepared.codec, card)
+    def save(game: Game) -> Verdict:
+        artifact.save(
+            game.job.run.artifact, ship._chosen(game), game.job.prepared.codec, ship._card(game.job, {}, verdict)
+        )
         return verdict
 
     monkeypatch.setattr(ship, "ship", save)

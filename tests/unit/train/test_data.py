@@ -296,7 +296,7 @@ def test_json_lines_may_be_broken(tmp_path: Path) -> None:
         ("a.npy", b"nonsense", "not a file that numpy.save has written"),
         ("a.npy", b"", "the file is empty"),
         ("a.csv", b"a,a\n1,2\n", "two columns have the same name (is the header line missing?)"),
-        ("a.csv", "text\na film\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
+        ("a.csv", "text\na film\n".encode("utf-16"), "UTF-16 or UTF-32; save it as UTF-8"),
         # a fixed mtime, because the content is part of the test id, which must be the same in every worker
         ("a.csv.gz", gzip.compress(b"text\n" + bytes(range(250)) * 9, mtime=0)[:99] + b"x" * 99, "decompressing"),
         ("a.csv", b"one,two\n" + b"here,there\n" * 12, "which column holds the text? Name it with --column: one, two"),
@@ -500,6 +500,8 @@ def test_hidden_files_are_no_shards(tmp_path: Path) -> None:
     [
         ("a.csv", b"0,1\n" + b"0,1\n1,1\n" * 9, "the first line holds values"),
         ("a.csv", b"1\n" + b"0\n1\n" * 9, "the first line holds values"),
+        ("a.csv", b"sep=;\na;b\n" + b"0;1\n1;1\n" * 9, "delete its first line, sep=…"),
+        ("a.txt", ("a film\n" * 20).encode("utf-32"), "the text is UTF-16 or UTF-32"),
         ("a.tsv", b"text,stars\n" + b"a film,1\n" * 12, "seem to be separated by ','"),
         ("a.csv", b'text,stars\n"he said \\"great\\" twice",1\n' * 12, "a backslash does not escape"),
         ("a.csv", b"a,b\n" + b"true,0\n,1\nfalse,1\n" * 9, "column a holds 0 and 1, or true and false, in 18 of"),

@@ -1,26 +1,20 @@
-"""What a job says and allows when it begins, goes on or is interrupted; whole jobs are in tests/integration/train."""
+"""What is said and allowed when a run begins, goes on or is interrupted; whole jobs are in tests/integration/train."""
 
-import copy
 import dataclasses
 import json
 import os
-import signal
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
-import torch
 from filelock import FileLock
 
-from train import checkpoint, fit, kinds, rundir, ship
+from train import checkpoint, fit, rundir
 from train.config import resolve
 from train.errors import InputError, JobError
-from train.game import GameState, Tick
-from train.nade import NadeGenerator
-from train.prepare import prepare, resolved
+from train.job import SavedInterrupt
+from train.prepare import prepare
 
 
 def test_the_same_command_again_says_that_a_run_was_interrupted(
@@ -61,7 +55,7 @@ def test_a_run_that_is_older_than_a_finished_one_is_named_and_can_go_on(
 
 @pytest.mark.parametrize(
     ("interruption", "state"),
-    [(fit.SavedInterrupt, "everything is saved"), (KeyboardInterrupt, "the saved state is 4[0-9] s old")],
+    [(SavedInterrupt, "everything is saved"), (KeyboardInterrupt, "the saved state is 4[0-9] s old")],
 )
 def test_what_an_interruption_leaves_is_told_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException], state: str
@@ -125,89 +119,6 @@ def test_a_run_goes_on_in_another_experiment(tmp_path: Path) -> None:
     """That is the advice when the run's own experiment has been deleted."""
     run = rundir.create(tmp_path, "toy-bits", resolve({"data": "toy"}).to_json())
     assert fit.continued(run, {"experiment": "other"}).experiment == "other"
-
-
-def begun(folder: Path) -> fit._Job:
-    """A job on the toy set with a run directory; it has no tracker, since none is used here."""
-    config = resolve({"data": "toy", "device": "cpu"})
-    found = prepare(config)
-    config = resolved(config, found)
-    run, tracker, kind = rundir.create(folder, "toy-bits", config.to_json()), cast("Any", None), kinds.of(config, found)
-    return fit._Job(run=run, config=config, prepared=found, kind=kind, tracker=tracker, interrupted=lambda: False)
-
-
-def a_game(job: fit._Job, **state: Any) -> fit._Game:
-    """A game without a generator, since none is used here."""
-    return fit._Game(job, GameState(generator=None, averaged=None, **state), cast("Any", None))
-
-
-def test_an_interruption_in_the_last_step_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit._Job, "_warm_up", lambda job, saved: a_game(job))
-    monkeypatch.setattr(fit._Game, "play", lambda game: signal.raise_signal(signal.SIGTERM))
-    job = begun(tmp_path)
-    with pytest.raises(fit.SavedInterrupt):
-        fit._train(job.run, job.config, job.prepared, job.tracker, None)
-
-
-def test_the_averaged_weights_with_the_best_validation_score_ship(tmp_path: Path) -> None:
-    job, warm = begun(tmp_path), NadeGenerator(length=5, hidden=4, nets=1, classes=2)
-    game = fit._Game(job, job.kind.new_state(copy.deepcopy(warm)), warm)
-    scores = iter([0.9, 0.5, 0.8])
-    job.kind.validate = lambda generator: {"score": next(scores)}  # type: ignore[method-assign]
-    kept = []
-    for tick in range(3):
-        game.state.seen = 1000 * tick
-        for weight in game.state.averaged.parameters():
-            weight.fill_(tick)
-        game.validate()
-        kept.append(copy.deepcopy(game.state.averaged.state_dict()))
-    assert (game.state.best_score, game.state.best_seen) == (0.5, 1000)
-    trained = ship.Trained(
-        run=job.run,
-        config=job.config,
-        prepared=job.prepared,
-        kind=job.kind,
-        tracker=job.tracker,
-        device_name="CPU",
-        state=game.state,
-        warm=warm,
-        refitted=False,
-    )
-    chosen = ship._chosen(trained).state_dict()
-    assert all(torch.equal(chosen[name], value) for name, value in kept[1].items())
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_interruption_ends_at_once(number: signal.Signals) -> None:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as `fit.fit` does
-    try:
-        with fit._interruptible() as interrupted:
-            assert not interrupted()
-            signal.raise_signal(number)
-            assert interrupted()
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(number)
-        assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_the_patience_of_a_game_begins_anew_with_each_better_score(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = begun(tmp_path)
-    job.kind.patience = 1000
-    game = a_game(job, best_seen=1500)
-    monkeypatch.setattr(game, "validate", lambda: {"score": 0.5})
-    monkeypatch.setattr(job, "checkpoint_is_due", lambda: False)
-    bar: Any = SimpleNamespace(show=lambda *_: None)
-
-    def enough(seen: int) -> bool:
-        losses = {"generator_loss": 1.0, "discriminator_loss": 1.0}
-        tick = Tick(seen=seen, epoch=1, seconds=1, sequences_per_second=1, losses=losses, last_losses=losses)
-        return game._on_tick(tick, bar)
-
-    assert [enough(seen) for seen in (2000, 2499, 2500)] == [False, False, True]
 
 
 def test_how_to_go_on_is_said_where_the_run_was_deleted(tmp_path: Path) -> None:

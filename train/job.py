@@ -1,0 +1,274 @@
+"""The training of one job: warm start, game and refit, saved from time to time, interrupted and continued."""
+
+import contextlib
+import copy
+import json
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from train import catalogue, checkpoint, console, distributed, kinds
+from train.config import Config
+from train.errors import JobError
+from train.game import GameState, NonFiniteError, Tick
+from train.generator import Generator
+from train.phase import Phase
+from train.prepare import Prepared
+from train.rundir import RunDirectory
+from train.tracking import Tracker
+
+log = logging.getLogger("lookalike")
+
+CHECKPOINT_SECONDS = 20
+NOTHING, WARM_START, GAME, REFIT = "nothing", "warm start", "game", "refit"  # the phase that a checkpoint was saved in
+
+
+class SavedInterrupt(KeyboardInterrupt):
+    """Training was interrupted, and all of its state has been saved."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Job:
+    """What all phases of a job share: what they work on, and how they are interrupted and saved.
+
+    Attributes:
+        device_name: what it trains on, for people.
+        interrupted: whether Ctrl-C or SIGTERM has come.
+        checkpointed_at: when a state was last saved.
+    """
+
+    run: RunDirectory
+    config: Config
+    prepared: Prepared
+    kind: kinds.Kind
+    tracker: Tracker
+    device_name: str
+    interrupted: Callable[[], bool]
+    checkpointed_at: float = field(default_factory=time.monotonic)
+
+    def train(self, saved: dict[str, Any] | None) -> "Game":
+        """Train to the end, starting from what was saved, if anything was.
+
+        Raises:
+            SavedInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
+            KeyboardInterrupt: on a second one.
+            NonFiniteError: training failed.
+        """
+        torch.set_num_threads(self.config.threads)
+        torch.manual_seed(self.config.seed)
+        saved = saved or {"phase": NOTHING}
+        game = self._warm_up(saved) if saved["phase"] in (NOTHING, WARM_START) else self._load_game(saved)
+        over = self.budget() == saved.get("ended")
+        if not over:
+            game.play()
+        if game.state.is_unimproved:
+            game.refit(saved.get("refit") if over else None)
+        distributed.broadcast(None)
+        distributed.leave()
+        if self.interrupted():  # during the last step, after which nothing asks
+            raise SavedInterrupt
+        return game
+
+    def _warm_up(self, saved: dict[str, Any]) -> "Game":
+        """Make the generator that the game starts from, and start the game."""
+        phase = self.kind.warm_start()
+        if saved["phase"] == WARM_START:
+            phase.load_state_dict(saved["warm_start"])
+        limit = self.seconds(self.kind.warm_share)
+        self.run_phase(WARM_START, phase, limit, lambda: self.save(WARM_START, warm_start=phase.state_dict()))
+        warm = copy.deepcopy(phase.generator)
+        game = Game(self, self.kind.new_state(phase.generator), warm)
+        game.state.seconds = phase.seconds
+        game.validate()  # the warm start is the first candidate to ship
+        game.checkpoint()
+        return game
+
+    def _load_game(self, saved: dict[str, Any]) -> "Game":
+        warm = catalogue.build(saved["generator"])
+        warm.load_state_dict(saved["warm"])
+        warm.to(self.config.device)  # where it would be, had the job not been interrupted
+        state = self.kind.new_state(catalogue.build(saved["generator"]))
+        state.load_state_dict(saved["state"])
+        return Game(self, state, warm)
+
+    def run_phase(self, name: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
+        """Run a phase to its end within `seconds`, saving from time to time.
+
+        Raises:
+            SavedInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
+        """
+        distributed.broadcast({"phase": name, "state": phase.state_dict(), "seconds": seconds})
+        distributed.barrier()  # before the clock starts
+        with console.bar(name) as bar:
+
+            def pause() -> bool:
+                bar.update(100 * phase.progress - bar.n)
+                return self.interrupted() or self.checkpoint_is_due()
+
+            while not phase.run(seconds, pause):
+                save()
+                (stop,) = distributed.all_reduce_max(self.interrupted())
+                if stop:
+                    distributed.leave()
+                    raise SavedInterrupt
+        if phase.seconds:
+            log.info("%s: %.0f s", name, phase.seconds)
+
+    def seconds(self, share: float) -> float:
+        """This share of the minutes that training may take, in seconds."""
+        return math.inf if self.config.max_minutes is None else 60 * self.config.max_minutes * share
+
+    def budget(self) -> list[float | None]:
+        """What says when the game is over; if it has changed, the game of a finished run goes on."""
+        return [self.config.epochs, self.config.max_minutes]
+
+    def checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self.checkpointed_at > CHECKPOINT_SECONDS
+
+    def save(self, phase: str, **content: Any) -> None:
+        fingerprint = self.prepared.dataset.fingerprint()
+        checkpoint.save(self.run.checkpoints, {"phase": phase, "fingerprint": fingerprint, **content})
+        self.checkpointed_at = time.monotonic()
+
+
+class Game:
+    """The game of a job, from its start generator on.
+
+    Attributes:
+        warm: the generator as the game found it, or the refit that took its place.
+        refitted: whether the start was fitted once more, to training and validation rows.
+    """
+
+    def __init__(self, job: Job, state: GameState, warm: Generator) -> None:
+        self.job, self.state, self.warm, self.refitted = job, state, warm, False
+
+    def play(self) -> None:
+        """Play the game to its end; raises what `Job.run_phase` does."""
+        job, state = self.job, self.state
+        distributed.broadcast({"phase": GAME, "generator": state.generator.config(), "state": state.state_dict()})
+        distributed.barrier()
+        with console.GameBar(job.config, job.kind.game_share, len(job.prepared.rows)) as bar:
+            reason = job.kind.play(state, lambda tick: self._on_tick(tick, bar), job.interrupted)
+        if reason == "interrupted":
+            distributed.leave()  # now, as the others do: NCCL waits for all of them
+            self.checkpoint()
+            raise SavedInterrupt
+        self.checkpoint(ended=job.budget())
+        log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{state.seen:,}", state.seconds)
+
+    def _on_tick(self, tick: Tick, bar: console.GameBar) -> bool:
+        scores = self.validate()
+        record = {
+            **tick.losses,
+            **{f"validation_{name}": value for name, value in scores.items()},
+            "epoch": tick.epoch,
+            "sequences_per_second": tick.sequences_per_second,
+        }
+        with self.job.run.stats.open("a") as file:
+            line = {"seen": tick.seen, "seconds": tick.seconds, "time": time.time(), **record}
+            file.write(json.dumps(line) + "\n")
+        bar.show(tick, scores)
+        if self.job.checkpoint_is_due():
+            self.checkpoint()
+        return bool(scores) and tick.seen - self.state.best_seen >= self.job.kind.patience
+
+    def validate(self) -> dict[str, float]:
+        """Score the averaged generator on the validation rows and remember the best weights."""
+        scores = self.job.kind.validate(self.state.averaged)
+        if scores and scores["score"] < self.state.best_score - self.job.kind.gain:
+            self.state.best_score, self.state.best_seen = scores["score"], self.state.seen
+            self.state.best = {name: value.clone() for name, value in self.state.averaged.state_dict().items()}
+        return scores
+
+    def refit(self, begun: dict[str, Any] | None) -> None:
+        """Fit the start again, to validation rows as well: they have nothing more to decide.
+
+        Args:
+            begun: the state of a refit that an earlier session began, to be resumed.
+        """
+        job, phase = self.job, self.job.kind.refit()
+        if phase is None:
+            return
+        share, limit = job.seconds(job.kind.warm_share), job.seconds(1.0) - self.state.seconds
+        if limit < share / 2:  # the minutes were reduced since: a rushed refit would be worse than the first start
+            log.info("no time is left for a refit: the warm start ships as it is")
+            return
+        if begun is not None:
+            phase.load_state_dict(begun)
+
+        def save() -> None:
+            job.save(REFIT, **self._content(ended=job.budget()), refit=phase.state_dict())
+
+        job.run_phase(REFIT, phase, limit, save)
+        save()
+        self.warm, self.refitted = phase.generator, True
+        self.state.seconds += phase.seconds
+
+    def checkpoint(self, ended: list[float | None] | None = None) -> None:
+        """Save the game; `ended` is the budget that it has used up, if it is over."""
+        self.job.save(GAME, **self._content(ended))
+        self.job.tracker.checkpointed(self.state.seen)
+
+    def _content(self, ended: list[float | None] | None) -> dict[str, Any]:
+        return {
+            "state": self.state.state_dict(),
+            "generator": self.state.generator.config(),
+            "warm": self.warm.state_dict(),
+            "ended": ended,
+        }
+
+
+def follow(config: Config, prepared: Prepared) -> None:
+    """Take part in each phase that the first process begins; only that process logs and saves anything."""
+    torch.set_num_threads(config.threads)
+    kind = kinds.of(config, prepared)
+    with interruptible() as interrupted:
+        while (task := distributed.broadcast(None)) is not None:
+            if not _take_part(kind, task, interrupted):
+                return
+
+
+def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[], bool]) -> bool:
+    """Take part in the phase that the first process has begun; False if the job is interrupted."""
+    if task["phase"] == GAME:
+        state = kind.new_state(catalogue.build(task["generator"]))
+        state.load_state_dict(task["state"])
+        distributed.barrier()
+        try:
+            return kind.play(state, lambda tick: False, interrupted) != "interrupted"
+        except NonFiniteError as problem:
+            raise JobError(str(problem)) from problem
+    phase = kind.warm_start() if task["phase"] == WARM_START else kind.refit()
+    assert phase is not None, "the first process has begun it"
+    phase.load_state_dict(task["state"])
+    distributed.barrier()
+    while not phase.run(task["seconds"], interrupted):
+        phase.state_dict()  # the first process saves it, and gathers it from all
+        (stop,) = distributed.all_reduce_max(interrupted())
+        if stop:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a flag that the loop checks after each step; a second one interrupts at once."""
+    received: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
