@@ -194,7 +194,7 @@ def distances(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
     return {**means, "row_sum": row_sum}
 
 
-def _ratio(distance: Array, floor: Array) -> Array:
+def _ratio(distance: Array | float, floor: Array | float) -> Array:
     """distance / floor: infinite if only the floor is 0, 1 if both are."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((distance == 0) & (floor == 0), 1.0, np.divide(distance, floor))
@@ -575,13 +575,13 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
     errors = log_ratio_errors(s[:n], h, t, seed)
     scores: Scores = {}
     for name in COMPARED:
-        found, floor = np.mean([sample[name] for sample in samples]), floors[name]
+        found, floor = float(np.mean([sample[name] for sample in samples])), float(floors[name])
         estimate = float(_ratio(found, floor))
-        if (few := _ratio_of_few_counts(name, float(found), float(floor), held_out, learned)) is not None:
+        if (few := _ratio_of_few_counts(name, found, floor, held_out, learned)) is not None:
             estimate, spread = few
             if n >= FEWEST_RESAMPLED:  # counts within a row are correlated, which the Poisson spread ignores
                 errors[name] = float(np.nanmax([errors[name], spread]))
-        scores |= {f"{name}_distance": float(found), f"{name}_floor": float(floor), f"{name}_ratio": estimate}
+        scores |= {f"{name}_distance": found, f"{name}_floor": floor, f"{name}_ratio": estimate}
         scores[f"{name}_ratio_low"], scores[f"{name}_ratio_high"] = around(estimate, errors[name])
     return scores
 
