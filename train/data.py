@@ -7,6 +7,7 @@ and named ("reviews.csv row 7: no text"), and too many of them stop the job.
 import dataclasses
 import hashlib
 import itertools
+import json
 import logging
 import math
 import re
@@ -114,7 +115,7 @@ class Dataset:
             return self.known_fingerprint
         if isinstance(self.bits, np.ndarray):
             return row_cache.fingerprint(self.columns, self.bits.shape, [self.bits])
-        return hashlib.sha256("\0".join([*self.rows, *(self.classes or ())]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.texts, self.classes]).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

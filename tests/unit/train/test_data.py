@@ -715,10 +715,16 @@ def test_a_class_that_is_always_the_same_is_refused(tmp_path: Path) -> None:
 
 def test_texts_with_other_classes_are_other_data() -> None:
     made = [
-        data.Dataset(name="a", source="a", texts=["a film", "a plot"], classes=classes)
-        for classes in (["1", "5"], ["5", "1"], None)
+        data.Dataset(name="a", source="a", texts=texts, classes=classes)
+        for texts, classes in (
+            (["a film", "a plot"], ["1", "5"]),
+            (["a film", "a plot"], ["5", "1"]),
+            (["a film", "a plot"], None),
+            (["a film", "a plot", "1", "5"], None),
+            (["a film\0a plot"], None),
+        )
     ]
-    assert len({each.fingerprint() for each in made}) == 3
+    assert len({each.fingerprint() for each in made}) == len(made)
 
 
 def test_bits_of_other_columns_are_other_data() -> None:
