@@ -304,7 +304,8 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, processes: 
 )
 @click.option("--synthetic", type=FILE, required=True, help="The rows to judge, from any tool.")
 @click.option("--train", type=FILE, help="The rows that the tool learned from; makes floor and copy numbers exact.")
-@option("--column", help="The column that holds the text; in the synthetic file it may have another name.")
+@option("--column", help="The column that holds the text.")
+@click.option("--synthetic-column", help="That column in the synthetic file, if its name is neither the same nor text.")
 @option(
     "--label-column",
     help="The column with the classes of texts, or a 0/1 column: can it be learned as well from synthetic rows?",

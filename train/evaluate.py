@@ -88,6 +88,7 @@ def _judged_files(
     train: Path | None,
     *,
     column: str | None,
+    synthetic_column: str | None = None,
     label_column: str | None = None,
     codec: str,
     words: int,
@@ -100,7 +101,8 @@ def _judged_files(
 
     Args:
         train: as for `evaluate`.
-        column: the column that holds the text; the synthetic file need not have one of this name.
+        column: the column that holds the text.
+        synthetic_column: the same in the synthetic file, where the name may be another.
         label_column: the column that holds the texts' classes, or that a model would predict from the others.
         max_bad_rows: how many rows of a file may be skipped; a warning among the scores names them.
 
@@ -108,7 +110,14 @@ def _judged_files(
         InputError: a file cannot be read, or they do not hold the same kind of rows.
     """
     given, made, learned = _loaded(
-        real, synthetic, train, column=column, label_column=label_column, codec=codec, max_bad_rows=max_bad_rows
+        real,
+        synthetic,
+        train,
+        column=column,
+        synthetic_column=synthetic_column,
+        label_column=label_column,
+        codec=codec,
+        max_bad_rows=max_bad_rows,
     )
     heldout, seen = (given, learned) if learned is not None else _halves(given)
     if isinstance(made, Values):
@@ -127,6 +136,7 @@ def _loaded(
     train: Path | None,
     *,
     column: str | None,
+    synthetic_column: str | None,
     label_column: str | None,
     codec: str,
     max_bad_rows: int,
@@ -142,7 +152,8 @@ def _loaded(
         if given.texts is None:
             made = data.load_values(synthetic, max_bad_rows)
         else:
-            made = load(str(synthetic), column=_text_column(column, synthetic), label_column=classes)
+            theirs = synthetic_column or _text_column(column, synthetic)
+            made = load(str(synthetic), column=theirs, label_column=classes)
     except InputError as problem:
         files = {"--real": real, "--synthetic": synthetic, "--train": train}
         raise InputError(_with_option(str(problem), files)) from problem
@@ -164,11 +175,9 @@ def _warn(scores: dict[str, Any], given: Dataset, made: Dataset | Values, learne
 
 def _leave_out_near_copies(scores: dict[str, Any]) -> None:
     """Drop near copies: a tool that saw both halves of the real rows is equally near to both, whatever it copied."""
-    for end in ("", "_low", "_high"):
-        scores.pop(f"near_copy_share{end}", None)
-    scores["warnings"].append(
-        "without --train, near copies are not measured, and only about half of the exact ones are counted"
-    )
+    measured = [scores.pop(f"near_copy_share{end}", None) for end in ("", "_low", "_high")]
+    near = "near copies are not measured, and " if any(each is not None for each in measured) else ""
+    scores["warnings"].append(f"without --train, {near}only about half of the exact copies are counted")
 
 
 def _text_column(column: str | None, path: Path) -> str | None:
@@ -183,6 +192,8 @@ def _with_option(message: str, files: Mapping[str, Path | None]) -> str:
     """A message of the readers, which always say --data, with the option that named the file instead."""
     for option, path in files.items():
         if message.startswith((f"--data {path}:", f"--data {path}/")):
+            if option == "--synthetic":
+                message = message.replace("--column", "--synthetic-column")
             return option + message.removeprefix("--data")
     return message
 

@@ -186,8 +186,9 @@ def check(limits: list[Limit], scores: Mapping[str, Any], simple: Simple | None 
             if holds and simple.should_miss(limit) and simple.passes(limit):
                 judged[i] = holds, f"{reason}; {simple.name} pass it, too"
     return Verdict(
-        reasons=[reason for _, reason in judged],
-        missed=[reason for holds, reason in judged if not holds],
+        # Once each: a number that was not measured may have two limits.
+        reasons=list(dict.fromkeys(reason for _, reason in judged)),
+        missed=list(dict.fromkeys(reason for holds, reason in judged if not holds)),
         easy=simple if simple and all(map(simple.passes, limits)) else None,
     )
 
@@ -197,7 +198,7 @@ def _judge(limit: Limit, scores: Mapping[str, Any]) -> tuple[bool, str]:
     asked = f"the gate asks for {limit.sign} {limit.bound:g}"
     value = scores.get(limit.metric)
     if not isinstance(value, int | float) or not math.isfinite(value):
-        return False, f"{limit.metric} was not measured; {asked}"
+        return False, f"{limit.metric} was not measured"
     low, high = (scores.get(f"{limit.metric}_{end}") for end in ("low", "high"))
     if low is None and f"{limit.metric}_low" in scores:
         return False, f"{limit.metric} is {value:.3g}, but too few rows were held out for an interval; {asked}"

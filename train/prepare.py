@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from train import data, device
-from train.codec import END, LABEL_COLUMN, BitsCodec, Codec, TokensCodec
+from train.codec import END, LABEL_COLUMN, LONGEST, BitsCodec, Codec, TokensCodec
 from train.config import Config
 from train.data import Dataset, Split
 from train.errors import InputError
@@ -139,9 +139,14 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
     train, validation = (torch.from_numpy(part)[whole[part]] for part in (parts.train, parts.validation))
     too_long = len(parts.train) + len(parts.validation) - len(train) - len(validation)
     validation = validation[:JUDGING_ROWS]
+    if not len(parts.validation):
+        raise InputError(f"--validation {config.validation:g}: that leaves no validation text")
     if not len(train) or not len(validation):
-        which = "training" if len(validation) else "validation"
-        raise InputError(f"--validation {config.validation:g}, --length {codec.length}: that leaves no {which} text")
+        which = "validation" if len(train) else "training"
+        remedy = f"raise --length (at most {LONGEST}), or " if codec.length < LONGEST else ""
+        raise InputError(
+            f"all {which} texts have more than {codec.length - 1} tokens: {remedy}cut the texts into sentences, say"
+        )
     labels = None if dataset.classes is None else _labels(config, dataset.classes, names, train)
     learned = codes[train]
     return Prepared(

@@ -459,6 +459,8 @@ def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """A column's texts as bytes, some of which may not be UTF-8; None if it holds something else, such as dates."""
     if pa.types.is_temporal(values.type):
         return None
+    if pa.types.is_floating(values.type):  # some writers leave NaN where a number is missing
+        values = pc.if_else(pc.is_nan(values), None, values)
     try:
         return values.cast(pa.string()).cast(pa.binary())  # even a column of type string may not be UTF-8
     except pa.ArrowException:

@@ -92,11 +92,10 @@ def _outcome(game: Game) -> str:
 def _chosen(game: Game) -> Generator:
     """The generator with the best validation score, or its start if none was better; without validation, the last."""
     state = game.state
+    log.info("%s", _outcome(game))
     if state.is_unimproved:
-        log.info("the game did not improve the warm start's validation score: %.3f", state.best_score)
         return copy.deepcopy(game.warm)
     if state.best:
-        log.info("the best validation score came after %s sequences: %.3f", f"{state.best_seen:,}", state.best_score)
         state.averaged.load_state_dict(state.best)
     return state.averaged
 

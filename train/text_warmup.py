@@ -29,6 +29,7 @@ from train.codec import END, PADDING, UNKNOWN
 from train.game import NonFiniteError
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import Stateful
+from train.progress import Progress
 from train.text_draws import chances, draw_together
 from train.text_generator import Dropped, LanguageModel, TokenGenerator, backoff_share
 
@@ -44,6 +45,8 @@ TEMPERATURE = 0.8  # the net's logits are divided by it after training
 CALIBRATION_ROUNDS, RECOUNT_ROUNDS = 12, 8
 CALIBRATION_ROWS = 4000
 CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to draw
+# More draws than this for each given row, beyond the fewest, tell little: the given rows are the smaller sample then.
+DRAWS_A_ROW, FEWEST_CALIBRATION_ROWS = 10, 500
 CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use --seed and the numbers after it
 CALIBRATION_SHARE, CALIBRATION_SECONDS = 0.2, 30.0  # reserved for calibration: a share of the time, and the most
 PSEUDOCOUNT = 10.0  # dampens corrections of tokens drawn less often, which are mostly chance
@@ -310,8 +313,10 @@ def recount(generator: TokenGenerator, codes: Tensor, *, chosen: bool = True) ->
         if model.rare is not None:
             model.rare, generator.rare_grams = rare, len(rare.grams)
     drawing = generator if chosen else generator.with_options(candidates=1)
-    for each in range(RECOUNT_ROUNDS):
-        calibrate(drawing, codes, CALIBRATION_SEED + CALIBRATION_ROUNDS + each, rate=1 / max(1, each - 1))
+    with Progress("calibrating", RECOUNT_ROUNDS, unit="round") as progress:
+        for each in range(RECOUNT_ROUNDS):
+            calibrate(drawing, codes, CALIBRATION_SEED + CALIBRATION_ROUNDS + each, rate=1 / max(1, each - 1))
+            progress.add(1)
 
 
 def draw_dropped(model: LanguageModel, rows: int, width: int) -> Dropped:
@@ -353,8 +358,9 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float =
         rate: the share of the estimated shift that is applied.
     """
     model, k = generator.model, generator.candidates
-    drawn = draw_together(generator, max(k, min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length))), seed)
-    drawn = drawn.to(codes.device)
+    affordable = min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length))
+    telling = max(FEWEST_CALIBRATION_ROWS, DRAWS_A_ROW * len(codes))
+    drawn = draw_together(generator, max(k, min(affordable, telling)), seed).to(codes.device)
     chosen = chances(generator, drawn, seed)
     shares = None if chosen is None else chosen.to(codes.device)
     wanted, found = _counts(model, codes), _counts(model, drawn.codes, shares)

@@ -133,7 +133,7 @@ def test_a_game_that_improved_its_start_ships_without_a_refit(tmp_path: Path, mo
     run = rundir.newest(tmp_path / "runs")
     scores = json.loads(run.metrics.read_text())["scores"]
     assert scores["GAN"] != scores["warm start"]
-    assert "the best validation score came after 1,360 sequences" in run.log.read_text()
+    assert "The generator after 1,360 rows ships" in run.log.read_text()
     assert "refit: " not in run.log.read_text()
     found = prepare(from_json(run.config.read_text()))
     known = torch.cat([found.train, found.validation]).double().mean(0)

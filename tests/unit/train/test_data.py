@@ -398,6 +398,15 @@ def test_bytes_that_are_no_text_make_bad_rows(tmp_path: Path) -> None:
     assert found.skipped == ("a.parquet row 12: column text is not UTF-8", "a.parquet row 11: no text")
 
 
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.float16()])
+def test_numbers_that_are_missing_in_parquet_are_no_class(tmp_path: Path, kind: pa.DataType) -> None:
+    stars = pa.array([np.nan, None, *[4.5, 3.0] * 9], pa.float64()).cast(kind)
+    pa.parquet.write_table(pa.table({"text": ["a film"] * 20, "stars": stars}), tmp_path / "a.parquet")
+    found = data.load(str(tmp_path / "a.parquet"), label_column="stars", max_bad_rows=2)
+    assert sorted(set(found.classes or ())) == ["3", "4.5"]
+    assert [line.split(":")[0] for line in found.skipped] == ["a.parquet row 1", "a.parquet row 2"]
+
+
 def test_a_label_column_gives_the_texts_classes(tmp_path: Path) -> None:
     path = tmp_path / "rated.csv"
     path.write_text("stars,review\n" + "1,a dull film\n5,a fine film\n" * 10 + ",no stars\n")

@@ -137,6 +137,27 @@ def test_the_text_column_may_have_another_name_among_the_samples(reviews: Path) 
     assert whole.texts.train == whole.texts.heldout == found.texts.contenders[SYNTHETIC][::-1]
 
 
+def test_the_text_column_of_the_samples_can_be_named(reviews: Path) -> None:
+    samples = reviews.with_name("samples.csv")
+    samples.write_text(
+        "prompt,made\n" + "".join(f"say {line},{line}\n" for line in samples.read_text().split("\n")[1:])
+    )
+    with pytest.raises(
+        InputError, match=r"^--synthetic .*which column .*\? Name it with --synthetic-column: prompt, made"
+    ):
+        judged(reviews, samples, column="review")
+    found = judged(reviews, samples, column="review", synthetic_column="made")
+    assert found.texts is not None
+    assert not any(text.startswith("say") for text in found.texts.contenders[SYNTHETIC])
+    with pytest.raises(InputError, match=r"^--synthetic .*--synthetic-column text: the columns are prompt, made"):
+        judged(reviews, samples, column="review", synthetic_column="text")
+
+
+def test_only_exact_copies_of_texts_are_spoken_of(reviews: Path) -> None:
+    found = judged(reviews, reviews.with_name("samples.csv"), column="review")
+    assert "without --train, only about half of the exact copies are counted" in found.scores[SYNTHETIC]["warnings"]
+
+
 def test_texts_need_no_more_words_than_they_have(reviews: Path) -> None:
     samples = reviews.with_name("samples.csv")
     assert len(judged(reviews, samples, column="review").columns) == 12
@@ -163,7 +184,7 @@ def test_synthetic_numbers_may_have_bad_rows_too(tmp_path: Path) -> None:
         "skipped: made.csv row 3: column b holds 'nan', not a number from 0 to 1",
         "skipped: made.csv row 1: column c holds nothing, not a number from 0 to 1",
         "skipped: made.csv row 5: column d holds '2', not a number from 0 to 1",
-        "without --train, near copies are not measured, and only about half of the exact ones are counted",
+        "without --train, near copies are not measured, and only about half of the exact copies are counted",
     ]
     assert "near_copy_share" not in found.scores[SYNTHETIC]
     with pytest.raises(InputError, match=r"--synthetic .*made.csv: 4 unusable rows, more than --max-bad-rows 3: made"):

@@ -59,7 +59,12 @@ def test_only_what_misses_with_its_whole_interval_is_missed(tmp_path: Path) -> N
 def test_what_was_not_measured_does_not_pass(tmp_path: Path, metric: str) -> None:
     verdict = gate.check(limits(tmp_path, f"{metric}: <= 1"), SCORES)
     assert verdict.passed is False
-    assert "was not measured" in verdict.missed[0]
+    assert verdict.missed == [f"{metric} was not measured"]
+
+
+def test_what_was_not_measured_is_said_once(tmp_path: Path) -> None:
+    verdict = gate.check(limits(tmp_path, "utility: <= 1\nutility: '>= 0.5'"), SCORES)
+    assert verdict.sentence == "The quality gate failed: utility was not measured."
 
 
 def test_a_number_of_too_few_rows_for_an_interval_proves_nothing(tmp_path: Path) -> None:

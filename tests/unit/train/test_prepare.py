@@ -168,8 +168,11 @@ def test_labels_go_with_their_texts(reviews: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation": 0.0}, "--validation 0, --length 5: that leaves no validation text"),
-        ({"length": 2}, "--length 2: that leaves no"),
+        ({"validation": 0.0}, "--validation 0: that leaves no validation text"),
+        (
+            {"length": 2},
+            r"all training texts have more than 1 tokens: raise --length \(at most 512\), or cut the texts",
+        ),
         ({"label_column": "stars", "codec": "presence"}, "--label-column: classes of texts need --codec tokens"),
         ({"codec": "presence", "generator": "tokens"}, "--generator tokens cannot be used with --codec presence"),
         ({"min_count": 1000}, "--min-count 1000: the texts hold no token that is frequent enough"),
