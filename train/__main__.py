@@ -420,10 +420,13 @@ def _why_no_artifact(run: Path) -> str:
 
 
 def _sample_file(loaded: "Artifact", out: Path, n: int, seed: int) -> None:
-    from train import writers
+    from train import generator, writers
+    from train.progress import Progress
 
     try:
-        writers.write(out, loaded.sample_labelled(n, seed), loaded.codec)
+        with Progress("sampling", n) as progress:
+            made = generator.sample_labelled(loaded.generator, n, seed, progress.add)
+        writers.write(out, made, loaded.codec)
     except (MemoryError, RuntimeError) as problem:
         if not is_out_of_memory(problem):
             raise
@@ -470,11 +473,15 @@ def _archive(directory: Path, archive: Path) -> Path:
 
 
 class _BesideTheBar(logging.Handler):
-    """Prints log lines without tearing the progress bar."""
+    """Prints log lines without tearing the progress bar, to standard error if standard output is for JSON alone."""
+
+    def __init__(self, *, json_alone: bool = False) -> None:
+        super().__init__(logging.INFO)
+        self.json_alone = json_alone
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record))
+            tqdm.write(self.format(record), file=sys.stderr if self.json_alone else sys.stdout)
         except OSError:  # nobody reads any more (| head), or the disk is full: a run's log.txt has it all
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())  # not a new stream: Python would still flush the old one at its end
@@ -489,7 +496,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half-written is removed, as by Ctrl-C
     log = logging.getLogger("lookalike")
     log.setLevel(logging.DEBUG)  # the run's log file takes everything
-    console = _BesideTheBar(logging.INFO)
+    console = _BesideTheBar(json_alone="--json" in (sys.argv if arguments is None else arguments))
     log.addHandler(console)
     try:
         with _interruptions_kept():
@@ -555,6 +562,8 @@ def _run(arguments: list[str] | None) -> int:
     except Exception as problem:
         if os.environ.get("LOOKALIKE_DEBUG"):
             raise
+        if is_out_of_memory(problem):
+            return _fail("out of memory: free some, or use fewer rows or columns", WORK_FAILED)
         message = f"{type(problem).__name__}: {problem}"
         return _fail(f"unexpected error, please report it: {message} (LOOKALIKE_DEBUG=1 shows where)", WORK_FAILED)
 

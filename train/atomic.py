@@ -43,7 +43,8 @@ def replacing(path: Path) -> Iterator[Path]:
         _to_disk(partial)
         partial.replace(path)
     except BaseException as problem:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only folder, say, of which `problem` tells
+            partial.unlink()
         _name(problem, path)
         raise
 

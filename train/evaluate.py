@@ -1,5 +1,6 @@
 """Rows from any tool, compared with real ones: what `python -m train evaluate` runs."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from train.embeddings import embedder
 from train.errors import InputError
 from train.evidence import SYNTHETIC, Evidence, Strings
 from train.gate import Verdict
+
+log = logging.getLogger("lookalike")
 
 NOT_HELD_OUT = "--train holds the same rows as --real: nothing was held out, so floors and ratios mean little"
 
@@ -109,6 +112,7 @@ def _judged_files(
     Raises:
         InputError: a file cannot be read, or they do not hold the same kind of rows.
     """
+    log.info("reading %s", " and ".join(str(path) for path in (real, synthetic, train) if path is not None))
     given, made, learned = _loaded(
         real,
         synthetic,
@@ -120,6 +124,7 @@ def _judged_files(
         max_bad_rows=max_bad_rows,
     )
     heldout, seen = (given, learned) if learned is not None else _halves(given)
+    log.info("judging %s synthetic rows by %s real ones", f"{len(made.rows):,}", f"{len(heldout):,}")
     if isinstance(made, Values):
         found, shown_by = _of_bits(made, heldout, seen)
     elif codec == "presence":

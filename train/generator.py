@@ -9,7 +9,7 @@ on 0/1 rows draws its own noise, on the device that trains.) This module is a LE
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -202,10 +202,17 @@ def sample(generator: Generator, n: int, seed: int) -> Tensor:
     return sample_labelled(generator, n, seed).codes
 
 
-def sample_labelled(generator: Generator, n: int, seed: int) -> LabelledRows:
-    """The same with the rows' classes, for any `n`: the noise of many texts is never in memory as a whole."""
-    rng, step = torch.Generator().manual_seed(seed), generator.rows_per_pass
-    passes = [min(step, n - first) for first in range(0, n, step)] or [0]  # even no rows have a shape
-    parts = [generate_labelled(generator, noise_of(generator, rows, rng)) for rows in passes]
+def sample_labelled(
+    generator: Generator, n: int, seed: int, tell: Callable[[int], None] = lambda rows: None
+) -> LabelledRows:
+    """The same with the rows' classes, for any `n`: the noise of many texts is never in memory as a whole.
+
+    Args:
+        tell: is called with the number of rows after each pass.
+    """
+    rng, step, parts = torch.Generator().manual_seed(seed), generator.rows_per_pass, list[LabelledRows]()
+    for rows in [min(step, n - first) for first in range(0, n, step)] or [0]:  # even no rows have a shape
+        parts.append(generate_labelled(generator, noise_of(generator, rows, rng)))
+        tell(rows)
     labels = [part.labels for part in parts if part.labels is not None]
     return LabelledRows(codes=torch.cat([part.codes for part in parts]), labels=torch.cat(labels) if labels else None)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib
 import json
 import logging
 import math
@@ -60,7 +61,7 @@ class Job:
             KeyboardInterrupt: on a second one.
             NonFiniteError: training failed.
         """
-        torch.set_num_threads(self.config.threads)
+        _get_ready(self.config)
         torch.manual_seed(self.config.seed)
         saved = saved or {"phase": NOTHING}
         game = self._warm_up(saved) if saved["phase"] in (NOTHING, WARM_START) else self._load_game(saved)
@@ -224,9 +225,15 @@ class Game:
         }
 
 
+def _get_ready(config: Config) -> None:
+    """Do what must not count as training time."""
+    torch.set_num_threads(config.threads)
+    importlib.import_module("torch._dynamo")  # which takes seconds, and which the first optimizer would import
+
+
 def follow(config: Config, prepared: Prepared) -> None:
     """Take part in each phase that the first process begins; only that process logs and saves anything."""
-    torch.set_num_threads(config.threads)
+    _get_ready(config)
     kind = kinds.of(config, prepared)
     with interruptible() as interrupted:
         while (task := distributed.broadcast(None)) is not None:

@@ -43,6 +43,7 @@ SAMPLES, SAMPLED_ROWS = 10, 10_000  # small sets: judge up to 10 samples, about 
 BLOCKS = 50  # the bootstrap resamples blocks of rows: with sums kept for each block, a replicate costs next to nothing
 FEWEST_RESAMPLED = 10  # rows; with fewer, replicates are mostly alike and would look certain, so there is no interval
 REPLICATES = 200
+PAIRS_AT_ONCE = 2**21  # of columns, in all replicates together
 WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
 COMPARED_WORDS = 1 << 31  # limit of 64-bit comparisons between synthetic and real rows: about ten seconds
 NORMAL_95 = 1.959964
@@ -68,36 +69,34 @@ RESOLUTION = {
 class Moments:
     """Sums over rows of 0/1 values. Leading axes, if any, are blocks or replicates."""
 
+    pairs: Array  # (2, pairs): the columns i < j of each pair, as `pairs` orders them
     rows: Array  # (...): how many rows
     ones: Array  # (..., length): rows with bit i on
-    both: Array  # (..., pairs): rows with bits i and j on, in the order of `pairs`
+    both: Array  # (..., pairs): rows with bits i and j on
     triples: Array  # (..., triples): rows with three bits on, in the order of `draw_triples`
     totals: Array  # (..., length + 1): rows with that many bits on
 
     @classmethod
-    def of(cls, bits: Bits) -> "Moments":
+    def of(cls, bits: Bits, chosen: Array | None = None) -> "Moments":
+        """The sums of some rows (rows, length), of all pairs of columns or of the chosen ones, (2, pairs)."""
         length = bits.shape[1]
-        columns = _words(bits.T)
+        columns, chosen = _words(bits.T), pairs(length) if chosen is None else chosen
         totals = np.bincount(bits.sum(axis=1, dtype=np.int64), minlength=length + 1)
         return cls(
+            chosen,
             np.array(len(bits), np.float64),
             bits.sum(axis=0, dtype=np.float64),
-            _rows_with_all(columns, np.stack(pairs(length))),
+            _rows_with_all(columns, chosen),
             _rows_with_all(columns, draw_triples(length).T),
             totals.astype(np.float64),
         )
 
     @classmethod
-    def of_blocks(cls, bits: Bits, blocks: int) -> "Moments":
-        """Sums of consecutive blocks of rows, one entry for each block."""
-        parts = [cls.of(block) for block in np.array_split(bits, blocks)]
-        return cls(
-            *(np.stack(sums).astype(np.float32) for sums in zip(*(vars(p).values() for p in parts), strict=True))
-        )
-
-    def weighted(self, weights: Array) -> "Moments":
-        """Sums with block b counted weights[r, b] times, for each replicate r."""
-        return Moments(*(weights @ sums for sums in vars(self).values()))
+    def resampled(cls, blocks: Sequence[Bits], weights: Array, chosen: Array) -> "Moments":
+        """The sums with the rows of block b counted weights[r, b] times, for each replicate r."""
+        parts = [cls.of(block, chosen) for block in blocks]
+        sums = zip(*((part.rows, part.ones, part.both, part.triples, part.totals) for part in parts), strict=True)
+        return cls(chosen, *(weights @ np.stack(each).astype(np.float32) for each in sums))
 
 
 def _words(bits: Bits) -> Array:
@@ -121,11 +120,11 @@ def _rows_with_all(columns: Array, chosen: Array) -> Floats:
 
 
 @functools.lru_cache(maxsize=4)
-def pairs(length: int) -> tuple[Array, Array]:
-    """The columns i < j of every pair, ordered by their distance j - i, then by i."""
+def pairs(length: int) -> Array:
+    """The columns i < j of every pair, (2, pairs), ordered by their distance j - i, then by i."""
     lag = np.repeat(np.arange(1, length), np.arange(length - 1, 0, -1))
     first = np.concatenate([np.arange(length - k) for k in range(1, length)]) if length > 1 else lag
-    return first, first + lag
+    return np.stack([first, first + lag])
 
 
 @functools.lru_cache(maxsize=4)
@@ -144,8 +143,8 @@ def draw_triples(length: int) -> Array:
 
 
 def correlations(moments: Moments) -> Array:
-    """Pearson correlation of every pair of columns, (..., pairs); 0 where a column is constant."""
-    first, second = pairs(moments.ones.shape[-1])
+    """Pearson correlation of each pair of columns, (..., pairs); 0 where a column is constant."""
+    first, second = moments.pairs
     mean = moments.ones / moments.rows[..., None]
     spread = np.sqrt(mean * (1 - mean))
     covariance = moments.both / moments.rows[..., None] - mean[..., first] * mean[..., second]
@@ -160,22 +159,34 @@ def statistics(moments: Moments) -> dict[str, Array]:
     `draw_triples`; the autocorrelation along the sequence, which is the mean correlation of columns k apart, k = 1 ..
     length / 2; and the distribution function of the number of ones in a row.
     """
-    rows, between = moments.rows[..., None], correlations(moments)
+    between = correlations(moments)
+    return {**_without_pairs(moments), "correlation": between, "lag": _summed_by_lag(between, moments) / _lags(moments)}
+
+
+def _without_pairs(moments: Moments) -> dict[str, Array]:
+    """The statistics that do not need pairs of columns."""
+    rows = moments.rows[..., None]
     return {
         "marginal": moments.ones / rows,
-        "correlation": between,
         "triple": moments.triples / rows,
-        "lag": _means_by_lag(between, moments.ones.shape[-1]),
         "row_sum": np.cumsum(moments.totals, axis=-1) / rows,
     }
 
 
-def _means_by_lag(values: Array, length: int) -> Array:
-    """The mean value of the pairs of columns that are k apart, (..., lags), k = 1 .. length / 2."""
-    sizes = np.arange(length - 1, 0, -1)  # pairs come ordered by lag
-    kept = max(1, length // 2)
-    sums = np.add.reduceat(values, np.cumsum(sizes) - sizes, axis=-1) if length > 1 else values
-    return sums[..., :kept] / sizes[:kept]
+def _lags(moments: Moments) -> Array:
+    """How many pairs of columns are k apart, k = 1 .. length / 2."""
+    length = moments.ones.shape[-1]
+    return np.arange(length - 1, 0, -1)[: max(1, length // 2)]
+
+
+def _summed_by_lag(values: Array, moments: Moments) -> Array:
+    """The sums of the values of pairs (..., pairs) that are k apart, (..., lags), k = 1 .. length / 2."""
+    lag = moments.pairs[1] - moments.pairs[0]
+    first = np.flatnonzero(np.diff(lag, prepend=0))  # pairs come ordered by lag
+    sums = np.zeros((*values.shape[:-1], moments.ones.shape[-1] - 1))
+    if len(first):
+        sums[..., lag[first] - 1] = np.add.reduceat(values, first, axis=-1)
+    return sums[..., : len(_lags(moments))]
 
 
 # --- distances and ratios ------------------------------------------------------------------------------------
@@ -184,11 +195,11 @@ COMPARED = ("marginal", "correlation", "triple", "lag", "row_sum")
 
 
 def distances(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
-    """How far two sets' statistics are apart: their mean absolute differences.
+    """How far the statistics of two sets are apart: their mean absolute differences.
 
     For the numbers of ones in a row it is their Wasserstein-1 distance, the area between the distribution functions.
     """
-    gaps = {name: np.abs(a[name] - b[name]) for name in COMPARED}
+    gaps = {name: np.abs(a[name] - b[name]) for name in a}
     row_sum = gaps.pop("row_sum").sum(axis=-1)
     means = {name: gap.mean(axis=-1) if gap.shape[-1] else np.zeros(gap.shape[:-1]) for name, gap in gaps.items()}
     return {**means, "row_sum": row_sum}
@@ -213,15 +224,36 @@ def log_ratio_errors(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> 
     if min(len(synthetic), len(heldout), len(train)) < FEWEST_RESAMPLED:
         return dict.fromkeys(COMPARED, math.nan)
     rng = np.random.default_rng(seed)
-    blocks = [Moments.of_blocks(bits, min(BLOCKS, len(bits))) for bits in (synthetic, heldout, train)]
-    logs: dict[str, list[float]] = {name: [] for name in COMPARED}
-    for _ in range(_replicates(synthetic.shape[1])):
-        s, h, t = (statistics(block.weighted(_bootstrap_weights(rng, len(block.rows)))) for block in blocks)
-        found, floors = distances(s, h), distances(t, h)
-        for name in COMPARED:
-            logs[name].append(math.log(_ratio(found[name], floors[name]) or math.nan))
-    kept = {name: [value for value in values if math.isfinite(value)] for name, values in logs.items()}
-    return {name: float(np.std(values)) if len(values) > 1 else math.nan for name, values in kept.items()}
+    blocks = [np.array_split(bits, min(BLOCKS, len(bits))) for bits in (synthetic, heldout, train)]
+    drawn = [[_bootstrap_weights(rng, len(each)) for each in blocks] for _ in range(_replicates(synthetic.shape[1]))]
+    found, floors = _resampled_distances(blocks, [np.stack(weights) for weights in zip(*drawn, strict=True)])
+    errors = {}
+    for name in COMPARED:
+        ratios = _ratio(found[name], floors[name])
+        kept = ratios[np.isfinite(ratios) & (ratios > 0)]
+        errors[name] = float(np.std(np.log(kept))) if len(kept) > 1 else math.nan
+    return errors
+
+
+def _resampled_distances(blocks: list[list[Bits]], weights: list[Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The distances of synthetic and of training rows to held-out ones, in each replicate (replicates,).
+
+    Pairs of columns come in parts: of thousands of columns, those of all blocks would take gigabytes.
+
+    Args:
+        blocks: the blocks of synthetic, held-out and training rows.
+        weights: how often each block counts, (replicates, blocks), for each of the three.
+    """
+    every, replicates = pairs(blocks[0][0].shape[1]), len(weights[0])
+    gaps, lags = np.zeros((2, replicates)), [np.zeros(())] * 3
+    for part in np.array_split(every, 1 + every.shape[1] * replicates // PAIRS_AT_ONCE, axis=1):
+        sets = [Moments.resampled(*each, part) for each in zip(blocks, weights, strict=True)]
+        between = made, real, learned = [correlations(each) for each in sets]
+        gaps += [np.abs(each - real).sum(axis=-1, dtype=np.float64) for each in (made, learned)]
+        lags = [sums + _summed_by_lag(*pair) for sums, pair in zip(lags, zip(between, sets, strict=True), strict=True)]
+    s, h, t = ({**_without_pairs(each), "lag": sums / _lags(each)} for each, sums in zip(sets, lags, strict=True))
+    found, floors = ({"correlation": gap / max(1, every.shape[1])} for gap in gaps)
+    return found | distances(s, h), floors | distances(t, h)
 
 
 def _replicates(length: int) -> int:
@@ -358,7 +390,8 @@ def _trees(x: Array, y: Array, test_x: Array, seed: int) -> Array:
     blind to columns in which one row in eight is 1.
     """
     leaf = int(np.clip(len(x) // ROWS_PER_LEAF, FEWEST_IN_LEAF, MOST_IN_LEAF))
-    trees = HistGradientBoostingClassifier(early_stopping=False, min_samples_leaf=leaf, random_state=seed)
+    # With more bins than a bit has values the trees are the same, but take up to five times as long.
+    trees = HistGradientBoostingClassifier(max_bins=2, early_stopping=False, min_samples_leaf=leaf, random_state=seed)
     with threadpool_limits(1):  # on a busy machine two threads took sixteen times as long
         return np.asarray(trees.fit(x, y).predict_proba(test_x)[:, 1])
 

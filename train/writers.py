@@ -17,6 +17,8 @@ from train.errors import InputError
 from train.generator import LabelledRows
 from train.readers import TEXT_COLUMN
 
+JSONL_ROWS = 10_000  # at a time: as Python objects rows take forty times their bytes
+
 
 def check_writable(path: Path) -> None:
     """Refuse a file that `write` could not write, before any work is done.
@@ -71,8 +73,9 @@ def schema(codec: Codec) -> pa.Schema:
 
 
 def _write_jsonl(file: BinaryIO, rows: pa.Table) -> None:
-    for row in rows.to_pylist():
-        file.write(json.dumps(row).encode() + b"\n")
+    for batch in rows.to_batches(max_chunksize=JSONL_ROWS):
+        for row in batch.to_pylist():
+            file.write(json.dumps(row).encode() + b"\n")
 
 
 def _write_npy(file: BinaryIO, rows: pa.Table) -> None:

@@ -32,6 +32,18 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, problem: BaseExc
         assert caught.value.filename == (str(path) if caught.value.errno else None)
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_by_the_name_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "read-only", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError, match="read-only") as caught, atomic.replacing(tmp_path / "a.json") as partial:
+        refuse(partial)
+    assert caught.value.filename == str(tmp_path / "a.json")
+
+
 def test_of_two_that_write_a_file_at_once_the_last_one_stays_whole(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     with atomic.replacing(path) as first, first.open("w") as file:

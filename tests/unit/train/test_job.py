@@ -1,6 +1,7 @@
 """How a job is interrupted, what it remembers and when it ends; whole jobs are in tests/integration/train."""
 
 import copy
+import importlib
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,21 @@ def begun(folder: Path, interrupted: Callable[[], bool] = lambda: False) -> Job:
 def a_game(job: Job, **state: Any) -> Game:
     """A game without a generator, since none is used here."""
     return Game(job, GameState(generator=None, averaged=None, **state), cast("Any", None))
+
+
+def test_imports_do_not_count_as_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def begin() -> None:
+        done.append("warm start")
+        raise SavedInterrupt
+
+    job = begun(tmp_path)
+    monkeypatch.setattr(importlib, "import_module", done.append)
+    monkeypatch.setattr(job.kind, "warm_start", begin)
+    with pytest.raises(SavedInterrupt):
+        job.train(None)
+    assert done == ["torch._dynamo", "warm start"]
 
 
 def test_an_interruption_in_the_last_step_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from train import WEIGHTS, artifact
+from train import WEIGHTS, artifact, writers
 from train import __main__ as commands
 from train import fit as job
 from train.codec import BitsCodec
@@ -40,6 +40,34 @@ def test_who_misses_the_gate_is_told_what_to_do(
     assert told[1].startswith("All files are kept, but this model does not become champion (exit code 3)")
     assert "--max-minutes" in told[1]
     assert "--gate FILE or --gate none" in told[1]
+
+
+def test_log_lines_leave_standard_output_to_the_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n" + "0,1\n1,1\n1,0\n" * 8)
+    files = ["--real", str(tmp_path / "rows.csv"), "--synthetic", str(tmp_path / "rows.csv")]
+    assert commands.main(["evaluate", *files, "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["passed"] is None
+    assert told.err.splitlines() == [
+        f"reading {tmp_path / 'rows.csv'} and {tmp_path / 'rows.csv'}",
+        "judging 24 synthetic rows by 12 real ones",
+    ]
+
+
+@pytest.mark.parametrize(
+    "problem", [MemoryError("Unable to allocate 7.63 MiB"), RuntimeError("alloc_cpu.cpp:127: can't allocate memory")]
+)
+def test_whatever_runs_out_of_memory_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(job, "fit", fail)
+    assert commands.main(["fit", "--data", "toy"]) == 1
+    assert capsys.readouterr().err == "Error: out of memory: free some, or use fewer rows or columns\n"
 
 
 def test_a_message_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,10 +171,10 @@ def run(tmp_path: Path) -> Path:
 def test_a_sample_that_memory_cannot_hold_is_better_a_folder(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: Exception
 ) -> None:
-    def draw(*_: object) -> None:
+    def write(*_: object) -> None:
         raise problem
 
-    monkeypatch.setattr(artifact.Artifact, "sample_labelled", draw)
+    monkeypatch.setattr(writers, "write", write)
     assert commands.main(["sample", str(run), "--out", str(run / "rows.csv")]) == 1
     assert capsys.readouterr().err.startswith(f"Error: --out {run}/rows.csv: out of memory; a folder")
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 from train import builtin, metrics
 from train.metrics import Moments
@@ -432,6 +433,23 @@ def test_the_judge_sees_a_bounded_number_of_values(chain: Sets, monkeypatch: pyt
     monkeypatch.setattr(metrics, "JUDGED_VALUES", 60 * 16 + 15)
     synthetic, heldout, _ = chain
     assert metrics.c2st(synthetic, heldout, 0) == metrics.c2st(synthetic[:60], heldout[:60], 0)
+
+
+def test_parts_of_the_pairs_have_the_intervals_of_all_of_them(chain: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = metrics.log_ratio_errors(*chain, seed=0)
+    parts: list[int] = []
+    resampled = metrics.Moments.resampled
+    monkeypatch.setattr(metrics, "PAIRS_AT_ONCE", 200 * 7)
+    monkeypatch.setattr(metrics.Moments, "resampled", lambda *args: [parts.append(1), resampled(*args)][1])
+    assert metrics.log_ratio_errors(*chain, seed=0) == pytest.approx(whole, rel=1e-5)
+    assert len(parts) == 3 * 18  # of 120 pairs
+
+
+def test_trees_of_bits_need_two_bins(chain: Sets) -> None:
+    x, y = np.concatenate(chain[:2]), np.repeat([0, 1], [len(chain[0]), len(chain[1])])
+    leaf = int(np.clip(len(x) // metrics.ROWS_PER_LEAF, metrics.FEWEST_IN_LEAF, metrics.MOST_IN_LEAF))
+    trees = HistGradientBoostingClassifier(early_stopping=False, min_samples_leaf=leaf, random_state=0).fit(x, y)
+    assert np.array_equal(trees.predict_proba(chain[2])[:, 1], metrics._trees(x, y, chain[2], 0))
 
 
 @pytest.mark.usefixtures("_no_judge")

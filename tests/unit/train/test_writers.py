@@ -29,6 +29,12 @@ def test_what_is_written_can_be_read(tmp_path: Path, ending: str) -> None:
     assert np.array_equal(data.load(str(path)).rows, BITS)
 
 
+def test_json_is_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "JSONL_ROWS", 5)
+    writers.write(tmp_path / "out.jsonl", LabelledRows(codes=torch.from_numpy(BITS)), BitsCodec(["x1", "x2", "x3"]))
+    assert np.array_equal(data.load(str(tmp_path / "out.jsonl")).rows, BITS)
+
+
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet", ".npy"])
 def test_written_tokens_are_texts(tmp_path: Path, ending: str) -> None:
     texts = [f'a "{word}" film, isn\'t it?' for word in ("dull", "fine", "long", "new", "old")] * 2
