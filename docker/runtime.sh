@@ -163,6 +163,10 @@ identity() {
   esac
 }
 
+from_here() { # PATH, which is relative to the project's folder
+  case $1 in /*) echo "$1" ;; *) echo "$(pwd)/$1" ;; esac
+}
+
 absolute() { # PATH, whose folder must exist
   echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
 }
@@ -175,6 +179,24 @@ is_server() {
 # Whether that server is on this machine.
 is_here() {
   case ${MLFLOW_TRACKING_URI:-} in *[/@]localhost* | *[/@]127.* | *[/@]0.0.0.0* | *[/@]"[::1]"*) ;; *) return 1 ;; esac
+}
+
+# Fails if MLFLOW_TRACKING_URI names a file that would be lost with the container: one outside the folder of runs and
+# whatever DOCKER_ARGS mounts. Paths are compared as written, because they are mounted as written.
+check_store() { # FOLDER
+  case ${MLFLOW_TRACKING_URI:-} in
+  sqlite*:///*) file=${MLFLOW_TRACKING_URI#*:///} ;;
+  file:*) file=${MLFLOW_TRACKING_URI#file:} ;;
+  '' | *:*) return 0 ;; # not a file
+  *) file=$MLFLOW_TRACKING_URI ;;
+  esac
+  file=$(printf '%s\n' "$file" | sed 's/?.*//; s/%20/ /g; s/%3F/?/g; s/%25/%/g')
+  file=$(realpath -ms "$(from_here "$file")")
+  case $file in "$1"/*) return 0 ;; esac
+  for place in $(printf '%s\n' "${DOCKER_ARGS:-}" | tr ',=:' '   '); do
+    case $place in /*) case $file in "$place" | "${place%/}"/*) return 0 ;; esac ;; esac
+  done
+  fail 2 "MLFLOW_TRACKING_URI names $file, which would be lost with the container: name a file under $1 or a server, or use RUNTIME=local"
 }
 
 # Prints a command and replaces this process with it.
@@ -203,14 +225,16 @@ train_in_docker() { # ARGUMENT...
     [ "$before" != --out ] || out=$word
     before=$word
   done
+  runs=$(realpath -ms "$(from_here "$out")")
+  [ ! -f "$runs/config.json" ] || runs=$(dirname "$runs") # a run to resume: MLflow's store is beside it
+  check_store "$runs"
   data='' gate=''
   [ $resume = no ] || data=$(of_run data) gate=$(of_run gate)
   build_train
   set -- "$image" fit "$@"
   if [ $dry = no ]; then
     mkdir -p -m 700 "$out" # runs are as private as the data
-    out=$(cd "$out" && pwd)
-    [ ! -f "$out/config.json" ] || out=$(dirname "$out") # a run to resume: MLflow's store is beside it
+    out=$runs
     set -- --mount "type=bind,source=$out,target=$out" "$@"
   fi
   for word in "$@" "${LOOKALIKE_DATA-}" "${LOOKALIKE_GATE-}" "$data" "$gate"; do
@@ -369,15 +393,10 @@ ask() { # COMMAND ARGUMENT...
 
 # --- Services ---------------------------------------------------------------------------------------------------------
 
-# Compose takes a plain name for a volume and resolves relative paths from its file; here they are relative to the project's
-# folder, as everywhere else.
-from_here() { # PATH
-  case $1 in /*) echo "$1" ;; *) echo "$(pwd)/$1" ;; esac
-}
-
 compose() {
   user=$(identity)
   LOOKALIKE_UID=${LOOKALIKE_UID:-${user%:*}} LOOKALIKE_GID=${LOOKALIKE_GID:-${user#*:}}
+  # Compose would take a plain name for a volume, and resolve other relative paths from its file.
   RUNS=$(from_here "${RUNS:-runs}") DATA=$(from_here "${DATA:-$(pwd)}")
   REVISION=$(revision) TORCH=$torch TORCH_INDEX=$cpu_index
   export LOOKALIKE_UID LOOKALIKE_GID RUNS DATA REVISION TORCH TORCH_INDEX

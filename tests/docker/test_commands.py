@@ -106,8 +106,7 @@ def test_wishes_that_cannot_be_met(
     ("uri", "network"),
     [
         ("", "none"),
-        ("sqlite:////data/mlflow.db", "none"),
-        ("sqlite:////mnt/localhost/mlflow.db", "none"),
+        ("sqlite:///{runs}/localhost/mlflow.db", "none"),
         ("http://localhost:5000", "host"),
         ("http://127.0.0.1:5000", "host"),
         ("http://me:secret@localhost:5000", "host"),
@@ -118,11 +117,52 @@ def test_wishes_that_cannot_be_met(
         ("https://mlflow.example.org", "bridge"),
     ],
 )
-def test_only_mlflow_may_need_a_network(box: Machine, out: str, uri: str, network: str) -> None:
-    settings = {"MLFLOW_TRACKING_URI": uri} if uri else {}
+def test_only_mlflow_may_need_a_network(box: Machine, tmp_path: Path, out: str, uri: str, network: str) -> None:
+    settings = {"MLFLOW_TRACKING_URI": uri.format(runs=tmp_path / "runs")} if uri else {}
     run = box.make("train", f"ARGS={out}", runtimes=NVIDIA, **settings).call("docker", "run")
     assert after(run, "--network") == [network]
     assert ("MLFLOW_TRACKING_URI" in after(run, "--env")) == bool(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:////srv/mlflow.db", "/srv/mlflow.db"),
+        ("sqlite:///{runs}/../mlflow.db", "{folder}/mlflow.db"),
+        ("sqlite:///mlflow.db", f"{ROOT}/mlflow.db"),
+        ("file:///srv/mlruns", "/srv/mlruns"),
+        ("../mlruns", f"{ROOT.parent}/mlruns"),
+    ],
+)
+def test_a_store_that_would_be_lost_with_the_container_is_refused(
+    box: Machine, tmp_path: Path, out: str, uri: str, file: str
+) -> None:
+    named = uri.format(runs=tmp_path / "runs")
+    done = box.make("train", f"ARGS={out}", runtimes=NVIDIA, MLFLOW_TRACKING_URI=named)
+    assert "Error 2" in done.errors
+    assert f"Error: MLFLOW_TRACKING_URI names {file.format(folder=tmp_path)}, which would be lost" in done.errors
+    assert f"name a file under {tmp_path}/runs or a server, or use RUNTIME=local" in done.errors
+    assert not any(call[1] in ("build", "run") for call in done.calls)
+    assert not (tmp_path / "runs").exists()
+    assert is_local(box.make("train", f"ARGS={out}", RUNTIME="local", MLFLOW_TRACKING_URI=named))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["sqlite:///{here}/mlflow.db", "sqlite:///{runs}/a%20store?timeout=9", "file://{runs}/mlruns", "{here}/mlruns"],
+)
+def test_a_store_that_stays_is_used(box: Machine, tmp_path: Path, uri: str) -> None:
+    runs = tmp_path / "runs"
+    named = uri.format(runs=runs, here=os.path.relpath(runs, ROOT))
+    settings = {"runtimes": NVIDIA, "MLFLOW_TRACKING_URI": named}
+    assert box.make("train", f"ARGS=--out {runs}", **settings).call("docker", "run")
+    (runs / "00001-toy-bits").mkdir()
+    (runs / "00001-toy-bits" / "config.json").touch()
+    assert box.make("train", f"ARGS=--resume --out {runs}/00001-toy-bits", **settings).call("docker", "run")
+    mount = f"--mount type=bind,source={runs},target={runs}"
+    elsewhere = f"ARGS=--out {tmp_path}/others"
+    assert box.make("train", elsewhere, DOCKER_ARGS=mount, **settings).call("docker", "run")
+    assert box.make("train", elsewhere, **settings).code
 
 
 def test_settings_reach_the_job_and_secrets_stay_out_of_the_command(box: Machine, out: str) -> None:
