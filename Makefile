@@ -16,7 +16,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 FROM_INDEX = $(if $(TORCH_INDEX),$(shell nvidia-smi --list-gpus >/dev/null 2>&1 || echo --extra-index-url $(TORCH_INDEX)))
 HAS_PIP := $(BIN)/python -c 'import pip' 2>/dev/null
-RUN := RUNTIME=$(RUNTIME) GPUS=$(GPUS) BIN=$(BIN) TORCH=$(TORCH) docker/runtime.sh
+# exec, because make passes SIGTERM on only to its own child, which would be a shell that keeps it to itself.
+RUN := exec env RUNTIME=$(RUNTIME) GPUS=$(GPUS) BIN=$(BIN) TORCH=$(TORCH) docker/runtime.sh
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train serve request status stop up down build-images mlflow doctor test test-unit test-docker lint format readme bench bench-quality bench-text bench-kill bench-peers clean clean-venv

@@ -10,10 +10,18 @@ from pathlib import Path
 
 from tests.docker.conftest import ROOT
 
+WAIT = """
+[ -z "$STAYS" ] || {
+  trap 'echo stopped; exit 143' TERM
+  echo waiting >> "$NOTES"
+  for _ in $(seq 100); do sleep 0.1; done
+}
+"""
+
 # Each call becomes one line of $NOTES, with tabs between its words. Its answers come from the environment:
 # $RUNTIMES: the engine's runtimes; if empty, there is no engine. $SECURITY: the engine's security options.
 # $SERVING: whether the serving container already runs. $COMPOSED: the id of the serving container of `make up`.
-# $TOKENS: not empty if the server requires tokens.
+# $TOKENS: not empty if the server requires tokens. $STAYS: not empty if jobs wait for SIGTERM.
 CLIENT = """#!/bin/sh
 printf '%s\\t' "${0##*/}" "$@" >> "$NOTES"
 printf '\\n' >> "$NOTES"
@@ -30,12 +38,13 @@ ps*) [ -z "$COMPOSED" ] || echo "$COMPOSED" ;;
 *up*--detach*) echo "RUNS=$RUNS DATA=$DATA user=$LOOKALIKE_UID:$LOOKALIKE_GID store=${MLFLOW_TRACKING_URI-its own}" ;;
 port*) echo '5000/tcp -> 127.0.0.1:5000' ;;
 "exec "*"serve token"*) [ -n "$TOKENS" ] ;;
+run*--rm*) WAIT ;;
 esac
-"""
-PYTHON = """#!/bin/sh
+""".replace("WAIT", WAIT)
+PYTHON = f"""#!/bin/sh
 echo "local: $*"
-echo "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset}"
-"""
+echo "CUDA_VISIBLE_DEVICES=${{CUDA_VISIBLE_DEVICES-unset}}"
+{WAIT}"""
 PLAIN = '{"runc":{"path":"runc"}}'
 NVIDIA = '{"nvidia":{"path":"nvidia-container-runtime"},"runc":{"path":"runc"}}'
 
@@ -66,8 +75,13 @@ class Machine:
 
     folder: Path
 
-    def make(self, *arguments: str, runtimes: str = "", **settings: str) -> Done:
-        """Run a target of the Makefile. `runtimes`: the engine's runtimes as JSON; if empty, there is no engine."""
+    def make(self, *arguments: str, runtimes: str = "", until: str = "", **settings: str) -> Done:
+        """Run a target of the Makefile.
+
+        Args:
+            runtimes: the engine's runtimes as JSON; if empty, there is no engine.
+            until: a part of a note, upon which make receives SIGTERM.
+        """
         notes = self.folder / "notes"
         notes.write_text("")
         venv = self.folder / "venv"
@@ -78,16 +92,21 @@ class Machine:
             "RUNTIMES": runtimes,
             **settings,
         }
-        done = subprocess.run(
+        with subprocess.Popen(
             ["make", *arguments, f"VENV={venv}"],
             cwd=ROOT,
             env=environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
-        )
+        ) as job:
+            if until:
+                while until not in notes.read_text() and job.poll() is None:
+                    time.sleep(0.05)
+                job.terminate()
+            output, errors = job.communicate(timeout=60)
         calls = [line.rstrip("\t").split("\t") for line in notes.read_text().splitlines()]
-        return Done(done.returncode, done.stdout, done.stderr, calls)
+        return Done(job.returncode, output, errors, calls)
 
 
 def machine(folder: Path, *, docker: bool = True) -> Machine:

@@ -222,6 +222,12 @@ def test_a_rootless_engine_maps_its_root_to_the_caller(box: Machine, out: str) -
     assert after(done.call("docker", "run"), "--user") == ["0:0"]
 
 
+@pytest.mark.parametrize("runtime", ["docker", "local"])
+def test_a_signal_to_make_reaches_the_job(box: Machine, out: str, runtime: str) -> None:
+    done = box.make("train", f"ARGS={out}", runtimes=PLAIN, RUNTIME=runtime, STAYS="yes", until="waiting")
+    assert "stopped" in done.output
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     run = tmp_path / "runs" / "00001-toy-bits"
