@@ -262,7 +262,7 @@ train_in_docker() { # ARGUMENT...
   [ ! -t 1 ] || set -- --tty "$@"
   # shellcheck disable=SC2086
   become "$docker" run --rm --network $network --shm-size 1g --cap-drop ALL --security-opt no-new-privileges \
-    --user "$(identity)" --env "USER=$(id -un 2>/dev/null || id -u)" --workdir "$here" \
+    --stop-timeout 60 --user "$(identity)" --env "USER=$(id -un 2>/dev/null || id -u)" --workdir "$here" \
     --mount "type=bind,source=$here,target=$here,readonly" ${DOCKER_ARGS:-} "$@"
 }
 

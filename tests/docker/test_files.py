@@ -222,9 +222,23 @@ def test_whoever_stops_a_server_waits_for_as_long_as_it_may_need() -> None:
         for path in (DOCKER / "runtime.sh", DOCKER / "README.md")
         for seconds in re.findall(r"(?:--stop-timeout|stop -t) (\d+)", path.read_text())
     ]
-    assert len(commands) == 4
+    assert len(commands) == 5
     assert len(pods) == 1
     assert min(map(int, [compose.removesuffix("s"), *pods, *commands])) >= server.GRACE_SECONDS + server.KILL_SECONDS
+
+
+def test_whoever_stops_training_waits_for_its_checkpoint() -> None:
+    """All wait for as long as the pods' manifests do."""
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    composed = {services[name]["stop_grace_period"] for name in ("train", "train-gpu")}
+    pods = [
+        seconds
+        for path in DOCKER.glob("k8s/train-*.yaml")
+        for seconds in re.findall(r"terminationGracePeriodSeconds: (\d+)", path.read_text())
+    ]
+    command = re.search(r"run --rm .*?--stop-timeout (\d+)", (DOCKER / "runtime.sh").read_text(), re.DOTALL)
+    assert command
+    assert (composed, pods, command[1]) == ({"60s"}, ["60", "60"], "60")
 
 
 def test_compose_publishes_on_loopback_only() -> None:
