@@ -353,6 +353,18 @@ is_serving() {
   [ "$("$docker" inspect --format '{{.State.Running}}' "$container" 2>/dev/null)" = true ]
 }
 
+# Says which version a container serves, and how to switch where another run is the newest in the folder mounted there.
+say_served() { # CONTAINER FOLDER
+  version=$("$docker" exec "$1" python -m serve status 2>/dev/null | sed -n 's/^\* version \([^,]*\),.*/\1/p') || true
+  [ -n "$version" ] || return 0
+  echo "it serves version $version"
+  for archive in "$2"/[0-9][0-9][0-9][0-9][0-9]-*/lookalike.mar; do :; done # the last is the newest
+  [ -f "$archive" ] && [ ! -f "$2/lookalike.mar" ] || return 0
+  newest=$(basename "$(dirname "$archive")")
+  [ "${newest%%-*}" != "$(printf %05d "$version" 2>/dev/null)" ] || return 0
+  echo "the newest run is $newest; to switch to it: $docker exec $1 python -m serve use /models/$newest"
+}
+
 # Prints the id of the serving container of `make up`, found by Compose's labels; nothing if there is none.
 composed() {
   "$docker" ps --quiet --filter "label=com.docker.compose.project=$project" \
@@ -431,7 +443,9 @@ up() {
   fi
   compose "$@" up --detach --no-build || fail 1 "the services did not start"
   for service in $(compose "$@" config --services); do
-    await_healthy "$(compose "$@" ps --quiet "$service")" "$service"
+    id=$(compose "$@" ps --quiet "$service" | cut -c 1-12)
+    await_healthy "$id" "$service"
+    [ "$service" != serve ] || say_served "$id" "${RUNS:-runs}"
   done
 }
 

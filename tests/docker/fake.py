@@ -21,7 +21,8 @@ WAIT = """
 # Each call becomes one line of $NOTES, with tabs between its words. Its answers come from the environment:
 # $RUNTIMES: the engine's runtimes; if empty, there is no engine. $SECURITY: the engine's security options.
 # $SERVING: whether the serving container already runs. $COMPOSED: the id of the serving container of `make up`.
-# $TOKENS: not empty if the server requires tokens. $STAYS: not empty if jobs wait for SIGTERM.
+# $TOKENS: not empty if the server requires tokens. $VERSION: what it serves.
+# $STAYS: not empty if jobs wait for SIGTERM.
 CLIENT = """#!/bin/sh
 printf '%s\\t' "${0##*/}" "$@" >> "$NOTES"
 printf '\\n' >> "$NOTES"
@@ -33,11 +34,13 @@ inspect*Health*) echo "running healthy" ;;
 logs*) echo 'Warning: version 7 missed' >&2; echo 'address  http://0.0.0.0:8080' ;;
 compose*) exit 1 ;;
 ps*) [ -z "$COMPOSED" ] || echo "$COMPOSED" ;;
+*"profile serve"*config*--services) echo mlflow; echo serve ;;
 *config*--services) echo mlflow ;;
 *ps*--quiet*) echo 0123456789ab ;;
 *up*--detach*) echo "RUNS=$RUNS DATA=$DATA user=$LOOKALIKE_UID:$LOOKALIKE_GID store=${MLFLOW_TRACKING_URI-its own}" ;;
 port*) echo '5000/tcp -> 127.0.0.1:5000' ;;
 "exec "*"serve token"*) [ -n "$TOKENS" ] ;;
+"exec "*"serve status"*) echo "* version ${VERSION:-1}, MLflow run unknown, workers: 9 READY" ;;
 run*--rm*) WAIT ;;
 esac
 """.replace("WAIT", WAIT)

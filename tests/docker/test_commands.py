@@ -388,6 +388,17 @@ def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Pa
     assert new.owner() == tmp_path.owner(), "otherwise the engine would create it, as its own user"
 
 
+def test_up_says_what_is_served_and_how_to_switch_to_a_newer_run(box: Machine, runs: Path) -> None:
+    assert "it serves version 1\n" in (first := box.make("up", runtimes=PLAIN, RUNS=str(runs)).output)
+    assert "to switch" not in first
+    (runs / "00010-toy-bits").mkdir()
+    (runs / "00010-toy-bits" / "lookalike.mar").touch()
+    switch = "docker exec 0123456789ab python -m serve use /models/00010-toy-bits"
+    again = box.make("up", runtimes=PLAIN, RUNS=str(runs), VERSION="9").output
+    assert f"it serves version 9\nthe newest run is 00010-toy-bits; to switch to it: {switch}\n" in again
+    assert "to switch" not in box.make("up", runtimes=PLAIN, RUNS=str(runs), VERSION="10").output
+
+
 @pytest.mark.parametrize(
     ("uri", "store"),
     [
