@@ -247,6 +247,15 @@ train_in_docker() { # ARGUMENT...
     "$here"/* | "$out"/* | *"target=$path "* | *"target=$path,"*) ;;
     *) set -- --mount "type=bind,source=$path,target=$path,readonly" "$@" ;;
     esac
+    for link in "$path"/*; do # to files elsewhere, which are mounted where they are looked for
+      if [ ! -L "$link" ] || [ ! -f "$link" ]; then continue; fi
+      case $(readlink "$link") in /*) file=$(readlink "$link") ;; *) file=$path/$(readlink "$link") ;; esac
+      file=$(realpath -ms "$file")
+      case "$file $*" in
+      "$here"/* | "$out"/* | "$path"/* | *"target=$file "* | *"target=$file,"*) ;;
+      *) set -- --mount "type=bind,source=$(readlink -f "$link"),target=$file,readonly" "$@" ;;
+      esac
+    done
   done
   for name in $(env | sed -n 's/^\(MLFLOW_[A-Z0-9_]*\|LOOKALIKE_[A-Z0-9_]*\|OMP_NUM_THREADS\)=.*/\1/p'); do
     case $name in LOOKALIKE_CACHE | LOOKALIKE_SERVE_*) ;; *) set -- --env "$name" "$@" ;; esac

@@ -264,6 +264,29 @@ def test_data_behind_a_link_are_mounted_where_it_leads(box: Machine, runs: Path,
     assert f"type=bind,source={table},target={table},readonly" in after(run, "--mount")
 
 
+def test_files_behind_the_links_of_a_folder_are_mounted_where_these_lead(box: Machine, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "data", tmp_path / "else where"
+    for made in (folder, elsewhere):
+        made.mkdir()
+    for file in (folder / "own.csv", elsewhere / "a.csv", elsewhere / "b.csv"):
+        file.touch()
+    targets = {
+        "a.csv": elsewhere / "a.csv",
+        "same.csv": elsewhere / "a.csv",
+        "b.csv": "../else where/b.csv",
+        "own-again.csv": "own.csv",
+        "here.csv": ROOT / "README.md",
+        "broken.csv": elsewhere / "no-such-file",
+        "folder": elsewhere,
+    }
+    for name, target in targets.items():
+        (folder / name).symlink_to(target)
+    run = box.make("train", f"ARGS=--data {folder} --out {tmp_path}/runs", runtimes=NVIDIA).call("docker", "run")
+    reading = [mount for mount in after(run, "--mount") if mount.endswith(",readonly")][1:]
+    mounted = (folder, elsewhere / "a.csv", elsewhere / "b.csv")
+    assert sorted(reading) == sorted(f"type=bind,source={path},target={path},readonly" for path in mounted)
+
+
 def test_a_machine_without_gpus_serves_from_its_venv(box: Machine, runs: Path) -> None:
     done = box.make("serve", f"ARGS=--runs {runs}", runtimes=PLAIN)
     assert f"local: -m serve start --runs {runs}" in done.output
