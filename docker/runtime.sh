@@ -115,9 +115,13 @@ build() { # FILE TAG OPTION...
   "$docker" build --file "docker/$file.Dockerfile" --tag "$tag" "$@" . || fail 1 "the image $tag could not be built"
 }
 
-# Builds the training image and sets image: for a GPU with torch's CUDA build, otherwise with what TORCH_INDEX provides.
-build_train() {
+# Sets image, the training image, and index: for a GPU torch's CUDA build, otherwise what TORCH_INDEX provides.
+choose_image() {
   if [ "$gpus" = none ]; then image=lookalike-train:cpu index=$cpu_index; else image=lookalike-train:cuda index=; fi
+}
+
+build_train() {
+  choose_image
   build train "$image" --target train --build-arg "TORCH=$torch" --build-arg "TORCH_INDEX=$index"
 }
 
@@ -169,6 +173,11 @@ from_here() { # PATH, which is relative to the project's folder
 
 absolute() { # PATH, whose folder must exist
   echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
+}
+
+# Fails if `docker run --mount` cannot name the path: its value is a line of CSV.
+mountable() { # PATH
+  case $1 in *[,\"]*) fail 2 "$1: Docker cannot mount a path with a comma or a double quote; use RUNTIME=local, or rename it" ;; esac
 }
 
 # Whether MLFLOW_TRACKING_URI names a server.
@@ -228,11 +237,13 @@ train_in_docker() { # ARGUMENT...
   runs=$(realpath -ms "$(from_here "$out")")
   [ ! -f "$runs/config.json" ] || runs=$(dirname "$runs") # a run to resume: MLflow's store is beside it
   check_store "$runs"
+  mountable "$here"
   data='' gate=''
   [ $resume = no ] || data=$(of_run data) gate=$(of_run gate)
-  build_train
+  choose_image
   set -- "$image" fit "$@"
   if [ $dry = no ]; then
+    mountable "$runs"
     mkdir -p -m 700 "$out" # runs are as private as the data
     out=$runs
     set -- --mount "type=bind,source=$out,target=$out" "$@"
@@ -245,7 +256,10 @@ train_in_docker() { # ARGUMENT...
     case $path/ in "$here"/* | "$out"/*) path=$(readlink -f "$path") ;; esac # mounted already, unless it is a link
     case "$path/ $*" in
     "$here"/* | "$out"/* | *"target=$path "* | *"target=$path,"*) ;;
-    *) set -- --mount "type=bind,source=$path,target=$path,readonly" "$@" ;;
+    *)
+      mountable "$path"
+      set -- --mount "type=bind,source=$path,target=$path,readonly" "$@"
+      ;;
     esac
     for link in "$path"/*; do # to files elsewhere, which are mounted where they are looked for
       if [ ! -L "$link" ] || [ ! -f "$link" ]; then continue; fi
@@ -253,7 +267,12 @@ train_in_docker() { # ARGUMENT...
       file=$(realpath -ms "$file")
       case "$file $*" in
       "$here"/* | "$out"/* | "$path"/* | *"target=$file "* | *"target=$file,"*) ;;
-      *) set -- --mount "type=bind,source=$(readlink -f "$link"),target=$file,readonly" "$@" ;;
+      *)
+        source=$(readlink -f "$link")
+        mountable "$source"
+        mountable "$file"
+        set -- --mount "type=bind,source=$source,target=$file,readonly" "$@"
+        ;;
       esac
     done
   done
@@ -269,6 +288,7 @@ train_in_docker() { # ARGUMENT...
   if is_server; then network=bridge; fi
   if is_server && is_here; then network=host; fi
   [ ! -t 1 ] || set -- --tty "$@"
+  build_train
   # shellcheck disable=SC2086
   become "$docker" run --rm --network $network --shm-size 1g --cap-drop ALL --security-opt no-new-privileges \
     --stop-timeout 60 --user "$(identity)" --env "USER=$(id -un 2>/dev/null || id -u)" --workdir "$here" \
@@ -312,15 +332,20 @@ serve_in_docker() { # ARGUMENT...
   source=${model:-$runs}
   [ -e "$source" ] || fail 2 "there is no $source; train a model first: make train"
   source=$(absolute "$source")
+  mountable "$source"
   target=/models
   [ ! -f "$source" ] || target=/models/lookalike.mar
+  if [ -n "$token" ]; then
+    [ -f "$token" ] || fail 2 "--token-file $token: there is no such file"
+    token=$(absolute "$token")
+    mountable "$token"
+  fi
   build_serve lookalike-serve --target serve
   "$docker" rm --force "$container" >/dev/null 2>&1 || true
   set -- lookalike-serve --port "$port" "$@"
   if [ -n "$token" ]; then
-    [ -f "$token" ] || fail 2 "--token-file $token: there is no such file"
     secret=/run/secrets/lookalike-token
-    set -- --mount "type=bind,source=$(absolute "$token"),target=$secret,readonly" "$@" --token-file "$secret"
+    set -- --mount "type=bind,source=$token,target=$secret,readonly" "$@" --token-file "$secret"
   fi
   [ -z "$metrics" ] || set -- --publish "$host:$metrics:$metrics" "$@" --metrics-port "$metrics"
   for name in $(env | sed -n 's/^\(LOOKALIKE_SERVE_[A-Z_]*\)=.*/\1/p'); do

@@ -287,6 +287,33 @@ def test_files_behind_the_links_of_a_folder_are_mounted_where_these_lead(box: Ma
     assert sorted(reading) == sorted(f"type=bind,source={path},target={path},readonly" for path in mounted)
 
 
+@pytest.mark.parametrize("name", ["a,b", 'a"b'])
+@pytest.mark.parametrize("what", ["data", "link", "runs", "model", "token"])
+def test_a_path_that_docker_cannot_mount_is_refused(
+    box: Machine, runs: Path, tmp_path: Path, what: str, name: str
+) -> None:
+    path, folder = tmp_path / name, tmp_path / "folder"
+    path.touch()
+    folder.mkdir()
+    (folder / "link.csv").symlink_to(path)
+    target, options = {
+        "data": ("train", f"--data '{path}' --out {runs}"),
+        "link": ("train", f"--data {folder} --out {runs}"),
+        "runs": ("train", f"--out '{path}'"),
+        "model": ("serve", f"--model '{path}'"),
+        "token": ("serve", f"--runs {runs} --token-file '{path}'"),
+    }[what]
+    done = box.make(target, f"ARGS={options}", runtimes=NVIDIA)
+    assert "Error 2" in done.errors
+    assert f"Error: {path}: Docker cannot mount a path with a comma or a double quote; use RUNTIME=local" in done.errors
+    assert not any(call[1] in ("build", "run") for call in done.calls)
+
+
+def test_a_comma_in_a_path_below_a_mounted_one_is_no_matter(box: Machine, runs: Path) -> None:
+    (runs / "a,b.csv").touch()
+    assert box.make("train", f"ARGS=--data '{runs}/a,b.csv' --out {runs}", runtimes=NVIDIA).call("docker", "run")
+
+
 def test_a_machine_without_gpus_serves_from_its_venv(box: Machine, runs: Path) -> None:
     done = box.make("serve", f"ARGS=--runs {runs}", runtimes=PLAIN)
     assert f"local: -m serve start --runs {runs}" in done.output
