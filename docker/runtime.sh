@@ -212,7 +212,10 @@ check_store() { # FOLDER
 become() {
   printf '+' >&2
   for word; do
-    case $word in *[!A-Za-z0-9_=:,./@%+-]*) printf " '%s'" "$word" >&2 ;; *) printf ' %s' "$word" >&2 ;; esac
+    case $word in
+    '' | *[!A-Za-z0-9_=:,./@%+-]*) printf " '%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")" >&2 ;;
+    *) printf ' %s' "$word" >&2 ;;
+    esac
   done
   echo >&2
   exec "$@"

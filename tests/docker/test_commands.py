@@ -63,6 +63,19 @@ def test_a_gpu_box_trains_in_docker_on_all_gpus(box: Machine, out: str) -> None:
     assert "--gpus all" in shown
 
 
+def test_the_command_that_is_shown_can_be_pasted(box: Machine, tmp_path: Path) -> None:
+    table = tmp_path / "Anna's $new \\ reviews.csv"
+    table.touch()
+    settings = {"runtimes": NVIDIA, "GPUS": "0,1", "LOOKALIKE_DATA": str(table)}
+    done = box.make("train", f"ARGS=--out {tmp_path}/runs --text ''", **settings)
+    shown = next(line for line in done.errors.splitlines() if line.startswith("+ "))
+    pasted = subprocess.run(["sh", "-c", f"printf '%s\\n' {shown[2:]}"], capture_output=True, text=True, check=True)
+    words = pasted.stdout.splitlines()
+    assert f"type=bind,source={table},target={table},readonly" in words
+    assert words[-1] == ""
+    assert words[:-1] == done.call("docker", "run")
+
+
 def test_gpus_chooses(box: Machine, out: str) -> None:
     run = box.make("train", f"ARGS={out}", runtimes=NVIDIA, GPUS="0,1").call("docker", "run")
     assert after(run, "--gpus") == ['"device=0,1"'], "quoted, since the client splits its value at commas"
