@@ -376,8 +376,13 @@ serve_in_docker() { # ARGUMENT...
 await_serving() {
   for _ in $(seq 900); do
     if ! is_serving; then
-      "$docker" logs --tail 20 "$container" >&2
+      code=$("$docker" inspect --format '{{.State.ExitCode}}' "$container")
+      case $code in
+      0 | 2) "$docker" logs "$container" ;; # help, or what is wrong with an option
+      *) "$docker" logs --tail 20 "$container" >&2 ;;
+      esac
       "$docker" rm "$container" >/dev/null
+      case $code in 0 | 2) exit "$code" ;; esac
       fail 1 "the server exited unexpectedly; its last lines are above"
     fi
     if "$docker" logs "$container" 2>/dev/null | grep -q '^address'; then return; fi # printed once it answers

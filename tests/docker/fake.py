@@ -22,16 +22,25 @@ WAIT = """
 # $RUNTIMES: the engine's runtimes; if empty, there is no engine. $SECURITY: the engine's security options.
 # $SERVING: whether the serving container already runs. $COMPOSED: the id of the serving container of `make up`.
 # $TOKENS: not empty if the server requires tokens. $VERSION: what it serves.
-# $STAYS: not empty if jobs wait for SIGTERM.
+# $ENDED: the code with which the serving container exits at once. $STAYS: not empty if jobs wait for SIGTERM.
 CLIENT = """#!/bin/sh
 printf '%s\\t' "${0##*/}" "$@" >> "$NOTES"
 printf '\\n' >> "$NOTES"
 case "$1 $*" in
 info*Runtimes*) [ -n "$RUNTIMES" ] && echo "$RUNTIMES" ;;
 info*Security*) echo "$SECURITY" ;;
-inspect*Running*) if grep -q "^docker.run.--detach" "$NOTES"; then echo true; else echo "${SERVING:-false}"; fi ;;
+inspect*ExitCode*) echo "$ENDED" ;;
+inspect*Running*)
+  if [ -n "$ENDED" ]; then echo false
+  elif grep -q "^docker.run.--detach" "$NOTES"; then echo true
+  else echo "${SERVING:-false}"; fi
+  ;;
 inspect*Health*) echo "running healthy" ;;
-logs*) echo 'Warning: version 7 missed' >&2; echo 'address  http://0.0.0.0:8080' ;;
+logs*)
+  [ -z "$ENDED" ] || exec echo 'Usage: …'
+  echo 'Warning: version 7 missed' >&2
+  echo 'address  http://0.0.0.0:8080'
+  ;;
 compose*) exit 1 ;;
 ps*) [ -z "$COMPOSED" ] || echo "$COMPOSED" ;;
 *"profile serve"*config*--services) echo mlflow; echo serve ;;

@@ -677,6 +677,17 @@ def test_the_command_to_try_has_the_token_where_one_is_needed(box: Machine, runs
     assert (header in done.output) == (" -H @-" in done.output) == bool(tokens)
 
 
+@pytest.mark.parametrize("ended", ["0", "1", "2"])
+def test_a_server_that_ends_at_once_is_quoted(box: Machine, runs: Path, ended: str) -> None:
+    done = box.make("serve", f"ARGS=--runs {runs} --help", runtimes=NVIDIA, SERVING="", ENDED=ended)
+    assert "Usage: …" in done.output + done.errors
+    assert done.call("docker", "rm", "lookalike-serve")
+    assert done.code == (2 if int(ended) else 0)
+    assert (f"Error {ended}\n" in done.errors) == bool(int(ended))
+    assert ("the server exited unexpectedly" in done.errors) == (ended == "1")
+    assert "address" not in done.output
+
+
 def test_down_ends_whatever_was_composed(box: Machine) -> None:
     (call,) = (call for call in box.make("down", runtimes=PLAIN, RUNS=str(box.folder)).calls if call[-1] == "down")
     assert after(call, "--profile") == ["tracking", "serve", "train", "train-gpu"]
