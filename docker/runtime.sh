@@ -328,7 +328,9 @@ serve_in_docker() { # ARGUMENT...
     esac
   done
   if is_serving; then
+    await_serving
     echo "Already serving in container $container (to restart it: make stop, then make serve)"
+    say_served "$container"
     return
   fi
   case $model in models:/*) fail 2 "--model $model: the serving image does not contain MLflow; use RUNTIME=local" ;; esac
@@ -358,11 +360,14 @@ serve_in_docker() { # ARGUMENT...
     *) set -- --env "$name" "$@" ;;
     esac
   done
+  trap 'abandon 130' INT
+  trap 'abandon 143' TERM
   # shellcheck disable=SC2086
   (become "$docker" run --detach --name "$container" --read-only --tmpfs /tmp:exec,mode=1777,size=1g \
     --cap-drop ALL --security-opt no-new-privileges --pids-limit 512 --stop-timeout 55 --user "$(identity)" \
     --publish "$host:$port:$port" --mount "type=bind,source=$source,target=$target,readonly" ${DOCKER_ARGS:-} "$@") >/dev/null
   await_serving
+  trap - INT TERM
   "$docker" logs "$container" 2>&1 >/dev/null | grep '^Warning:' >&2 || true
   echo "address  http://$host:$port/predictions/lookalike"
   before='' token=''
@@ -372,11 +377,17 @@ serve_in_docker() { # ARGUMENT...
   echo "try      ${before}curl -X POST http://$host:$port/predictions/lookalike -d '{\"n\": 5, \"seed\": 1}' -H 'Content-Type: application/json'$token"
 }
 
+# Removes a container whose start was interrupted. It has accepted no requests yet.
+abandon() { # CODE
+  "$docker" rm --force "$container" >/dev/null 2>&1 || true
+  fail "$1" "interrupted; the container that was starting is removed"
+}
+
 # Waits longer than any --wait-seconds: a server that does not answer in time ends by itself.
 await_serving() {
   for _ in $(seq 900); do
     if ! is_serving; then
-      code=$("$docker" inspect --format '{{.State.ExitCode}}' "$container")
+      code=$("$docker" inspect --format '{{.State.ExitCode}}' "$container" 2>/dev/null) || fail 1 "the server was stopped"
       case $code in
       0 | 2) "$docker" logs "$container" ;; # help, or what is wrong with an option
       *) "$docker" logs --tail 20 "$container" >&2 ;;
@@ -396,12 +407,13 @@ is_serving() {
 }
 
 # Says which version a container serves, and how to switch where another run is the newest in the folder mounted there.
-say_served() { # CONTAINER FOLDER
+say_served() { # CONTAINER
   version=$("$docker" exec "$1" python -m serve status 2>/dev/null | sed -n 's/^\* version \([^,]*\),.*/\1/p') || true
   [ -n "$version" ] || return 0
   echo "it serves version $version"
-  for archive in "$2"/[0-9][0-9][0-9][0-9][0-9]-*/lookalike.mar; do :; done # the last is the newest
-  [ -f "$archive" ] && [ ! -f "$2/lookalike.mar" ] || return 0
+  folder=$("$docker" inspect --format '{{range .Mounts}}{{if eq .Destination "/models"}}{{.Source}}{{end}}{{end}}' "$1")
+  for archive in "$folder"/[0-9][0-9][0-9][0-9][0-9]-*/lookalike.mar; do :; done # the last is the newest
+  [ -f "$archive" ] && [ ! -f "$folder/lookalike.mar" ] || return 0
   newest=$(basename "$(dirname "$archive")")
   [ "${newest%%-*}" != "$(printf %05d "$version" 2>/dev/null)" ] || return 0
   echo "the newest run is $newest; to switch to it: $docker exec $1 python -m serve use /models/$newest"
@@ -487,7 +499,7 @@ up() {
   for service in $(compose "$@" config --services); do
     id=$(compose "$@" ps --quiet "$service" | cut -c 1-12)
     await_healthy "$id" "$service"
-    [ "$service" != serve ] || say_served "$id" "${RUNS:-runs}"
+    [ "$service" != serve ] || say_served "$id"
   done
 }
 

@@ -22,6 +22,7 @@ WAIT = """
 # $RUNTIMES: the engine's runtimes; if empty, there is no engine. $SECURITY: the engine's security options.
 # $SERVING: whether the serving container already runs. $COMPOSED: the id of the serving container of `make up`.
 # $TOKENS: not empty if the server requires tokens. $VERSION: what it serves.
+# $MOUNTED: the folder that is mounted at its /models. $SILENT: not empty if it does not answer.
 # $ENDED: the code with which the serving container exits at once. $STAYS: not empty if jobs wait for SIGTERM.
 CLIENT = """#!/bin/sh
 printf '%s\\t' "${0##*/}" "$@" >> "$NOTES"
@@ -35,11 +36,12 @@ inspect*Running*)
   elif grep -q "^docker.run.--detach" "$NOTES"; then echo true
   else echo "${SERVING:-false}"; fi
   ;;
+inspect*Mounts*) echo "$MOUNTED" ;;
 inspect*Health*) echo "running healthy" ;;
 logs*)
   [ -z "$ENDED" ] || exec echo 'Usage: …'
   echo 'Warning: version 7 missed' >&2
-  echo 'address  http://0.0.0.0:8080'
+  [ -n "$SILENT" ] || echo 'address  http://0.0.0.0:8080'
   ;;
 compose*) exit 1 ;;
 ps*) [ -z "$COMPOSED" ] || echo "$COMPOSED" ;;

@@ -451,15 +451,21 @@ def test_up_starts_what_there_is_to_start(box: Machine, runs: Path, tmp_path: Pa
     assert new.owner() == tmp_path.owner(), "otherwise the engine would create it, as its own user"
 
 
-def test_up_says_what_is_served_and_how_to_switch_to_a_newer_run(box: Machine, runs: Path) -> None:
-    assert "it serves version 1\n" in (first := box.make("up", runtimes=PLAIN, RUNS=str(runs)).output)
-    assert "to switch" not in first
+@pytest.mark.parametrize(("target", "name"), [("up", "0123456789ab"), ("serve", "lookalike-serve")])
+def test_who_finds_a_server_running_is_told_how_to_switch_to_a_newer_run(
+    box: Machine, runs: Path, target: str, name: str
+) -> None:
+    settings = {"runtimes": NVIDIA, "RUNS": str(runs), "MOUNTED": str(runs), "SERVING": "true"}
+    same = box.make(target, **settings).output
+    assert "it serves version 1\n" in same
+    assert "to switch" not in same
     (runs / "00010-toy-bits").mkdir()
     (runs / "00010-toy-bits" / "lookalike.mar").touch()
-    switch = "docker exec 0123456789ab python -m serve use /models/00010-toy-bits"
-    again = box.make("up", runtimes=PLAIN, RUNS=str(runs), VERSION="9").output
-    assert f"it serves version 9\nthe newest run is 00010-toy-bits; to switch to it: {switch}\n" in again
-    assert "to switch" not in box.make("up", runtimes=PLAIN, RUNS=str(runs), VERSION="10").output
+    switch = f"docker exec {name} python -m serve use /models/00010-toy-bits"
+    newer = box.make(target, VERSION="9", **settings).output
+    assert f"it serves version 9\nthe newest run is 00010-toy-bits; to switch to it: {switch}\n" in newer
+    assert "to switch" not in box.make(target, VERSION="10", **settings).output
+    assert "to switch" not in box.make(target, VERSION="9", **settings | {"MOUNTED": ""}).output
 
 
 @pytest.mark.parametrize(
@@ -663,6 +669,21 @@ def test_a_server_that_runs_is_left_alone(box: Machine, runs: Path) -> None:
     assert done.code == 0
     assert "Already serving in container lookalike-serve" in done.output
     assert not any(call[1] in ("rm", "stop", "run", "build") for call in done.calls)
+
+
+def test_a_server_that_has_been_started_is_awaited(box: Machine, runs: Path) -> None:
+    settings = {"runtimes": NVIDIA, "SERVING": "true", "SILENT": "yes"}
+    done = box.make("serve", f"ARGS=--runs {runs}", until="docker\tlogs", **settings)
+    assert "Already serving" not in done.output
+    assert not any(call[1] in ("rm", "stop", "run") for call in done.calls), "it is another one's"
+
+
+def test_an_interrupted_start_leaves_no_container(box: Machine, runs: Path) -> None:
+    settings = {"runtimes": NVIDIA, "SERVING": "", "SILENT": "yes"}
+    done = box.make("serve", f"ARGS=--runs {runs}", until="docker\tlogs", **settings)
+    assert done.calls[-1] == ["docker", "rm", "--force", "lookalike-serve"]
+    assert "Error: interrupted; the container that was starting is removed" in done.errors
+    assert "Error 143" in done.errors
 
 
 def test_a_container_that_ended_makes_room_for_the_next(box: Machine, runs: Path) -> None:
