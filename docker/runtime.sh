@@ -365,7 +365,10 @@ serve_in_docker() { # ARGUMENT...
   # shellcheck disable=SC2086
   (become "$docker" run --detach --name "$container" --read-only --tmpfs /tmp:exec,mode=1777,size=1g \
     --cap-drop ALL --security-opt no-new-privileges --pids-limit 512 --stop-timeout 55 --user "$(identity)" \
-    --publish "$host:$port:$port" --mount "type=bind,source=$source,target=$target,readonly" ${DOCKER_ARGS:-} "$@") >/dev/null
+    --publish "$host:$port:$port" --mount "type=bind,source=$source,target=$target,readonly" ${DOCKER_ARGS:-} "$@") >/dev/null || {
+    "$docker" rm "$container" >/dev/null 2>&1 || true # created, but not started
+    fail 1 "the container did not start and is removed; Docker's reason is above (for a taken port, choose another: --port 9000)"
+  }
   await_serving
   trap - INT TERM
   "$docker" logs "$container" 2>&1 >/dev/null | grep '^Warning:' >&2 || true

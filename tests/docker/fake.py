@@ -23,7 +23,8 @@ WAIT = """
 # $SERVING: whether the serving container already runs. $COMPOSED: the id of the serving container of `make up`.
 # $TOKENS: not empty if the server requires tokens. $VERSION: what it serves.
 # $MOUNTED: the folder that is mounted at its /models. $SILENT: not empty if it does not answer.
-# $ENDED: the code with which the serving container exits at once. $STAYS: not empty if jobs wait for SIGTERM.
+# $ENDED: the code with which the serving container exits at once. $REFUSED: not empty if it cannot be started.
+# $STAYS: not empty if jobs wait for SIGTERM.
 CLIENT = """#!/bin/sh
 printf '%s\\t' "${0##*/}" "$@" >> "$NOTES"
 printf '\\n' >> "$NOTES"
@@ -52,6 +53,7 @@ ps*) [ -z "$COMPOSED" ] || echo "$COMPOSED" ;;
 port*) echo '5000/tcp -> 127.0.0.1:5000' ;;
 "exec "*"serve token"*) [ -n "$TOKENS" ] ;;
 "exec "*"serve status"*) echo "* version ${VERSION:-1}, MLflow run unknown, workers: 9 READY" ;;
+run*--detach*) [ -z "$REFUSED" ] || exit 125 ;;
 run*--rm*) WAIT ;;
 esac
 """.replace("WAIT", WAIT)

@@ -678,6 +678,13 @@ def test_a_server_that_has_been_started_is_awaited(box: Machine, runs: Path) -> 
     assert not any(call[1] in ("rm", "stop", "run") for call in done.calls), "it is another one's"
 
 
+def test_a_container_that_cannot_start_is_removed(box: Machine, runs: Path) -> None:
+    done = box.make("serve", f"ARGS=--runs {runs}", runtimes=NVIDIA, SERVING="", REFUSED="yes")
+    assert done.calls[-1] == ["docker", "rm", "lookalike-serve"]
+    assert "Error 1\n" in done.errors
+    assert "Error: the container did not start and is removed; Docker's reason is above (for a" in done.errors
+
+
 def test_an_interrupted_start_leaves_no_container(box: Machine, runs: Path) -> None:
     settings = {"runtimes": NVIDIA, "SERVING": "", "SILENT": "yes"}
     done = box.make("serve", f"ARGS=--runs {runs}", until="docker\tlogs", **settings)
