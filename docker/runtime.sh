@@ -409,6 +409,11 @@ is_serving() {
   [ "$("$docker" inspect --format '{{.State.Running}}' "$container" 2>/dev/null)" = true ]
 }
 
+# Prints the addresses at which a container can be reached.
+published() { # CONTAINER
+  "$docker" port "$1" | sed 's/.*-> /http:\/\//' | tr '\n' ' '
+}
+
 # Says which version a container serves, and how to switch where another run is the newest in the folder mounted there.
 say_served() { # CONTAINER
   version=$("$docker" exec "$1" python -m serve status 2>/dev/null | sed -n 's/^\* version \([^,]*\),.*/\1/p') || true
@@ -441,7 +446,10 @@ ask() { # COMMAND ARGUMENT...
   if [ "${RUNTIME:-auto}" != local ]; then
     if is_serving; then serving=$container; else serving=$(composed); fi
   fi
-  if [ -n "$serving" ] && [ "$1" != stop ]; then
+  if [ -n "$serving" ] && [ "$1" = status ]; then
+    "$docker" exec "$serving" python -m serve "$@"
+    echo "These are addresses inside the container; here: $(published "$serving")" >&2
+  elif [ -n "$serving" ] && [ "$1" != stop ]; then
     exec "$docker" exec "$serving" python -m serve "$@"
   elif [ "$serving" = "$container" ]; then
     "$docker" stop -t 55 "$container" >/dev/null
@@ -511,7 +519,7 @@ await_healthy() { # CONTAINER SERVICE
   for _ in $(seq 120); do
     case $("$docker" inspect --format '{{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}' "$1") in
     *\ healthy)
-      echo "$2 is healthy: $("$docker" port "$1" | sed 's/.*-> /http:\/\//' | tr '\n' ' ')"
+      echo "$2 is healthy: $(published "$1")"
       return
       ;;
     running*) sleep 1 ;;

@@ -374,6 +374,12 @@ def test_a_serving_container_answers_request_status_and_stop(box: Machine) -> No
     assert "local: -m serve stop" in box.make("stop", runtimes=PLAIN, SERVING="true", RUNTIME="local").output
 
 
+def test_status_of_a_container_says_where_it_is_reached(box: Machine) -> None:
+    done = box.make("status", "ARGS=--json", runtimes=PLAIN, SERVING="true")
+    assert "These are addresses inside the container; here: http://127.0.0.1:5000" in done.errors, "not within the JSON"
+    assert done.call("docker", "exec")[2:] == ["lookalike-serve", "python", "-m", "serve", "status", "--json"]
+
+
 def test_who_asks_for_a_container_and_has_none_is_told_at_once(box: Machine) -> None:
     settings = {"runtimes": PLAIN, "RUNTIME": "docker"}
     stopped = box.make("stop", **settings)
