@@ -183,7 +183,7 @@ def _summed_by_lag(values: Array, moments: Moments) -> Array:
     """The sums of the values of pairs (..., pairs) that are k apart, (..., lags), k = 1 .. length / 2."""
     lag = moments.pairs[1] - moments.pairs[0]
     first = np.flatnonzero(np.diff(lag, prepend=0))  # pairs come ordered by lag
-    sums = np.zeros((*values.shape[:-1], moments.ones.shape[-1] - 1))
+    sums = np.zeros((*values.shape[:-1], max(0, moments.ones.shape[-1] - 1)))
     if len(first):
         sums[..., lag[first] - 1] = np.add.reduceat(values, first, axis=-1)
     return sums[..., : len(_lags(moments))]
