@@ -154,6 +154,8 @@ def _loaded(
         data.check_classes(given, label_column)
         classes = None if given.texts is None else label_column
         learned = None if train is None else load(str(train), column=column, label_column=classes)
+        if given.texts is None and synthetic_column is not None:
+            raise InputError(f"--synthetic-column {synthetic_column}: the real rows are 0/1, not texts")
         if given.texts is None:
             made = data.load_values(synthetic, max_bad_rows)
         else:

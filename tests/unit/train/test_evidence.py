@@ -153,6 +153,12 @@ def test_the_text_column_of_the_samples_can_be_named(reviews: Path) -> None:
         judged(reviews, samples, column="review", synthetic_column="text")
 
 
+def test_rows_of_bits_have_no_column_of_texts(tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.parquet", builtin.toy(40), NAMES)
+    with pytest.raises(InputError, match=r"^--synthetic-column a: the real rows are 0/1, not texts$"):
+        judged(rows, rows, synthetic_column="a")
+
+
 def test_only_exact_copies_of_texts_are_spoken_of(reviews: Path) -> None:
     found = judged(reviews, reviews.with_name("samples.csv"), column="review")
     assert "without --train, only about half of the exact copies are counted" in found.scores[SYNTHETIC]["warnings"]
