@@ -99,7 +99,7 @@ class Verdict:
     """What the gate says.
 
     Attributes:
-        reasons: a sentence for each limit.
+        reasons: a sentence for each limit; one for both limits of a number that was not measured.
         missed: the sentences for limits that do not hold.
         easy: a model so simple that it should miss some limits, but misses none.
     """
