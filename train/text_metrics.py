@@ -6,13 +6,13 @@ beside those of the training texts, their floors.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from scipy.stats import wasserstein_distance
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
@@ -38,7 +38,9 @@ Texts = Sequence[Sequence[str]]
 Labelled = tuple[Texts, Sequence[str]]  # texts and their classes
 Item = TypeVar("Item")
 Embed = Callable[[Texts], Array]  # sentence embeddings, (texts, dimensions)
-TextJudge = Callable[[Texts, Array, Texts, int], Array]  # texts, which are made, texts to score, seed
+# Given texts, which of them are made, and a seed: a function that learns from texts, whose indices come first, and
+# says how synthetic others look to it.
+TextJudge = Callable[[Texts, Array, int], Callable[[Array, Array], Array]]
 
 CONV_EPOCHS, CONV_BATCH = 8, 64
 PRESENCE_WORDS = 64  # the held-out texts' commonest, whose presence the ratios are about
@@ -220,7 +222,8 @@ def text_utility(made: Labelled, real: Labelled, seed: int) -> float:
         return math.nan
     if len(set(labels)) < 2:
         return 0.5
-    model, vectors = _ngram_regression(texts, labels, test_texts, seed, min_texts=2)
+    grams = _ngram_counts([*texts, *test_texts])
+    model, vectors = _ngram_regression(grams[: len(texts)], labels, grams[len(texts) :], seed, min_texts=2)
     chances = dict(zip(model.classes_, model.predict_proba(vectors).T, strict=True))
     truth, no_idea = np.array(test_labels), np.zeros(len(test_labels))
     aucs = []
@@ -255,59 +258,85 @@ def text_c2st(synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge, fol
     """
     texts = [*heldout, *synthetic]
     made = np.arange(len(texts)) >= len(heldout)
+    return auc_over_folds(made, folds, seed, judge(texts, made, seed))
+
+
+def ngram_judge(texts: Texts, made: Array, seed: int) -> Callable[[Array, Array], Array]:
+    """Logistic regression on 1- to 3-grams."""
+    counts = _ngram_counts(texts)
 
     def score(fit: Array, test: Array) -> Array:
-        return judge([texts[i] for i in fit], made[fit], [texts[i] for i in test], seed)
+        model, vectors = _ngram_regression(counts[fit], made[fit], counts[test], seed)
+        return np.asarray(model.decision_function(vectors))
 
-    return auc_over_folds(made, folds, seed, score)
+    return score
 
 
-def ngram_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array:
-    """How synthetic each test text looks to logistic regression on its 1- to 3-grams."""
-    judge, vectors = _ngram_regression(texts, made, test_texts, seed)
-    return np.asarray(judge.decision_function(vectors))
+def _ngram_counts(texts: Texts) -> Any:
+    """How often each text has each 1- to 3-gram: a sparse matrix (texts, n-grams)."""
+    return CountVectorizer(analyzer=_up_to_trigrams).fit_transform(texts)
 
 
 def _ngram_regression(
-    texts: Texts, target: Any, test_texts: Texts, seed: int, min_texts: int = 1
+    counts: Any, target: Any, test_counts: Any, seed: int, min_texts: int = 1
 ) -> tuple[LogisticRegression, Any]:
-    """Logistic regression on the 1- to 3-grams of at least `min_texts` texts, and the test texts' vectors."""
-    vectors = TfidfVectorizer(analyzer=_up_to_trigrams, sublinear_tf=True, min_df=min_texts)
+    """Logistic regression on the n-grams that at least `min_texts` texts have, and the test texts' vectors."""
+    known = np.flatnonzero(counts.getnnz(axis=0) >= min_texts)
+    weights = TfidfTransformer(sublinear_tf=True)
+    vectors = weights.fit_transform(counts[:, known])
     with threadpool_limits(1):
-        model = LogisticRegression(C=10, max_iter=1000, random_state=seed).fit(vectors.fit_transform(texts), target)
-    return model, vectors.transform(test_texts)
+        model = LogisticRegression(C=10, max_iter=1000, random_state=seed).fit(vectors, target)
+    return model, weights.transform(test_counts[:, known])
 
 
-def conv_judge(texts: Texts, made: Array, test_texts: Texts, seed: int) -> Array:
-    """How synthetic each test text looks to a small convolutional net (Kim 2014), which sees local word order."""
-    counts = Counter(token for text in texts for token in set(text))
-    index = {token: i for i, token in enumerate(sorted(t for t, count in counts.items() if count > 1), start=2)}
-    rows, test_rows = ([[index.get(token, 1) for token in text] for text in each] for each in (texts, test_texts))
+def conv_judge(texts: Texts, made: Array, seed: int) -> Callable[[Array, Array], Array]:
+    """A small convolutional net (Kim 2014), which sees local word order."""
     target = torch.from_numpy(made.astype(np.float32))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = _ConvNet(len(index) + 2)
-        optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.1)
-        for _ in range(CONV_EPOCHS):
-            for batch in _batches(rows):
-                optimizer.zero_grad()
-                scores = net(_padded([rows[i] for i in batch]))
-                nn.functional.binary_cross_entropy_with_logits(scores, target[batch]).backward()
-                optimizer.step()
-        net.eval()
-        with torch.no_grad():
-            return torch.cat([net(_padded(some)) for some in _chunks(test_rows)]).numpy()
+
+    def score(fit: Array, test: Array) -> Array:
+        counts = Counter(token for i in fit for token in set(texts[i]))
+        index = {token: i for i, token in enumerate(sorted(t for t, count in counts.items() if count > 1), start=2)}
+        rows = _Rows(texts, index)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = _ConvNet(len(index) + 2)
+            optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.1, fused=True)
+            for _ in range(CONV_EPOCHS):
+                for batch in _batches(rows.lengths[fit]):
+                    optimizer.zero_grad()
+                    scores = net(rows.padded(fit[batch]))
+                    nn.functional.binary_cross_entropy_with_logits(scores, target[fit[batch]]).backward()
+                    optimizer.step()
+            net.eval()
+            with torch.no_grad():
+                return torch.cat([net(rows.padded(part)) for part in _chunks(test)]).numpy()
+
+    return score
 
 
-def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+class _Rows:
+    """Texts as token numbers: 0 is padding, 1 a rare token."""
+
+    def __init__(self, texts: Texts, index: Mapping[str, int]) -> None:
+        self.lengths = np.array([len(text) for text in texts])
+        self.ids = torch.zeros(len(texts), int(self.lengths.max()) + WIDEST, dtype=torch.long)
+        for row, text in zip(self.ids.numpy(), texts, strict=True):
+            row[: len(text)] = [index.get(token, 1) for token in text]
+
+    def padded(self, chosen: Array) -> Tensor:
+        """Some rows, (rows, length). Every row ends in padding, which shows its end; texts may have no words at all."""
+        return self.ids[chosen, : max(1, int(self.lengths[chosen].max())) + WIDEST - 1]
+
+
+def _batches(lengths: Array) -> Iterator[list[int]]:
     """Indices of rows in random batches of similar length, which saves most of the padding."""
-    order = torch.randperm(len(rows)).tolist()
-    chunks = [sorted(chunk, key=lambda i: len(rows[i])) for chunk in _chunks(order, 32 * CONV_BATCH)]
+    order = torch.randperm(len(lengths)).tolist()
+    chunks = [sorted(chunk, key=lambda i: lengths[i]) for chunk in _chunks(order, 32 * CONV_BATCH)]
     batches = [batch for chunk in chunks for batch in _chunks(chunk)]
     return (batches[i] for i in torch.randperm(len(batches)).tolist())
 
 
-def _chunks(rows: list[Item], size: int = CONV_BATCH) -> list[list[Item]]:
+def _chunks(rows: Any, size: int = CONV_BATCH) -> list[Any]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
@@ -320,17 +349,8 @@ class _ConvNet(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         embedded = self.embedding(ids).transpose(1, 2)
-        features = [convolution(embedded).relu().amax(dim=2) for convolution in self.convolutions]
-        return self.output(torch.cat(features, dim=1)).squeeze(1)
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Token numbers (rows, length): 0 is padding, 1 a rare token. Every row ends in padding, which shows its end."""
-    longest = max(1, *map(len, rows))  # texts may have no words at all
-    ids = torch.zeros(len(rows), longest + WIDEST - 1, dtype=torch.long)
-    for row, tokens in zip(ids, rows, strict=True):
-        row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-    return ids
+        features = torch.cat([convolution(embedded).amax(dim=2) for convolution in self.convolutions], dim=1).relu()
+        return self.output(features).squeeze(1)
 
 
 def _up_to_trigrams(text: Sequence[str]) -> list[tuple[str, ...]]:

@@ -103,13 +103,15 @@ def test_judges_of_texts_need_some_texts() -> None:
 
 def test_the_convolutional_judge_says_the_same_of_the_same_text() -> None:
     text = ["a", "film", "with", "no", "heart"]
-    first, second = text_metrics.conv_judge(random_texts(20, 1), np.arange(20) % 2, [text, text], 0)
+    texts, numbers = [*random_texts(20, 1), text, text], np.arange(22)
+    first, second = text_metrics.conv_judge(texts, numbers % 2, 0)(numbers[:20], numbers[20:])
     assert first == pytest.approx(second, abs=1e-5)  # rounding; dropout would change far more
 
 
 def test_texts_without_a_word_can_be_judged() -> None:
     wordless: list[list[str]] = [[]] * (2 * text_metrics.CONV_BATCH)  # enough for two batches
-    scores = text_metrics.conv_judge([*random_texts(20, 1), *wordless], np.arange(148) % 2, [[], ["a", "film"]], 0)
+    texts, numbers = [*random_texts(20, 1), *wordless, [], ["a", "film"]], np.arange(150)
+    scores = text_metrics.conv_judge(texts, numbers % 2, 0)(numbers[:148], numbers[148:])
     assert np.isfinite(scores).all()
 
 
