@@ -9,9 +9,8 @@ from torch import Tensor
 from train import distributed
 from train.codec import END, PADDING
 from train.generator import LabelledRows, draw_noise, generate_labelled
-from train.text_generator import Scorer, TokenGenerator
+from train.text_generator import TokenGenerator, scores_of
 
-SCORED_ROWS = 256  # at once
 REDRAWS = 8
 GROUPINGS = 16  # random groups of candidates for each draw, to estimate how often it would be chosen
 
@@ -81,7 +80,10 @@ def chances(generator: TokenGenerator, draws: LabelledRows, seed: int) -> Tensor
     k, rng = generator.candidates, torch.Generator().manual_seed(seed)
     if k == 1:
         return None
-    scores, total = scores_of(generator.scorer, draws).double(), torch.zeros(len(draws.codes), dtype=torch.float64)
+    scores, total = (
+        scores_of(generator.scorer, draws.codes, draws.labels).double().cpu(),
+        torch.zeros(len(draws.codes), dtype=torch.float64),
+    )
     for _ in range(GROUPINGS):
         groups = torch.randperm(len(scores), generator=rng)[: len(scores) // k * k]
         if draws.labels is not None:
@@ -89,8 +91,3 @@ def chances(generator: TokenGenerator, draws: LabelledRows, seed: int) -> Tensor
         groups = groups.view(-1, k)
         total[groups] += scores[groups].softmax(1)
     return total / total.mean()
-
-
-def scores_of(scorer: Scorer, rows: LabelledRows) -> Tensor:
-    """The discriminator's scores of the rows, (rows,), on the CPU."""
-    return torch.cat([scorer(part.codes, part.labels) for part in rows.split(SCORED_ROWS)]).cpu()

@@ -22,8 +22,8 @@ from train.codec import PADDING, UNKNOWN
 from train.config import Config
 from train.game import Ending, GameState, Tick, check_finite
 from train.generator import LabelledRows
-from train.text_draws import draw_together, joined, scores_of
-from train.text_generator import Scorer, TokenGenerator
+from train.text_draws import draw_together, joined
+from train.text_generator import Scorer, TokenGenerator, scores_of
 
 PASS_ROWS = 5000  # real rows in a pass, and as many draws
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.1
@@ -155,7 +155,7 @@ def nats_won(scorer: Scorer, validation: LabelledRows, draws: LabelledRows) -> t
     Returns:
         The nats per row, and the scale (Platt 1999 scales classifiers in the same way).
     """
-    real, made = (scores_of(scorer, rows) for rows in (validation, draws))
+    real, made = (scores_of(scorer, rows.codes, rows.labels).cpu() for rows in (validation, draws))
     won = torch.zeros_like(SCALES)
     for ours, theirs in _by_class(validation, draws):
         if len(made[theirs]):

@@ -15,7 +15,9 @@ from train.codec import END, PADDING, UNKNOWN
 from train.generator import CANDIDATES, TEMPERATURE, Generator, Option
 from train.ngram import NgramModel
 
-ROWS_PER_PASS = 2048  # candidates; a pass stays within the cache
+ROWS_PER_PASS = 1024  # candidates; larger passes ask the system for new memory at each token
+SCORED_ROWS = 256  # at once
+CLOSE_CALL = 1e-3  # far more than single precision moves the sum of candidates' chances, which is 1
 BLOCK = 64  # tokens per block in `pick`, which searches first for the block, then for the token in it
 
 
@@ -192,7 +194,7 @@ class LanguageModel(nn.Module):
         """
         shift = self.ending_shift[position].expand(len(token))
         if self.ngrams is None:
-            return pick(self._logits(self.project(state), labels, shift) / temperature, uniform[:, 0])
+            return pick(self._logits(self.project(state), labels, shift).div_(temperature), uniform[:, 0])
         masses = self.ngrams.masses(before, token).to(state)
         gate = self.gate(torch.cat([state, masses], 1)).squeeze(1).sigmoid()
         backoff = backoff_share(masses)
@@ -209,7 +211,7 @@ class LanguageModel(nn.Module):
             second = torch.where(refused, (second - rare_mass) / (1 - rare_mass), second)
         by_net = drawn == PADDING
         theirs = None if labels is None else labels[by_net]
-        logits = self._logits(self.project(state[by_net]), theirs, shift[by_net]) / temperature
+        logits = self._logits(self.project(state[by_net]), theirs, shift[by_net]).div_(temperature)
         if rare_mass is not None:
             logits[:, UNKNOWN] += rare_mass[by_net].log()
         drawn[by_net] = pick(logits, torch.where(by_ngrams, second, first / share)[by_net])
@@ -276,8 +278,7 @@ class Scorer(nn.Module):
         codes = codes.masked_fill(codes >= self.embedding.num_embeddings, UNKNOWN)
         padded = F.pad(codes, (1, max(self.WIDTHS) - 1))  # marks the start, and makes room for the widest window
         embedded = self.embedding(padded).transpose(1, 2)
-        found = [convolution(embedded).relu().amax(2) for convolution in self.convolutions]
-        features = torch.cat(found, 1)
+        features = torch.cat([convolution(embedded).amax(2) for convolution in self.convolutions], 1).relu()
         if kept is not None:
             features = features * kept
         score = self.output(features).squeeze(1) + self._linear(codes)
@@ -378,9 +379,25 @@ class TokenGenerator(Generator):
         codes = self._draw(noise[:, 2:].reshape(rows * k, self.length, 3), labels)
         if k == 1:
             return codes.to(noise)
-        weights = self.scorer(codes, labels).view(rows, k).softmax(1).cumsum(1)
-        chosen = (noise[:, :1] * weights[:, -1:] >= weights).sum(1).clamp(max=k - 1)
+        chosen = self._choose(codes.view(rows, k, -1), None if labels is None else labels.view(rows, k), noise[:, 0])
         return codes.view(rows, k, -1)[torch.arange(rows, device=codes.device), chosen].to(noise)
+
+    def _choose(self, codes: Tensor, labels: Tensor | None, uniform: Tensor) -> Tensor:
+        """The candidate at each uniform number (rows,), from (rows, candidates, length).
+
+        Convolutions take four times as long in double precision, so they are in single precision, except for the rows
+        whose choice that could change.
+        """
+        edges = self._edges(codes, labels, torch.float32)
+        close = (uniform[:, None] - edges).abs().amin(1) < CLOSE_CALL
+        if uniform.dtype == torch.float64 and close.any():
+            edges[close] = self._edges(codes[close], None if labels is None else labels[close], torch.float64)
+        return (uniform[:, None] >= edges).sum(1)
+
+    def _edges(self, codes: Tensor, labels: Tensor | None, precision: torch.dtype) -> Tensor:
+        """Where one candidate's share of [0, 1] ends and the next one's begins, float64 (rows, candidates - 1)."""
+        scores = scores_of(self.scorer, codes.flatten(0, 1), None if labels is None else labels.flatten(), precision)
+        return scores.view(codes.shape[:2]).double().softmax(1).cumsum(1)[:, :-1]
 
     def labels_of(self, noise: Tensor) -> Tensor | None:
         if not self.labels:
@@ -410,6 +427,26 @@ class TokenGenerator(Generator):
         return codes
 
 
+def scores_of(
+    scorer: Scorer, codes: Tensor, labels: Tensor | None = None, precision: torch.dtype | None = None
+) -> Tensor:
+    """The discriminator's scores of token ids (rows, length): (rows,). Rows of similar length share a batch.
+
+    Args:
+        labels: classes (rows,), if the model has classes.
+        precision: compute in this one instead of the weights' own.
+    """
+    weights = {name: each.to(precision) for name, each in scorer.named_parameters()}
+    lengths = (codes != PADDING).sum(1)
+    order, scores = lengths.argsort(), list[Tensor]()
+    for rows in order.split(SCORED_ROWS):
+        # Enough padding for a window of nothing else, as all rows have but the longest possible.
+        width = int(lengths[rows[-1]]) + max(Scorer.WIDTHS)
+        theirs = None if labels is None else labels[rows]
+        scores.append(torch.func.functional_call(scorer, weights, (codes[rows, :width], theirs)))
+    return torch.cat(scores)[order.argsort()]
+
+
 def backoff_share(masses: Tensor) -> Tensor:
     """The share that neither trigrams nor bigrams keep for their own grams: (...) from masses (..., 2)."""
     return (1 - masses).prod(-1)
@@ -418,7 +455,8 @@ def backoff_share(masses: Tensor) -> Tensor:
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:
     """The token at each uniform number (rows,) by the inverse distribution function of softmax(logits)."""
     # Single precision is much faster here; draws stay reproducible because the *logits* are exact.
-    share = (logits - logits.amax(1, keepdim=True)).float().exp()
+    share = logits.float()
+    share = (share - share.amax(1, keepdim=True)).exp_()
     share = F.pad(share, (0, -share.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
     blocks = share.sum(2, dtype=torch.float64).cumsum(1)
     left = uniform.double() * blocks[:, -1]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train import text_draws, text_game
+from train import text_draws, text_game, text_generator
 from train.config import resolve
 from train.game import NonFiniteError, Tick
 from train.generator import LabelledRows, draw_noise, generate_labelled
@@ -111,7 +111,7 @@ class Scores(torch.nn.Module):
     """The score is the first token's number."""
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        assert len(codes) <= text_draws.SCORED_ROWS  # so that memory does not grow with the rows
+        assert len(codes) <= text_generator.SCORED_ROWS  # so that memory does not grow with the rows
         return codes[:, 0].float()
 
 

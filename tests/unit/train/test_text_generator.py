@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from train import catalogue, ngram, text_warmup
+from train import catalogue, ngram, text_generator, text_warmup
 from train.codec import END, PADDING, UNKNOWN
 from train.generator import draw_noise, generate
 from train.ngram import fit_ngrams
@@ -322,6 +322,34 @@ def test_resampling_follows_the_density_ratio(generator: TokenGenerator) -> None
     wanted = plain * SCORES.exp()
     assert (chosen / chosen.sum() - wanted / wanted.sum()).abs().max() < 0.04
     assert (plain / plain.sum() - wanted / wanted.sum()).abs().max() > 0.06
+
+
+def random_scorer(classes: int = 0) -> Scorer:
+    scorer = Scorer(VOCABULARY, classes)
+    for parameter in scorer.parameters():
+        torch.nn.init.normal_(parameter)
+    return scorer.eval()
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_scores_do_not_depend_on_the_padding(classes: int) -> None:
+    torch.manual_seed(0)
+    rows, scorer = 2 * text_generator.SCORED_ROWS + 3, random_scorer(classes)
+    codes, lengths = torch.randint(3, VOCABULARY, (rows, 20)), torch.randint(1, 21, (rows, 1))
+    codes = codes.masked_fill(torch.arange(20) >= lengths, PADDING)
+    labels = torch.randint(2, (rows,)) if classes else None
+    torch.testing.assert_close(text_generator.scores_of(scorer, codes, labels), scorer(codes, labels))
+
+
+def test_close_calls_between_candidates_are_decided_in_double_precision(generator: TokenGenerator) -> None:
+    torch.manual_seed(0)
+    generator.scorer = random_scorer().double()
+    codes = draw(generator, 3 * 50, seed=1).codes.view(50, 3, LENGTH)
+    edges = generator.scorer(codes.flatten(0, 1)).view(50, 3).softmax(1).cumsum(1)[:, :2]
+    for edge in edges.T:
+        for nudge in (-1e-9, 1e-9):
+            chosen = generator._choose(codes, None, edge + nudge)
+            assert torch.equal(chosen, ((edge + nudge)[:, None] >= edges).sum(1))
 
 
 def test_settings_do_not_change_the_original(generator: TokenGenerator) -> None:
