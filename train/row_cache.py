@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from train import atomic
 from train.builtin import cache_directory
-from train.errors import InputError
+from train.errors import InputError, JobError
 from train.packed import PackedRows
 from train.progress import Progress
 from train.readers import (
@@ -108,19 +108,34 @@ def load(files: Sequence[Path], *, codec: str, max_bad_rows: int) -> tuple[Store
 
     Raises:
         InputError: a file cannot be read, has other columns than the first, or too many rows cannot be used.
+        JobError: the rows are not in the cache, which cannot be written.
     """
     first = _Source(files[0])
     if codec != "bits" and not _looks_like_bits(first):
         return None
     place = cache_directory() / "rows" / _key(files)
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the rows may be private
-    with FileLock(place.with_suffix(".lock")):
+    # Before the lock, which a cache that may only be read does not give.
+    stored = _stored(place) or _converted(files, first.columns, place, max_bad_rows)
+    return stored, _mapped(place / "rows.bin", stored.rows, len(stored.columns))
+
+
+def _converted(files: Sequence[Path], columns: tuple[str, ...], place: Path, max_bad_rows: int) -> Stored:
+    """Convert the files, unless another process is doing so: then wait for it."""
+    try:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the rows may be private
+        lock = FileLock(place.with_suffix(".lock")).acquire()
+    except OSError as problem:
+        raise JobError(
+            f"so many rows are packed on disk first, but {place.parent} cannot be written ({problem.strerror}): name "
+            "another folder by LOOKALIKE_CACHE"
+        ) from problem
+    with lock:
         if (stored := _stored(place)) is None:
             with atomic.replacing_folder(place) as partial:
-                _convert(files, first.columns, partial, max_bad_rows)
+                _convert(files, columns, partial, max_bad_rows)
             stored = _stored(place)
             assert stored is not None, place
-    return stored, _mapped(place / "rows.bin", stored.rows, len(stored.columns))
+    return stored
 
 
 def _stored(place: Path) -> Stored | None:

@@ -1,5 +1,6 @@
 """Sets larger than memory: converted once, with the same rows as in memory, and all unusable rows named."""
 
+import errno
 import gzip
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train import data, row_cache
-from train.errors import InputError
+from train.errors import InputError, JobError
 from train.packed import PackedRows
 
 BITS = np.random.default_rng(0).integers(0, 2, (100, 11)).astype(np.uint8)
@@ -98,6 +99,20 @@ def test_a_torn_cache_is_made_again(tmp_path: Path, name: str, damaged: Callable
     assert found.fingerprint() == before
     assert isinstance(found.bits, PackedRows)
     np.testing.assert_array_equal(found.bits[torch.arange(100)].numpy(), BITS)
+
+
+def test_a_cache_that_may_only_be_read_gives_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", BITS)
+    np.save(tmp_path / "b.npy", 1 - BITS)
+    before = data.load(str(tmp_path / "a.npy"), packed=True).fingerprint()
+
+    def refused(path: Path) -> None:  # as by a read-only folder, which does not stop root
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(row_cache, "FileLock", refused)
+    assert data.load(str(tmp_path / "a.npy"), packed=True).fingerprint() == before
+    with pytest.raises(JobError, match=r"cache/rows cannot be written \(Permission denied\): .* LOOKALIKE_CACHE$"):
+        data.load(str(tmp_path / "b.npy"), packed=True)
 
 
 def test_a_changed_file_is_converted_again(tmp_path: Path) -> None:
