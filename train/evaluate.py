@@ -211,14 +211,15 @@ def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
     others = [name for name in names if name not in given.columns]
     if not lacking and not others:
         return [names.index(name) for name in given.columns]
-    if len(names) == len(given.columns) and readers.column_names(len(names)) in (given.columns, tuple(names)):
+    nameless = any(tuple(each) == readers.column_names(len(each)) for each in (given.columns, names))
+    if nameless and len(names) == len(given.columns):
         return list(range(len(names)))
     facts = [f"{len(names)} columns where {given.source} has {len(given.columns)}"]
     if len(names) == len(given.columns):
         facts = [f"different columns from {given.source}"]
-    if lacking:
+    if lacking and not nameless:
         facts.append(f"it lacks {data.some(lacking)}")
-    if others:
+    if others and not nameless:
         facts.append(f"it also has {data.some(others)}")
     raise InputError(f"{source}: {'; '.join(facts)}")
 

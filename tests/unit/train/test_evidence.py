@@ -98,6 +98,9 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
     wide = write(tmp_path / "wide.parquet", np.hstack([rows, rows]), [*NAMES, *"vwxyz"])
     with pytest.raises(InputError, match=r"it lacks v, w, x, y, z$"):
         judged(wide, real)
+    np.save(tmp_path / "plain.npy", rows[:, :4])  # its columns have no names that could be missing
+    with pytest.raises(InputError, match=r"--synthetic .*plain.npy: 4 columns where .*real.parquet has 5$"):
+        judged(real, tmp_path / "plain.npy")
     with pytest.raises(InputError, match=r"it also has a, b, c, d, e and 5 more$"):
         judged(write(tmp_path / "strange.parquet", rows[:, :2], ["p", "q"]), wide)
 
