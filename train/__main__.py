@@ -362,6 +362,8 @@ def sync(run: Path | None, out: str) -> None:
     from serve import archive
     from train import rundir, tracking
 
+    if run is not None and not run.exists():
+        raise InputError(f"RUN {run}: {_why_no_artifact(run)}")
     directory = rundir.newest(Path(out)) if run is None else rundir.RunDirectory(run)
     run_id = tracking.sync(directory)
     what = "all of it" if directory.metrics.exists() else "all that there is so far"

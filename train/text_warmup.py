@@ -313,7 +313,8 @@ def recount(generator: TokenGenerator, codes: Tensor, *, chosen: bool = True) ->
         if model.rare is not None:
             model.rare, generator.rare_grams = rare, len(rare.grams)
     drawing = generator if chosen else generator.with_options(candidates=1)
-    with Progress("calibrating", RECOUNT_ROUNDS, unit="round") as progress:
+    work = "calibrating" if chosen else "calibrating the warm start"
+    with Progress(work, RECOUNT_ROUNDS, unit="round") as progress:
         for each in range(RECOUNT_ROUNDS):
             calibrate(drawing, codes, CALIBRATION_SEED + CALIBRATION_ROUNDS + each, rate=1 / max(1, each - 1))
             progress.add(1)

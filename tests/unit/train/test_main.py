@@ -190,6 +190,11 @@ def test_a_file_that_cannot_be_written_is_named(
     assert capsys.readouterr().err == f"Error: {run}/rows.csv: Permission denied\n"
 
 
+def test_sync_names_the_folder_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["sync", "nowhere"]) == 2
+    assert "RUN nowhere: no such folder; name one such as runs/" in capsys.readouterr().err
+
+
 def test_sync_says_how_a_damaged_archive_is_made_anew(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
