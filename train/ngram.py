@@ -158,6 +158,8 @@ class NgramModel(nn.Module):
         undecided = torch.ones_like(first, dtype=torch.bool)
         contexts = (first * self.vocabulary + second, second, torch.zeros_like(first))
         for level, context, summed in zip(self.levels(), contexts, self._at(temperature)[0], strict=True):
+            if not undecided.any():
+                break
             at, mass = level.find(context)
             here = undecided & (uniform < mass)
             token[here] = level.draw(at[here], (uniform / mass)[here], summed)
