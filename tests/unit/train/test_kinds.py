@@ -88,7 +88,7 @@ def test_a_scorer_of_noise_is_not_believed_however_few_the_validation_texts(
     monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(text_game, "scores_of", lambda _, rows: torch.randn(len(rows.codes)))
+    monkeypatch.setattr(text_game, "scores_of", lambda _, codes, labels: torch.randn(len(codes)))
     sets = [LabelledRows(codes=torch.zeros(size, 1), labels=None) for size in (n, text_game.CHECKED_DRAWS * n)]
     scorer: Any = None
     scores = [math.exp(-text_game.nats_won(scorer, *sets)[0]) for _ in range(2000)]
