@@ -445,7 +445,7 @@ def _read_parquet(content: bytes, file: str) -> Table:
     if len(set(names)) < len(names):  # PyArrow can read such a file, but not tell its columns apart by name
         raise InputError(SAME_NAMES)
     # Arrow's threads could still hold Python's bytes when an error ends the process, which would then abort.
-    with pa.parquet.ParquetFile(io.BytesIO(content), pre_buffer=False) as opened:
+    with pa.parquet.ParquetFile(io.BytesIO(content), pre_buffer=False, page_checksum_verification=True) as opened:
         table = opened.read(use_threads=False)
     columns = {name: _as_text(table[name]) for name in table.column_names}
     texts = {name: values for name, values in columns.items() if values is not None}

@@ -255,7 +255,7 @@ Opened = tuple[tuple[str, ...], Callable[[], Iterator[Batch]]]  # column names, 
 def _open_parquet(file: Path, bad: list[str]) -> Opened:
     def batches() -> Iterator[Batch]:
         done = 0
-        with pa.parquet.ParquetFile(file) as opened:
+        with pa.parquet.ParquetFile(file, page_checksum_verification=True) as opened:
             for batch in opened.iter_batches(batch_size=BATCH_ROWS):
                 values = np.stack([bits_of(column) for column in batch.columns], axis=1)
                 yield Batch(row_numbers=np.arange(done + 1, done + len(values) + 1), values=values)

@@ -131,9 +131,10 @@ def _whole(path: Path, rows: int, columns: list[str]) -> bool:
 
 def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progress: Progress) -> None:
     codec = artifact.codec
-    with atomic.replacing(path) as partial, pa.parquet.ParquetWriter(partial, writers.schema(codec)) as writer:
+    schema = writers.schema(codec)
+    with atomic.replacing(path) as partial, pa.parquet.ParquetWriter(partial, schema, write_page_checksum=True) as file:
         for some in samples(artifact.generator, rows, seed):
-            writer.write_table(writers.arrow(some, codec))
+            file.write_table(writers.arrow(some, codec))
             progress.add(len(some.codes))
 
 

@@ -90,6 +90,6 @@ def _write_npy(file: BinaryIO, rows: pa.Table) -> None:
 WRITERS: dict[str, Callable[[BinaryIO, pa.Table], None]] = {
     ".csv": lambda file, rows: pa.csv.write_csv(rows, file),
     ".jsonl": _write_jsonl,
-    ".parquet": lambda file, rows: pa.parquet.write_table(rows, file),
+    ".parquet": lambda file, rows: pa.parquet.write_table(rows, file, write_page_checksum=True),
     ".npy": _write_npy,
 }

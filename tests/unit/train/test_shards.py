@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.rated import rated_artifact
-from train import artifact, shards
+from train import artifact, data, row_cache, shards
 from train.artifact import Artifact
 from train.codec import BitsCodec
 from train.errors import InputError
@@ -54,6 +54,22 @@ def test_a_folder_begins_with_the_rows_of_a_single_file(tmp_path: Path, loaded: 
 def test_a_folder_is_one_table_to_other_tools(tmp_path: Path, loaded: Artifact) -> None:
     shards.write(tmp_path, loaded, n=100, seed=3, shard_rows=30)
     assert pyarrow.parquet.read_table(tmp_path).num_rows == 100
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_shard_that_the_disk_damaged_is_refused(
+    tmp_path: Path, loaded: Artifact, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(row_cache, "is_large", lambda _: large)
+    shards.write(tmp_path / "shards", loaded, n=100, seed=3, shard_rows=100)
+    (shard,) = (tmp_path / "shards").glob("*.parquet")
+    column = pyarrow.parquet.read_metadata(shard).row_group(0).column(5)
+    content = bytearray(shard.read_bytes())
+    content[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 1  # in the page's last values
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match="CRC checksum"):
+        data.load(str(shard), packed=True)
 
 
 def test_blocks_and_seeds_have_streams_of_their_own(loaded: Artifact) -> None:
