@@ -118,7 +118,8 @@ def judge(
     def score(codes: Array) -> dict[str, Any]:
         return metrics.compare(codes, heldout, train, validation=validation, seed=seed, label=predicted)
 
-    scores = _each(contenders, score)
+    with Progress("judging", sum(map(len, contenders.values()))) as progress:
+        scores = _each(contenders, score, progress)
     scores[FLOOR] = _floor(next(iter(scores.values())))
     n = min(len(heldout), len(train))
     rounded = {name: _some_rows(codes, n, seed).round().astype(np.uint8) for name, codes in contenders.items()}
@@ -156,12 +157,14 @@ def judge_texts(
     real, learned, beside = ([words_of(text) for text in texts] for texts in (heldout, train, validation))
     columns = text_metrics.commonest_tokens(real, text_metrics.PRESENCE_WORDS)
     n = min(len(real), len(learned), *map(len, words.values()))
-    floor = text_metrics.text_floor(real, learned, n, seed=seed, embed=embed)
 
     def score(made: list[list[str]]) -> dict[str, Any]:
         return text_metrics.compare_text(made, real, learned, validation=beside, seed=seed, embed=embed, floor=floor)
 
-    scores = _each(words, score)
+    with Progress("judging", n + sum(map(len, words.values()))) as progress:
+        floor = text_metrics.text_floor(real, learned, n, seed=seed, embed=embed)
+        progress.add(n)
+        scores = _each(words, score, progress)
     if labels is not None:
         judges = (real, labels.heldout)
         fresh = text_metrics.label_scores((learned, labels.train), judges, n, seed=seed)
@@ -189,13 +192,14 @@ def labels_of(contenders: Mapping[str, list[str] | None], heldout: Dataset, trai
     return Strings(contenders=there, heldout=heldout.classes, train=train.classes)
 
 
-def _each(contenders: Mapping[str, Rows], score: Callable[[Rows], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _each(
+    contenders: Mapping[str, Rows], score: Callable[[Rows], dict[str, Any]], progress: Progress
+) -> dict[str, dict[str, Any]]:
     """The scores of each contender; with many long rows that takes minutes, so progress is shown."""
     scores = {}
-    with Progress("judging", sum(map(len, contenders.values()))) as progress:
-        for name, rows in contenders.items():
-            scores[name] = score(rows)
-            progress.add(len(rows))
+    for name, rows in contenders.items():
+        scores[name] = score(rows)
+        progress.add(len(rows))
     return scores
 
 
@@ -209,10 +213,12 @@ def curves(
     """
     n = min(CURVE_TEXTS, len(heldout), len(train))
     real = [words_of(text) for text in heldout[:n]]
-    found = {
-        name: [_point(temperature, draw(temperature, n), real) for temperature in TEMPERATURES]
-        for name, draw in draws.items()
-    }
+    found = {name: list[Point]() for name in draws}
+    with Progress("drawing at several temperatures", n * len(draws) * len(TEMPERATURES), unit="text") as progress:
+        for name, draw in draws.items():
+            for temperature in TEMPERATURES:
+                found[name].append(_point(temperature, draw(temperature, n), real))
+                progress.add(n)
     return {**found, FLOOR: [_point(None, train[:n], real)]}
 
 
