@@ -463,6 +463,8 @@ def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
         values = pc.if_else(pc.is_nan(values), None, values)
     try:
         return values.cast(pa.string()).cast(pa.binary())  # even a column of type string may not be UTF-8
+    except pa.ArrowNotImplementedError:  # lists or objects
+        return None
     except pa.ArrowException:
         first: list[Any] = values.slice(0, PROBE_ROWS).to_pylist()
         known = [value is None or (isinstance(value, bytes) and _is_utf8(value)) for value in first]

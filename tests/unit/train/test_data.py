@@ -389,6 +389,14 @@ def test_columns_that_hold_no_text_are_left_out(tmp_path: Path) -> None:
         data.load(name)
 
 
+@pytest.mark.parametrize("tags", [[None] * 12, [None] * 11 + [["funny"]]])
+def test_lists_are_left_out_though_most_are_missing(tmp_path: Path, tags: list[list[str] | None]) -> None:
+    table = pa.table({"review": TEXTS, "tags": pa.array(tags, pa.list_(pa.string()))})
+    for name, rows in (("a", table), ("b", table.slice(0, 0))):
+        pa.parquet.write_table(rows, tmp_path / f"{name}.parquet")
+    assert data.load(str(tmp_path)).texts == TEXTS
+
+
 def test_bytes_that_are_no_text_make_bad_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     marked = "a caf\ufffd"  # U+FFFD, from an earlier lossy decoding, is valid text
