@@ -212,7 +212,7 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
         if STRADDLING not in str(problem):
             raise
         raise InputError(f"a row is longer than {2 * CSV_BLOCK:,} bytes") from problem
-    if b'"' in content and content.count(b"\n") > table.num_rows + len(bad) + 1:  # some rows may have several lines
+    if b'"' in content and line_ends(content) > table.num_rows + len(bad) + 1:  # some rows may have several lines
         check_quotes(io.StringIO(content.decode(), newline=""), delimiter)
     if b'\\"' in content:
         _check_escapes(io.StringIO(content.decode(), newline=""), delimiter)
@@ -244,6 +244,11 @@ def csv_options(
     parsing.ignore_empty_lines = len(names) > 1  # with a single column they are rows without a value
     converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
     return names, {"read_options": reading, "parse_options": parsing, "convert_options": converting}
+
+
+def line_ends(content: bytes) -> int:
+    """How many line ends there are, each LF, CR LF, or CR alone (as old programs for the Mac write)."""
+    return content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
 
 
 def check_quotes(lines: Iterable[str], delimiter: str, *, several_lines: bool = True) -> None:

@@ -41,6 +41,7 @@ from train.readers import (
     format_of,
     in_a_line,
     is_gzip,
+    line_ends,
     mostly_bits,
 )
 
@@ -321,7 +322,7 @@ def _lines(file: Path) -> int:
     lines, quoted = 0, False
     with pa.input_stream(file) as content:
         while block := content.read(CSV_BATCH):
-            lines += block.count(b"\n")
+            lines += line_ends(block)
             quoted = quoted or b'"' in block
     return lines if quoted else 0
 

@@ -154,12 +154,14 @@ def test_a_text_may_have_lines_where_the_reader_pauses(tmp_path: Path, monkeypat
     ],
     ids=["closed by another row's", "never closed"],
 )
-@pytest.mark.parametrize("ending", ["csv", "tsv"])
-def test_a_mark_that_takes_in_other_rows_is_named(tmp_path: Path, ending: str, rows: list[str], lines: str) -> None:
+@pytest.mark.parametrize(("ending", "line_end"), [("csv", "\n"), ("csv", "\r\n"), ("csv", "\r"), ("tsv", "\n")])
+def test_a_mark_that_takes_in_other_rows_is_named(
+    tmp_path: Path, ending: str, line_end: str, rows: list[str], lines: str
+) -> None:
     between = {"csv": ",", "tsv": "\t"}[ending]
     path = tmp_path / f"a.{ending}"
-    path.write_text("".join(f"{text}{between}{label}\n" for text, label in [("text", "stars"), *[("good", 1)] * 20]))
-    with path.open("a") as file:
+    with path.open("w", newline=line_end) as file:
+        file.writelines(f"{text}{between}{label}\n" for text, label in [("text", "stars"), *[("good", 1)] * 20])
         file.writelines(f"{row}{between}1\n" for row in rows)
     with pytest.raises(InputError, match=lines):
         data.load(str(path), max_bad_rows=10)

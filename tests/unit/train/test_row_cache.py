@@ -152,9 +152,11 @@ def test_unusable_rows_are_named_and_skipped_up_to_the_limit(tmp_path: Path) -> 
     ],
     ids=["closed in the midst of a value", "closed as it should be", "never closed"],
 )
-def test_a_mark_that_takes_in_other_rows_is_named(tmp_path: Path, odd: list[str], lines: str) -> None:
+@pytest.mark.parametrize("line_end", ["\n", "\r"])
+def test_a_mark_that_takes_in_other_rows_is_named(tmp_path: Path, odd: list[str], lines: str, line_end: str) -> None:
     path = tmp_path / "a.csv"
-    path.write_text("a,b,c\n" + "0,1,0\n" * 400 + "".join(f"{line}\n" for line in odd))
+    content = "a,b,c\n" + "0,1,0\n" * 400 + "".join(f"{line}\n" for line in odd)
+    path.write_text(content, newline=line_end)
     for name in ("a.csv", "a.csv.gz"):
         with pytest.raises(InputError, match=rf"--data .*{name}: {lines}"):
             data.load(str(tmp_path / name), packed=True, max_bad_rows=10)
