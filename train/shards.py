@@ -113,8 +113,8 @@ def _claim(folder: Path, plan: Plan) -> None:
                 raise InputError(f"--out {folder}: holds Parquet files but no {MANIFEST}; name another folder")
             atomic.write_text(manifest, json.dumps(asdict(plan), indent=1) + "\n")
         try:
-            found = json.loads(manifest.read_text())
-        except ValueError as problem:
+            found = dict(json.loads(manifest.read_text()))
+        except (ValueError, TypeError) as problem:
             raise InputError(f"--out {folder}: {MANIFEST} cannot be read ({problem})") from problem
     for name, value in asdict(plan).items():
         if found.get(name) != value:

@@ -203,3 +203,10 @@ def test_a_folder_of_other_data_is_refused(tmp_path: Path, loaded: Artifact) -> 
     with pytest.raises(InputError, match="no _manifest"):
         shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
     assert [path.name for path in tmp_path.glob("*") if path.name != ".lock"] == ["real.parquet"]
+
+
+@pytest.mark.parametrize("manifest", ["", "{", "null", "[1]", "[]", "\xff"])
+def test_a_damaged_manifest_is_refused(tmp_path: Path, loaded: Artifact, manifest: str) -> None:
+    (tmp_path / shards.MANIFEST).write_text(manifest, encoding="latin-1")
+    with pytest.raises(InputError, match=r"_manifest\.json cannot be read|holds a sample of weights_sha256 None"):
+        shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
