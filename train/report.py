@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
 
-from train import metrics
+from train import SHOWN_SAFELY, metrics
 from train.codec import words_of
 from train.evidence import FLOOR, Evidence, Strings
 from train.gate import Verdict
@@ -219,7 +219,7 @@ def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("report.html.j2").render(
+    html = environment.get_template("report.html.j2").render(
         page=page,
         table=_table(evidence),
         contenders=[*evidence.contenders, FLOOR],
@@ -235,6 +235,7 @@ def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
         neighbours=neighbours(evidence, page.decode, train_known=page.train_known),
         warnings=evidence.scores[evidence.shipped].get("warnings", []),
     )
+    return html.translate(SHOWN_SAFELY | {ord(space): space for space in "\n\t"})  # HTML allows no control characters
 
 
 @contextlib.contextmanager

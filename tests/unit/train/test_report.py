@@ -106,6 +106,12 @@ def test_what_users_bring_is_escaped(found: Evidence) -> None:
     assert "toy &lt;b&gt;rows" in html
 
 
+def test_control_characters_are_replaced(found: Evidence) -> None:
+    html = rendered(found, page(decode=lambda codes: ["a\x00b\x1b\x7f\x85\tc\n"] * len(codes)))
+    assert "a\ufffdb\ufffd\ufffd\ufffd\tc\n" in html
+    assert not re.search(r"[^\n\t -~\u00a0-\U0010ffff]", html)
+
+
 def test_without_training_there_are_no_loss_curves(found: Evidence) -> None:
     html = rendered(found, page(history=[]))
     assert "<h2>Training</h2>" not in html
