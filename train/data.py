@@ -355,7 +355,7 @@ def _files(path: Path) -> list[Path]:
         )
     if not path.is_dir():
         raise InputError(f"--data {path}: neither a file nor a folder; save the output of a pipe as a file")
-    shards = sorted(file for file in path.iterdir() if _is_shard(file))
+    shards = sorted(file for file in path.iterdir() if readers.is_shard(file))
     for shard in shards:
         if not shard.is_file():
             raise InputError(f"--data {path}: {shard.name} is a broken link, or not a file")
@@ -364,10 +364,6 @@ def _files(path: Path) -> list[Path]:
             f"--data {path}: the folder holds no file that ends in {', '.join(READERS)} (or one of these and .gz)"
         )
     return shards
-
-
-def _is_shard(file: Path) -> bool:
-    return readers.format_of(file) in READERS and not file.name.startswith(".") and not file.is_dir()
 
 
 def columns_of(path: Path) -> tuple[str, ...]:

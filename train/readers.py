@@ -502,3 +502,8 @@ READERS: dict[str, Callable[[bytes, str], Table]] = {
     ".txt": _read_txt,
     ".npy": _read_npy,
 }
+
+
+def is_shard(file: Path) -> bool:
+    """Whether a file is read as a part of its folder."""
+    return format_of(file) in READERS and not file.name.startswith(".") and not file.is_dir()

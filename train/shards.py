@@ -16,7 +16,7 @@ import pyarrow.parquet
 import torch
 from filelock import FileLock
 
-from train import MAX_SEED, atomic, writers
+from train import MAX_SEED, atomic, readers, writers
 from train.artifact import Artifact
 from train.errors import InputError
 from train.generator import Generator, LabelledRows, generate_labelled, noise_of
@@ -76,8 +76,8 @@ def write(
         processes: how many share the work.
 
     Raises:
-        InputError: the folder holds another sample or unknown Parquet files, its manifest cannot be read, or it is a
-            file; or there would be more than `MOST_SHARDS`.
+        InputError: the folder holds another sample or other data, its manifest cannot be read, or it is a file; or
+            there would be more than `MOST_SHARDS`.
     """
     weights = artifact.card["weights_sha256"]
     plan = Plan(weights_sha256=weights, seed=seed, n=n, shard_rows=shard_rows, options=options or {})
@@ -109,8 +109,7 @@ def _claim(folder: Path, plan: Plan) -> None:
     manifest = folder / MANIFEST
     with FileLock(folder / ".lock"):
         if not manifest.exists():
-            if any(folder.glob("*.parquet")):
-                raise InputError(f"--out {folder}: holds Parquet files but no {MANIFEST}; name another folder")
+            _refuse_others(folder, set())
             atomic.write_text(manifest, json.dumps(asdict(plan), indent=1) + "\n")
         try:
             found = dict(json.loads(manifest.read_text()))
@@ -119,6 +118,13 @@ def _claim(folder: Path, plan: Plan) -> None:
     for name, value in asdict(plan).items():
         if found.get(name) != value:
             raise InputError(f"--out {folder}: holds a sample of {name} {found.get(name)}, not {value}; name another")
+    _refuse_others(folder, {plan.path(folder, shard).name for shard in range(plan.shards)})
+
+
+def _refuse_others(folder: Path, ours: set[str]) -> None:
+    """Refuse a folder that holds other data, which its readers would take for rows of the sample."""
+    if others := sorted(file.name for file in folder.iterdir() if readers.is_shard(file) and file.name not in ours):
+        raise InputError(f"--out {folder}: holds {others[0]}, which is not part of this sample; name another folder")
 
 
 def _whole(path: Path, rows: int, columns: list[str]) -> bool:

@@ -198,11 +198,20 @@ def test_a_file_is_no_folder(tmp_path: Path, loaded: Artifact) -> None:
         shards.write(tmp_path / "out", loaded, n=10, seed=0, shard_rows=10)
 
 
-def test_a_folder_of_other_data_is_refused(tmp_path: Path, loaded: Artifact) -> None:
-    (tmp_path / "real.parquet").write_bytes(b"precious")
-    with pytest.raises(InputError, match="no _manifest"):
+@pytest.mark.parametrize("name", ["real.parquet", "real.csv", "part-00000-of-00003.parquet"])
+def test_a_folder_of_other_data_is_refused(tmp_path: Path, loaded: Artifact, name: str) -> None:
+    (tmp_path / name).write_bytes(b"precious")
+    with pytest.raises(InputError, match=f"holds {name}, which is not part of this sample; name another folder"):
         shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
-    assert [path.name for path in tmp_path.glob("*") if path.name != ".lock"] == ["real.parquet"]
+    assert [path.name for path in tmp_path.glob("*") if path.name != ".lock"] == [name]
+
+
+def test_other_data_may_not_join_a_sample(tmp_path: Path, loaded: Artifact) -> None:
+    for name in ("notes.md", "real.jsonl"):
+        shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
+        (tmp_path / name).write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"holds real\.jsonl, which is not part of this sample"):
+        shards.write(tmp_path, loaded, n=50, seed=1, shard_rows=20)
 
 
 @pytest.mark.parametrize("manifest", ["", "{", "null", "[1]", "[]", "\xff"])
