@@ -167,6 +167,17 @@ def test_only_exact_copies_of_texts_are_spoken_of(reviews: Path) -> None:
     assert "without --train, only about half of the exact copies are counted" in found.scores[SYNTHETIC]["warnings"]
 
 
+@pytest.mark.parametrize("kind", ["texts", "bits"])
+def test_a_verbatim_copy_of_all_real_rows_is_half_copies(tmp_path: Path, kind: str) -> None:
+    if kind == "texts":
+        real = tmp_path / "real.txt"
+        real.write_text("\n".join(f"a film of {i} lives" for i in range(200)))
+    else:
+        bits = np.random.default_rng(1).integers(0, 2, (200, 30), np.uint8)
+        real = write(tmp_path / "real.parquet", bits, [f"c{i}" for i in range(30)])
+    assert 0.4 < judged(real, real).scores[SYNTHETIC]["copy_excess"] < 0.6
+
+
 def test_texts_need_no_more_words_than_they_have(reviews: Path) -> None:
     samples = reviews.with_name("samples.csv")
     assert len(judged(reviews, samples, column="review").columns) == 12
