@@ -446,6 +446,8 @@ def _dataset(table: Table, path: Path, column: str | None, label_column: str | N
             raise InputError(f"{option} {name}: holds no text")
         if name is not None and name not in table.columns:
             raise InputError(f"{option} {name}: {_no_such_column(name, table.columns)}")
+    if column is not None and column == label_column:
+        raise InputError(f"--label-column {label_column}: this column holds the texts")
     if column is None and (codec == "bits" or (codec == "auto" and _looks_like_bits(table.columns))):
         return _bits_dataset(table, path)
     others = {name: values for name, values in table.columns.items() if name != label_column}

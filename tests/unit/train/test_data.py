@@ -452,6 +452,8 @@ def test_classes_must_be_few(tmp_path: Path) -> None:
     path.write_text("name,review\n" + "".join(f"n{row},a film like any other\n" for row in range(101)))
     with pytest.raises(InputError, match="--label-column name: 101 different values; there must be 2 to 100 classes"):
         data.check_classes(data.load(str(path), label_column="name"), "name")
+    with pytest.raises(InputError, match="--label-column name: this column holds the texts"):
+        data.load(str(path), column="name", label_column="name")
     path.write_text("name\n" + "a\nb\n" * 10)
     with pytest.raises(InputError, match="--label-column name: there is no other column"):
         data.load(str(path), label_column="name", codec="tokens")
