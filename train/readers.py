@@ -196,11 +196,11 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
         bad[row.number - 1] = f"{row.actual_columns} columns where the header names {row.expected_columns}"
         return "skip"
 
+    content = content.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
+    names, options = csv_options(content, delimiter, skip, CSV_BLOCK)
     # PyArrow cannot pass a row that is not UTF-8 to `skip`, so invalid bytes are replaced by MARK first.
     damaged = not _is_utf8(content)
     content = content.decode(errors="replace").encode() if damaged else content
-    content = content.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
-    names, options = csv_options(content, delimiter, skip, CSV_BLOCK)
     if len(names) == 1 and (found := set(names[0]) & (set(",;\t|") - {delimiter})):
         raise InputError(
             f"the columns seem to be separated by {found.pop()!r}; save them with commas as .csv, or with tabs as .tsv"
@@ -229,12 +229,15 @@ def csv_options(
         content: the file, or at least its header line.
 
     Raises:
-        InputError: two columns have the same name, or the names are values.
+        InputError: two columns have the same name, or the names are values or not UTF-8.
     """
     reading = pa.csv.ReadOptions(use_threads=False, block_size=block)  # with threads, bad rows would have no number
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
+    first = _first_line(content)
+    if not _is_utf8(first):
+        raise InputError("the names of the columns are not UTF-8; save the file as UTF-8")
     # Not open_csv, which would read on in the background: if that outlives Python after an error, the process aborts.
-    names = pa.csv.read_csv(io.BytesIO(_first_line(content)), reading, parsing).column_names
+    names = pa.csv.read_csv(io.BytesIO(first), reading, parsing).column_names
     if len(set(names)) < len(names):
         raise InputError(SAME_NAMES)
     if names[0].lower().startswith("sep="):

@@ -308,6 +308,7 @@ def test_json_lines_may_be_broken(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": null}\n{"a": 7}\n' * 9, "column a holds '7', neither 0 or 1 nor text"),
         ("a.jsonl", b'[{"text": "a film"}, {"text": "a plot"}]', "(row 1: a list of objects; put each object on a li"),
         ("a.jsonl", b'[\n{"text":\n"a film"}]', "no line holds a JSON object, text or list (row 1: not JSON)"),
+        ("a.csv", b"film,caf\xe9\n" + b"1,0\n0,1\n" * 9, "the names of the columns are not UTF-8; save the"),
         ("a.txt", b"one\ntwo\n", "2 usable rows; at least 10"),
         ("a.txt", b"!!!\n:)\n" * 9, "no text holds a word"),
     ],
