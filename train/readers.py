@@ -488,13 +488,14 @@ def _read_npy(content: bytes, file: str) -> Table:
         raise InputError(f"{problem}; save it as an array of numbers or of texts") from problem
     array = array.astype(array.dtype.newbyteorder("="), copy=False)  # PyArrow accepts only the native byte order
     if array.ndim == 1 and array.dtype.kind == "U":
-        columns = {TEXT_COLUMN: pa.chunked_array([pa.array(array.tolist())])}
-    elif array.ndim == 2 and array.shape[1] and array.dtype.kind in "buif":
+        texts = [text.encode(errors="surrogatepass") for text in array.tolist()]  # half of a pair makes a bad row
+        columns = {TEXT_COLUMN: pa.chunked_array([pa.array(texts, pa.binary())])}
+    elif array.ndim == 2 and array.shape[1] and array.dtype.kind in "buif" and array.dtype.itemsize <= 8:
         named = zip(column_names(array.shape[1]), array.T, strict=True)
         columns = {name: pa.chunked_array([pa.array(values).cast(pa.string())]) for name, values in named}
     else:
         raise InputError(f"an array of shape {array.shape} and type {array.dtype}; rows of 0/1 or texts are needed")
-    return Table(columns=columns, row_numbers=np.arange(1, len(array) + 1))
+    return _decoded(columns, np.arange(1, len(array) + 1), {}, file)
 
 
 READERS: dict[str, Callable[[bytes, str], Table]] = {

@@ -338,6 +338,12 @@ def test_arrays_that_are_no_rows_of_values_are_refused(tmp_path: Path, shape: tu
         data.load(str(tmp_path / "a.npy"))
 
 
+def test_an_array_of_longer_numbers_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", BITS.astype(np.longdouble))
+    with pytest.raises(InputError, match=r"an array of shape \(12, 3\) and type float128; rows of 0/1 or texts"):
+        data.load(str(tmp_path / "a.npy"))
+
+
 def test_an_array_of_python_objects_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", BITS.astype(object), allow_pickle=True)
     with pytest.raises(InputError, match=r"a\.npy: Object arrays .*; save it as an array of numbers or of texts$"):
@@ -370,6 +376,13 @@ def test_json_texts_that_are_no_unicode_make_bad_rows(tmp_path: Path) -> None:
     found = data.load(str(path), max_bad_rows=2)
     why = "holds half of a surrogate pair"
     assert found.skipped == (f"a.jsonl row 12: {why}", f"a.jsonl row 13: {why}")
+
+
+def test_texts_of_an_array_that_are_no_unicode_make_bad_rows(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([*TEXTS, "\ud800"]))
+    found = data.load(str(tmp_path / "a.npy"), max_bad_rows=1)
+    assert found.texts == TEXTS
+    assert found.skipped == ("a.npy row 13: column text is not UTF-8",)
 
 
 def write_table(path: Path, **columns: pa.Array) -> str:
