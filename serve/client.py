@@ -23,15 +23,16 @@ class _Retry(Retry):
     RETRY_AFTER_STATUS_CODES = frozenset()
 
 
-# Retried are 503 (a full queue, a stopping server) and 507 (a worker died). A server that cannot be reached is reported
-# at once, and a slow one is not asked again, which would only add to its load.
+# Retried are 503 (a full queue, a stopping server), and 500 and 507 (a worker died: 507 only if TorchServe has already
+# seen that it was killed). A server that cannot be reached is reported at once, and a slow one is not asked again,
+# which would only add to its load.
 RETRY = _Retry(
     total=4,
     connect=0,
     read=False,
     backoff_factor=0.3,
     retry_after_max=10,  # our server sends 1; another could make the command sleep for hours
-    status_forcelist=[503, 507],
+    status_forcelist=[500, 503, 507],
     allowed_methods=None,
     raise_on_status=False,
 )
