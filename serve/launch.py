@@ -257,8 +257,10 @@ def last_messages(home: Path, since: float) -> list[str]:
 
 
 def _message(line: str) -> str:
-    """The message of a log line, or the whole line if it is not JSON, such as a truncated one."""
+    """What a log line says, with its exception, or the whole line if it is not JSON, such as a truncated one."""
     try:
-        return str(json.loads(line)["message"])
-    except (ValueError, KeyError, TypeError):
+        parsed = json.loads(line)
+        exception = parsed.get("exception", "").strip().split("\n")[0]  # the rest says where in TorchServe
+        return f"{parsed['message']} ({exception})" if exception else str(parsed["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return line

@@ -355,6 +355,8 @@ def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
                 raise ServeError("TorchServe's answer differs from the model's golden samples.")
             if not state.token_file or _refuses_strangers(session, url, deadline):
                 return
+        if answer.status_code == requests.codes.not_found:  # TorchServe loads its models before it listens
+            raise ServeError(f"TorchServe could not load version {card['version']}.")
         time.sleep(POLL_SECONDS)
     raise ServeError(f"version {card['version']} did not answer a prediction in time.")
 

@@ -155,6 +155,13 @@ def test_the_last_line_of_a_log_may_be_torn(tmp_path: Path) -> None:
     assert launch.last_messages(tmp_path, 0) == ["whole", '{"time":"2","mess']
 
 
+def test_a_failure_is_told_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    logged = {"message": "Failed to load model: a.mar", "exception": " java.io.IOException: No space left\n\tat java"}
+    (tmp_path / "logs" / "server.log").write_text(json.dumps(logged))
+    assert launch.last_messages(tmp_path, 0) == ["Failed to load model: a.mar (java.io.IOException: No space left)"]
+
+
 def test_a_process_that_ends_while_it_is_looked_at_is_no_server(
     running: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +289,13 @@ def test_a_server_is_ready_when_it_answers_with_the_golden_samples(
     with nullcontext() if sequences == GOLDEN else wrong:
         server._await_golden(state, CARD, time.monotonic() + 60)
     assert predictions.tokens == [None]
+
+
+@pytest.mark.usefixtures("_its_port")
+def test_a_version_that_was_not_loaded_is_not_waited_for(running: State, predictions: Predictions) -> None:
+    predictions.answers = [(404, [])]
+    with pytest.raises(ServeError, match="TorchServe could not load version 1"):
+        server._await_golden(dataclasses.replace(running, port=predictions.port), CARD, time.monotonic() + 60)
 
 
 @pytest.fixture
