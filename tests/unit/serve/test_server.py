@@ -959,7 +959,7 @@ def test_no_address_to_listen_on_is_wrong_usage(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err.startswith("Error: --host: must name an address")
 
 
-@pytest.mark.parametrize("kind", ["archive", "artifact"])
+@pytest.mark.parametrize("kind", ["archive", "artifact", "unpacked"])
 def test_a_full_disk_is_no_fault_of_the_model(
     tmp_path: Path, artifact_directory: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -970,9 +970,13 @@ def test_a_full_disk_is_no_fault_of_the_model(
     source = artifact_directory
     if kind == "archive":
         source = archive.build(artifact_directory, tmp_path / "lookalike.mar")
-    monkeypatch.setattr(shutil, "copyfile", fail)
-    monkeypatch.setattr(zipfile.ZipFile, "writestr", fail)
-    told = rf"^no room for a copy of the model in {models.store(tmp_path)} \(No space left on device\)$"
+    if kind == "unpacked":
+        monkeypatch.setattr(Path, "write_bytes", fail)
+    else:
+        monkeypatch.setattr(shutil, "copyfile", fail)
+        monkeypatch.setattr(zipfile.ZipFile, "writestr", fail)
+    places = f"{models.store(tmp_path)} or {tempfile.gettempdir()}"
+    told = rf"^no room for copies of the model in {places} \(No space left on device\)$"
     with pytest.raises(ServeError, match=told):
         models.put(source, tmp_path)
 
