@@ -30,6 +30,7 @@ from train import MODEL_NAME
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 30.0  # for the first answer of a version whose workers have loaded it
 KILL_SECONDS = 10.0
+STATUS_SECONDS = 15.0  # a TorchServe that takes longer to describe itself hangs
 GRACE_SECONDS = 45.0  # a batch of the largest requests takes less
 SIGNATURE_SECONDS = 5.0  # within which a first worker signs, if they sign at all
 KNOCKS, KNOCK_SECONDS = 8, 2.0  # a few for each of the frontend's threads (number_of_netty_threads)
@@ -219,8 +220,8 @@ def status(runs: Path) -> dict[str, Any] | None:
     state = states.running(runs)
     if state is None:
         return None
-    described = _manage(state, "GET", f"/models/{MODEL_NAME}/all")
-    default = _manage(state, "GET", f"/models/{MODEL_NAME}")[0]["modelVersion"]
+    described = _manage(state, "GET", f"/models/{MODEL_NAME}/all", STATUS_SECONDS)
+    default = _manage(state, "GET", f"/models/{MODEL_NAME}", STATUS_SECONDS)[0]["modelVersion"]
     versions = [_described(version, models.card(runs, version["modelVersion"])) for version in described]
     return {
         "model": MODEL_NAME,

@@ -469,6 +469,21 @@ def test_a_stop_does_not_wait_longer_than_its_grace_for_a_torchserve_that_hangs(
     assert 1 <= limits[0] <= 5
 
 
+def test_a_status_does_not_wait_long_for_a_torchserve_that_hangs(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+
+    def hang(path: Path, method: str, target: str, token: str | None, seconds: float) -> None:
+        limits.append(seconds)
+        raise ServeError("timed out")
+
+    monkeypatch.setattr(management, "call", hang)
+    with pytest.raises(ServeError, match="timed out"):
+        server.status(tmp_path)
+    assert limits == [server.STATUS_SECONDS]
+
+
 def test_a_server_is_ended_though_its_runs_have_been_moved(running: State, tmp_path: Path) -> None:
     (tmp_path / "serve").rename(tmp_path / "moved")
     assert server.finish(tmp_path, running, 1, print)
