@@ -241,9 +241,14 @@ def _described(version: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
         "version": version["modelVersion"],
         "run_id": card.get("run_id"),
         "missed": models.missed_limits(card),
-        "workers": [{"pid": worker["pid"], "status": worker["status"]} for worker in version["workers"]],
+        "workers": [{"pid": worker["pid"], "status": _readiness(worker)} for worker in version["workers"]],
         "queue": version["jobQueueStatus"],
     }
+
+
+def _readiness(worker: dict[str, Any]) -> str:
+    """READY or not. TorchServe calls all other workers UNLOADING, also those that are loading or have died."""
+    return "READY" if worker["status"] == "READY" else "NOT READY"
 
 
 def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> bool:

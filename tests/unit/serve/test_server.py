@@ -93,6 +93,12 @@ def test_the_status_is_told_though_an_archive_is_damaged(
     assert [version["run_id"] for version in found["versions"]] == [None]
 
 
+def test_a_worker_that_is_loading_is_not_said_to_be_unloading() -> None:
+    workers = [{"pid": 7, "status": "READY"}, {"pid": -1, "status": "UNLOADING"}]
+    found = server._described({"modelVersion": "1", "workers": workers, "jobQueueStatus": {}}, {})
+    assert [worker["status"] for worker in found["workers"]] == ["READY", "NOT READY"]
+
+
 @pytest.mark.parametrize("missed", [[], ["c2st_auc is 0.9"]])
 def test_a_model_that_missed_its_gate_is_served_with_a_warning(
     running: State,
