@@ -19,7 +19,8 @@ CONTENT_TYPES = {"json": "application/json", "npy": "application/x-npy"}
 ANY_TYPE = ("application/*", "*/*")  # the more specific first
 FIELDS = ("n", "seed", "format")  # every model has them
 EXTRAS = ("temperature", "candidates", "label")  # only some models have them
-NAMES = (*FIELDS, *EXTRAS, "body", "Content-Type", "Accept", "Authorization", "server")  # what an error can name
+HEADERS = ("Content-Type", "Content-Encoding", "Accept", "Authorization")
+NAMES = (*FIELDS, *EXTRAS, *HEADERS, "body", "server")  # what an error can name
 ENVELOPE_BYTES = 4096  # more than an answer holds besides its rows: seed, model, punctuation
 BYTES_AS_SENT = (bytes, bytearray, memoryview)
 
@@ -79,6 +80,8 @@ def parse(parameters: Mapping[str, Any], headers: Mapping[str, Any], offer: Offe
         raise RequestError(
             "Content-Type", "send one JSON object as application/json", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
         )
+    if named.get("content-encoding", "").strip().lower() not in ("", "identity"):
+        raise RequestError("Content-Encoding", "send the body uncompressed", HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
     fields = _json_object(next(iter(parameters.values()), b""))
     options = _options(fields, offer.options)
     form = _format(fields.get("format"), named.get("accept", "*/*"))

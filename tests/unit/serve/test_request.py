@@ -1,5 +1,6 @@
 """Requests: what is valid, what is refused and with which status and field."""
 
+import gzip
 import json
 import math
 from http import HTTPStatus
@@ -155,6 +156,13 @@ def test_unknown_fields_are_named_in_ascii_and_shortened() -> None:
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
 def test_other_content_types_are_refused(kind: str) -> None:
     assert refusal(b'{"n": 1}', Content_Type=kind).status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip"])
+def test_a_compressed_body_is_said_to_be_compressed(coding: str) -> None:
+    error = refusal(gzip.compress(b'{"n": 1}'), Content_Encoding=coding)
+    assert (error.field, error.status) == ("Content-Encoding", HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+    assert parse(b'{"n": 1}', Content_Encoding="Identity").n == 1
 
 
 def test_several_parts_are_refused() -> None:
