@@ -266,8 +266,7 @@ def check_quotes(lines: Iterable[str], delimiter: str, *, several_lines: bool = 
     Raises:
         InputError: there is one; it names the lines.
     """
-    csv.field_size_limit(2 * CSV_BLOCK)
-    reader, ended = csv.reader(lines, delimiter=delimiter, strict=True), False
+    reader, ended = _csv_reader(lines, delimiter), False
     while not ended:
         first, fits = reader.line_num + 1, True
         try:
@@ -287,7 +286,7 @@ def _check_escapes(lines: Iterable[str], delimiter: str) -> None:
     Raises:
         InputError: there is one; it names the line.
     """
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = _csv_reader(lines, delimiter)
     try:
         collections.deque(reader, maxlen=0)
     except csv.Error as problem:
@@ -295,6 +294,12 @@ def _check_escapes(lines: Iterable[str], delimiter: str) -> None:
             f"line {reader.line_num}: text follows the closing quotation mark of a value; double quotation marks "
             f'inside a value, since a backslash does not escape them: """Great"", he said"'
         ) from problem
+
+
+def _csv_reader(lines: Iterable[str], delimiter: str) -> Any:
+    """Python's own reader, for values as long as PyArrow's may be."""
+    csv.field_size_limit(2 * CSV_BLOCK)
+    return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
 def _first_line(content: bytes) -> bytes:

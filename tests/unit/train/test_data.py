@@ -567,6 +567,12 @@ def test_what_would_be_misread_is_refused(tmp_path: Path, name: str, content: by
         data.load(str(tmp_path / name), max_bad_rows=99)
 
 
+def test_a_long_value_may_hold_a_backslash_before_a_mark(tmp_path: Path) -> None:
+    csv.field_size_limit(2**17)  # Python's own limit, which other tests may have raised
+    (tmp_path / "a.csv").write_text("text\n" + f'"{"a film " * 2**15}in C:\\"""\n' * 12)
+    assert len(data.load(str(tmp_path / "a.csv"))) == 12
+
+
 def test_backslashes_that_hide_nothing_are_kept(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,stars\n" + '"C:\\dir\\"" he said",1\na \\"film\\",2\n' * 6)
     assert data.load(str(tmp_path / "a.csv")).texts == ['C:\\dir\\" he said', 'a \\"film\\"'] * 6
