@@ -216,6 +216,8 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
         check_quotes(io.StringIO(content.decode(), newline=""), delimiter)
     if b'\\"' in content:
         _check_escapes(io.StringIO(content.decode(), newline=""), delimiter)
+    if _first_line(content).endswith(b"\n") and content.count(b"\r") > content.count(b"\r\n"):
+        _check_returns(io.StringIO(content.decode(), newline="\n"), delimiter)
     numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))
     return _decoded({name: table[name] for name in names}, numbers, bad, file, damaged)
 
@@ -296,16 +298,35 @@ def _check_escapes(lines: Iterable[str], delimiter: str) -> None:
         ) from problem
 
 
-def _csv_reader(lines: Iterable[str], delimiter: str) -> Any:
+def _check_returns(lines: Iterable[str], delimiter: str) -> None:
+    """Refuse a carriage return in a value without quotation marks, as in files of pandas: PyArrow ends the row there.
+
+    Args:
+        lines: the lines of a CSV file, with their line ends, of which a carriage return alone is none.
+
+    Raises:
+        InputError: there is one; it names the line.
+    """
+    reader = _csv_reader(lines, delimiter, strict=False)
+    try:
+        collections.deque(reader, maxlen=0)
+    except csv.Error as problem:
+        raise InputError(
+            f"line {reader.line_num}: a carriage return within a value would end the row; put quotation marks around "
+            "such values, or end all lines alike"
+        ) from problem
+
+
+def _csv_reader(lines: Iterable[str], delimiter: str, *, strict: bool = True) -> Any:
     """Python's own reader, for values as long as PyArrow's may be."""
     csv.field_size_limit(2 * CSV_BLOCK)
-    return csv.reader(lines, delimiter=delimiter, strict=True)
+    return csv.reader(lines, delimiter=delimiter, strict=strict)
 
 
 def _first_line(content: bytes) -> bytes:
     """The first line of a CSV file, up to the first line break that is not between quotation marks."""
     marks = 0
-    for found in re.finditer(rb'"|[\r\n]', content):
+    for found in re.finditer(rb'"|\r\n?|\n', content):
         if found[0] == b'"':
             marks += 1
         elif marks % 2 == 0:

@@ -567,6 +567,15 @@ def test_what_would_be_misread_is_refused(tmp_path: Path, name: str, content: by
         data.load(str(tmp_path / name), max_bad_rows=99)
 
 
+def test_a_carriage_return_may_not_end_a_row_among_lines(tmp_path: Path) -> None:
+    rows = "a film,1\n" * 12 + 'x"a long\rfilm",1\n'
+    (tmp_path / "a.csv").write_bytes(b"text,stars\n" + rows.replace("x", "").encode())
+    assert (data.load(str(tmp_path / "a.csv")).texts or [])[12] == "a long\rfilm"
+    (tmp_path / "a.csv").write_bytes(b"text,stars\n" + rows.replace('x"', "").replace('"', "").encode())
+    with pytest.raises(InputError, match="line 14: a carriage return within a value would end the row"):
+        data.load(str(tmp_path / "a.csv"), max_bad_rows=10)
+
+
 def test_a_long_value_may_hold_a_backslash_before_a_mark(tmp_path: Path) -> None:
     csv.field_size_limit(2**17)  # Python's own limit, which other tests may have raised
     (tmp_path / "a.csv").write_text("text\n" + f'"{"a film " * 2**15}in C:\\"""\n' * 12)
