@@ -4,6 +4,7 @@ A row is padded with PADDING after its END; UNKNOWN stands for words that the vo
 This module is a LEAF (see train/__init__.py).
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -388,15 +389,17 @@ class TokenGenerator(Generator):
         Convolutions take four times as long in double precision, so they are in single precision, except for the rows
         whose choice that could change.
         """
-        edges = self._edges(codes, labels, torch.float32)
+        double = uniform.dtype == torch.float64
+        # A copy, because another thread may be drawing, too.
+        edges = self._edges(copy.deepcopy(self.scorer).float() if double else self.scorer, codes, labels)
         close = (uniform[:, None] - edges).abs().amin(1) < CLOSE_CALL
-        if uniform.dtype == torch.float64 and close.any():
-            edges[close] = self._edges(codes[close], None if labels is None else labels[close], torch.float64)
+        if double and close.any():
+            edges[close] = self._edges(self.scorer, codes[close], None if labels is None else labels[close])
         return (uniform[:, None] >= edges).sum(1)
 
-    def _edges(self, codes: Tensor, labels: Tensor | None, precision: torch.dtype) -> Tensor:
+    def _edges(self, scorer: Scorer, codes: Tensor, labels: Tensor | None) -> Tensor:
         """Where one candidate's share of [0, 1] ends and the next one's begins, float64 (rows, candidates - 1)."""
-        scores = scores_of(self.scorer, codes.flatten(0, 1), None if labels is None else labels.flatten(), precision)
+        scores = scores_of(scorer, codes.flatten(0, 1), None if labels is None else labels.flatten())
         return scores.view(codes.shape[:2]).double().softmax(1).cumsum(1)[:, :-1]
 
     def labels_of(self, noise: Tensor) -> Tensor | None:
@@ -427,23 +430,18 @@ class TokenGenerator(Generator):
         return codes
 
 
-def scores_of(
-    scorer: Scorer, codes: Tensor, labels: Tensor | None = None, precision: torch.dtype | None = None
-) -> Tensor:
+def scores_of(scorer: Scorer, codes: Tensor, labels: Tensor | None = None) -> Tensor:
     """The discriminator's scores of token ids (rows, length): (rows,). Rows of similar length share a batch.
 
     Args:
         labels: classes (rows,), if the model has classes.
-        precision: compute in this one instead of the weights' own.
     """
-    weights = {name: each.to(precision) for name, each in scorer.named_parameters()}
     lengths = (codes != PADDING).sum(1)
     order, scores = lengths.argsort(), list[Tensor]()
     for rows in order.split(SCORED_ROWS):
         # Enough padding for a window of nothing else, as all rows have but the longest possible.
         width = int(lengths[rows[-1]]) + max(Scorer.WIDTHS)
-        theirs = None if labels is None else labels[rows]
-        scores.append(torch.func.functional_call(scorer, weights, (codes[rows, :width], theirs)))
+        scores.append(scorer(codes[rows, :width], None if labels is None else labels[rows]))
     return torch.cat(scores)[order.argsort()]
 
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -350,6 +351,17 @@ def test_close_calls_between_candidates_are_decided_in_double_precision(generato
         for nudge in (-1e-9, 1e-9):
             chosen = generator._choose(codes, None, edge + nudge)
             assert torch.equal(chosen, ((edge + nudge)[:, None] >= edges).sum(1))
+
+
+def test_threads_may_share_a_generator(generator: TokenGenerator) -> None:
+    """As the requests that a worker answers and its watch do."""
+    generator.scorer = random_scorer().double()
+    noise = draw_noise(generator, 200, seed=1)
+    alone = generate(generator, noise)
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda _: generate(generator, noise), range(32)))
+    assert all(torch.equal(each, alone) for each in together)
+    assert {weight.dtype for weight in generator.parameters()} == {torch.float64}
 
 
 def test_settings_do_not_change_the_original(generator: TokenGenerator) -> None:
