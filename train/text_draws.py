@@ -80,10 +80,8 @@ def chances(generator: TokenGenerator, draws: LabelledRows, seed: int) -> Tensor
     k, rng = generator.candidates, torch.Generator().manual_seed(seed)
     if k == 1:
         return None
-    scores, total = (
-        scores_of(generator.scorer, draws.codes, draws.labels).double().cpu(),
-        torch.zeros(len(draws.codes), dtype=torch.float64),
-    )
+    scores = scores_of(generator.scorer, draws.codes, draws.labels).double().cpu()
+    total = torch.zeros_like(scores)
     for _ in range(GROUPINGS):
         groups = torch.randperm(len(scores), generator=rng)[: len(scores) // k * k]
         if draws.labels is not None:
