@@ -6,7 +6,7 @@ beside those of the training texts, their floors.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -262,7 +262,7 @@ def text_c2st(synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge, fol
 
 
 def ngram_judge(texts: Texts, made: Array, seed: int) -> Callable[[Array, Array], Array]:
-    """Logistic regression on 1- to 3-grams."""
+    """Logistic regression on 1- to 3-grams, which are counted once for all folds."""
     counts = _ngram_counts(texts)
 
     def score(fit: Array, test: Array) -> Array:
@@ -296,36 +296,29 @@ def conv_judge(texts: Texts, made: Array, seed: int) -> Callable[[Array, Array],
     def score(fit: Array, test: Array) -> Array:
         counts = Counter(token for i in fit for token in set(texts[i]))
         index = {token: i for i, token in enumerate(sorted(t for t, count in counts.items() if count > 1), start=2)}
-        rows = _Rows(texts, index)
+        rows = [torch.tensor([index.get(token, 1) for token in text], dtype=torch.long) for text in texts]
+        lengths = np.array([len(text) for text in texts])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = _ConvNet(len(index) + 2)
             optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.1, fused=True)
             for _ in range(CONV_EPOCHS):
-                for batch in _batches(rows.lengths[fit]):
+                for batch in _batches(lengths[fit]):
                     optimizer.zero_grad()
-                    scores = net(rows.padded(fit[batch]))
+                    scores = net(_padded([rows[i] for i in fit[batch]]))
                     nn.functional.binary_cross_entropy_with_logits(scores, target[fit[batch]]).backward()
                     optimizer.step()
             net.eval()
             with torch.no_grad():
-                return torch.cat([net(rows.padded(part)) for part in _chunks(test)]).numpy()
+                return torch.cat([net(_padded([rows[i] for i in part])) for part in _chunks(test)]).numpy()
 
     return score
 
 
-class _Rows:
-    """Texts as token numbers: 0 is padding, 1 a rare token."""
-
-    def __init__(self, texts: Texts, index: Mapping[str, int]) -> None:
-        self.lengths = np.array([len(text) for text in texts])
-        self.ids = torch.zeros(len(texts), int(self.lengths.max()) + WIDEST, dtype=torch.long)
-        for row, text in zip(self.ids.numpy(), texts, strict=True):
-            row[: len(text)] = [index.get(token, 1) for token in text]
-
-    def padded(self, chosen: Array) -> Tensor:
-        """Some rows, (rows, length). Every row ends in padding, which shows its end; texts may have no words at all."""
-        return self.ids[chosen, : max(1, int(self.lengths[chosen].max())) + WIDEST - 1]
+def _padded(rows: list[Tensor]) -> Tensor:
+    """Token numbers (rows, length): 0 is padding, 1 a rare token. Every row ends in padding, which shows its end."""
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return nn.functional.pad(ids, (0, WIDEST - min(1, ids.shape[1])))  # texts may have no words at all
 
 
 def _batches(lengths: Array) -> Iterator[list[int]]:

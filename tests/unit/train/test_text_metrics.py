@@ -3,9 +3,11 @@
 import json
 import math
 import random
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.sentences import random_texts
 from train import text_metrics
@@ -113,6 +115,21 @@ def test_texts_without_a_word_can_be_judged() -> None:
     texts, numbers = [*random_texts(20, 1), *wordless, [], ["a", "film"]], np.arange(150)
     scores = text_metrics.conv_judge(texts, numbers % 2, 0)(numbers[:148], numbers[148:])
     assert np.isfinite(scores).all()
+
+
+def test_a_long_text_does_not_pad_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a single document among many sentences would fill the memory."""
+    widths: list[int] = []
+    forward = text_metrics._ConvNet.forward
+
+    def noted(net: Any, ids: torch.Tensor) -> torch.Tensor:
+        widths.append(ids.shape[1])
+        return forward(net, ids)
+
+    monkeypatch.setattr(text_metrics._ConvNet, "forward", noted)
+    texts, numbers = [*random_texts(127, 1), ["film"] * 300], np.arange(128)  # two batches
+    text_metrics.conv_judge(texts, numbers % 2, 0)(numbers, numbers)
+    assert sum(width > 200 for width in widths) == len(widths) / 2
 
 
 @pytest.mark.usefixtures("_no_text_judge")
