@@ -4,7 +4,7 @@ LOOKALIKE_TEST_CHECKPOINT_SECONDS makes them less frequent. LOOKALIKE_TEST_HOLD=
 2 and 5 until the test has created the files `go-2` and `go-5` in the working directory.
 
 `start` forks the job from a fork server (Python's `multiprocessing`) that has already imported everything, which saves
-seconds per job. Run as a script, it is an ordinary process.
+seconds per job (see `preloaded`). Run as a script, it is an ordinary process.
 """
 
 import multiprocessing
@@ -20,18 +20,11 @@ from unittest import mock
 
 from tqdm import tqdm
 
-from train import console, job, tracking, warmup
+from train import console, job, metrics, tracking, warmup
 from train.__main__ import main
 from train.game import Tick
 
 ROOT = Path(__file__).parents[3]
-PRELOADED = [
-    "tests.integration.train.driver",
-    "serve.archive",
-    "mlflow.pyfunc",
-    "mlflow.store.model_registry.sqlalchemy_store",
-    "mlflow.store.tracking.sqlalchemy_store",
-]
 # A process must have no other threads when it forks: locks that they hold would stay locked in the child.
 WITHOUT_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
@@ -52,6 +45,7 @@ def run(arguments: list[str]) -> int:
     job.CHECKPOINT_SECONDS = float(os.environ.get("LOOKALIKE_TEST_CHECKPOINT_SECONDS", "0"))  # type: ignore[assignment]
     tracking.SECONDS = 0.2  # type: ignore[assignment]
     warmup.STEPS, warmup.STEPS_ALONE, warmup.CALIBRATION_ROWS, warmup.EM_STEPS = 30, 1, 500, 5
+    metrics.FOLDS = 2  # type: ignore[assignment]
     job.Game._on_tick = hold  # type: ignore[method-assign]
     return main(arguments)
 
@@ -66,7 +60,7 @@ def start(
         errors: the file that receives standard error; standard output is discarded.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(["tests.integration.train.preloaded"])
     with mock.patch.dict(os.environ, PYTHONPATH=str(ROOT), **WITHOUT_THREADS):
         forkserver.ensure_running()
     process = context.Process(target=_be, args=(arguments, str(folder), str(errors), dict(environment)))
