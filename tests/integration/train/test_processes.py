@@ -68,7 +68,7 @@ def test_the_first_process_ends_those_that_it_has_started(tmp_path: Path) -> Non
     assert not any(other.is_running() for other in others)
 
 
-def test_a_process_that_is_lost_is_named_and_the_others_are_over_with_a_killed_first_one(tmp_path: Path) -> None:
+def test_a_process_that_is_lost_is_named_and_the_other_is_over_with_a_killed_first_one(tmp_path: Path) -> None:
     process = start(tmp_path, 1, "--epochs", "100000", "--processes", "3")
     wait_for_tick(process, tmp_path, 0)
     first, second = psutil.Process(process.pid).children()
@@ -80,9 +80,10 @@ def test_a_process_that_is_lost_is_named_and_the_others_are_over_with_a_killed_f
     assert "resume with: python -m train fit --resume --out runs" in last
     assert not second.is_running()
 
-    process = start(tmp_path, 1, "--resume")
+    process = start(tmp_path, 1, "--resume", "--processes", "2")
     wait_for_tick(process, tmp_path, seen(tmp_path))
     others = psutil.Process(process.pid).children()
+    assert len(others) == 1
     process.kill()
     process.wait()
     assert psutil.wait_procs(others, timeout=60)[1] == []
