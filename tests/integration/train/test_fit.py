@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import mlflow
@@ -19,16 +20,15 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from serve import archive
+from tests.integration.train import driver
 from tests.ports import free_port
-from train import artifact, builtin, kinds, rundir, warmup
+from train import artifact, builtin, kinds, metrics, rundir, warmup
 from train.__main__ import main
 from train.config import from_json
 from train.prepare import prepare
 
 SMALL = ["--hidden", "8", "--folds", "2", "--batch-size", "96", "--turns", "2", "--device", "cpu"]
 FAST = [*SMALL, "--epochs", "20", "--tick", "2000", "--baselines", "fast", "--gate", "none"]
-ROOT = Path(__file__).parents[3]
-STEPS = warmup.STEPS
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +38,10 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _short_warm_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What jobs leave and refuse does not depend on how well the nets are fitted."""
+def _short_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What jobs leave and refuse does not depend on how well the nets are fitted and how well they are judged."""
     monkeypatch.setattr(warmup, "STEPS", 30)
+    monkeypatch.setattr(metrics, "FOLDS", 2)
 
 
 def store(tmp_path: Path) -> str:
@@ -237,28 +238,30 @@ def test_the_textbook_prints_what_the_textbook_prints(tmp_path: Path, capsys: py
         assert all(len(row.split()) == 5 and set(row.split()) <= {"0", "1"} for row in rows)
 
 
-def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(warmup, "STEPS", STEPS)  # as in the separate process below
+def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> None:
     job = ["fit", "--data", "toy", *SMALL, "--epochs", "60", "--tick", "2000", "--baselines", "none", "--gate", "none"]
-    assert main([*job, "--out", str(tmp_path / "undisturbed")]) == 0
 
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "train", *job], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-    )
+    def begin(*options: str) -> BaseProcess:
+        return driver.start([*job, *options], tmp_path, errors=tmp_path / "errors")
+
+    undisturbed = begin("--out", str(tmp_path / "undisturbed"))
+    undisturbed.join()
+    assert undisturbed.exitcode == 0
+
+    process = begin()
     stats = tmp_path / "runs" / "00001-toy-bits" / "stats.jsonl"
     while not (stats.exists() and len(stats.read_text().splitlines()) >= 3):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "resume with: python -m train fit --resume" in errors
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 1
+    assert "resume with: python -m train fit --resume" in (tmp_path / "errors").read_text()
 
     before = only_run(tmp_path).info.run_id
-    assert main(["fit", "--resume"]) == 0
+    resumed = begin("--resume")
+    resumed.join()
+    assert resumed.exitcode == 0
     assert only_run(tmp_path).info.run_id == before
     weights = [
         (tmp_path / out / "00001-toy-bits" / "artifact" / "generator.safetensors").read_bytes()
@@ -271,14 +274,15 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_weights(
 
 def test_a_killed_job_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     job = ["fit", "--data", "toy", *SMALL, "--epochs", "50", "--tick", "2000", "--baselines", "none", "--gate", "none"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-m", "train", *job], cwd=tmp_path, env=environment)
+    # It saves after the warm start and no more, so the killed job's ticks come a second time.
+    environment = {**os.environ, "LOOKALIKE_TEST_CHECKPOINT_SECONDS": "1000"}
+    process = driver.start(job, tmp_path, errors=tmp_path / "errors", environment=environment)
     stats = tmp_path / "runs" / "00001-toy-bits" / "stats.jsonl"
     while not (stats.exists() and stats.read_text().count("\n") >= 2):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
     process.kill()
-    process.wait()
+    process.join()
     with stats.open("a") as file:
         file.write('{"seen": 4000, "half a li')
     assert main(["fit", "--resume"]) == 0

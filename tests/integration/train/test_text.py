@@ -1,16 +1,26 @@
 """Jobs on texts: from sentences to an artifact that answers with sentences."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from train import artifact, rundir
+from train import artifact, rundir, text_metrics, text_warmup
 from train.__main__ import main
 
 SUBJECTS, VERBS, ENDS = ("the film", "a story", "this plot"), ("is", "was", "seems"), ("dull", "fine", "long", "odd")
 OPTIONS = ["--text-hidden", "16", "--candidates", "4", "--gate", "none", "--device", "cpu", "--epochs", "1"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    """Draw few texts to calibrate, and judge briefly: the sentences are simple."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_warmup, "CALIBRATION_ROWS", 400)
+        patch.setattr(text_metrics, "CONV_EPOCHS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
