@@ -137,7 +137,7 @@ def status(runs: Path, as_json: bool) -> None:
     elif found:
         click.echo(_status_text(found))
     if found is None:
-        raise ServeError(server.NOT_RUNNING)
+        raise ServeError(server.why_none(runs))
 
 
 @cli.command()
@@ -181,7 +181,7 @@ def token(runs: Path, header: bool) -> None:
     """
     state = states.running(runs)
     if state is None:
-        raise ServeError(server.NOT_RUNNING)
+        raise ServeError(server.why_none(runs))
     found = server.inference_token(state)
     if found is None:
         raise ServeError("the server here needs no token; one that does starts with: python -m serve start --tokens")
@@ -266,7 +266,7 @@ def _client(runs: Path, address: str | None, token: str | None) -> Client:
         return Client(address=address.rstrip("/").removesuffix(f"/predictions/{MODEL_NAME}"), token=token)
     state = states.running(runs)
     if state is None:
-        raise ServeError(server.NOT_RUNNING)
+        raise ServeError(server.why_none(runs))
     return Client(address=state.address, token=server.inference_token(state))
 
 
@@ -277,6 +277,8 @@ def _introduce(settings: Settings, state: states.State) -> None:
         raise ServeError("TorchServe ended, or was stopped, as soon as it was ready")
     default = next(version for version in found["versions"] if version["default"])
     _warn(default["version"], default["missed"])
+    if not _is_ready(default):
+        _tell(f"Warning: it {server.LOADING}")
     click.echo(f"model    {found['model']} version {default['version']}, MLflow run {default['run_id'] or 'unknown'}")
     click.echo(f"address  {found['address']}/predictions/{found['model']}")
     click.echo(f"metrics  {found['metrics']}")
@@ -297,6 +299,10 @@ def _curl(runs: Path, state: states.State) -> str:
     return f"{before}curl -X POST {state.address}/predictions/{MODEL_NAME} {asked}{bearer}"
 
 
+def _is_ready(version: dict[str, Any]) -> bool:
+    return any(worker["status"] == "READY" for worker in version["workers"])
+
+
 def _status_text(found: dict[str, Any]) -> str:
     lines = [f"{found['model']} at {found['address']} (process {found['pid']}), metrics at {found['metrics']}"]
     if found["stopping"]:
@@ -308,6 +314,7 @@ def _status_text(found: dict[str, Any]) -> str:
         lines.append(
             f"{mark} version {version['version']}, MLflow run {version['run_id'] or 'unknown'}, workers: {workers}, "
             f"queue: {queue['pendingRequests']} waiting, room for {queue['remainingCapacity']}"
+            + ("" if _is_ready(version) else f"\n    {server.LOADING}")
             + "".join(f"\n    failed its quality gate: {reason}" for reason in version["missed"])
         )
     return "\n".join(lines)

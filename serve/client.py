@@ -78,7 +78,7 @@ class Client:
             except requests.ConnectionError as problem:
                 if not _was_refused(problem):
                     raise ServeError(f"{self.address} closed the connection before it had answered") from problem
-                advice = "start a server with: python -m serve start (or: make serve)"
+                advice = "if none is just starting, start one with: python -m serve start (or: make serve)"
                 raise ServeError(f"nothing answers at {self.address}; {advice}") from problem
             except requests.exceptions.ChunkedEncodingError as problem:
                 raise ServeError(f"{self.address} closed the connection in the middle of its answer") from problem

@@ -35,7 +35,10 @@ def call(path: Path, method: str, target: str, token: str | None, seconds: float
         body = answer.read()
         parsed = json.loads(body) if body.strip() else {}
     except (OSError, http.client.HTTPException, ValueError) as problem:
-        raise ServeError(f"TorchServe's management API does not answer ({problem})") from problem
+        raise ServeError(
+            f"the server does not answer ({problem}): it is still loading its model, has just ended, or hangs; "
+            "try again in a moment, or end it with: python -m serve stop (or: make stop)"
+        ) from problem
     finally:
         connection.close()
     if answer.status >= http.client.MULTIPLE_CHOICES:

@@ -30,11 +30,14 @@ from train import MODEL_NAME
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 30.0  # for the first answer of a version whose workers have loaded it
 KILL_SECONDS = 10.0
+LOCK_SECONDS = 0.2  # a command that only asks whether a start is at work holds its lock for a moment
 STATUS_SECONDS = 15.0  # a TorchServe that takes longer to describe itself hangs
 GRACE_SECONDS = 45.0  # a batch of the largest requests takes less
 SIGNATURE_SECONDS = 5.0  # within which a first worker signs, if they sign at all
 KNOCKS, KNOCK_SECONDS = 8, 2.0  # a few for each of the frontend's threads (number_of_netty_threads)
 NOT_RUNNING = "no server is running here; start one with: python -m serve start (or: make serve)"
+DIED = "the server that was started here has died"
+LOADING = "answers no predictions yet: its workers are loading the model, or have died"
 STOPPING = "the server is being stopped, or a stop was killed; end it with: python -m serve stop (or: make stop)"
 
 
@@ -61,7 +64,8 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
             )
             return state
         if state:
-            _clear(settings.runs, state.scratch)  # it died and left its folder behind
+            tell(f"{DIED}; starting anew")
+            _clear(settings.runs, state.scratch)
         return _start(settings, tell)
 
 
@@ -77,10 +81,30 @@ def _locked(runs: Path) -> Iterator[None]:
     home = states.directory(runs)
     home.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(home / "lock", timeout=0):
+        with FileLock(home / "lock", timeout=LOCK_SECONDS):
             yield
     except Timeout as problem:
-        raise ServeError("another start or use is running for these runs; try again when it is done") from problem
+        raise ServeError("a start or use is at work for these runs; try again when it is done") from problem
+
+
+def _check_idle(runs: Path) -> None:
+    """Raise ServeError if a start or use is at work, as far as can be told: its lock needs a folder we can write."""
+    if states.directory(runs).exists():
+        with suppress(OSError), _locked(runs):
+            pass
+
+
+def why_none(runs: Path) -> str:
+    """Why no server is running for these runs, and what to do, in one line."""
+    try:
+        _check_idle(runs)
+        state = states.last(runs)
+        if state is None:
+            return NOT_RUNNING
+        _check_open(state)
+    except ServeError as problem:
+        return str(problem)
+    return f"{DIED}; its logs are in {states.directory(runs) / 'logs'}. Start it again with: python -m serve start"
 
 
 def _start(settings: Settings, tell: Callable[[str], None]) -> State:
@@ -132,9 +156,8 @@ def stop(runs: Path, grace_seconds: float = GRACE_SECONDS, tell: Callable[[str],
         ServeError: a server is being started, or the server belongs to another user.
     """
     state = states.last(runs)
-    if (state is None or not state.pid) and states.directory(runs).exists():
-        with suppress(OSError), _locked(runs):  # raises if a start is at work, which needs a folder that we can write
-            pass
+    if state is None or not state.pid:
+        _check_idle(runs)
     if state is None:
         return False
     return finish(runs, state, grace_seconds, tell)
@@ -285,7 +308,7 @@ def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None
     """
     state = states.running(runs)
     if state is None:
-        raise ServeError(NOT_RUNNING)
+        raise ServeError(why_none(runs))
     with _locked(runs):
         _check_open(state)
         loaded = {version["modelVersion"] for version in _manage(state, "GET", f"/models/{MODEL_NAME}/all")}

@@ -188,7 +188,7 @@ def test_a_server_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPa
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     with pytest.raises(
-        ServeError, match=f"nothing answers at http://127.0.0.1:{port}; start a server with: .*make serve"
+        ServeError, match=f"nothing answers at http://127.0.0.1:{port}; if none is just starting, start .*make serve"
     ):
         Client(address=f"http://127.0.0.1:{port}").request(1)
     assert not any(pauses)

@@ -206,6 +206,6 @@ def test_a_server_that_another_command_stopped_has_not_failed(
 def test_a_server_that_is_being_started_is_not_said_to_be_none(tmp_path: Path) -> None:
     assert not server.stop(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    with server._locked(tmp_path), pytest.raises(ServeError, match="another start or use is running"):
+    with server._locked(tmp_path), pytest.raises(ServeError, match="a start or use is at work"):
         server.stop(tmp_path)
     assert not server.stop(tmp_path)

@@ -110,7 +110,8 @@ def test_a_model_that_missed_its_gate_is_served_with_a_warning(
     with zipfile.ZipFile(tmp_path / "serve" / "model-store" / "lookalike-1.mar", "w") as mar:
         mar.writestr("card.json", json.dumps({"gate": {"passed": not missed, "missed": missed}}))
     queue = {"pendingRequests": 0, "remainingCapacity": 100}
-    described: list[dict[str, Any]] = [{"modelVersion": "1", "workers": [], "jobQueueStatus": queue}]
+    workers = [{"pid": 7, "status": "READY"}]
+    described: list[dict[str, Any]] = [{"modelVersion": "1", "workers": workers, "jobQueueStatus": queue}]
     monkeypatch.setattr(server, "_manage", lambda *request: described)
     monkeypatch.setattr(server, "use", lambda *arguments: "1")
     commands._introduce(Settings(runs=tmp_path), running)
@@ -529,10 +530,69 @@ def test_a_dead_server_leaves_nothing_behind_at_the_next_start(
     running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end(running)
+    told: list[str] = []
     monkeypatch.setattr(launch, "check", lambda settings: None)
     monkeypatch.setattr(server, "_start", lambda settings, tell: running)
-    server.start(Settings(runs=tmp_path), print)
+    server.start(Settings(runs=tmp_path), told.append)
+    assert told == ["the server that was started here has died; starting anew"]
     assert is_forgotten(tmp_path, running)
+
+
+ASKING = (["status"], ["request"], ["token"], ["use", "1"])
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_a_dead_server_is_not_said_to_have_never_run(
+    running: State, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    end(running)
+    assert commands.main([*command, "--runs", str(tmp_path)]) == 1
+    told = f"the server that was started here has died; its logs are in {tmp_path / 'serve' / 'logs'}."
+    assert capsys.readouterr().err == f"Error: {told} Start it again with: python -m serve start\n"
+
+
+def test_a_server_whose_stop_is_not_over_is_not_said_to_have_died(running: State, tmp_path: Path) -> None:
+    assert drain.begin(running.drain_lock, 1)
+    end(running)
+    assert server.why_none(tmp_path) == server.STOPPING
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_a_start_at_work_is_told_to_those_who_ask(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    with server._locked(tmp_path):
+        assert commands.main([*command, "--runs", str(tmp_path)]) == 1
+    told = "a start or use is at work for these runs; try again when it is done"
+    assert capsys.readouterr().err == f"Error: {told}\n"
+
+
+def test_a_start_does_not_fail_because_somebody_asks_for_the_status(running: State, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with server._locked(tmp_path):
+            start = pool.submit(server.start, Settings(runs=tmp_path), lambda line: None)
+            time.sleep(0.05)
+        assert start.result() == running
+
+
+@pytest.mark.parametrize("status", ["READY", "UNLOADING"])
+def test_a_server_whose_workers_are_loading_is_said_to_answer_nothing_yet(
+    running: State,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    status: str,
+) -> None:
+    """As when its start was killed."""
+    workers = [{"pid": 7, "status": status}, {"pid": -1, "status": "UNLOADING"}]
+    queue = {"pendingRequests": 0, "remainingCapacity": 100}
+    described: list[dict[str, Any]] = [{"modelVersion": "1", "workers": workers, "jobQueueStatus": queue}]
+    monkeypatch.setattr(server, "_manage", lambda *request: described)
+    told = "answers no predictions yet: its workers are loading the model, or have died"
+    assert commands.main(["start", "--runs", str(tmp_path)]) == 0
+    assert (f"Warning: it {told}\n" in capsys.readouterr().err) == (status != "READY")
+    assert commands.main(["status", "--runs", str(tmp_path)]) == 0
+    assert (f"\n    {told}\n" in capsys.readouterr().out) == (status != "READY")
 
 
 def test_a_dead_server_leaves_nothing_behind_in_the_foreground(running: State, tmp_path: Path) -> None:
@@ -561,9 +621,9 @@ def test_starts_and_switches_keep_out_of_each_others_way(
 ) -> None:
     told: list[str] = []
     with server._locked(tmp_path):
-        with pytest.raises(ServeError, match="another start or use is running"):
+        with pytest.raises(ServeError, match="a start or use is at work"):
             server.start(Settings(runs=tmp_path), told.append)
-        with pytest.raises(ServeError, match="another start or use is running"):
+        with pytest.raises(ServeError, match="a start or use is at work"):
             server.use(tmp_path, "1")
         assert not told
     assert server.start(Settings(runs=tmp_path), told.append) == running
@@ -1020,7 +1080,7 @@ def test_a_server_is_found_whose_start_was_killed(half_started: State, tmp_path:
 
 def test_a_start_at_work_that_has_no_process_yet_is_not_swept_away(half_started: State, tmp_path: Path) -> None:
     end(half_started)
-    with server._locked(tmp_path), pytest.raises(ServeError, match="another start or use is running"):
+    with server._locked(tmp_path), pytest.raises(ServeError, match="a start or use is at work"):
         server.stop(tmp_path)
     assert Path(half_started.scratch).exists()
     assert not server.stop(tmp_path), "there is no process to stop"
