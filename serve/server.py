@@ -135,8 +135,11 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
         _await_golden(state, card, started + settings.wait_seconds)
         tell(f"ready after {time.monotonic() - started:.1f} s")
     except BaseException as problem:
+        stopped = _was_stopped(state)
         _end(state)
         _clear(settings.runs, str(scratch))
+        if isinstance(problem, ServeError) and stopped:
+            raise ServeError("the server was stopped, by another command, before it was ready") from problem
         if isinstance(problem, ServeError):
             for line in launch.last_messages(home, clock):
                 tell(f"  {line}")
@@ -274,6 +277,11 @@ def _readiness(worker: dict[str, Any]) -> str:
     return "READY" if worker["status"] == "READY" else "NOT READY"
 
 
+def _was_stopped(state: State) -> bool:
+    """Whether a stop has begun, or has already removed everything."""
+    return drain.has_begun(state.drain_lock) or not Path(state.scratch).exists()
+
+
 def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> bool:
     """Wait while the server runs, as a container's main process does.
 
@@ -285,7 +293,7 @@ def attend(runs: Path, state: State, interrupted: Callable[[], bool]) -> bool:
     """
     while not interrupted():
         if states.process(state) is None:
-            if drain.has_begun(state.drain_lock) or not Path(state.scratch).exists():
+            if _was_stopped(state):
                 return False
             _clear(runs, state.scratch)
             raise ServeError(f"TorchServe exited unexpectedly; its logs are in {states.directory(runs) / 'logs'}.")

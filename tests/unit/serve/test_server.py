@@ -200,14 +200,16 @@ def test_a_server_that_does_not_end_when_asked_is_killed(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("problem", "told"),
+    ("problem", "stopped", "told"),
     [
-        (ServeError("it answers with other sequences."), r"^it answers with other sequences\. Its logs are in "),
-        (KeyboardInterrupt(), "^$"),
+        (ServeError("it answers with other sequences."), False, r"^it answers with other sequences\. Its logs are in "),
+        (ServeError("it ended."), True, "^the server was stopped, by another command, before it was ready$"),
+        (KeyboardInterrupt(), False, "^$"),
+        (KeyboardInterrupt(), True, "^$"),
     ],
 )
 def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: BaseException, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: BaseException, stopped: bool, told: str
 ) -> None:
     started: list[State] = []
     proof_seconds: list[float] = []
@@ -216,6 +218,8 @@ def test_a_server_that_does_not_prove_itself_is_ended_and_forgotten(
     def prove(state: State, *rest: object) -> None:
         assert states.running(tmp_path) == state
         started.append(state)
+        if stopped:
+            server.stop(tmp_path)
         raise problem
 
     def begin(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
