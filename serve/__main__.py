@@ -39,6 +39,15 @@ class Range(click.FloatRange):
         return number
 
 
+class Switch(click.types.BoolParamType):
+    """On or off, but not blank, which click takes for off: for tokens that would be off by mistake."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        if isinstance(value, str) and not value.strip():
+            self.fail("is blank; it must be true or false.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def option(name: str, **settings: Any) -> Decorator:
     """A click option that can also be set by LOOKALIKE_SERVE_NAME and shows its default."""
     field = name.split("/")[0].removeprefix("--").replace("-", "_")
@@ -73,7 +82,12 @@ def cli() -> None:
 @option("--metrics-port", type=PORT, default=Settings.metrics_port, help="Port of the Prometheus metrics.")
 @option("--grpc-port", type=click.IntRange(0, 65535), default=0, help="Port for gRPC, on loopback; 0: any free one.")
 @option("--workers", type=click.IntRange(1, 64), default=Settings.workers, help="Worker processes.")
-@option("--tokens/--no-tokens", default=None, help="Whether predictions need a token.  [default: unless on loopback]")
+@option(
+    "--tokens/--no-tokens",
+    type=Switch(),
+    default=None,
+    help="Whether predictions need a token.  [default: unless on loopback]",
+)
 @option(
     "--token-file",
     type=click.Path(path_type=Path),
@@ -81,6 +95,7 @@ def cli() -> None:
 )
 @option(
     "--model-api/--no-model-api",
+    type=Switch(),
     default=Settings.model_api,
     help="Let `use` load versions without tokens: any user of this machine can then load code, too.",
 )

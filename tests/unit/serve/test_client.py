@@ -258,6 +258,18 @@ def test_no_number_is_out_of_every_range(capsys: pytest.CaptureFixture[str], opt
     assert told.endswith(": nan is not a number.\n")
 
 
+@pytest.mark.parametrize("option", ["tokens", "model-api"])
+def test_a_blank_variable_switches_nothing_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """A server without tokens, on all of a machine's addresses, must be meant."""
+    variable = f"LOOKALIKE_SERVE_{option.replace('-', '_').upper()}"
+    monkeypatch.setenv(variable, " ")
+    assert commands.main(["start", "--runs", str(tmp_path)]) == 2
+    told = f"Error: Invalid value for '--{option}' (env var: '{variable}'): is blank; it must be true or false.\n"
+    assert capsys.readouterr().err == told
+
+
 def test_a_token_that_no_header_can_hold_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["request", "--address", "http://127.0.0.1:1", "--token", "ünï"]) == 2
     assert capsys.readouterr().err == "Error: --token: may hold only ASCII characters\n"
