@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from serve import client as clients
 from serve import models, server
@@ -165,10 +166,22 @@ def status(runs: Path, as_json: bool) -> None:
 @option("--address", help="Ask this server instead of the one started here.")
 @option("--token", help="The token for --address; set it as the variable to hide it from other users.")
 @json_option("the answer's exact body")
+@click.pass_context
 def request(
-    *, runs: Path, n: int, seed: int | None, address: str | None, token: str | None, as_json: bool, **options: Any
+    context: click.Context,
+    /,
+    *,
+    runs: Path,
+    n: int,
+    seed: int | None,
+    address: str | None,
+    token: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Ask for sequences. Not every model has --temperature, --candidates and --label; one that does not says so."""
+    if not address and context.get_parameter_source("token") is ParameterSource.COMMANDLINE:
+        raise UsageError("--token: is for --address; the token of the server started here is found by itself")
     body = _client(runs, address, token).request(n, seed, **options)
     shown = clients.show(body)
     click.echo(body if as_json else shown)

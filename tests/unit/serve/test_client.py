@@ -270,6 +270,16 @@ def test_a_blank_variable_switches_nothing_off(
     assert capsys.readouterr().err == told
 
 
+def test_a_token_for_no_address_is_not_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert commands.main(["request", "--runs", str(tmp_path), "--token", "secret"]) == 2
+    assert capsys.readouterr().err.startswith("Error: --token: is for --address; ")
+    monkeypatch.setenv("LOOKALIKE_SERVE_TOKEN", "of another server, and exported for all commands")
+    assert commands.main(["request", "--runs", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("Error: no server is running here")
+
+
 def test_a_token_that_no_header_can_hold_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["request", "--address", "http://127.0.0.1:1", "--token", "ünï"]) == 2
     assert capsys.readouterr().err == "Error: --token: may hold only ASCII characters\n"
