@@ -183,8 +183,8 @@ def _contents(mar: Path) -> dict[str, bytes]:
 
 @contextmanager
 def _unpacked(mar: Path, contents: dict[str, bytes]) -> Iterator[Path]:
-    """A temporary folder with the archive's files."""
-    with tempfile.TemporaryDirectory(prefix="lookalike-") as name:
+    """A temporary folder with the archive's files, beside the archive: `models.put` removes both if it is killed."""
+    with tempfile.TemporaryDirectory(dir=mar.parent, prefix="unpacked-") as name:
         folder = Path(name).resolve()
         for file, content in contents.items():
             path = (folder / file).resolve()

@@ -173,8 +173,8 @@ def put(
         except (ArchiveError, OSError) as problem:
             cause = problem if isinstance(problem, OSError) else problem.__cause__
             if isinstance(cause, OSError) and cause.errno in FULL:  # Python's message would blame the source
-                places = f"{store(runs)} or {tempfile.gettempdir()}"
-                raise ServeError(f"no room for copies of the model in {places} ({cause.strerror})") from problem
+                place = states.directory(runs)
+                raise ServeError(f"no room for copies of the model in {place} ({cause.strerror})") from problem
             if isinstance(problem, OSError):
                 raise
             raise ServeError(str(problem).replace(str(copy), str(source))) from problem

@@ -1060,8 +1060,7 @@ def test_a_full_disk_is_no_fault_of_the_model(
     else:
         monkeypatch.setattr(shutil, "copyfile", fail)
         monkeypatch.setattr(zipfile.ZipFile, "writestr", fail)
-    places = f"{models.store(tmp_path)} or {tempfile.gettempdir()}"
-    told = rf"^no room for copies of the model in {places} \(No space left on device\)$"
+    told = rf"^no room for copies of the model in {states.directory(tmp_path)} \(No space left on device\)$"
     with pytest.raises(ServeError, match=told):
         models.put(source, tmp_path)
 
@@ -1114,6 +1113,22 @@ def test_killed_proofs_are_swept_away(tmp_path: Path, artifact_directory: Path) 
     mar, card = models.put(artifact_directory, tmp_path)
     assert (mar.name, card["version"]) == ("lookalike-1.mar", "1")
     assert [path.name for path in (tmp_path / "serve").iterdir()] == ["model-store"]
+
+
+def test_all_files_of_a_proof_lie_where_killed_proofs_are_swept_away(
+    tmp_path: Path, artifact_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+
+    def prove(command: list[str], *, cwd: Path, **_: Any) -> subprocess.CompletedProcess[str]:
+        folders.append(cwd)
+        return subprocess.CompletedProcess(command, 0)
+
+    models.store(tmp_path).mkdir(parents=True)
+    monkeypatch.setattr(subprocess, "run", prove)
+    models.put(artifact_directory, tmp_path)
+    (folder,) = folders
+    assert folder.parent.name.startswith(models.PROVING)
 
 
 def test_a_version_that_answers_becomes_the_default(
