@@ -158,6 +158,19 @@ def read_card(mar: Path) -> dict[str, Any]:
     return card
 
 
+def stated_version(source: Path) -> str:
+    """The version that an archive or artifact says it is, unproved.
+
+    Raises:
+        ArchiveError: it does not say.
+    """
+    try:
+        card = json.loads((source / CARD).read_text()) if source.is_dir() else read_card(source)
+        return _version(card)
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ArchiveError(f"{source}: names no version ({problem})") from problem
+
+
 def _contents(mar: Path) -> dict[str, bytes]:
     """The archive's files by name, after checking their checksums.
 

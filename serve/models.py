@@ -23,6 +23,10 @@ from train import store as mlflow_store
 RUN = re.compile(r"(\d{5})-.+")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PROVING = "proving-"  # prefix of the temporary folders in which models are proved
+LOADS_NONE = (
+    "and without tokens this server loads no models, because any user of this machine could make it load code: "
+    "start it with --tokens (or --model-api), or with this --model"
+)
 REGISTERED = "models:/"  # prefix of names in MLflow's registry
 
 
@@ -103,19 +107,25 @@ def mar_name(version: str) -> str:
     return f"{MODEL_NAME}-{version}.mar"
 
 
-def proved(runs: Path, wanted: str, loaded: Collection[str], tell: Callable[[str], None]) -> dict[str, Any]:
+def proved(
+    runs: Path, wanted: str, loaded: Collection[str], tell: Callable[[str], None], only_loaded: bool = False
+) -> dict[str, Any]:
     """The card of a version in the store; a model that is not loaded is first proved and put into the store.
 
     Args:
         wanted: a version, or a model as in `Settings.model`.
         loaded: the versions that the server has loaded, whose archives must not change.
         tell: is called with a line for people before a slow step.
+        only_loaded: whether to refuse a version that the server has not loaded, before the model is proved.
 
     Raises:
         ServeError: there is no such version, it cannot be proved, or its archive in the store has been damaged.
+        UsageError: it is not loaded, but `only_loaded`.
     """
     if wanted not in loaded:
         with _of_version(runs, wanted) as source:
+            if only_loaded and (version := archive.stated_version(source)) not in loaded:
+                raise UsageError(f"version {version} is not loaded, {LOADS_NONE}")
             return put(source, runs, loaded, tell)[1]
     return archive.read_card(store(runs) / mar_name(wanted))
 

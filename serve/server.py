@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from serve import bearer, drain, launch, management, models
 from serve import state as states
-from serve.errors import ServeError, UsageError
+from serve.errors import ServeError
 from serve.flush import flush
 from serve.launch import Settings
 from serve.state import SCRATCH, State
@@ -320,15 +320,10 @@ def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None
     with _locked(runs):
         _check_open(state)
         loaded = {version["modelVersion"] for version in _manage(state, "GET", f"/models/{MODEL_NAME}/all")}
-        card = models.proved(runs, wanted, loaded, tell)
+        card = models.proved(runs, wanted, loaded, tell, only_loaded=not state.loads_models)
         version = str(card["version"])
         if version in loaded:
             _await_golden(state, card, time.monotonic() + ANSWER_SECONDS)  # its workers may have died since
-        elif not state.loads_models:
-            raise UsageError(
-                f"version {version} is not loaded, and without tokens this server loads no models, because any user of "
-                f"this machine could make it load code: start it with --tokens (or --model-api), or with this --model"
-            )
         else:
             tell(f"loading version {version}")
             _load(state, card)

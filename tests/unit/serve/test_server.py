@@ -679,6 +679,35 @@ def test_a_loaded_version_whose_archive_is_gone_is_no_version_to_use(tmp_path: P
         models.proved(tmp_path, "1", ["1"], print)
 
 
+@pytest.mark.parametrize("kind", ["archive", "artifact"])
+def test_a_version_that_cannot_be_loaded_is_refused_without_a_proof(
+    running: State, tmp_path: Path, artifact_directory: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    states.write(tmp_path, dataclasses.replace(running, loads_models=False))
+    source = artifact_directory
+    if kind == "archive":
+        source = archive.build(artifact_directory, tmp_path / "lookalike.mar")
+    told: list[str] = []
+    monkeypatch.setattr(server, "_manage", lambda *_: [{"modelVersion": "7"}])
+    with pytest.raises(UsageError, match=r"^version 1 is not loaded, and without tokens"):
+        server.use(tmp_path, str(source), told.append)
+    assert told == []
+    monkeypatch.setattr(server, "_manage", lambda *_: [{"modelVersion": "1"}])
+    monkeypatch.setattr(models, "put", lambda *_: (source, {"version": "1"}))
+    monkeypatch.setattr(server, "_await_golden", lambda *_: None)
+    assert server.use(tmp_path, str(source)) == "1", "a path may name a loaded version"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"[]", b"{}", b'{"version": "../x"}'])
+def test_what_names_no_version_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "card.json").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "lookalike.mar", "w") as mar:
+        mar.writestr("card.json", content)
+    for source in (tmp_path, tmp_path / "lookalike.mar"):
+        with pytest.raises(ArchiveError, match=f"^{source}: n"):
+            archive.stated_version(source)
+
+
 @pytest.mark.parametrize("loaded", [[], ["2"]])
 def test_a_version_that_does_not_answer_is_not_made_the_default(
     running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[str]
@@ -691,7 +720,7 @@ def test_a_version_that_does_not_answer_is_not_made_the_default(
 
     monkeypatch.setattr(server, "ANSWER_SECONDS", 0.0)
     monkeypatch.setattr(server, "_manage", manage)
-    monkeypatch.setattr(models, "proved", lambda *arguments: {"version": "2", "golden": [{}]})
+    monkeypatch.setattr(models, "proved", lambda *_, **__: {"version": "2", "golden": [{}]})
     with pytest.raises(ServeError, match="version 2 did not answer"):
         server.use(tmp_path, "2")
     new = ["POST /models", "DELETE /models/lookalike/2"]
@@ -882,7 +911,7 @@ def test_a_switch_that_is_interrupted_unloads_the_new_version(
 
     monkeypatch.setattr(server, "_manage", manage)
     monkeypatch.setattr(server, "_await_golden", interrupted)
-    monkeypatch.setattr(models, "proved", lambda *arguments: {"version": "2"})
+    monkeypatch.setattr(models, "proved", lambda *_, **__: {"version": "2"})
     with pytest.raises(KeyboardInterrupt):
         server.use(tmp_path, "2")
     assert asked == ["GET /models/lookalike/all", "POST /models", "DELETE /models/lookalike/2"]
@@ -1137,7 +1166,7 @@ def test_a_version_that_answers_becomes_the_default(
     asked: list[str] = []
     monkeypatch.setattr(server, "_manage", lambda state, *request: asked.append(request[0]) or [])
     monkeypatch.setattr(server, "_await_golden", lambda *_: None)
-    monkeypatch.setattr(models, "proved", lambda *arguments: {"version": "2"})
+    monkeypatch.setattr(models, "proved", lambda *_, **__: {"version": "2"})
     assert server.use(tmp_path, "2") == "2"
     assert asked == ["GET", "POST", "PUT"]
 
