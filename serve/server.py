@@ -59,8 +59,8 @@ def start(settings: Settings, tell: Callable[[str], None]) -> State:
         if state and states.process(state):
             _check_open(state)
             tell(
-                f"TorchServe already runs at {state.address} (process {state.pid}); "
-                "switch its model with: python -m serve use VERSION"
+                f"TorchServe already runs at {state.address} (process {state.pid}) and keeps its model and settings, "
+                "whatever this start was given; switch its model with: python -m serve use VERSION"
             )
             return state
         if state:

@@ -630,8 +630,9 @@ def test_starts_and_switches_keep_out_of_each_others_way(
         with pytest.raises(ServeError, match="a start or use is at work"):
             server.use(tmp_path, "1")
         assert not told
-    assert server.start(Settings(runs=tmp_path), told.append) == running
-    assert "already runs" in told[0]
+    assert server.start(Settings(runs=tmp_path, tokens=True), told.append) == running
+    (line,) = told
+    assert f"(process {running.pid}) and keeps its model and settings, whatever this start was given; " in line
 
 
 def test_a_server_that_is_stopped_while_it_is_introduced_is_a_failure_in_one_line(
