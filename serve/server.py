@@ -210,18 +210,22 @@ def _await_signatures(state: State, deadline: float) -> bool:
     unsigned_until = time.monotonic() + SIGNATURE_SECONDS
     patience = max(1.0, deadline - time.monotonic())  # do not wait for a hanging TorchServe beyond the grace period
     described = _manage(state, "GET", f"/models/{MODEL_NAME}/all", patience)
-    for version in described:
-        workers = {int(worker["pid"]) for worker in version["workers"]}
+    ready = {  # the others have taken no batch, and a version without any would let each knock wait
+        version["modelVersion"]: {int(worker["pid"]) for worker in version["workers"] if _readiness(worker) == "READY"}
+        for version in described
+    }
+    for version, workers in ready.items():
         while any(map(psutil.pid_exists, workers - (signed := drain.signed(state.drain_lock)))):
             if not signed and time.monotonic() > unsigned_until:
                 break
             if time.monotonic() > deadline:
                 return False
-            _knock(state, version["modelVersion"])
-    for _ in range(KNOCKS):
+            _knock(state, version)
+    answering = [version for version, workers in ready.items() if workers]
+    for version in answering[:1] * KNOCKS:
         if time.monotonic() > deadline:
             return False
-        _knock(state, described[0]["modelVersion"])
+        _knock(state, version)
     return True
 
 

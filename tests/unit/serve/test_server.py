@@ -419,7 +419,8 @@ def test_a_stop_without_a_drain_lock_says_that_it_could_not_wait(running: State,
 
 def described(*workers: int) -> list[dict[str, Any]]:
     """TorchServe's description of a version with these workers (process ids)."""
-    return [{"modelVersion": "1", "workers": [{"pid": pid} for pid in workers], "jobQueueStatus": {}}]
+    ready = [{"pid": pid, "status": "READY"} for pid in workers]
+    return [{"modelVersion": "1", "workers": ready, "jobQueueStatus": {}}]
 
 
 def test_a_stop_waits_until_each_worker_has_been_sent_another_batch(
@@ -442,6 +443,25 @@ def test_a_stop_waits_until_each_worker_has_been_sent_another_batch(
         assert server.stop(tmp_path, tell=told.append)
         assert told == []
         assert len(knocked) == 2 + server.KNOCKS
+
+
+@pytest.mark.parametrize("others", [[], [os.getpid()]])
+def test_a_stop_does_not_wait_for_answers_of_a_version_that_gives_none(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[int]
+) -> None:
+    """As while a start or use is loading it, or when its workers have died."""
+    loading = {"modelVersion": "0", "workers": [{"pid": os.getpid(), "status": "UNLOADING"}], "jobQueueStatus": {}}
+    knocked = []
+
+    def knock(state: State, version: str) -> None:
+        knocked.append(version)
+        with state.drain_lock.open("ab") as lock:
+            lock.write(b"%d\n" % os.getpid())
+
+    monkeypatch.setattr(server, "_manage", lambda *request: [loading, *(described(*others) if others else [])])
+    monkeypatch.setattr(server, "_knock", knock)
+    assert server.stop(tmp_path)
+    assert knocked == (["1"] * (1 + server.KNOCKS) if others else [])
 
 
 @pytest.mark.parametrize("signs", [True, False])
