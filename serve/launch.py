@@ -190,7 +190,9 @@ def start(settings: Settings, home: Path, scratch: Path, mar: Path) -> int:
         if isinstance(problem, subprocess.TimeoutExpired):
             raise ServeError(f"TorchServe's launcher took longer than {settings.wait_seconds:g} s.") from problem
         if isinstance(problem, OSError | ValueError):
-            raise ServeError(f"TorchServe's launcher failed (exit code {launcher.returncode}).") from problem
+            # On a full disk it writes its process id elsewhere, and succeeds.
+            reason = f"exit code {launcher.returncode}" if launcher.returncode else f"is there room in {scratch}?"
+            raise ServeError(f"TorchServe's launcher failed ({reason}).") from problem
         raise
 
 

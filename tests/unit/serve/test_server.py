@@ -128,6 +128,19 @@ def test_a_slow_launcher_is_a_failure_in_one_line(tmp_path: Path) -> None:
         launch.start(Settings(runs=tmp_path, wait_seconds=0.01), tmp_path, tmp_path, tmp_path / "lookalike-1.mar")
 
 
+@pytest.mark.parametrize(("code", "reason"), [(3, "exit code 3"), (0, "is there room in {}?")])
+def test_a_launcher_that_names_no_process_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, reason: str
+) -> None:
+    (tmp_path / "logs").mkdir()
+    popen = subprocess.Popen
+    launcher = [sys.executable, "-c", f"raise SystemExit({code})"]
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda command, **settings: popen(launcher, **settings))
+    with pytest.raises(ServeError) as told:
+        launch.start(Settings(runs=tmp_path), tmp_path, tmp_path, tmp_path / "lookalike-1.mar")
+    assert str(told.value) == f"TorchServe's launcher failed ({reason.format(tmp_path)})."
+
+
 def test_an_interrupted_launch_leaves_no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "logs").mkdir()
     java = tmp_path / "java.pid"
