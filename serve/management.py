@@ -8,7 +8,7 @@ from typing import Any
 
 from serve.errors import ServeError
 
-SECONDS = 90  # registering a version waits until its workers have loaded it
+SECONDS = 130  # registering waits until the workers have loaded the version: startupTimeout in model-config.yaml
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 
 from serve import management
 from serve.errors import ServeError
@@ -42,6 +43,11 @@ def api(tmp_path: Path) -> Iterator[Api]:
         pool.submit(listening.serve_forever, 0.01)
         yield facts
         listening.shutdown()
+
+
+def test_a_switch_waits_for_a_version_as_long_as_its_workers_may_take_to_load_it() -> None:
+    config = Path(management.__file__).with_name("model-config.yaml")
+    assert yaml.safe_load(config.read_text())["startupTimeout"] < management.SECONDS
 
 
 @pytest.mark.parametrize(("token", "header"), [(None, None), ("secret", "Bearer secret")])
