@@ -21,7 +21,7 @@ from typing import Any
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -119,29 +119,31 @@ class Mirror:
         self.uri = store_uri(run.path.parent)
         _make_store(self.uri)
         self.client = mlflow.MlflowClient(self.uri)
-        self.experiment_id = self._experiment()
         told = without_password(self.uri)
-        if record.uri != told or not self._is_there(record.run_id):
-            record.uri, record.run_id, record.complete = told, None, False
-        if record.run_id is None:
+        there = self._there(record.run_id) if record.uri == told else None
+        if there is not None:  # the run stays in its experiment, even if it goes on with another --experiment
+            self.run_id, self.experiment_id = there.info.run_id, there.info.experiment_id
+        else:
+            self.experiment_id = self._experiment()
             tags = resolve_tags({**record.tags, KEY: record.key})
-            record.run_id = self._find(KEY, record.key) or self._make(run.path.name, tags)
+            self.run_id = self._find(KEY, record.key) or self._make(run.path.name, tags)
+            record.uri, record.run_id, record.complete = told, self.run_id, False
             record.save(run)
-        self.run_id = record.run_id
         self._describe_start()
         self.known = self._known(self.run_id)
         self.offsets = {run.stats: 0, run.system: 0}
 
-    def _is_there(self, run_id: str | None) -> bool:
-        """Whether MLflow still has the run: the store may have been lost, or the run deleted."""
+    def _there(self, run_id: str | None) -> Run | None:
+        """The run, if MLflow still has it: the store may have been lost, or the run deleted."""
         if run_id is None:
-            return False
+            return None
         try:
-            return self.client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
+            run = self.client.get_run(run_id)
         except MlflowException as problem:
             if problem.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
                 raise
-            return False
+            return None
+        return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
     def _experiment(self) -> str:
         name = self.config.experiment

@@ -164,6 +164,17 @@ def test_a_deleted_experiment_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
         tracking.sync(run)
 
 
+def test_a_run_stays_in_its_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the contenders of a run that is judged again with another --experiment would be apart from it."""
+    run = local_run(tmp_path, monkeypatch)
+    before = mirror.Mirror(run, mirror.read(run))
+    run.config.write_text(Config(experiment="another").to_json())
+    after = mirror.Mirror(run, mirror.read(run))
+    assert (after.run_id, after.experiment_id) == (before.run_id, before.experiment_id)
+    assert after._child("floor") == before._child("floor")
+    assert after.client.get_experiment_by_name("another") is None
+
+
 def test_files_that_would_go_where_the_runs_were_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
