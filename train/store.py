@@ -46,5 +46,6 @@ def store_file(uri: str) -> Path | None:
 
 def without_password(text: str) -> str:
     """An address, or a text that contains some, without credentials, which must not get into files or messages."""
-    text = re.sub(r"(?<=\w://)[^/\s?#][^\s?#]*@", "", text)  # a password may contain a slash
-    return re.sub(r"([?&]\w*(?:user|password|passwd|token|secret)\w*=)[^&\s]*", r"\1…", text)
+    text = re.sub(r"(?<=\w://)[^/\s?#]\S*@", "", text)  # SQLAlchemy takes passwords that contain / ? or #
+    secrets = r"user|password|passwd|pwd|token|secret|odbc_connect"
+    return re.sub(rf"([?&]\w*(?:{secrets})\w*=)[^&\s]*", r"\1…", text, flags=re.IGNORECASE)
