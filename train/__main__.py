@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from train import CARD, MAX_SEED, SHOWN_SAFELY
 from train.config import BASELINES, CODECS, DEVICES, GENERATORS, PRESETS, TOKENIZERS, Config, resolve
-from train.errors import InputError, JobError, did_you_mean, is_out_of_memory
+from train.errors import InputError, JobError, did_you_mean, interruptions_shown, is_out_of_memory
 from train.processes import end_with_the_first
 
 if TYPE_CHECKING:  # torch takes seconds to import
@@ -546,7 +546,8 @@ def _interruptions_kept() -> Iterator[None]:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        code = cli.main(arguments, prog_name="python -m train", standalone_mode=False)
+        with interruptions_shown():
+            code = cli.main(arguments, prog_name="python -m train", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as problem:
         click.echo(problem.format_message())

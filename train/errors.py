@@ -1,8 +1,9 @@
 """Errors: whose fault one is decides how a command ends."""
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 
@@ -18,6 +19,17 @@ class JobError(RuntimeError):
 def is_out_of_memory(problem: BaseException) -> bool:
     """Whether the machine or a GPU ran out of memory, which torch may say in the message only."""
     return isinstance(problem, MemoryError) or OUT_OF_MEMORY.search(str(problem)) is not None
+
+
+@contextlib.contextmanager
+def interruptions_shown() -> Iterator[None]:
+    """Raise an interruption that came while numpy read a buffer's format: numpy makes it a ValueError's cause."""
+    try:
+        yield
+    except ValueError as problem:
+        if isinstance(problem.__cause__, KeyboardInterrupt):
+            raise KeyboardInterrupt from problem
+        raise
 
 
 def did_you_mean(given: str, names: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from train import atomic, checkpoint, console, device, distributed, gate, kinds, mirror, rundir, ship, tracking
 from train.config import Config, epochs_alone, from_json
-from train.errors import InputError, JobError, is_out_of_memory
+from train.errors import InputError, JobError, interruptions_shown, is_out_of_memory
 from train.game import NonFiniteError
 from train.gate import Verdict
 from train.job import Job, SavedInterrupt, follow, interruptible
@@ -194,7 +194,8 @@ def _run_tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: d
                 interrupted=interrupted,
             )
             game = job.train(saved)
-        verdict = ship.ship(game)
+        with interruptions_shown():
+            verdict = ship.ship(game)
     except BaseException as problem:
         tracker.finish("KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
         raise

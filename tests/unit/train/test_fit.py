@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -69,6 +70,19 @@ def test_what_an_interruption_leaves_is_told_as_it_is(
     config = fit.Config(data="toy", device="cpu", out=str(tmp_path))
     with pytest.raises(JobError, match=f"^interrupted; {state}; resume with: .* --out {tmp_path} "):
         fit.fit(config)
+
+
+def test_an_interruption_that_numpy_hides_from_judging_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def judge(game: object) -> None:
+        raise ValueError("not a valid PEP 3118 buffer format string") from KeyboardInterrupt()
+
+    ended: list[str] = []
+    monkeypatch.setattr(fit.tracking, "start", lambda *_, **__: SimpleNamespace(finish=ended.append))
+    monkeypatch.setattr(fit.Job, "train", lambda *_: None)
+    monkeypatch.setattr(fit.ship, "ship", judge)
+    with pytest.raises(JobError, match=r"^interrupted; nothing is saved yet; resume with: "):
+        fit.fit(fit.Config(data="toy", device="cpu", out=str(tmp_path)))
+    assert ended == ["KILLED"]
 
 
 def test_epochs_for_a_run_that_had_minutes_lift_their_limit(tmp_path: Path) -> None:

@@ -113,6 +113,22 @@ def test_an_interruption_in_a_finalizer_is_not_lost(
     assert capsys.readouterr().err.strip() == "Error: interrupted"
 
 
+def test_an_interruption_in_numpy_is_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """When numpy reads a buffer's format, as for scikit-learn, it takes whatever is raised for a bad format."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    @click.command()
+    def command() -> None:
+        np.asarray(memoryview(np.zeros(3, [("gradients", "f8"), ("count", "u4")])))
+
+    monkeypatch.setattr("numpy._core._internal._dtype_from_pep3118", interrupt)
+    monkeypatch.setattr(commands, "cli", command)
+    assert commands.main([]) == 1
+    assert capsys.readouterr().err.strip() == "Error: interrupted"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
