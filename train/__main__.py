@@ -444,12 +444,20 @@ def _sample_shards(loaded: "Artifact", out: Path, plan: dict[str, Any], processe
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     rank, number = int(os.environ.get("RANK", 0)), process_count(processes)
+    again = f"run the same command again to continue {out}"
     try:
         with started(1 if "WORLD_SIZE" in os.environ else number, command) as workers:
-            shards.write(out, loaded, **plan, rank=rank, processes=number)
+
+            def check() -> None:  # now, because the shards of a lost process would be left for one process alone
+                for worker in workers:
+                    worker.check()
+
+            shards.write(out, loaded, **plan, rank=rank, processes=number, before_each=check)
             await_all(workers)
     except KeyboardInterrupt as problem:
-        raise JobError(f"interrupted; run the same command again to continue {out}") from problem
+        raise JobError(f"interrupted; {again}") from problem
+    except JobError as problem:
+        raise JobError(f"{problem}; {again}") from problem
 
 
 def _command(*words: str, **options: Any) -> list[str]:

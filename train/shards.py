@@ -6,7 +6,7 @@ sample, so both begin with the same rows. A shard appears whole or not at all, a
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def write(
     options: dict[str, Any] | None = None,
     rank: int = 0,
     processes: int = 1,
+    before_each: Callable[[], object] = lambda: None,
 ) -> Plan:
     """Make the missing shards of a sample of `n` rows, or one process's part of them.
 
@@ -74,6 +75,7 @@ def write(
         options: the artifact's generator options, for the manifest.
         rank: the number of the process, from 0 on.
         processes: how many share the work.
+        before_each: called before each shard; what it raises ends the work.
 
     Raises:
         InputError: the folder holds another sample or other data, its manifest cannot be read, or it is a file; or
@@ -93,6 +95,7 @@ def write(
     mine = range(rank, plan.shards, processes)
     with Progress("sampling", sum(len(plan.rows(shard)) for shard in mine)) as progress:
         for shard in mine:
+            before_each()
             path, rows = plan.path(folder, shard), plan.rows(shard)
             if _whole(path, len(rows), writers.schema(artifact.codec).names):
                 progress.add(len(rows))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -13,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from train import WEIGHTS, artifact, writers
+from train import WEIGHTS, artifact, processes, writers
 from train import __main__ as commands
 from train import fit as job
 from train.codec import BitsCodec
+from train.errors import JobError
 from train.gate import Verdict
 from train.nade import NadeGenerator
 from train.rundir import RunDirectory
@@ -251,6 +253,26 @@ def test_a_sample_has_the_rows_of_its_seed(run: Path, out: str) -> None:
     wanted = artifact.load(run / "artifact").sample(40, 5).numpy()
     found = np.load(run / out) if out.endswith("npy") else np.stack(pa.parquet.read_table(run / out).columns, axis=1)
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_lost_process_ends_a_sample_before_the_next_shard(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or its shards would be left for the process that has them when the sample goes on, while the others are idle."""
+    out = tmp_path / "many"
+
+    class Lost:
+        def check(self) -> bool:
+            if list(out.glob("*.parquet")):
+                raise JobError("process 1 of 2 failed: it was ended by SIGKILL")
+            return False
+
+    monkeypatch.setattr(processes, "started", lambda *_: nullcontext([Lost()]))
+    options = ["--n", "100", "--shard-rows", "10", "--processes", "2", "--out", str(out)]
+    assert commands.main(["sample", str(run), *options]) == 1
+    told = f"process 1 of 2 failed: it was ended by SIGKILL; run the same command again to continue {out}"
+    assert capsys.readouterr().err.strip() == f"Error: {told}"
+    assert [path.name for path in out.glob("*.parquet")] == ["part-00000-of-00010.parquet"]
 
 
 def test_a_broken_artifact_does_not_become_an_archive(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
