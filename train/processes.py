@@ -100,12 +100,17 @@ def process_count(processes: int) -> int:
     """How many processes share the work: torchrun's number, or else the one given by the options.
 
     Raises:
-        InputError: the two contradict each other.
+        InputError: the two contradict each other, or only torchrun's number is known.
     """
     number = int(os.environ.get("WORLD_SIZE", processes))
     if processes not in (1, number):
         raise InputError(
             f"--processes {processes}: but WORLD_SIZE says that {number} were started (by torchrun?); leave out "
             f"--processes, or unset WORLD_SIZE if nothing has started them"
+        )
+    if number > 1 and "WORLD_SIZE" in os.environ and "RANK" not in os.environ:
+        raise InputError(
+            f"WORLD_SIZE says that {number} processes were started, but RANK does not say which one this is; unset "
+            f"WORLD_SIZE if nothing has started them"
         )
     return number

@@ -19,6 +19,7 @@ from train.errors import InputError, JobError
 def test_a_process_that_fails_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[bool] = []
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(distributed.dist, "init_process_group", lambda *args, **kwargs: None)
     monkeypatch.setattr(distributed, "leave", lambda: left.append(True))
     config = resolve({"codec": "bits", "device": "cpu"})
@@ -71,6 +72,16 @@ def test_numbers_of_processes_that_contradict_each_other_are_refused(
         distributed.session(config),
     ):
         pass
+
+
+def test_a_process_without_a_number_takes_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take itself for the first one: a sample would lack the others' rows."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match=r"^WORLD_SIZE says that 2 .* but RANK does not .*; unset WORLD_SIZE if"):
+        processes.process_count(1)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert processes.process_count(1) == 1
 
 
 def test_a_process_that_was_started_ends_with_the_one_that_started_it() -> None:
