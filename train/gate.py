@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from train.errors import InputError, did_you_mean
+from train.metrics import FEWEST_COLUMNS
 
 HERE = Path(__file__).parent
 BUILT_IN = ("default", "none")  # names that are not files
@@ -44,6 +45,11 @@ class Limit:
     metric: str
     sign: str
     bound: float
+
+    @property
+    def of(self) -> str:
+        """What the metric is about, such as "triple" of triple_ratio."""
+        return self.metric.rpartition("_")[0]
 
     def holds(self, value: float) -> bool:
         return value <= self.bound if self.sign == "<=" else value >= self.bound
@@ -116,7 +122,7 @@ class Verdict:
     @property
     def sentence(self) -> str:
         if self.passed is None:
-            return "No quality gate was set: check the numbers before you rely on what was generated."
+            return "No quality gate was applied: check the numbers before you rely on what was generated."
         if self.passed:
             passed = "The quality gate passed: no limit is missed by more than chance explains."
             if self.easy is None:
@@ -175,11 +181,12 @@ def check(limits: list[Limit], scores: Mapping[str, Any], simple: Simple | None 
 
     A score with a 95 % interval misses a limit only if even the better end of the interval does, so that fresh real
     rows, whose scores scatter too, pass. A number that was not measured fails, and so does one that too few rows give
-    no interval: it proves nothing.
+    no interval: it proves nothing. Limits on correlations, triples or lags do not apply to rows with too few columns.
 
     Args:
         simple: a model that should not pass, where one was measured.
     """
+    limits = [limit for limit in limits if limit.metric in scores or limit.of not in FEWEST_COLUMNS]
     judged = [_judge(limit, scores) for limit in limits]
     if simple is not None:
         for i, (limit, (holds, reason)) in enumerate(zip(limits, judged, strict=True)):

@@ -192,6 +192,13 @@ def _summed_by_lag(values: Array, moments: Moments) -> Array:
 # --- distances and ratios ------------------------------------------------------------------------------------
 
 COMPARED = ("marginal", "correlation", "triple", "lag", "row_sum")
+FEWEST_COLUMNS = {"correlation": 2, "triple": 3, "lag": 2}  # that must vary, or there is nothing to compare
+
+
+def has_columns(name: str, *real: Moments) -> bool:
+    """Whether enough columns vary in the real sets together; else a ratio of 0 to 0 would pass for a perfect one."""
+    ones, rows = sum(each.ones for each in real), sum(each.rows for each in real)
+    return int(np.count_nonzero((ones > 0) & (ones < rows))) >= FEWEST_COLUMNS.get(name, 0)
 
 
 def distances(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
@@ -531,7 +538,8 @@ def compare(
         label: the column that a model would predict from the others, for `utility`.
 
     Returns:
-        A flat dictionary that JSON can hold; None where a number does not exist.
+        A flat dictionary that JSON can hold; None where a number could not be measured. Ratios that need more columns
+        that vary are left out.
 
     Raises:
         ValueError: a set is empty, differs in length from the others, or holds values outside [0, 1] (`heldout` and
@@ -573,10 +581,13 @@ def quick_score(synthetic: Bits, validation: Bits, train: Bits) -> dict[str, flo
     rng = np.random.default_rng(0)
     n = min(len(synthetic), len(validation), len(train), QUICK_ROWS)
     s, h, t = (rng.permutation(bits)[:n] for bits in (synthetic, validation, train))
-    made, real, learned = (statistics(Moments.of(bits)) for bits in (s, h, t))
+    moments = [Moments.of(bits) for bits in (s, h, t)]
+    made, real, learned = map(statistics, moments)
     found, floors = distances(made, real), distances(learned, real)
     scores = {
-        f"{name}_ratio": float(_ratio(found[name], floors[name])) for name in ("marginal", "correlation", "triple")
+        f"{name}_ratio": float(_ratio(found[name], floors[name]))
+        for name in ("marginal", "correlation", "triple")
+        if has_columns(name, *moments[1:])
     }
     worse = np.log(np.clip(list(scores.values()), 1.0, 100.0)).mean()
     scores["c2st_auc"] = quick_c2st(rng.permutation(synthetic)[:QUICK_ROWS], rng.permutation(validation), t)
@@ -594,7 +605,7 @@ def soft_share(rows: Array) -> float:
 
 
 def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
-    """Every ratio of COMPARED with its distance, its floor and its 95 % interval.
+    """Every ratio of COMPARED for which there are columns, with its distance, its floor and its 95 % interval.
 
     Args:
         s: as many rows as `h`, or a multiple: distances are then means over samples of that size, while the interval
@@ -608,6 +619,8 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
     errors = log_ratio_errors(s[:n], h, t, seed)
     scores: Scores = {}
     for name in COMPARED:
+        if not has_columns(name, held_out, learned):
+            continue
         found, floor = float(np.mean([sample[name] for sample in samples])), float(floors[name])
         estimate = float(_ratio(found, floor))
         if (few := _ratio_of_few_counts(name, found, floor, held_out, learned)) is not None:
@@ -728,6 +741,10 @@ def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
         high = scores.get(f"{name}_high")
         if high is not None and high < FOOLED_AUC:
             found.append(f"{name} is below 0.5 by more than chance: are {rows} copied from the held-out ones?")
+    for name, fewest in FEWEST_COLUMNS.items():
+        if f"{name}_ratio" not in scores and not (texts and name == "lag"):
+            columns = "common words that some texts lack" if texts else "columns that vary"
+            found.append(f"{name}_ratio was not measured: it needs {fewest} {columns}")
     for name, resolution in RESOLUTION.items():
         found += _too_uncertain(name, resolution, scores, texts)
     return found

@@ -62,6 +62,14 @@ def test_what_was_not_measured_does_not_pass(tmp_path: Path, metric: str) -> Non
     assert verdict.missed == [f"{metric} was not measured"]
 
 
+def test_limits_on_what_needs_more_columns_do_not_apply(tmp_path: Path) -> None:
+    found = limits(tmp_path, "triple_ratio: <= 1\ncorrelation_distance: <= 1")
+    assert gate.check(found, {"columns": 1}).passed is None, "neither passed nor failed"
+    assert gate.check(found, {"triple_ratio": None, "correlation_distance": 0.5}).missed == [
+        "triple_ratio was not measured"
+    ]
+
+
 def test_what_was_not_measured_is_said_once(tmp_path: Path) -> None:
     verdict = gate.check(limits(tmp_path, "utility: <= 1\nutility: '>= 0.5'"), SCORES)
     assert verdict.sentence == "The quality gate failed: utility was not measured."

@@ -737,3 +737,18 @@ def test_it_does_not_matter_which_value_is_called_one(columns: int) -> None:
     plain, inverted = metrics.compare(*sets), metrics.compare(*(1 - rows for rows in sets))
     assert plain["marginal_ratio"] > 5
     assert plain["marginal_ratio"] == pytest.approx(inverted["marginal_ratio"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "constant", "there"), [(1, 0, set()), (2, 0, {"correlation", "lag"}), (3, 2, set()), (3, 3, set())]
+)
+def test_what_takes_more_columns_than_vary_is_not_measured(columns: int, constant: int, there: set[str]) -> None:
+    rows = np.random.default_rng(0).integers(0, 2, (300, columns), dtype=np.uint8)
+    rows[:, :constant] = 1
+    sets = rows[:100], rows[100:200], rows[200:]
+    scores, quick = metrics.compare(*sets), metrics.quick_score(*sets)
+    missing = {"correlation", "triple", "lag"} - there
+    assert not {name for name in {*scores, *quick} if name.partition("_")[0] in missing}
+    assert {f"{name}_ratio" for name in there} < scores.keys()
+    noted = {each.split()[0] for each in scores["warnings"] if "columns that vary" in each}
+    assert noted == {f"{name}_ratio" for name in missing}
