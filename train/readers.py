@@ -94,7 +94,7 @@ def read(path: Path, *, may_be_empty: bool = False) -> Table:
         raise InputError(f"--data {path}: the name must end in {', '.join(READERS)} (or one of these and .gz)")
     try:
         content = gzip.decompress(path.read_bytes()) if is_gzip(path) else path.read_bytes()
-        if not content.strip():
+        if not content.removeprefix(codecs.BOM_UTF8).strip():
             raise InputError("the file is empty")
         if format_of(path) not in BINARY:
             _check_encoding(content)
@@ -376,11 +376,16 @@ def _read_tsv(content: bytes, file: str) -> Table:
     return _read_csv(content, file, delimiter="\t")
 
 
+def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers."""
+    return ((number, line) for number, line in enumerate(content.splitlines(), start=1) if line.strip())
+
+
 def _read_txt(content: bytes, file: str) -> Table:
     """A text per line; or, if nearly all lines consist of the same number of 0s and 1s, a row of bits per line."""
-    lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
-    numbers = np.arange(1, len(lines) + 1)
-    table = _decoded({TEXT_COLUMN: pa.chunked_array([pa.array(lines, pa.binary())])}, numbers, {}, file)
+    lines = dict(_lines(content.removeprefix(codecs.BOM_UTF8)))
+    values = pa.chunked_array([pa.array(lines.values(), pa.binary())])
+    table = _decoded({TEXT_COLUMN: values}, np.array(list(lines)), {}, file)
     texts = table.columns[TEXT_COLUMN].to_pylist()
     rows = ["".join(text.replace(",", " ").split()) for text in texts]
     widths = np.array([len(row) if set(row) <= {"0", "1"} else -1 for row in rows])
@@ -440,7 +445,7 @@ def _read_jsonl(content: bytes, file: str) -> Table:
 
 
 def _json_records(content: bytes, bad: dict[int, str]) -> Iterator[tuple[int, dict[str, str | None]]]:
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in _lines(content):
         try:
             value = json.loads(line, parse_constant=lambda name: None)  # Python writes missing values as NaN
         except (ValueError, RecursionError):

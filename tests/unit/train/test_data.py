@@ -246,18 +246,30 @@ def test_a_value_that_is_no_bit_makes_a_bad_row(tmp_path: Path) -> None:
 
 def test_a_few_other_lines_do_not_make_bits_a_text(tmp_path: Path) -> None:
     path = tmp_path / "b.txt"
-    path.write_text("0 1 0 1\n" * 40 + "0 1 0\n\na note\n")
+    path.write_text("0 1 0 1\n" * 40 + "0 1 0\n,\na note\n")
     found = data.load(str(path), max_bad_rows=3)
     assert np.array_equal(found.rows, [[0, 1, 0, 1]] * 40)
     assert found.skipped == (
         "b.txt row 41: holds 3, not 4 values of 0 or 1",
-        "b.txt row 42: holds nothing, not 4 values of 0 or 1",
+        "b.txt row 42: holds ',', not 4 values of 0 or 1",
         "b.txt row 43: holds 'a note', not 4 values of 0 or 1",
     )
     with pytest.raises(InputError, match=r"3 unusable rows, more than --max-bad-rows 2: b\.txt row 41: holds 3, not"):
         data.load(str(path), max_bad_rows=2)
     path.write_text("0 1 0 1\n" * 17 + "0 1 0\n" * 2)
     assert data.load(str(path)).texts is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("a.txt", "a fine film"), ("b.txt", "0 1"), ("a.jsonl", '{"text": "a film"}'), ("b.jsonl", "[0, 1]")],
+)
+def test_blank_lines_are_no_rows(tmp_path: Path, name: str, line: str) -> None:
+    path = tmp_path / name
+    path.write_text(f"\n{line}\n \r\n" * 12 + "\n\n")
+    assert len(data.load(str(path))) == 12
+    path.write_bytes(f"{line}\n\n".encode() * 12 + b"\xff\n")
+    assert [each.partition(":")[0] for each in data.load(str(path), max_bad_rows=1).skipped] == [f"{name} row 25"]
 
 
 def test_a_few_other_lines_do_not_make_lists_of_bits_a_text(tmp_path: Path) -> None:
