@@ -363,6 +363,9 @@ def _files(path: Path) -> list[Path]:
         raise InputError(
             f"--data {path}: the folder holds no file that ends in {', '.join(READERS)} (or one of these and .gz)"
         )
+    for shard in shards:
+        if (plain := shard.with_suffix("")) in shards and readers.is_gzip(shard):
+            raise InputError(f"--data {path}: {plain.name} and {shard.name} hold the same rows; remove one of them")
     return shards
 
 

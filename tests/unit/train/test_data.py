@@ -817,3 +817,13 @@ def test_the_parts_of_a_split_have_their_shares_and_another_seed_is_another_spli
     assert [len(part) for part in (one.train, one.validation, one.heldout)] == [340, 60, 100]
     assert set(one.heldout) != set(other.heldout)
     assert one.heldout.max() - one.heldout.min() > 400, "at random: files may be sorted"
+
+
+def test_a_shard_beside_its_compressed_self_is_refused(tmp_path: Path) -> None:
+    rows = b"a,b\n" + b"0,1\n" * 12
+    (tmp_path / "a.csv").write_bytes(rows)
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(rows))
+    assert len(data.load(str(tmp_path))) == 24
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(rows))
+    with pytest.raises(InputError, match=r"a\.csv and a\.csv\.gz hold the same rows; remove one of them$"):
+        data.load(str(tmp_path))
