@@ -23,7 +23,7 @@ WORD = re.compile(rf"\w[\w{MARKS}]*(?:['\u2019]\w[\w{MARKS}]*)*")
 PADDING, END, UNKNOWN = 0, 1, 2  # the first token ids
 SPACE = "\u2581"  # marks a token that follows a space
 TOKEN = rf"{SPACE}?\w+(?:['\u2019]\w+)*|{SPACE}?\.\.\.|{SPACE}?[^\w{SPACE}]|{SPACE}"
-APART = "\uffff"  # separates tokens until they are joined; no text holds it, since it is not a character
+APART = "\uffff"  # separates tokens until they are joined; not a character, so texts lose it (see `_plain`)
 SPECIAL = (f"{APART}pad", f"{APART}end", f"{APART}unk")  # tokenizers would find plainer names within texts
 GLUED = re.compile(rf"(?<=[\w{MARKS}]){APART}+(?=\w)")
 LABEL_COLUMN = "label"  # where the column of the classes has no name; older artifacts do not store one
@@ -183,6 +183,7 @@ class TokensCodec:
         Raises:
             ValueError: the texts hold no token.
         """
+        texts = _plain(texts)
         tokenizer = _untrained_tokenizer(kind, lowercase)
         tokenizer.train_from_iterator(texts, _trainer(kind, vocabulary, min_count))
         if tokenizer.get_vocab_size(with_added_tokens=False) == len(SPECIAL):
@@ -205,7 +206,7 @@ class TokensCodec:
 
         tokenizer = Tokenizer.from_str(json.dumps(self.tokenizer))
         codes = torch.full((len(rows), self.length), PADDING, dtype=torch.int32)
-        for row, encoding in enumerate(tokenizer.encode_batch(list(rows))):
+        for row, encoding in enumerate(tokenizer.encode_batch(_plain(rows))):
             ids = [*encoding.ids, END][: self.length]
             codes[row, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
         return codes
@@ -226,6 +227,11 @@ class TokensCodec:
     def to_dict(self) -> dict[str, Any]:
         classes = {"labels": list(self.labels), "label_column": self.label_column}
         return {"name": self.name, "length": self.length, **classes, "tokenizer": self.tokenizer}
+
+
+def _plain(texts: Iterable[str]) -> list[str]:
+    """The texts with spaces for APART, which would begin a name of SPECIAL, or vanish from what is decoded."""
+    return [text.replace(APART, " ") for text in texts]
 
 
 def _untrained_tokenizer(kind: str, lowercase: bool) -> Any:

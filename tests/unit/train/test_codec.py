@@ -161,3 +161,11 @@ def test_a_small_vocabulary_of_pieces_leaves_out_the_rarest_characters(most: int
     fitted = fit_tokens(["aaaa bbb cc d"] * 5, kind="bpe", vocabulary=most)
     assert len(fitted.pieces) <= most
     assert UNKNOWN in fitted.encode(["a d"])[0]
+
+
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+def test_no_text_holds_the_codecs_own_marks(kind: str) -> None:
+    texts = ["a\uffffend film", "a film\uffff", "a\uffffpad film \uffff"]
+    fitted = TokensCodec.fit(texts, kind=kind, vocabulary=50, min_count=1, lowercase=True, length=20)
+    assert not any("\uffff" in piece for piece in fitted.pieces)
+    assert fitted.decode(fitted.encode(texts)) == ["a end film", "a film", "a pad film"]
