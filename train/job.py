@@ -65,8 +65,10 @@ class Job:
         torch.manual_seed(self.config.seed)
         saved = saved or {"phase": NOTHING}
         game = self._warm_up(saved) if saved["phase"] in (NOTHING, WARM_START) else self._load_game(saved)
-        over = self.budget() == saved.get("ended")
-        if not over:
+        over = self._is_over(game)
+        if over:
+            log.info("training had already ended, after %s sequences", f"{game.state.seen:,}")
+        else:
             game.play()
         if game.state.is_unimproved:
             game.refit(saved.get("refit") if over else None)
@@ -96,7 +98,16 @@ class Job:
         warm.to(self.config.device)  # where it would be, had the job not been interrupted
         state = self.kind.new_state(catalogue.build(saved["generator"]))
         state.load_state_dict(saved["state"])
-        return Game(self, state, warm)
+        return Game(self, state, warm, ended=saved["ended"])
+
+    def _is_over(self, game: "Game") -> bool:
+        """Whether the game has ended, and this session does not give it more."""
+        if game.ended is None:
+            return False
+        given, used = (
+            [math.inf if each is None else each for each in budget] for budget in (self.budget(), game.ended)
+        )
+        return all(now <= before for now, before in zip(given, used, strict=True))
 
     def run_phase(self, name: str, phase: Phase, seconds: float, save: Callable[[], None]) -> None:
         """Run a phase to its end within `seconds`, saving from time to time.
@@ -126,7 +137,7 @@ class Job:
         return math.inf if self.config.max_minutes is None else 60 * self.config.max_minutes * share
 
     def budget(self) -> list[float | None]:
-        """What says when the game is over; if it has changed, the game of a finished run goes on."""
+        """What says when the game is over; if any of it has grown, the game of a finished run goes on."""
         return [self.config.epochs, self.config.max_minutes]
 
     def checkpoint_is_due(self) -> bool:
@@ -144,14 +155,16 @@ class Game:
     Attributes:
         warm: the generator as the game found it, or the refit that took its place.
         refitted: whether the start was fitted once more, to training and validation rows.
+        ended: the budget that the game has used up, if it is over.
     """
 
-    def __init__(self, job: Job, state: GameState, warm: Generator) -> None:
-        self.job, self.state, self.warm, self.refitted = job, state, warm, False
+    def __init__(self, job: Job, state: GameState, warm: Generator, *, ended: list[float | None] | None = None) -> None:
+        self.job, self.state, self.warm, self.refitted, self.ended = job, state, warm, False, ended
 
     def play(self) -> None:
         """Play the game to its end; raises what `Job.run_phase` does."""
         job, state = self.job, self.state
+        self.ended = None
         distributed.broadcast({"phase": GAME, "generator": state.generator.config(), "state": state.state_dict()})
         distributed.barrier()
         with console.GameBar(job.config, job.kind.game_share, len(job.prepared.rows)) as bar:
@@ -160,7 +173,8 @@ class Game:
             distributed.leave()  # now, as the others do: NCCL waits for all of them
             self.checkpoint()
             raise SavedInterrupt
-        self.checkpoint(ended=job.budget())
+        self.ended = job.budget()
+        self.checkpoint()
         log.info("training ended (%s) after %s sequences in %.0f s", reason, f"{state.seen:,}", state.seconds)
 
     def _on_tick(self, tick: Tick, bar: console.GameBar) -> bool:
@@ -196,32 +210,32 @@ class Game:
         job, phase = self.job, self.job.kind.refit()
         if phase is None:
             return
-        share, limit = job.seconds(job.kind.warm_share), job.seconds(1.0) - self.state.seconds
-        if limit < share / 2:  # the minutes were reduced since: a rushed refit would be worse than the first start
-            log.info("no time is left for a refit: the warm start ships as it is")
-            return
         if begun is not None:
             phase.load_state_dict(begun)
+        share, limit = job.seconds(job.kind.warm_share), job.seconds(1.0) - self.state.seconds
+        # The minutes were reduced since: a rushed refit would be worse than the first start.
+        if phase.progress < 1 and limit < share / 2:
+            log.info("no time is left for a refit: the warm start ships as it is")
+            return
 
         def save() -> None:
-            job.save(REFIT, **self._content(ended=job.budget()), refit=phase.state_dict())
+            job.save(REFIT, **self._content(), refit=phase.state_dict())
 
         job.run_phase(REFIT, phase, limit, save)
         save()
         self.warm, self.refitted = phase.generator, True
         self.state.seconds += phase.seconds
 
-    def checkpoint(self, ended: list[float | None] | None = None) -> None:
-        """Save the game; `ended` is the budget that it has used up, if it is over."""
-        self.job.save(GAME, **self._content(ended))
+    def checkpoint(self) -> None:
+        self.job.save(GAME, **self._content())
         self.job.tracker.checkpointed(self.state.seen)
 
-    def _content(self, ended: list[float | None] | None) -> dict[str, Any]:
+    def _content(self) -> dict[str, Any]:
         return {
             "state": self.state.state_dict(),
             "generator": self.state.generator.config(),
             "warm": self.warm.state_dict(),
-            "ended": ended,
+            "ended": self.ended,
         }
 
 

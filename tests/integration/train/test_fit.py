@@ -25,6 +25,7 @@ from tests.ports import free_port
 from train import artifact, builtin, kinds, metrics, rundir, warmup
 from train.__main__ import main
 from train.config import from_json
+from train.job import Game
 from train.prepare import prepare
 
 SMALL = ["--hidden", "8", "--folds", "2", "--batch-size", "96", "--turns", "2", "--device", "cpu"]
@@ -119,11 +120,26 @@ def test_a_start_ships_as_it_is_where_no_time_is_left_for_a_refit(
 ) -> None:
     monkeypatch.setattr(kinds, "BITS_GAIN", 99.0)
     options = ["--epochs", "1", "--baselines", "none", "--gate", "none"]
-    assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Game, "refit", lambda *_: signal.raise_signal(signal.SIGTERM))
+        assert main(["fit", "--data", "toy", *SMALL, *options]) == 1
     run = rundir.newest(tmp_path / "runs")
-    assert "refit: " in run.log.read_text()
     assert main(["fit", "--resume", "--out", str(run.path), "--max-minutes", "0.001"]) == 0
     assert run.log.read_text().count("no time is left for a refit") == 1
+
+
+def test_a_finished_run_that_is_given_less_time_ships_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "BITS_GAIN", 99.0)
+    options = ["--epochs", "1", "--baselines", "none", "--gate", "none"]
+    assert main(["fit", "--data", "toy", *SMALL, *options]) == 0
+    run = rundir.newest(tmp_path / "runs")
+    shipped, ticks = artifact.load(run.artifact).sample(100, 0), run.stats.read_text()
+    assert main(["fit", "--resume", "--out", str(run.path), "--max-minutes", "0.001"]) == 0
+    assert "training had already ended" in run.log.read_text()
+    assert run.stats.read_text() == ticks
+    assert torch.equal(artifact.load(run.artifact).sample(100, 0), shipped)
 
 
 def test_a_game_that_improved_its_start_ships_without_a_refit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
