@@ -193,6 +193,10 @@ class TextWarmStart(Stateful):
             if stop:
                 return False
         log.debug("warm start: calibrated %d times", self.calibrated)
+        if self.rounds and not self.calibrated and distributed.is_main():
+            log.warning(
+                "the warm start had no time left to sharpen and calibrate the net; more --max-minutes would help"
+            )
         return True
 
     def _next_rows(self) -> tuple[Tensor, int]:

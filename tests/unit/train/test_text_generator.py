@@ -436,10 +436,17 @@ def test_a_warm_start_learns_from_less_than_all_that_the_rows_say(monkeypatch: p
     assert not torch.equal(disturbed.model.gru.weight_hh_l0, plain.model.gru.weight_hh_l0)
 
 
-def test_without_time_a_warm_start_ends_as_it_began() -> None:
+def test_without_time_a_warm_start_ends_as_it_began_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     fit = warm_start()
     began = copy.deepcopy(fit.model.state_dict())
-    assert fit.run(0, lambda: False)
+    with caplog.at_level("WARNING", "lookalike"):
+        assert fit.run(0, lambda: False)
+        assert "no time left to sharpen and calibrate" in caplog.text
+        caplog.clear()
+        without = warm_start()
+        without.rounds = 0
+        assert without.run(0, lambda: False)
+        assert not caplog.text, "nothing was cut off"
     assert all(torch.equal(values, began[name]) for name, values in fit.model.state_dict().items())
 
 
