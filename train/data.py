@@ -220,7 +220,7 @@ def fit_presence(dataset: Dataset, texts: Sequence[str], words: int) -> Presence
 def some(names: Collection[str]) -> str:
     """The first few column names, for a message, and how many more there are."""
     more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
-    return ", ".join(itertools.islice(names, SOME)) + more
+    return ", ".join(name or "one without a name" for name in itertools.islice(names, SOME)) + more
 
 
 def _no_such_column(name: str, columns: Collection[str]) -> str:
@@ -553,5 +553,5 @@ def _why_no_bits(columns: dict[str, pa.ChunkedArray]) -> str:
         bits = readers.bits_of(first)
         if not readers.mostly_bits([bits]):
             other = first[int((bits == NEITHER).argmax())].as_py()
-            return f" (not rows of 0 and 1: column {name} holds {shown(other)})"
+            return f" (not rows of 0 and 1: column {name or 'without a name'} holds {shown(other)})"
     return ""

@@ -705,6 +705,10 @@ def test_numbers_of_rows_are_no_texts(tmp_path: Path, codec: str) -> None:
     path.write_text(",a,b\n" + "".join(f"{row},{row % 2},1\n" for row in range(100, 200)))
     with pytest.raises(InputError, match=r"bits\.csv: column without a name holds '100', neither 0 or 1 nor text"):
         data.load(str(path), codec=codec)
+    path.write_text(",a,b\n" + "".join(f"{row},{row % 2},1\n" for row in range(12)))
+    named = r"--column: one without a name, a, b \(not rows of 0 and 1: column without a name holds '2'\)$"
+    with pytest.raises(InputError, match=named):
+        data.load(str(path), codec=codec)
 
 
 def test_names_of_rows_beside_bits_are_no_texts_unless_asked_for(tmp_path: Path) -> None:
