@@ -112,7 +112,7 @@ def load(files: Sequence[Path], *, codec: str, max_bad_rows: int) -> tuple[Store
         JobError: the rows are not in the cache, which cannot be written.
     """
     first = _Source(files[0])
-    if codec != "bits" and not _looks_like_bits(first):
+    if codec != "bits" and not _look_like_bits(files):
         return None
     place = cache_directory() / "rows" / _key(files)
     # Before the lock, which a cache that may only be read does not give.
@@ -169,8 +169,10 @@ def _mapped(path: Path, rows: int, length: int) -> PackedRows:
     return PackedRows(packed.view(rows, width), length)
 
 
-def _looks_like_bits(source: "_Source") -> bool:
-    first = next(source.batches(), None)
+def _look_like_bits(files: Iterable[Path]) -> bool:
+    """Whether the files begin with bits; the first ones may have no rows."""
+    batches = (batch for file in files for batch in _Source(file).batches())
+    first = next((batch for batch in batches if len(batch.values)), None)
     return first is not None and mostly_bits(first.values.T)
 
 

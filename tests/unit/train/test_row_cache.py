@@ -292,3 +292,20 @@ def test_files_of_one_size_and_time_are_not_taken_for_each_other(
         os.utime(tmp_path / name, ns=(1, 1))
     one, other = (data.load(str(tmp_path / name), packed=True) for name in ("a.npy", "b.npy"))
     assert one.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.npy", "a.parquet"])
+def test_the_first_file_with_rows_decides_whether_they_are_bits(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    WRITERS[name](folder / f"part-1{Path(name).suffix}")
+    empty = folder / f"part-0{Path(name).suffix}"
+    if name == "a.npy":
+        np.save(empty, BITS[:0])
+    elif name == "a.csv":
+        pa.csv.write_csv(table(pa.uint8())[:0], empty)
+    else:
+        pa.parquet.write_table(table(pa.uint8())[:0], empty)
+    found = data.load(str(folder), packed=True)
+    assert isinstance(found.bits, PackedRows)
+    assert len(found) == 100
