@@ -48,6 +48,7 @@ WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
 COMPARED_WORDS = 1 << 31  # limit of 64-bit comparisons between synthetic and real rows: about ten seconds
 NORMAL_95 = 1.959964
 QUICK_FOLDS, QUICK_ROWS = 2, 1000  # at each tick: the judge's folds, and the most rows of each kind
+ROUNDING = 1e-12  # equal correlations may seem to differ by less than this
 FEW_COUNTS = 10  # if two sets of real rows differ in fewer counts than this, the floor is mostly luck
 NOTABLE_REPEATS = 0.05  # share of held-out rows also found among the training rows above which there is a warning
 FOOLED_AUC = 0.45  # an AUC that is certainly below this is not luck: folds of copies teach a judge the opposite
@@ -214,6 +215,7 @@ def distances(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
 
 def _ratio(distance: Array | float, floor: Array | float) -> Array:
     """distance / floor: infinite if only the floor is 0, 1 if both are."""
+    distance, floor = (np.where(np.less(each, ROUNDING), 0.0, each) for each in (distance, floor))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((distance == 0) & (floor == 0), 1.0, np.divide(distance, floor))
 

@@ -740,7 +740,8 @@ def test_it_does_not_matter_which_value_is_called_one(columns: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "constant", "there"), [(1, 0, set()), (2, 0, {"correlation", "lag"}), (3, 2, set()), (3, 3, set())]
+    ("columns", "constant", "there"),
+    [(1, 0, set()), (2, 0, {"correlation", "lag"}), (3, 2, set()), (3, 3, set())],
 )
 def test_what_takes_more_columns_than_vary_is_not_measured(columns: int, constant: int, there: set[str]) -> None:
     rows = np.random.default_rng(0).integers(0, 2, (300, columns), dtype=np.uint8)
@@ -752,3 +753,10 @@ def test_what_takes_more_columns_than_vary_is_not_measured(columns: int, constan
     assert {f"{name}_ratio" for name in there} < scores.keys()
     noted = {each.split()[0] for each in scores["warnings"] if "columns that vary" in each}
     assert noted == {f"{name}_ratio" for name in missing}
+
+
+def test_a_floor_that_is_nothing_but_rounding_is_none() -> None:
+    for seed in range(20):
+        synthetic, heldout = np.random.default_rng(seed).integers(0, 2, (2, 30, 2), dtype=np.uint8)
+        swapped = 1 - heldout  # has the same correlation
+        assert metrics.ratio_scores(synthetic, heldout, swapped, 0)["correlation_ratio"] == np.inf
