@@ -425,15 +425,15 @@ def _usable(
         fits: for each column, which of its values can be used.
     """
     usable = np.ones(len(table.row_numbers), bool)
-    bad = list(table.bad)
+    bad: dict[int, str] = {}
     for (name, values), fit in zip(table.columns.items(), fits, strict=True):
-        for row in np.flatnonzero(~fit & usable):
-            bad.append(
+        for row in np.flatnonzero(~fit & usable).tolist():
+            bad[row] = (
                 f"{file} row {table.row_numbers[row]}: column {name or 'without a name'} holds "
                 f"{shown(values[row].as_py())}, not {wanted}"
             )
         usable &= fit
-    return usable, tuple(bad)
+    return usable, (*table.bad, *(bad[row] for row in sorted(bad)))
 
 
 def _of_file(path: Path, table: Table, column: str | None, label_column: str | None, codec: str) -> Dataset:

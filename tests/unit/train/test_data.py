@@ -240,8 +240,11 @@ def test_a_row_may_be_short_and_broken_at_once(tmp_path: Path) -> None:
 
 def test_a_value_that_is_no_bit_makes_a_bad_row(tmp_path: Path) -> None:
     path = tmp_path / "b.csv"
-    path.write_text("a,b\n" + "0,1\n" * 20 + "1,7\n")
-    assert data.load(str(path), max_bad_rows=1).skipped == ("b.csv row 21: column b holds '7', not 0 or 1",)
+    path.write_text("a,b\n" + "0,1\n" * 20 + "1,7\n7,1\n")
+    assert data.load(str(path), max_bad_rows=2).skipped == (
+        "b.csv row 21: column b holds '7', not 0 or 1",
+        "b.csv row 22: column a holds '7', not 0 or 1",
+    )
 
 
 def test_a_few_other_lines_do_not_make_bits_a_text(tmp_path: Path) -> None:
