@@ -121,17 +121,14 @@ def as_caller(engine: Engine) -> str:
     return f"--user {engine.uid}:{engine.uid}" if os.getuid() == 0 else ""
 
 
-def train_in_container(engine: Engine, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="session")
+def trained(engine: Engine, images: dict[str, int], runs: Path) -> subprocess.CompletedProcess[str]:
     """Train briefly on the built-in reviews, as an ordinary user and without a network."""
-    arguments = f"{' '.join(options)} --holdout 0.05 --max-minutes 0.05 --baselines none --gate none --out {out}"
+    arguments = f"--holdout 0.05 --max-minutes 0.05 --baselines none --gate none --out {runs}"
+    arguments += " --vocabulary 300 --length 12"  # quick to calibrate and to judge
     done = engine.make("train", f"ARGS={arguments}", RUNTIME="docker", GPUS="none", DOCKER_ARGS=as_caller(engine))
     assert done.returncode == 0, done.stdout + done.stderr
     return done
-
-
-@pytest.fixture(scope="session")
-def trained(engine: Engine, images: dict[str, int], runs: Path) -> subprocess.CompletedProcess[str]:
-    return train_in_container(engine, runs, "--vocabulary 300 --length 12")  # quick to calibrate and to judge
 
 
 @dataclass(frozen=True)
