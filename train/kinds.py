@@ -141,10 +141,15 @@ class BitsKind:
 
     def complete(self, generator: Generator, warm: Generator) -> None:
         """Calibrate the column means to those of training and validation rows."""
+        if not (isinstance(generator, NadeGenerator) and isinstance(warm, NadeGenerator)):
+            return
         known = self._known()
-        for each in (generator, warm):
-            if isinstance(each, NadeGenerator):
-                warmup.calibrate(each, warmup.likely_means(known), len(known))
+        means, ships_unimproved = warmup.likely_means(known), _have_equal_weights(generator, warm)
+        warmup.calibrate(generator, means, len(known))
+        if ships_unimproved:
+            warm.load_state_dict(generator.state_dict())
+        else:
+            warmup.calibrate(warm, means, len(known))
 
     def judge(self, generator: Generator, warm: Generator, seconds: float) -> Evidence:
         config, prepared = self.config, self.prepared
@@ -174,6 +179,11 @@ class BitsKind:
             label=prepared.dataset.label,
             seed=EVALUATION_SEED,
         )
+
+
+def _have_equal_weights(one: Generator, other: Generator) -> bool:
+    others = other.state_dict()
+    return all(torch.equal(weight, others[name]) for name, weight in one.state_dict().items())
 
 
 def _judged_by(validation: Tensor) -> int:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.asked import asked
 from train import __main__ as commands
-from train import builtin, evaluate, evidence, gate, ship, text_metrics
+from train import builtin, evaluate, evidence, gate, metrics, ship, text_metrics
 from train.__main__ import main
 from train.codec import words_of
 from train.errors import InputError
@@ -239,6 +239,23 @@ def test_copies_of_validation_texts_are_copies_too() -> None:
     for beside, share in (([], 0.5), (validation, 1)):
         found = evidence.judge_texts({"GAN": train[:20] + validation[:20]}, heldout, train, validation=beside)
         assert found.scores["GAN"]["copy_rate"] == share
+
+
+@pytest.mark.parametrize("kind", ["bits", "texts"])
+def test_equal_contenders_are_judged_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, name = (metrics, "compare") if kind == "bits" else (text_metrics, "compare_text")
+    compare, asked = getattr(judge, name), list[object]()
+    monkeypatch.setattr(judge, name, lambda made, *real, **more: (asked.append(made), compare(made, *real, **more))[1])
+    if kind == "bits":
+        rows = [builtin.toy(40, seed=seed) for seed in range(4)]
+        contenders = {"GAN": rows[0], "warm start": rows[0].copy(), "other": rows[1]}
+        found = evidence.judge(contenders, rows[2], rows[3], columns=[*"abcde"])
+    else:
+        texts = [[f"{each} film number {i}" for i in range(40)] for each in ("a", "the", "one")]
+        strings = {"GAN": texts[0], "warm start": [*texts[0]], "other": ["a film"] * 40}
+        found = evidence.judge_texts(strings, texts[1], texts[2])
+    assert len(asked) == 2
+    assert found.scores["GAN"] == found.scores["warm start"] != found.scores["other"]
 
 
 def test_curves_are_of_equally_many_texts_everywhere() -> None:

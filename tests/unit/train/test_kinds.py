@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.asked import asked
-from train import artifact, baselines, evidence, generator, kinds, loop, metrics, text_game, text_warmup
+from train import artifact, baselines, evidence, generator, kinds, loop, metrics, text_game, text_warmup, warmup
 from train.codec import UNKNOWN, TokensCodec
 from train.config import resolve
 from train.generator import LabelledRows, sample_labelled
@@ -51,12 +51,20 @@ def judged(kind: kinds.Kind, made: Any) -> None:
     kind.judge(made, made, 0.0)
 
 
-def test_a_complete_generator_has_the_means_of_training_and_validation_rows() -> None:
+@pytest.mark.parametrize("improved", [False, True])
+def test_a_complete_generator_has_the_means_of_training_and_validation_rows(
+    improved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found, kind = bits_job()
     found = dataclasses.replace(found, validation=torch.ones_like(found.validation))
-    made = untrained()
-    warm = copy.deepcopy(made)
+    made, warm = untrained(), untrained()
+    made.load_state_dict(warm.state_dict())
+    if improved:
+        made.bias.data[0, -1] += 0.1
+    calibrate, times = warmup.calibrate, []
+    monkeypatch.setattr(warmup, "calibrate", lambda *given: (times.append(1), calibrate(*given)))
     kinds.of(kind.config, found).complete(made, warm)
+    assert len(times) == (2 if improved else 1)
     wanted = torch.cat([found.train, found.validation]).float().mean(0)
     assert (wanted - found.train.float().mean(0)).abs().max() > 0.05
     for each in (made, warm):
