@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from train import catalogue, checkpoint, console, distributed, kinds
+from train import catalogue, checkpoint, console, distributed, kinds, nade
 from train.config import Config
 from train.errors import JobError
 from train.game import GameState, NonFiniteError, Tick
@@ -243,6 +243,8 @@ def _get_ready(config: Config) -> None:
     """Do what must not count as training time."""
     torch.set_num_threads(config.threads)
     importlib.import_module("torch._dynamo")  # which takes seconds, and which the first optimizer would import
+    if config.generator == nade.NadeGenerator.name and config.device == "cpu":
+        nade.compile_loops()
 
 
 def follow(config: Config, prepared: Prepared) -> None:

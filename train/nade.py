@@ -223,6 +223,15 @@ def _rounded(noisy_logits: Tensor) -> Tensor:
     return (noisy_logits > 0).to(noisy_logits)
 
 
+def compile_loops() -> None:
+    """Compile what a CPU trains with. That takes seconds, which else would be those of the first step."""
+    one = np.zeros((1, 1), np.float32)
+    _hidden_term_forward(one, one, one, one, one.copy())
+    _hidden_term_backward(one, one, one, one, one, *(one.copy() for _ in range(3)))
+    with torch.random.fork_rng(devices=[]):
+        NadeGenerator(length=1, hidden=1, nets=1, classes=1)(torch.zeros(1, 3))
+
+
 @njit(nogil=True)
 def _choose_rows(noise: Floats, prior: Floats, net: Ints, latent: Ints) -> None:
     """Fill in each row's net and class, (rows,), as `NadeGenerator._choose` computes them on a GPU."""

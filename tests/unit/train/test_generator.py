@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from torch import Tensor
 
 from tests.rated import rated_artifact
@@ -259,3 +260,18 @@ def test_compiled_code_chooses_nets_and_classes_as_torch_does() -> None:
     assert torch.equal(net, torch.tensor([0, 1, 2]).repeat_interleave(len(numbers)))
     assert torch.equal(latent, made._latent(noise, net))
     assert set(latent[net == 1].tolist()) == {1, 3}
+
+
+def test_nothing_is_left_to_compile_when_training_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("_choose_rows", "_draw_rows", "_hidden_term_forward", "_hidden_term_backward")
+    loops = {name: njit(getattr(nade, name).py_func) for name in names}
+    for name, loop in loops.items():
+        monkeypatch.setattr(nade, name, loop)
+    nade.compile_loops()
+    before = {name: list(loop.signatures) for name, loop in loops.items()}
+    made = NadeGenerator(length=5, hidden=3, nets=2, classes=2)
+    rows = made.stratified(torch.rand(6, made.noise_size), 0)
+    made.logits(rows, 0, torch.zeros(6, dtype=torch.long)).sum().backward()
+    made.probabilities(torch.rand(6, made.noise_size))
+    assert {name: loop.signatures for name, loop in loops.items()} == before
+    assert all(before.values())

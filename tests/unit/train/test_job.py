@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from train import kinds, rundir, ship
+from train import kinds, nade, rundir, ship
 from train.config import resolve
 from train.game import GameState, Tick
 from train.job import Game, Job, SavedInterrupt, interruptible
@@ -40,7 +40,7 @@ def a_game(job: Job, **state: Any) -> Game:
     return Game(job, GameState(generator=None, averaged=None, **state), cast("Any", None))
 
 
-def test_imports_do_not_count_as_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imports_and_compiling_do_not_count_as_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
     def begin() -> None:
@@ -49,10 +49,11 @@ def test_imports_do_not_count_as_training(tmp_path: Path, monkeypatch: pytest.Mo
 
     job = begun(tmp_path)
     monkeypatch.setattr(importlib, "import_module", done.append)
+    monkeypatch.setattr(nade, "compile_loops", lambda: done.append("loops"))
     monkeypatch.setattr(job.kind, "warm_start", begin)
     with pytest.raises(SavedInterrupt):
         job.train(None)
-    assert done == ["torch._dynamo", "warm start"]
+    assert done == ["torch._dynamo", "loops", "warm start"]
 
 
 def test_an_interruption_in_the_last_step_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
