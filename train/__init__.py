@@ -7,6 +7,7 @@ MODEL_NAME = "lookalike"  # in MLflow's registry and in TorchServe
 CARD, WEIGHTS = "card.json", "generator.safetensors"  # the files of an artifact
 # For `str.translate`: texts may hold characters that steer a terminal.
 SHOWN_SAFELY = dict.fromkeys([*range(32), *range(127, 160)], "\ufffd")
+NO_WORDS = "(none of the words)"  # shown for a row of words without any
 MAX_SEED = 2**32 - 1  # torch's CPU generator (Mersenne Twister) ignores the higher bits of a seed
 
 # The LEAF modules, which an artifact needs to run: they travel inside the model archive unchanged, with those of serve

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from train import SHOWN_SAFELY, distributed, metrics
+from train import NO_WORDS, SHOWN_SAFELY, distributed, metrics
 from train.artifact import Artifact
 from train.codec import Codec, TokensCodec
 from train.config import Config, without_effect
@@ -142,4 +142,6 @@ def print_rows(shipped: Artifact, prepared: Prepared) -> None:
 def _lines(codec: Codec, codes: Tensor) -> list[str]:
     """Rows as printable lines: their text, or their first values if they have none."""
     more = " …" * (codes.shape[1] > PRINTED_VALUES)
-    return codec.decode(codes) or [" ".join(map(str, row[:PRINTED_VALUES])) + more for row in codes.tolist()]
+    if texts := codec.decode(codes):
+        return [text or NO_WORDS for text in texts]
+    return [" ".join(map(str, row[:PRINTED_VALUES])) + more for row in codes.tolist()]

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
 
-from train import SHOWN_SAFELY, metrics
+from train import NO_WORDS, SHOWN_SAFELY, metrics
 from train.codec import words_of
 from train.evidence import FLOOR, Evidence, Strings
 from train.gate import Verdict
@@ -388,7 +388,7 @@ def _shown(row: Array, other: Array, decode: Callable[[Tensor], list[str] | None
     """A row as text, or as bits with those in bold that differ from the other row."""
     texts = decode(torch.as_tensor(row[None]))
     if texts is not None:
-        return Markup("{}").format(texts[0] or "(none of the words)")
+        return Markup("{}").format(texts[0] or NO_WORDS)
     marks = (
         Markup("<b>{}</b>" if mine != theirs else "{}").format(int(mine))
         for mine, theirs in zip(row, other, strict=True)
