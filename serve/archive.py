@@ -105,14 +105,15 @@ def verify(mar: Path, proved: Path | None = None, seconds: float = 0) -> dict[st
 
     Args:
         proved: where to write a new archive of exactly the proved files. Zip readers differ: TorchServe would also
-            unpack a file that is missing from the zip's table of contents.
+            unpack a file that is missing from the zip's table of contents. The files are unpacked beside it, so that
+            what a killed process leaves is in one place; without it, among the temporary files.
         seconds: time limit for the golden samples, if longer than `PROOF_SECONDS`.
 
     Raises:
         ArchiveError: the archive is truncated, altered or not one of ours, or does not reproduce its golden samples.
     """
     contents, limit = _contents(mar), max(seconds, PROOF_SECONDS)
-    with _unpacked(mar, contents) as folder:
+    with _unpacked(mar, contents, None if proved is None else proved.parent) as folder:
         try:
             card: dict[str, Any] = json.loads((folder / CARD).read_text())
             manifest = json.loads((folder / MANIFEST).read_text())["model"]
@@ -195,9 +196,9 @@ def _contents(mar: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def _unpacked(mar: Path, contents: dict[str, bytes]) -> Iterator[Path]:
-    """A temporary folder with the archive's files, beside the archive: `models.put` removes both if it is killed."""
-    with tempfile.TemporaryDirectory(dir=mar.parent, prefix="unpacked-") as name:
+def _unpacked(mar: Path, contents: dict[str, bytes], place: Path | None) -> Iterator[Path]:
+    """A temporary folder with the archive's files, in `place`."""
+    with tempfile.TemporaryDirectory(dir=place, prefix="lookalike-") as name:
         folder = Path(name).resolve()
         for file, content in contents.items():
             path = (folder / file).resolve()

@@ -166,7 +166,7 @@ def test_a_flipped_bit_in_the_directory_is_refused(mar: Path, tmp_path: Path, pl
 def test_temporary_files_may_lie_behind_a_link(mar: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
-    with archive._unpacked(tmp_path / "link" / "lookalike.mar", archive._contents(mar)) as folder:
+    with archive._unpacked(mar, archive._contents(mar), tmp_path / "link") as folder:
         assert (folder / "card.json").is_file()
 
 
