@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.serve.running import make_run
 from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +101,7 @@ def images(engine: Engine) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Path:
-    """A folder for runs, owned by the user who calls the containers."""
+    """A folder for runs, owned by the user who calls the containers, in one that this user can reach."""
     folder = tmp_path_factory.mktemp("containers") / "runs"
     for parent in folder.parents[:3]:
         if parent.owner() == folder.parent.owner() and not parent.stat().st_mode & 0o001:
@@ -113,6 +114,13 @@ def made_for_caller(engine: Engine, folder: Path) -> Path:
     folder.mkdir()
     if os.getuid() == 0:
         os.chown(folder, engine.uid, engine.uid)
+    return folder
+
+
+def untrained_runs(engine: Engine, folder: Path) -> Path:
+    """Make a folder of runs with a small 0/1 model, which takes no training, and return it."""
+    for path in make_run(made_for_caller(engine, folder), 1).rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     return folder
 
 

@@ -8,14 +8,15 @@ import mlflow
 import pytest
 import requests
 
-from tests.docker.conftest import ROOT, Engine
+from tests.docker.conftest import ROOT, Engine, untrained_runs
 from tests.ports import free_ports
 
 
 @pytest.fixture
-def services(engine: Engine, images: dict[str, int], trained: object, runs: Path) -> Iterator[dict[str, object]]:
+def services(engine: Engine, images: dict[str, int], runs: Path) -> Iterator[dict[str, object]]:
     port, mlflow_port = free_ports(2)
-    settings: dict[str, object] = {"PROJECT": engine.mark, "RUNS": runs, "PORT": port, "MLFLOW_PORT": mlflow_port}
+    served = untrained_runs(engine, runs.parent / "served")
+    settings: dict[str, object] = {"PROJECT": engine.mark, "RUNS": served, "PORT": port, "MLFLOW_PORT": mlflow_port}
     if Path("/usr/bin/docker-compose").is_file():
         settings["DOCKER_COMPOSE"] = "/usr/bin/docker-compose"
     yield settings

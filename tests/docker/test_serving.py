@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import requests
 
-from tests.docker.conftest import ROOT, Engine, Server, as_caller, made_for_caller
-from tests.integration.serve.running import make_run
+from tests.docker.conftest import ROOT, Engine, Server, as_caller, untrained_runs
 from tests.ports import free_port
 from train import artifact
 
@@ -219,10 +218,8 @@ def build_again(engine: Engine, context: Path, file: str, tag: str, *options: st
 
 def test_it_stops_within_ten_seconds_and_answers_what_it_accepted(engine: Engine, server: Server, runs: Path) -> None:
     port = free_port()
-    name, bits = f"{engine.mark}-stop", made_for_caller(engine, runs / "bits")
-    # 0/1 rows, because thousands of texts would take longer than ten seconds.
-    for path in make_run(bits, 1).rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    name = f"{engine.mark}-stop"
+    bits = untrained_runs(engine, runs.parent / "bits")  # thousands of texts would take longer than ten seconds
     arguments = f"ARGS=--runs {bits} --port {port} --wait-seconds 120 --no-tokens"
     settings = {"RUNTIME": "docker", "CONTAINER": name, "DOCKER_ARGS": as_caller(engine)}
     started = engine.make("serve", arguments, **settings)
