@@ -201,8 +201,8 @@ def test_synthetic_numbers_may_have_bad_rows_too(tmp_path: Path) -> None:
     found = judged(real, made, max_bad_rows=4)
     assert found.scores[SYNTHETIC]["warnings"][-5:] == [
         "skipped: made.csv row 2: 2 columns where the header names 5",
-        "skipped: made.csv row 3: column b holds 'nan', not a number from 0 to 1",
         "skipped: made.csv row 1: column c holds nothing, not a number from 0 to 1",
+        "skipped: made.csv row 3: column b holds 'nan', not a number from 0 to 1",
         "skipped: made.csv row 5: column d holds '2', not a number from 0 to 1",
         "without --train, near copies are not measured, and only about half of the exact copies are counted",
     ]
