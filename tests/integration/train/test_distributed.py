@@ -153,7 +153,7 @@ def test_a_lost_process_ends_the_job_and_the_checkpoint_goes_on_with_another_num
     output = (tmp_path / "output.txt").read_text()
     assert "another process of this job was lost" in output
 
-    finish(tmp_path, 1, "--resume", "--epochs", str(seen(tmp_path) // 680 + 2))
+    finish(tmp_path, 3, "--resume", "--epochs", str(seen(tmp_path) // 680 + 2))
     ticks = [line["seen"] for line in stats(tmp_path)]
     assert ticks == sorted(set(ticks))
 
