@@ -125,6 +125,10 @@ class Generator(nn.Module, ABC):
     def forward(self, noise: Tensor) -> Tensor:
         """Codes, or values in [0, 1] to be rounded to codes, (rows, length), for uniform noise, (rows, noise_size)."""
 
+    def codes(self, noise: Tensor) -> Tensor:
+        """Rounded codes of `code_type`, (rows, length), on the CPU, for uniform noise, (rows, noise_size)."""
+        return self(noise.to(next(self.parameters()))).round().to("cpu", self.code_type)
+
     def stratified(self, noise: Tensor, first: int) -> Tensor:
         """As `forward`, for training: if there are several nets, rows are assigned to them in turn.
 
@@ -184,16 +188,16 @@ def generate(generator: Generator, noise: Tensor) -> Tensor:
     For sequences that are the same in every batch and on every machine, the generator must be in float64: the last bits
     of a matrix product do vary, but in float64 they decide a rounding only about once in 10^15 values.
     """
-    weight, kind = next(generator.parameters()), generator.code_type
     with torch.inference_mode():  # many small operations are a fifth faster than under no_grad
-        blocks = noise.split(generator.rows_per_pass)
-        rounded = [generator(block.to(weight)).round().to("cpu", kind) for block in blocks if len(block)]
-    return torch.cat(rounded) if rounded else torch.empty(0, generator.length, dtype=kind)
+        if 0 < len(noise) <= generator.rows_per_pass:
+            return generator.codes(noise)
+        rounded = [generator.codes(block) for block in noise.split(generator.rows_per_pass) if len(block)]
+    return torch.cat(rounded) if rounded else torch.empty(0, generator.length, dtype=generator.code_type)
 
 
 def generate_labelled(generator: Generator, noise: Tensor) -> LabelledRows:
     """What `generate` makes of the noise, with the rows' classes."""
-    labels = generator.labels_of(noise.to(next(generator.parameters())))
+    labels = generator.labels_of(noise)
     return LabelledRows(codes=generate(generator, noise), labels=None if labels is None else labels.cpu())
 
 

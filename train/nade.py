@@ -4,7 +4,7 @@ On a GPU it uses as few torch operations as possible; on a CPU, the compiled loo
 module is a LEAF (see train/__init__.py).
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,17 @@ class NadeGenerator(Generator):
         (net, latent), logistic = self._choose(noise), self._logistic(noise)
         return _rounded(self._draw(net, latent, logistic))
 
+    def codes(self, noise: Tensor) -> Tensor:
+        if not self.bias.is_cpu:
+            return super().codes(noise)
+        # For a single row, a few operations of torch would take longer than both loops.
+        net, latent = np.empty(len(noise), np.int64), np.empty(len(noise), np.int64)
+        given = noise.to(self.bias).numpy()
+        noisy = np.empty((len(noise), self.length), given.dtype)
+        _read_noise(given, self.prior.numpy(), net, latent, noisy)
+        _draw_rows(net, latent, noisy, *self._arrays())
+        return torch.from_numpy((noisy > 0).view(np.uint8))
+
     def stratified(self, noise: Tensor, first: int) -> Tensor:
         place, width = torch.arange(len(noise), device=noise.device), -(-len(noise) // self.nets)
         net, column = (first + place) % self.nets, place // self.nets
@@ -89,10 +100,6 @@ class NadeGenerator(Generator):
 
     def _choose(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's net and class, (rows,) both."""
-        if noise.is_cpu:
-            net, latent = torch.empty(2, len(noise), dtype=torch.int64)
-            _choose_rows(noise.numpy(), self.prior.numpy(), net.numpy(), latent.numpy())
-            return net, latent
         net = (noise[:, -2] * self.nets).long().clamp(max=self.nets - 1)
         return net, self._latent(noise, net)
 
@@ -114,18 +121,12 @@ class NadeGenerator(Generator):
         if not logistic.is_cpu:
             return self._draw_columns(net, latent, logistic, *(columns or _columns(net)))
         noisy = logistic.clone()
-        weights = (
-            self.input,
-            self.hidden_bias,
-            self.output,
-            self.direct,
-            self.local,
-            self.bias,
-            self.class_hidden,
-            self.class_bias,
-        )
-        _draw_rows(net.numpy(), latent.numpy(), noisy.numpy(), *(weight.detach().numpy() for weight in weights))
+        _draw_rows(net.numpy(), latent.numpy(), noisy.numpy(), *self._arrays())
         return noisy
+
+    def _arrays(self) -> list[Floats]:
+        """The parameters, in the order of the constructor. `parameters()` takes longer than drawing a row."""
+        return [cast(nn.Parameter, weight).detach().numpy() for weight in self._parameters.values()]
 
     def _draw_columns(self, net: Tensor, latent: Tensor, logistic: Tensor, column: Tensor, width: int) -> Tensor:
         """As `_draw`, in few operations: each net's rows become the columns of one matrix, padded to a common width,
@@ -229,13 +230,16 @@ def compile_loops() -> None:
     _hidden_term_forward(one, one, one, one, one.copy())
     _hidden_term_backward(one, one, one, one, one, *(one.copy() for _ in range(3)))
     with torch.random.fork_rng(devices=[]):
-        NadeGenerator(length=1, hidden=1, nets=1, classes=1)(torch.zeros(1, 3))
+        NadeGenerator(length=1, hidden=1, nets=1, classes=1).codes(torch.zeros(1, 3))
 
 
 @njit(nogil=True)
-def _choose_rows(noise: Floats, prior: Floats, net: Ints, latent: Ints) -> None:
-    """Fill in each row's net and class, (rows,), as `NadeGenerator._choose` computes them on a GPU."""
-    nets, classes = prior.shape
+def _read_noise(noise: Floats, prior: Floats, net: Ints, latent: Ints, logistic: Floats) -> None:
+    """Fill in each row's net and class, (rows,), and its logistic noise, (rows, length), from uniform noise.
+
+    The same as `NadeGenerator._choose` and `_logistic`.
+    """
+    (nets, classes), one, edge = prior.shape, noise.dtype.type(1), np.finfo(noise.dtype).eps
     for row in range(len(noise)):
         r = net[row] = min(int(noise[row, -2] * nets), nets - 1)
         k, share = 0, prior[r, 0]
@@ -243,6 +247,9 @@ def _choose_rows(noise: Floats, prior: Floats, net: Ints, latent: Ints) -> None:
             k += 1
             share += prior[r, k]
         latent[row] = k
+        for t in range(logistic.shape[1]):
+            uniform = min(max(noise[row, t], edge), one - edge)
+            logistic[row, t] = np.log(uniform / (one - uniform))
 
 
 # Allowing sums in another order ("reassoc") more than halves the time for a row.
@@ -265,7 +272,7 @@ def _draw_rows(
     Args:
         net, latent: each row's net and latent class, int64 (rows,).
         noisy: logistic noise, (rows, length); every bit's logit is added to it.
-        input, ...: the generator's parameters.
+        input, ...: the generator's parameters, in the order of its constructor.
     """
     length, units, recently = noisy.shape[1], hidden_bias.shape[1], local.shape[1]
     half, zero = noisy.dtype.type(0.5), noisy.dtype.type(0)

@@ -405,7 +405,7 @@ class TokenGenerator(Generator):
     def labels_of(self, noise: Tensor) -> Tensor | None:
         if not self.labels:
             return None
-        uniform = noise[:, 1]
+        uniform = noise[:, 1].to(self.shares)
         if self.label is not None:
             return torch.full_like(uniform, self.label, dtype=torch.long)
         return (uniform[:, None] >= self.shares.cumsum(0)).sum(1).clamp(max=self.labels - 1)

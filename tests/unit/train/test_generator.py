@@ -163,8 +163,10 @@ def test_all_ways_of_drawing_agree_with_the_plain_one(sizes: dict[str, int], row
     with torch.no_grad():
         expected = drawn_plainly(made, noise)
         assert torch.equal(made(noise), expected)
+        assert torch.equal(made.codes(noise), expected.byte())
         with mock.patch.object(Tensor, "is_cpu", False):  # the path on a GPU
             assert torch.equal(made(noise), expected)
+            assert torch.equal(made.codes(noise), expected.byte())
 
 
 @pytest.mark.parametrize("rows", range(1, 22))
@@ -249,21 +251,24 @@ def test_nets_and_classes_are_drawn_as_often_as_they_should_be() -> None:
     assert ones == pytest.approx((0.75 + 0.75 + 1) / 3, abs=0.03)
 
 
-def test_compiled_code_chooses_nets_and_classes_as_torch_does() -> None:
+def test_compiled_code_reads_noise_as_torch_does() -> None:
     torch.manual_seed(0)
     made = NadeGenerator(length=3, hidden=2, nets=3, classes=4).double()
     made.prior.copy_(torch.tensor([[0.25] * 4, [0.0, 0.5, 0.0, 0.5], [0.1, 0.2, 0.3, 0.3]]))  # the last sum to .9
     numbers = torch.cat([torch.rand(500, dtype=torch.float64), made.prior.cumsum(1).flatten().clamp(max=1 - 2**-53)])
     noise = torch.rand(3 * len(numbers), made.noise_size, dtype=torch.float64)
     noise[:, -2:] = torch.cartesian_prod(torch.tensor([0.0, 1 / 3, 1 - 2**-53], dtype=torch.float64), numbers)
-    net, latent = made._choose(noise)
+    net, latent = torch.empty(2, len(noise), dtype=torch.int64)
+    logistic = torch.empty(len(noise), made.length, dtype=torch.float64)
+    nade._read_noise(*(each.numpy() for each in (noise, made.prior, net, latent, logistic)))
     assert torch.equal(net, torch.tensor([0, 1, 2]).repeat_interleave(len(numbers)))
-    assert torch.equal(latent, made._latent(noise, net))
+    assert all(map(torch.equal, made._choose(noise), (net, latent)))
+    torch.testing.assert_close(logistic, made._logistic(noise), rtol=1e-14, atol=1e-15)
     assert set(latent[net == 1].tolist()) == {1, 3}
 
 
 def test_nothing_is_left_to_compile_when_training_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("_choose_rows", "_draw_rows", "_hidden_term_forward", "_hidden_term_backward")
+    names = ("_read_noise", "_draw_rows", "_hidden_term_forward", "_hidden_term_backward")
     loops = {name: njit(getattr(nade, name).py_func) for name in names}
     for name, loop in loops.items():
         monkeypatch.setattr(nade, name, loop)
@@ -273,5 +278,6 @@ def test_nothing_is_left_to_compile_when_training_begins(monkeypatch: pytest.Mon
     rows = made.stratified(torch.rand(6, made.noise_size), 0)
     made.logits(rows, 0, torch.zeros(6, dtype=torch.long)).sum().backward()
     made.probabilities(torch.rand(6, made.noise_size))
+    made.codes(torch.rand(6, made.noise_size))
     assert {name: loop.signatures for name, loop in loops.items()} == before
     assert all(before.values())
