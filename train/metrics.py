@@ -16,7 +16,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -259,7 +259,7 @@ def _resampled_distances(blocks: list[list[Bits]], weights: list[Array]) -> tupl
         sets = [Moments.resampled(*each, part) for each in zip(blocks, weights, strict=True)]
         between = made, real, learned = [correlations(each) for each in sets]
         gaps += [np.abs(each - real).sum(axis=-1, dtype=np.float64) for each in (made, learned)]
-        lags = [sums + _summed_by_lag(*pair) for sums, pair in zip(lags, zip(between, sets, strict=True), strict=True)]
+        lags = [sums + _summed_by_lag(r, each) for sums, r, each in zip(lags, between, sets, strict=True)]
     s, h, t = ({**_without_pairs(each), "lag": sums / _lags(each)} for each, sums in zip(sets, lags, strict=True))
     found, floors = ({"correlation": gap / max(1, every.shape[1])} for gap in gaps)
     return found | distances(s, h), floors | distances(t, h)
@@ -307,12 +307,23 @@ def _ratio_of_few_counts(name: str, distance: float, floor: float, *real: Moment
 # --- intervals -----------------------------------------------------------------------------------------------
 
 
-def around(estimate: float, spread: float) -> tuple[float, float]:
-    """95 % interval of an estimate whose logarithm has the standard error `spread`; NaN if there is none."""
-    if not math.isfinite(estimate):
-        return math.nan, math.nan
+class Estimate(NamedTuple):
+    """A number and the ends of its 95 % interval, which are NaN if there is none."""
+
+    value: float
+    low: float
+    high: float
+
+    def scores(self, name: str) -> Scores:
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+def around(value: float, spread: float) -> Estimate:
+    """An estimate whose logarithm has the standard error `spread`."""
+    if not math.isfinite(value):
+        return Estimate(value, math.nan, math.nan)
     factor = math.exp(NORMAL_95 * spread)
-    return estimate / factor, estimate * factor
+    return Estimate(value, value / factor, value * factor)
 
 
 def share_interval(share: float, n: float) -> tuple[float, float]:
@@ -323,12 +334,12 @@ def share_interval(share: float, n: float) -> tuple[float, float]:
     return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
-def excess_interval(share: float, other: float, n: int) -> tuple[float, float]:
-    """95 % interval of the difference of two independent shares, each among n rows (Newcombe 1998, method 10)."""
+def excess(share: float, other: float, n: int) -> Estimate:
+    """The difference of two independent shares, each among n rows (Newcombe 1998, method 10)."""
     (low, high), (other_low, other_high) = share_interval(share, n), share_interval(other, n)
     below = math.hypot(share - low, other_high - other)
     above = math.hypot(high - share, other - other_low)
-    return share - other - below, share - other + above
+    return Estimate(share - other, share - other - below, share - other + above)
 
 
 # --- judges: can a classifier tell? --------------------------------------------------------------------------
@@ -480,8 +491,8 @@ def _distances(a: Array, b: Array) -> Array:
     return distances
 
 
-def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[float, float, float]:
-    """The share of synthetic rows whose nearest real row is a learned one, and the ends of its 95 % interval.
+def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> Estimate:
+    """The share of synthetic rows whose nearest real row is a learned one.
 
     With m learned and n held-out rows, a generator that has learned the distribution without memorising has a learned
     row nearest in m / (m + n) of the cases, since any real row is equally likely to be it; ties are split evenly. So a
@@ -500,8 +511,7 @@ def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> tuple[floa
     whose = np.where(to_learned <= to_heldout, seen, m + unseen)
     error = np.linalg.norm(np.bincount(whose, closer - p)) / len(closer)
     independent = p * (1 - p) / error**2 if error > 1e-9 else len(closer) ** 2 / np.square(np.bincount(whose)).sum()
-    low, high = share_interval(p, independent)
-    return _as_many_of_both(p, m, n), _as_many_of_both(low, m, n), _as_many_of_both(high, m, n)
+    return Estimate(*(_as_many_of_both(share, m, n) for share in (p, *share_interval(p, independent))))
 
 
 def _as_many_of_both(p: float, m: int, n: int) -> float:
@@ -593,9 +603,8 @@ def quick_score(synthetic: Bits, validation: Bits, train: Bits) -> dict[str, flo
     }
     worse = np.log(np.clip(list(scores.values()), 1.0, 100.0)).mean()
     scores["c2st_auc"] = quick_c2st(rng.permutation(synthetic)[:QUICK_ROWS], rng.permutation(validation), t)
-    rates = copy_rate(s, train), copy_rate(h, train)
-    scores["copy_excess"], scores["copy_excess_low"] = rates[0] - rates[1], excess_interval(*rates, n)[0]
-    scores["near_copy_share"] = near_copy_share(s, h, t)[0]
+    scores["copy_excess"], scores["copy_excess_low"], _ = excess(copy_rate(s, train), copy_rate(h, train), n)
+    scores["near_copy_share"] = near_copy_share(s, h, t).value
     scores["distinct_ratio"] = distinct_share(s) / distinct_share(h)
     scores["score"] = max(scores["c2st_auc"], 0.5) + 0.1 * float(worse) + max(scores["copy_excess"], 0.0)
     return scores
@@ -629,8 +638,8 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
             estimate, spread = few
             if n >= FEWEST_RESAMPLED:  # counts within a row are correlated, which the Poisson spread ignores
                 errors[name] = float(np.nanmax([errors[name], spread]))
-        scores |= {f"{name}_distance": found, f"{name}_floor": floor, f"{name}_ratio": estimate}
-        scores[f"{name}_ratio_low"], scores[f"{name}_ratio_high"] = around(estimate, errors[name])
+        scores |= {f"{name}_distance": found, f"{name}_floor": floor}
+        scores |= around(estimate, errors[name]).scores(f"{name}_ratio")
     return scores
 
 
@@ -642,7 +651,7 @@ def _judge_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
 def auc_scores(name: str, auc: float, error: float) -> Scores:
     """An AUC with its 95 % interval."""
     reach = NORMAL_95 * error
-    return {f"{name}_auc": auc, f"{name}_auc_low": max(0.0, auc - reach), f"{name}_auc_high": min(1.0, auc + reach)}
+    return Estimate(auc, max(0.0, auc - reach), min(1.0, auc + reach)).scores(f"{name}_auc")
 
 
 def collapse_scores(s: Bits, h: Bits) -> Scores:
@@ -671,33 +680,18 @@ def distinct_scores(made: Array, real: Array) -> Scores:
         n, once = counts.sum(), (counts == 1).sum() / counts.sum()
         shares.append(len(counts) / n)
         errors.append(math.sqrt(once * (1 - once) / n) / shares[-1])
-    ratio = shares[0] / shares[1]
-    low, high = around(ratio, math.hypot(*errors))
-    return {
-        "distinct_share": shares[0],
-        "distinct_floor": shares[1],
-        "distinct_ratio": ratio,
-        "distinct_ratio_low": low,
-        "distinct_ratio_high": high,
-    }
+    ratio = around(shares[0] / shares[1], math.hypot(*errors))
+    return {"distinct_share": shares[0], "distinct_floor": shares[1], **ratio.scores("distinct_ratio")}
 
 
 def _copy_scores(s: Bits, h: Bits, known: Bits) -> Scores:
-    rate, floor = copy_rate(s, known), copy_rate(h, known)
-    near, low, high = near_copy_share(s, h, known)
-    return {
-        **excess_scores("copy", rate, floor, len(s)),
-        "near_copy_share": near,
-        "near_copy_share_low": low,
-        "near_copy_share_high": high,
-    }
+    exact = excess_scores("copy", copy_rate(s, known), copy_rate(h, known), len(s))
+    return exact | near_copy_share(s, h, known).scores("near_copy_share")
 
 
 def excess_scores(what: str, rate: float, floor: float, n: int) -> Scores:
     """The shares of copies among `n` synthetic and `n` held-out rows, and the difference with its interval."""
-    low, high = excess_interval(rate, floor, n)
-    excess = {f"{what}_excess": rate - floor, f"{what}_excess_low": low, f"{what}_excess_high": high}
-    return {f"{what}_rate": rate, f"{what}_floor": floor, **excess}
+    return {f"{what}_rate": rate, f"{what}_floor": floor, **excess(rate, floor, n).scores(f"{what}_excess")}
 
 
 def _as_bits(rows: Array, kind: str, real: bool = False) -> Bits:
