@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.datasets import load_digits
 
+from train import atomic
 from train.errors import JobError
 
 Bits = npt.NDArray[np.uint8]
@@ -124,12 +125,7 @@ def movie_reviews() -> tuple[list[str], list[str]]:
     if hashlib.sha256(content).hexdigest() != REVIEWS_SHA256:
         content = _fetch_reviews()
         cached.parent.mkdir(parents=True, exist_ok=True)
-        partial = cached.with_suffix(f".{os.getpid()}")  # a name for each process, since several may fetch at once
-        try:
-            partial.write_bytes(content)
-            partial.replace(cached)
-        finally:
-            partial.unlink(missing_ok=True)
+        atomic.write_bytes(cached, content)  # several processes may fetch at once
     # A line holds a number, the sentence's mean rating, and the sentence.
     _, ratings, sentences = zip(*(line.split("\t") for line in content.decode().split("\r\n")), strict=True)
     return list(sentences), ["positive" if float(rating) > 0 else "negative" for rating in ratings]
