@@ -27,6 +27,11 @@ def read(path: str | Path | None) -> str | None:
     return token
 
 
+def header(token: str | None) -> dict[str, str]:
+    """The header by which a request shows its token; none without a token."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 def admits(token: str | None, headers: Mapping[str, Any]) -> bool:
     """Whether a request with these headers (names in any case) is authorized; the comparison takes constant time."""
     if token is None:

@@ -10,6 +10,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util.retry import Retry
 
+from serve import bearer
 from serve.errors import ServeError
 from train import MODEL_NAME, SHOWN_SAFELY
 
@@ -61,7 +62,6 @@ class Client:
         return answer.content
 
     def _post(self, fields: dict[str, Any]) -> requests.Response:
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         with requests.Session() as session:
             session.trust_env = False  # the user's proxy and .netrc are not meant for this server
             session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True  # the user's certificate authority may be
@@ -70,7 +70,9 @@ class Client:
             try:
                 url, timeout = f"{self.address}/predictions/{MODEL_NAME}", (CONNECT_SECONDS, ANSWER_SECONDS)
                 # Following a redirect would turn the POST into a GET without a body.
-                return session.post(url, json=fields, headers=headers, timeout=timeout, allow_redirects=False)
+                return session.post(
+                    url, json=fields, headers=bearer.header(self.token), timeout=timeout, allow_redirects=False
+                )
             except requests.ReadTimeout as problem:
                 raise ServeError(f"{self.address} gave no answer within {ANSWER_SECONDS} seconds") from problem
             except requests.exceptions.SSLError as problem:

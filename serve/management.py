@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from serve import bearer
 from serve.errors import ServeError
 
 SECONDS = 130  # registering waits until the workers have loaded the version: startupTimeout in model-config.yaml
@@ -30,7 +31,7 @@ def call(path: Path, method: str, target: str, token: str | None, seconds: float
     """
     connection = _UnixConnection(path, seconds)
     try:
-        connection.request(method, target, headers={"Authorization": f"Bearer {token}"} if token else {})
+        connection.request(method, target, headers=bearer.header(token))
         answer = connection.getresponse()
         body = answer.read()
         parsed = json.loads(body) if body.strip() else {}

@@ -231,12 +231,11 @@ def _await_signatures(state: State, deadline: float) -> bool:
 
 def _knock(state: State, version: str) -> None:
     """Send a request to be refused, on a new connection: TorchServe assigns those to its threads in turn."""
-    token = inference_token(state)
     with requests.Session() as session, suppress(requests.RequestException):
         session.trust_env = False
         session.post(
             f"{state.address}/predictions/{MODEL_NAME}/{version}",
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            headers=bearer.header(inference_token(state)),
             timeout=KNOCK_SECONDS,
         )
 
@@ -376,11 +375,10 @@ def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
             time.sleep(POLL_SECONDS)
             continue
         try:
-            token = inference_token(state)
             answer = session.post(
                 url,
                 json={"n": len(golden["rows"]), "seed": golden["seed"]},
-                headers={"Authorization": f"Bearer {token}"} if token else {},
+                headers=bearer.header(inference_token(state)),
                 timeout=max(1.0, deadline - time.monotonic()),
             )
         except (requests.RequestException, OSError, ValueError, KeyError):
