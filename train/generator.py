@@ -63,6 +63,15 @@ class LabelledRows:
     codes: Tensor
     labels: Tensor | None = None
 
+    @classmethod
+    def joined(cls, parts: Sequence["LabelledRows"]) -> "LabelledRows":
+        """The rows of all parts, in order; with classes if all parts have them."""
+        labels = [part.labels for part in parts if part.labels is not None]
+        return cls(
+            codes=torch.cat([part.codes for part in parts]),
+            labels=torch.cat(labels) if len(labels) == len(parts) else None,
+        )
+
     def split(self, size: int | list[int]) -> list["LabelledRows"]:
         """The rows cut into parts, as `Tensor.split` cuts them."""
         codes = self.codes.split(size)
@@ -218,5 +227,4 @@ def sample_labelled(
     for rows in [min(step, n - first) for first in range(0, n, step)] or [0]:  # even no rows have a shape
         parts.append(generate_labelled(generator, noise_of(generator, rows, rng)))
         tell(rows)
-    labels = [part.labels for part in parts if part.labels is not None]
-    return LabelledRows(codes=torch.cat([part.codes for part in parts]), labels=torch.cat(labels) if labels else None)
+    return LabelledRows.joined(parts)

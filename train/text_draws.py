@@ -25,8 +25,8 @@ def draw(generator: TokenGenerator, rows: int, seed: int, wanted: slice = slice(
 def draw_together(generator: TokenGenerator, rows: int, seed: int) -> LabelledRows:
     """As `draw`, but each process draws a part; all processes must call it."""
     mine = draw(generator, rows, seed, distributed.portion(rows))
-    codes, labels = zip(*distributed.all_gather((mine.codes, mine.labels)), strict=True)
-    return LabelledRows(codes=torch.cat(codes), labels=None if mine.labels is None else torch.cat(labels))
+    drawn = distributed.all_gather((mine.codes, mine.labels))
+    return LabelledRows.joined([LabelledRows(codes=codes, labels=labels) for codes, labels in drawn])
 
 
 @torch.no_grad()
@@ -57,14 +57,6 @@ def filled(generator: TokenGenerator, rows: LabelledRows, unknown: Tensor, seed:
     ended = (codes == END).cumsum(1) - (codes == END).long() > 0
     codes = rows.codes.long().index_copy(0, affected, codes.masked_fill(ended, PADDING))
     return LabelledRows(codes=codes, labels=rows.labels)
-
-
-def joined(first: LabelledRows, second: LabelledRows) -> LabelledRows:
-    """The rows of both, with classes if both have them; token ids are int64."""
-    labels = None
-    if first.labels is not None and second.labels is not None:
-        labels = torch.cat([first.labels, second.labels])
-    return LabelledRows(codes=torch.cat([first.codes.long(), second.codes]), labels=labels)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from train.codec import PADDING, UNKNOWN
 from train.config import Config
 from train.game import Ending, GameState, Tick, check_finite
 from train.generator import LabelledRows
-from train.text_draws import draw_together, joined
+from train.text_draws import draw_together
 from train.text_generator import Scorer, TokenGenerator, scores_of
 
 PASS_ROWS = 5000  # real rows in a pass, and as many draws
@@ -106,7 +106,7 @@ def one_pass(
     scorer = state.generator.scorer
     device = scorer.weights.device
     chosen = torch.randperm(len(rows.codes))[:PASS_ROWS]
-    both = joined(rows.take(chosen), draw_together(state.generator, len(chosen), seed)).to(device)
+    both = LabelledRows.joined([rows.take(chosen), draw_together(state.generator, len(chosen), seed)]).to(device)
     real = (torch.arange(len(both.codes), device=device) < len(chosen)).float()
     losses: list[tuple[Tensor, Tensor]] = []
     for batch in torch.randperm(len(both.codes)).to(device).split(BATCH):
