@@ -26,7 +26,7 @@ from train.rules import RULES
 from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_game import TextState
 from train.text_generator import TokenGenerator
-from train.text_warmup import Rows, TextWarmStart, new_generator
+from train.text_warmup import TextWarmStart, new_generator
 from train.warmup import WarmStart
 
 log = logging.getLogger("lookalike")
@@ -336,9 +336,10 @@ class TextKind:
             sample(generator.with_options(temperature=temperature), n, EVALUATION_SEED)
         )
 
-    def _rows(self) -> tuple[Rows, Rows]:
-        prepared = self.prepared
-        return Rows(prepared.train, prepared.train_labels), Rows(self.validation_codes, prepared.validation_labels)
+    def _rows(self) -> tuple[LabelledRows, LabelledRows]:
+        """The training and the validation rows, as nets learn from them."""
+        train = LabelledRows(codes=self.prepared.train, labels=self.prepared.train_labels)
+        return train, LabelledRows(codes=self.validation_codes, labels=self.prepared.validation_labels)
 
     def _checked(self, generator: TokenGenerator) -> tuple[LabelledRows, LabelledRows]:
         """The validation rows, and draws of the language model; kept, since the game changes neither."""

@@ -4,14 +4,15 @@ import torch
 from torch import Tensor
 
 from train.codec import END, PADDING
+from train.generator import LabelledRows
 from train.ngram import NgramModel
 from train.text_generator import TokenGenerator
-from train.text_warmup import Rows, TextWarmStart
+from train.text_warmup import TextWarmStart
 
 
 def fit_rnn(
-    train: Rows,
-    validation: Rows,
+    train: LabelledRows,
+    validation: LabelledRows,
     *,
     vocabulary: int,
     classes: int = 0,
@@ -24,6 +25,7 @@ def fit_rnn(
     """A GRU over the whole vocabulary, without n-grams and without a discriminator.
 
     Args:
+        train, validation: token ids, with their classes if they have any.
         vocabulary: how many tokens there are.
         classes: how many classes the rows belong to.
         seconds: how long it may learn: as long as the GAN did.

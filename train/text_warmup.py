@@ -16,7 +16,8 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from train import distributed
 from train.average import move_average
 from train.codec import END, PADDING, UNKNOWN
 from train.game import NonFiniteError
+from train.generator import LabelledRows
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import Stateful
 from train.progress import Progress
@@ -55,10 +57,9 @@ ENDING_COUNT = 10  # occurrences that a token needs to count as one that ends ro
 JITTER = 3.0  # tokens of random noise in the sorting of rows by length
 
 
+@dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows of token ids with what the n-grams say about each token, and the rows' classes.
-
-    N-grams are looked up on the CPU; then everything moves to the training device.
+    """Rows of token ids with what the n-grams say about each token, and the rows' classes, on the device that trains.
 
     Attributes:
         codes: int64 (rows, length).
@@ -67,38 +68,34 @@ class Rows:
         lengths: tokens per row, (rows,), always on the CPU, so that a batch's width need not wait for the device.
     """
 
-    def __init__(self, codes: Tensor, labels: Tensor | None = None) -> None:
-        self.codes, self.labels, self.lengths = codes.long(), labels, (codes != PADDING).sum(1)
-        self.known, self.backoff = torch.zeros(2, *codes.shape)
-        self.masses = torch.zeros(*codes.shape, 2)
+    codes: Tensor
+    known: Tensor
+    masses: Tensor
+    backoff: Tensor
+    labels: Tensor | None
+    lengths: Tensor
 
-    def look_up(self, ngrams: NgramModel, head: int) -> None:
-        self._note(slice(None), ngrams, head)
+    @classmethod
+    def of(cls, rows: LabelledRows, model: LanguageModel, *, counted: bool = False, device: str = "cpu") -> "Rows":
+        """Look up the rows in the model's n-grams, all on the CPU, and move what was found to the device.
 
-    def look_up_crosswise(self, ngrams: NgramModel, head: int, ending: Tensor) -> None:
-        """Look up each fold of the counted rows in n-grams of the other folds; uncounted rows in `ngrams`."""
-        counted, row = self.codes[:NGRAM_ROWS], torch.arange(len(self.codes))
-        self._note(row >= len(counted), ngrams, head)
-        fold = row[: len(counted)] % FOLDS
-        for each in range(min(FOLDS, len(counted))):
-            others = fit_ngrams(counted[fold != each], ngrams.vocabulary, head, deferred=ending)
-            self._note((row % FOLDS == each) & (row < len(counted)), others, head)
-
-    def _note(self, rows: Any, ngrams: NgramModel, head: int) -> None:
-        first, second, token = (each.flatten() for each in windows(self.codes[rows]))
-        shape = self.codes[rows].shape
-        token = token.masked_fill(token >= head, UNKNOWN)
-        masses = ngrams.masses(first, second)
-        padding = torch.full_like(token, PADDING)  # stands for the tokens that are left to the net
-        backoff = backoff_share(masses) + ngrams.probability_without_unigrams(first, second, padding)
-        self.known[rows] = ngrams.probability_without_unigrams(first, second, token).view(shape).float()
-        self.masses[rows], self.backoff[rows] = masses.view(*shape, 2).float(), backoff.view(shape).float()
-
-    def to(self, device: str) -> None:
-        """Move them in place, as a module's weights."""
-        self.codes, self.known = self.codes.to(device), self.known.to(device)
-        self.masses, self.backoff = self.masses.to(device), self.backoff.to(device)
-        self.labels = None if self.labels is None else self.labels.to(device)
+        Args:
+            counted: whether the n-grams are of these rows, or of the first `NGRAM_ROWS`. Each of those is then looked
+                up in n-grams of the other folds.
+        """
+        codes = rows.codes.long()
+        known, backoff = torch.zeros(2, *codes.shape)
+        masses = torch.zeros(*codes.shape, 2)
+        for chosen, ngrams in _lookups(codes, model, counted):
+            known[chosen], masses[chosen], backoff[chosen] = _look_up(codes[chosen], ngrams, model.head)
+        return cls(
+            codes=codes.to(device),
+            known=known.to(device),
+            masses=masses.to(device),
+            backoff=backoff.to(device),
+            labels=None if rows.labels is None else rows.labels.to(device),
+            lengths=(codes != PADDING).sum(1),
+        )
 
     def width(self, rows: Tensor) -> int:
         """The length of the longest of some rows, whose indices are on the CPU."""
@@ -111,14 +108,37 @@ class Rows:
         return {**{name: value[rows, :width] for name, value in values.items()}, "labels": labels}
 
 
+def _lookups(codes: Tensor, model: LanguageModel, counted: bool) -> Iterator[tuple[Tensor, NgramModel]]:
+    """Which rows, as a mask, to look up in which n-grams."""
+    if model.ngrams is None:
+        return
+    row, own = torch.arange(len(codes)), codes[: NGRAM_ROWS if counted else 0]
+    yield row >= len(own), model.ngrams
+    for each in range(min(FOLDS, len(own))):
+        fold = (row % FOLDS == each) & (row < len(own))
+        others = fit_ngrams(own[~fold[: len(own)]], model.ngrams.vocabulary, model.head, deferred=model.ending)
+        yield fold, others
+
+
+def _look_up(codes: Tensor, ngrams: NgramModel, head: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What n-grams say about each token: `known`, `masses` and `backoff` of `LanguageModel.forward`."""
+    first, second, token = (each.flatten() for each in windows(codes))
+    token = token.masked_fill(token >= head, UNKNOWN)
+    masses = ngrams.masses(first, second)
+    padding = torch.full_like(token, PADDING)  # stands for the tokens that are left to the net
+    backoff = backoff_share(masses) + ngrams.probability_without_unigrams(first, second, padding)
+    known = ngrams.probability_without_unigrams(first, second, token)
+    return known.view_as(codes).float(), masses.view(*codes.shape, 2).float(), backoff.view_as(codes).float()
+
+
 class TextWarmStart(Stateful):
     """Fits the generator's language model to the training rows by likelihood; see `phase.Phase`.
 
     Args:
         generator: its n-grams, if it has any, must have been counted.
-        train, validation: token ids, (rows, length), with classes if the model has classes.
+        train, validation: token ids, with classes if the model has classes.
         rounds: of calibration after sharpening; with 0 the net is not sharpened, either.
-        device: where to train; the generator and the rows are moved there.
+        device: where to train; the generator is moved there.
     """
 
     MODULES = ("model", "average", "optimizer")
@@ -127,28 +147,26 @@ class TextWarmStart(Stateful):
     def __init__(
         self,
         generator: TokenGenerator,
-        train: Rows,
-        validation: Rows,
+        train: LabelledRows,
+        validation: LabelledRows,
         *,
         rounds: int = CALIBRATION_ROUNDS,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         self.generator, self.rounds, self.seed = generator, rounds, seed
-        self.train, self.validation, self.limit = train, validation, math.inf
+        self.limit = math.inf
         model = self.model = generator.model
-        if model.ngrams is not None:
-            train.look_up_crosswise(model.ngrams, model.head, model.ending)
-            validation.look_up(model.ngrams, model.head)
-        for each in (generator, train, validation):
-            each.to(device)
+        self.train = Rows.of(train, model, counted=True, device=device)
+        self.validation = Rows.of(validation, model, device=device)
+        generator.to(device)
         self.average = copy.deepcopy(model)
         self.average.gru.flatten_parameters()  # cuDNN wants contiguous weights, and copying has scattered them
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
         )
-        self.tokens_a_batch = BATCH * float(train.lengths.float().mean())
-        self.batches = -(-len(train.lengths) // BATCH)
+        self.tokens_a_batch = BATCH * float(self.train.lengths.float().mean())
+        self.batches = -(-len(self.train.lengths) // BATCH)
         self.check_steps = min(self.batches, CHECK_STEPS)
         self._ordered_epoch, self._order = -1, list[tuple[Tensor, int]]()
         self.step, self.seconds, self.failures, self.best, self.calibrated = 0, 0.0, 0, math.inf, 0

@@ -53,12 +53,12 @@ with distributed.session(Config(device="cpu", codec="tokens")):
     generator = text_warmup.new_generator(
         rows, vocabulary=60, head=40, embedding=8, hidden=16, labels=labels, classes=2, candidates=4
     )
-    warm, validation = text_warmup.Rows(rows, labels), text_warmup.Rows(rows[:50], labels[:50])
-    start, losses, steps = text_warmup.TextWarmStart(generator, warm, validation), [], 0
+    learned = LabelledRows(codes=rows, labels=labels)
+    start, losses, steps = text_warmup.TextWarmStart(generator, learned, learned.take(torch.arange(50))), [], 0
     while steps < 50:
         steps += 1
         start.run(600, lambda: True)
-        losses.append(text_warmup.mean_loss(start.model, validation))
+        losses.append(text_warmup.mean_loss(start.model, start.validation))
     assert start.step == 50
     text_warmup.calibrate(generator, rows, seed=1)
     losses += generator.model.bias.tolist() + generator.model.ending_shift.tolist()

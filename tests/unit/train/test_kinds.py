@@ -258,9 +258,9 @@ def test_what_learns_of_texts_is_given_no_held_out_text(tmp_path: Path) -> None:
     known = torch.cat([found.train, found.validation])
     made = kind.warm_start().generator
     for starts in (asked(kinds, "TextWarmStart", kind.warm_start), asked(kinds, "fit_rnn", lambda: judged(kind, made))):
-        train, validation = (each for each in starts[0] if isinstance(each, text_warmup.Rows))
-        assert torch.equal(train.codes, found.train.long())
-        assert torch.equal(validation.codes, kind.validation_codes.long())
+        train, validation = (each for each in starts[0] if isinstance(each, LabelledRows))
+        assert torch.equal(train.codes, found.train)
+        assert torch.equal(validation.codes, kind.validation_codes)
     (counted, *_), _ = asked(kinds, "new_generator", kind.warm_start)
     assert torch.equal(counted, found.train)
     state = kind.new_state(made)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from train import catalogue, ngram, text_generator, text_warmup
 from train.codec import END, PADDING, UNKNOWN
-from train.generator import draw_noise, generate
+from train.generator import LabelledRows, draw_noise, generate
 from train.ngram import fit_ngrams
 from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_draws import draw
@@ -99,10 +99,8 @@ def test_ngrams_are_probabilities_and_draws_follow_them() -> None:
 @pytest.mark.parametrize("before", [END, 3, 6, 11])
 def test_draws_follow_the_likelihood(generator: TokenGenerator, before: int) -> None:
     model, tokens = generator.model, torch.tensor([END, *range(3, VOCABULARY)])
-    assert model.ngrams is not None
     model.ending_shift[1] = 1.5
-    rows = Rows(torch.stack([torch.full_like(tokens, before), tokens], 1))
-    rows.look_up(model.ngrams, model.head)
+    rows = Rows.of(LabelledRows(codes=torch.stack([torch.full_like(tokens, before), tokens], 1)), model)
     both, _ = model(rows.codes, rows.known.double(), rows.masses.double(), rows.backoff.double())
     expected = both[:, 1].exp()
     assert expected.sum().item() == pytest.approx(1, abs=1e-6)
@@ -118,9 +116,7 @@ def test_draws_follow_the_likelihood(generator: TokenGenerator, before: int) -> 
 
 
 def test_after_what_the_ngrams_never_saw_the_net_speaks_alone(generator: TokenGenerator) -> None:
-    rows = Rows(torch.tensor([[11, 6], [3, 6]]))
-    assert generator.model.ngrams is not None
-    rows.look_up(generator.model.ngrams, VOCABULARY)
+    rows = Rows.of(LabelledRows(codes=torch.tensor([[11, 6], [3, 6]])), generator.model)
     both, net = generator.model(rows.codes, rows.known.double(), rows.masses.double(), rows.backoff.double())
     torch.testing.assert_close(both[0, 1], net[0, 1])
     assert both[1, 1] > net[1, 1] + 1
@@ -128,9 +124,7 @@ def test_after_what_the_ngrams_never_saw_the_net_speaks_alone(generator: TokenGe
 
 def test_words_that_are_dropped_are_not_read(generator: TokenGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_warmup, "DROPOUT", 0.0)
-    rows = Rows(torch.tensor([[3, 6], [4, 6]]))
-    assert generator.model.ngrams is not None
-    rows.look_up(generator.model.ngrams, VOCABULARY)
+    rows = Rows.of(LabelledRows(codes=torch.tensor([[3, 6], [4, 6]])), generator.model)
     found = rows.codes, rows.known.double(), rows.masses.double(), rows.backoff.double()
     for share, alike in ((0, False), (1, True)):
         monkeypatch.setattr(text_warmup, "WORD_DROPOUT", share)
@@ -395,8 +389,8 @@ def warm_start(
     generator = new_generator(
         rows, vocabulary=VOCABULARY, head=head, embedding=8, hidden=16, labels=labels, classes=classes, candidates=1
     )
-    validation = Rows(rows[:30], None if labels is None else labels[:30])
-    return TextWarmStart(generator, Rows(rows, labels), validation, device=device)
+    learned = LabelledRows(codes=rows, labels=labels)
+    return TextWarmStart(generator, learned, learned.take(torch.arange(30)), device=device)
 
 
 def after(steps: int) -> Any:
@@ -479,7 +473,8 @@ def test_the_net_gives_words_of_the_class() -> None:
         only = generator.with_options(label=label)
         shares.append((generate(only, draw_noise(only, 200, seed=1)) == 4).double().mean())
     assert shares[1] > 2 * shares[0]
-    rows = Rows(torch.full((1, 1), 4).repeat(2, 1), torch.tensor([0, 1]))
+    given = LabelledRows(codes=torch.full((1, 1), 4).repeat(2, 1), labels=torch.tensor([0, 1]))
+    rows = Rows.of(given, model)
     likelihood, _ = model(rows.codes, rows.known.double(), rows.masses.double(), rows.backoff.double(), rows.labels)
     assert likelihood[1] > likelihood[0] + 0.5
 
@@ -507,11 +502,10 @@ def test_a_warm_start_ends_with_the_weights_under_which_validation_rows_are_like
 
 def test_a_row_is_looked_up_in_the_counts_of_the_others() -> None:
     codes = torch.cat([torch.arange(3, 43).view(20, 2), torch.full((20, 1), END)], 1)  # no token is in two rows
-    rows, ending = Rows(codes), ending_tokens(codes, 43)
-    rows.look_up(fit_ngrams(codes, 43, 43, deferred=ending), 43)
-    assert (rows.known[:, 0] > 0).all()
-    rows.look_up_crosswise(fit_ngrams(codes, 43, 43, deferred=ending), 43, ending)
-    assert (rows.known[:, 0] == 0).all()
+    model = new_generator(codes, vocabulary=43, head=43, embedding=8, hidden=16, candidates=1).model
+    for counted in (False, True):
+        rows = Rows.of(LabelledRows(codes=codes), model, counted=counted)
+        assert ((rows.known[:, 0] == 0) == counted).all()
 
 
 def test_classes_are_drawn_as_often_as_the_rows_have_them() -> None:
@@ -520,7 +514,7 @@ def test_classes_are_drawn_as_often_as_the_rows_have_them() -> None:
         rows, vocabulary=VOCABULARY, head=VOCABULARY, embedding=8, hidden=16, labels=labels, classes=2, candidates=4
     )
     assert made.shares.tolist() == pytest.approx([0.75, 0.25])
-    told = Rows(rows, labels)
+    told = LabelledRows(codes=rows, labels=labels)
     rnn = fit_rnn(told, told, vocabulary=VOCABULARY, classes=2, seconds=0, seed=1, embedding=8, hidden=16)
     assert rnn.shares.tolist() == pytest.approx([0.75, 0.25])
 
@@ -715,7 +709,8 @@ def test_rare_tokens_that_a_generator_does_not_know_of_are_not_counted() -> None
 def test_the_baseline_is_a_net_alone() -> None:
     rows = grammar(200)
     before = torch.get_rng_state()
-    made = fit_rnn(Rows(rows), Rows(rows[:40]), vocabulary=VOCABULARY, seconds=2, seed=1, embedding=8, hidden=16)
+    train, validation = (LabelledRows(codes=each) for each in (rows, rows[:40]))
+    made = fit_rnn(train, validation, vocabulary=VOCABULARY, seconds=2, seed=1, embedding=8, hidden=16)
     assert torch.equal(before, torch.get_rng_state())
     assert made.model.ngrams is None
     assert made.candidates == 1
@@ -726,7 +721,7 @@ def test_the_baseline_is_a_net_alone() -> None:
 @pytest.mark.usefixtures("_gpu")
 def test_the_baseline_learns_on_a_gpu() -> None:
     rows = grammar(60)
-    train, validation = (Rows(each, each[:, 0] - 3) for each in (rows, rows[:20]))
+    train, validation = (LabelledRows(codes=each, labels=each[:, 0] - 3) for each in (rows, rows[:20]))
     sizes = {"vocabulary": VOCABULARY, "classes": 3, "embedding": 8, "hidden": 16}
     made = fit_rnn(train, validation, **sizes, seconds=0.3, seed=1, device="cuda")
     assert all(weight.is_cuda for weight in made.parameters())
@@ -804,7 +799,7 @@ def test_a_warm_start_in_a_hurry_is_calibrated_all_the_same(monkeypatch: pytest.
 def test_a_warm_start_learns_from_rows_as_if_they_had_not_been_counted() -> None:
     codes = torch.cat([torch.arange(3, 43).view(20, 2), torch.full((20, 1), END)], 1)  # no token is in two rows
     generator = new_generator(codes, vocabulary=43, head=43, embedding=8, hidden=16, candidates=4)
-    fit = TextWarmStart(generator, Rows(codes), Rows(codes[:5]))
+    fit = TextWarmStart(generator, LabelledRows(codes=codes), LabelledRows(codes=codes[:5]))
     assert (fit.train.known[:, 0] == 0).all()
     assert (fit.validation.known[:, 0] > 0).all()
 
