@@ -43,17 +43,16 @@ def filled(generator: TokenGenerator, rows: LabelledRows, unknown: Tensor, seed:
     affected = unknown.any(1).nonzero().squeeze(1)
     codes, unknown = rows.codes[affected].long(), unknown[affected]
     labels = None if rows.labels is None else rows.labels[affected]
-    before = token = torch.full_like(affected, END)
-    state = torch.zeros(1, len(codes), generator.hidden, device=codes.device)
+    context = model.start(len(codes), labels)
+    token = context.token
     for t in range(codes.shape[1] if len(affected) else 0):
-        state = model.step(token, labels, state)
+        context = model.step(context, token)
         here = unknown[:, t]
         for _ in range(REDRAWS):  # END is drawn again, because it would cut the row off
-            theirs = None if labels is None else labels[here]
             uniform = torch.rand(len(codes), 3, generator=rng).to(codes.device)[here]
-            codes[here, t] = model.draw(before[here], token[here], theirs, state[0, here], uniform, 1.0, t)
+            codes[here, t] = model.draw(context.take(here), uniform, 1.0, t)
             here = here & (codes[:, t] == END)
-        before, token = token, codes[:, t]
+        token = codes[:, t]
     ended = (codes == END).cumsum(1) - (codes == END).long() > 0
     codes = rows.codes.long().index_copy(0, affected, codes.masked_fill(ended, PADDING))
     return LabelledRows(codes=codes, labels=rows.labels)

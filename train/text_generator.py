@@ -43,6 +43,26 @@ class Dropped(NamedTuple):
         return Dropped(*(each[rows] for each in self))
 
 
+class Context(NamedTuple):
+    """What the next token of each row is drawn from.
+
+    Attributes:
+        before, token: the last two tokens (rows,).
+        labels: classes (rows,), if the model has classes.
+        state: the net's state after these tokens (rows, hidden).
+    """
+
+    before: Tensor
+    token: Tensor
+    labels: Tensor | None
+    state: Tensor
+
+    def take(self, rows: Tensor) -> "Context":
+        """The same for some of the rows."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Context(self.before[rows], self.token[rows], labels, self.state[rows])
+
+
 class LanguageModel(nn.Module):
     """Predicts the next token by a mixture of a recurrent net and an n-gram model, weighted by a gate.
 
@@ -140,37 +160,32 @@ class LanguageModel(nn.Module):
         table = known.clamp(min=1e-12).log() + F.logsigmoid(-gate)
         return torch.where(judged, torch.logaddexp(net + share, table), 0.0), net
 
-    def step(self, token: Tensor, labels: Tensor | None, state: Tensor) -> Tensor:
-        """The state after one more token, (1, rows, hidden)."""
-        return self.gru(self._embed(token[:, None], labels), state)[1]
+    def start(self, rows: int, labels: Tensor | None) -> Context:
+        """The context of rows of which nothing was read; the token to read first is END, as if it stood before them."""
+        end = torch.full((rows,), END, device=self.bias.device)
+        return Context(end, end, labels, self.bias.new_zeros(rows, self.gru.hidden_size))
 
-    def draw(
-        self,
-        before: Tensor,
-        token: Tensor,
-        labels: Tensor | None,
-        state: Tensor,
-        uniform: Tensor,
-        temperature: float,
-        position: int,
-    ) -> Tensor:
+    def step(self, context: Context, token: Tensor) -> Context:
+        """The context after one more token (rows,)."""
+        _, state = self.gru(self._embed(token[:, None], context.labels), context.state[None])
+        return Context(context.token, token, context.labels, state[0])
+
+    def draw(self, context: Context, uniform: Tensor, temperature: float, position: int) -> Tensor:
         """The next token of each row.
 
         Args:
-            before, token: the last two tokens (rows,).
-            labels: classes (rows,), if the model has classes.
-            state: the net's state after them (rows, hidden).
             uniform: uniform numbers (rows, 3): the first chooses between net and n-grams and then the token, the second
                 the net's token where the n-grams leave it to the net, the third the rare token.
             position: the token's position in the rows.
         """
         rare_mass = None
         if self.rare is not None and temperature != 1:
-            rare_mass = self.rare.tempered_mass(before, token, temperature).to(uniform)
-        drawn = self._draw_common(before, token, labels, state, uniform[:, :2], temperature, position, rare_mass)
+            rare_mass = self.rare.tempered_mass(context.before, context.token, temperature).to(uniform)
+        drawn = self._draw_common(context, uniform[:, :2], temperature, position, rare_mass)
         if self.rare is not None:
             rare = drawn == UNKNOWN
-            drawn[rare] = self.rare.draw(before[rare], token[rare], uniform[rare, 2].double(), temperature)
+            before, token = context.before[rare], context.token[rare]
+            drawn[rare] = self.rare.draw(before, token, uniform[rare, 2].double(), temperature)
         return drawn
 
     def common(self, codes: Tensor) -> Tensor:
@@ -178,21 +193,14 @@ class LanguageModel(nn.Module):
         return codes.masked_fill(codes >= self.head, UNKNOWN)
 
     def _draw_common(
-        self,
-        before: Tensor,
-        token: Tensor,
-        labels: Tensor | None,
-        state: Tensor,
-        uniform: Tensor,
-        temperature: float,
-        position: int,
-        rare_mass: Tensor | None,
+        self, context: Context, uniform: Tensor, temperature: float, position: int, rare_mass: Tensor | None
     ) -> Tensor:
         """The next common token, or UNKNOWN for a rare one.
 
         A temperature applies to each token's own probability. Rare tokens together are often likelier than any common
         token, although each is unlikely; so UNKNOWN's tempered weight must be multiplied by `rare_mass`, (rows,).
         """
+        before, token, labels, state = context
         shift = self.ending_shift[position].expand(len(token))
         if self.ngrams is None:
             return pick(self._logits(self.project(state), labels, shift).div_(temperature), uniform[:, 0])
@@ -414,17 +422,15 @@ class TokenGenerator(Generator):
         """Token ids, int64 (rows, length), from uniform (rows, length, 3). Rows that have ended leave the batch."""
         codes = uniform.new_zeros(uniform.shape[:2], dtype=torch.long)
         going = torch.arange(len(uniform), device=uniform.device)
-        before = token = torch.full_like(going, END)
-        state = uniform.new_zeros(1, len(uniform), self.hidden)
+        context = self.model.start(len(uniform), labels)
+        token = context.token
         for t in range(self.length):
-            state = self.model.step(token, labels, state)
-            drawn = self.model.draw(before, token, labels, state[0], uniform[going, t], self.temperature, t)
-            before, token = token, drawn
+            context = self.model.step(context, token)
+            token = self.model.draw(context, uniform[going, t], self.temperature, t)
             codes[going, t] = token
             kept = (token != END).nonzero().squeeze(1)
             if len(kept) < len(token):
-                going, before, token, state = going[kept], before[kept], token[kept], state[:, kept]
-                labels = None if labels is None else labels[kept]
+                going, token, context = going[kept], token[kept], context.take(kept)
             if not len(going):
                 break
         return codes

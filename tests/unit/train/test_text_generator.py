@@ -18,7 +18,7 @@ from train.generator import LabelledRows, draw_noise, generate
 from train.ngram import fit_ngrams
 from train.text_baseline import draw_trigrams, fit_rnn
 from train.text_draws import draw
-from train.text_generator import Scorer, TokenGenerator, backoff_share, pick
+from train.text_generator import Context, Scorer, TokenGenerator, backoff_share, pick
 from train.text_warmup import (
     Rows,
     TextWarmStart,
@@ -107,11 +107,10 @@ def test_draws_follow_the_likelihood(generator: TokenGenerator, before: int) -> 
     n = 20_000
     steps = torch.tensor([1 / n, math.sqrt(2), math.sqrt(3)], dtype=torch.float64)
     uniform = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) * steps % 1
-    first, second = torch.full((n,), END), torch.full((n,), before)
-    state = torch.zeros(1, 1, generator.hidden, dtype=torch.float64)
+    context = model.start(n, None)
     for token in (END, before):
-        state = model.step(torch.tensor([token]), None, state)
-    drawn = model.draw(first, second, None, state[0].expand(n, -1), uniform, 1.0, 1)
+        context = model.step(context, torch.full((n,), token))
+    drawn = model.draw(context, uniform, 1.0, 1)
     assert (drawn.bincount(minlength=VOCABULARY)[tokens] / n - expected).abs().max() < 1e-3
 
 
@@ -745,8 +744,8 @@ def drawn_after(generator: TokenGenerator, first: int, second: int, temperature:
     steps = torch.tensor([1 / n, math.sqrt(2), math.sqrt(3)], dtype=torch.float64)
     uniform = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) * steps % 1
     hidden = torch.zeros(n, generator.hidden, dtype=torch.float64)
-    before = torch.full((n,), first), torch.full((n,), second)
-    drawn = model.draw(*before, None, hidden, uniform, temperature, 1)
+    context = Context(torch.full((n,), first), torch.full((n,), second), None, hidden)
+    drawn = model.draw(context, uniform, temperature, 1)
     return drawn.bincount(minlength=generator.vocabulary) / n
 
 
