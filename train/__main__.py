@@ -345,7 +345,7 @@ def export(run: Path, out: Path | None) -> None:
     from train import writers
 
     if out is not None:
-        writers.check_folder(out)
+        writers.check_place(out)
     directory = _artifact_directory(run)
     _load_artifact(run)  # a broken artifact must not become an archive
     click.echo(_archive(directory, out or directory.parent / "lookalike.mar"))

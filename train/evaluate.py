@@ -39,7 +39,7 @@ def evaluate(
     """
     gate.read(limits)  # judging takes long, so mistakes are refused before it
     if out is not None:
-        writers.check_folder(out)
+        writers.check_place(out)
         if out.suffix.lower() != ".html":
             raise InputError(f"--out {out}: the report is a web page; its name must end in .html")
     found, shown_by = _judged_files(real, synthetic, train, **options)

@@ -24,16 +24,16 @@ def check_writable(path: Path) -> None:
     """Refuse a file that `write` could not write, before any work is done.
 
     Raises:
-        InputError: the format is unknown, or as for `check_folder`.
+        InputError: the format is unknown, or as for `check_place`.
     """
     if path.suffix.lower() not in WRITERS:
         raise InputError(
             f"--out {path}: the name must end in {', '.join(WRITERS)}, or, for a folder, have no extension"
         )
-    check_folder(path)
+    check_place(path)
 
 
-def check_folder(path: Path) -> None:
+def check_place(path: Path) -> None:
     """Refuse a path that cannot be written as a file, before any work is done.
 
     Raises:
