@@ -27,6 +27,7 @@ from train.tracking import Tracker
 log = logging.getLogger("lookalike")
 
 CHECKPOINT_SECONDS = 20
+SAME_SECONDS = 0.5  # see `interruptible`
 NOTHING, WARM_START, GAME, REFIT = "nothing", "warm start", "game", "refit"  # the phase that a checkpoint was saved in
 
 
@@ -281,13 +282,17 @@ def _take_part(kind: kinds.Kind, task: dict[str, Any], interrupted: Callable[[],
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a flag that the loop checks after each step; a second one interrupts at once."""
-    received: list[int] = []
+    """Turn Ctrl-C and SIGTERM into a flag that the loop checks after each step; a second one interrupts at once.
+
+    One that follows within `SAME_SECONDS` is the same request: `timeout 60 make train` signals both make and this
+    process, and make passes its own on, which must not keep the state from being saved.
+    """
+    received: list[float] = []
 
     def remember(number: int, frame: object) -> None:
-        received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        received.append(time.monotonic())
+        if received[-1] - received[0] >= SAME_SECONDS:
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from train import job as job_module
 from train import kinds, nade, rundir, ship
 from train.config import resolve
 from train.game import GameState, Tick
@@ -81,13 +82,16 @@ def test_the_averaged_weights_with_the_best_validation_score_ship(tmp_path: Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_interruption_ends_at_once(number: signal.Signals) -> None:
+def test_a_second_interruption_ends_at_once(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as `fit.fit` does
     try:
         with interruptible() as interrupted:
             assert not interrupted()
             signal.raise_signal(number)
             assert interrupted()
+            monkeypatch.setattr(job_module, "SAME_SECONDS", 60.0)
+            signal.raise_signal(number)  # passed on by `make`, say: still the first
+            monkeypatch.setattr(job_module, "SAME_SECONDS", 0.0)
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)
         assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
