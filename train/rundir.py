@@ -72,6 +72,8 @@ def newest(out: Path) -> RunDirectory:
         if NAME.fullmatch(itself.path.name) and itself.config.is_file():
             return itself
     runs = existing(out)
+    if not runs and (out / "config.json").is_file():
+        raise InputError(f"--out {out}: this run was renamed, but its name must be like 00001-digits-bits")
     if not runs:
         raise InputError(f"--out {out}: there is no run; train one with: make train")
     return max(runs, key=lambda run: run.number)

@@ -45,6 +45,12 @@ def test_a_run_itself_may_be_named(tmp_path: Path) -> None:
     assert rundir.newest(folder) == inside
 
 
+def test_a_renamed_run_is_told_from_none(tmp_path: Path) -> None:
+    renamed = rundir.create(tmp_path, "toy", "{}").path.rename(tmp_path / "best")
+    with pytest.raises(InputError, match=r"--out .*best: this run was renamed, .* like 00001-digits-bits"):
+        rundir.newest(renamed)
+
+
 def test_a_link_to_a_run_may_be_named(tmp_path: Path) -> None:
     runs = [rundir.create(tmp_path, "toy", "{}") for _ in range(2)]
     (tmp_path / "latest").symlink_to(runs[0].path.name)
