@@ -18,7 +18,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ def _pack(contents: dict[str, bytes], mar: Path) -> Path:
                 archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
         return partial.replace(mar)
     except BaseException as problem:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only folder, say, of which `problem` tells
+            partial.unlink()
         if isinstance(problem, OSError):
             raise ArchiveError(f"{mar}: {problem.strerror or problem}") from problem
         raise

@@ -1,6 +1,7 @@
 """The model archive: whole, reproducible, self-contained, and refused when anything in it was changed."""
 
 import ast
+import errno
 import json
 import os
 import shutil
@@ -73,6 +74,18 @@ def test_an_interrupted_build_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         archive.build(artifact_directory, tmp_path / "lookalike.mar")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_read_only_folder_is_told_by_the_name_of_the_archive(
+    artifact_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(zipfile, "ZipFile", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(ArchiveError, match=r"/lookalike\.mar: Read-only file system"):
+        archive.build(artifact_directory, tmp_path / "lookalike.mar")
 
 
 def test_it_runs_alone(mar: Path, artifact_directory: Path, tmp_path: Path) -> None:
