@@ -68,12 +68,12 @@ class Tracker:
     def finish(self, status: str) -> None:
         """Send everything, and end the run in MLflow as FINISHED, FAILED or KILLED.
 
-        Ctrl-C ends only the wait for MLflow: the job has its results.
+        Ctrl-C ends only the wait for MLflow: the job has its results, or a reason of its own to end.
         """
         self.ended.set()
         self.record.status, self.record.ended = status, time.time()
-        with contextlib.suppress(OSError):  # before the wait, which may be cut short
-            self.record.save(self.run)
+        with contextlib.suppress(OSError, KeyboardInterrupt):  # before the wait, which may be cut short
+            self.record.save(self.run)  # else by the thread that sends the rest
         rest = threading.Thread(target=self._send_rest, name="MLflow, at the end", daemon=True)
         rest.start()
         with contextlib.suppress(KeyboardInterrupt):

@@ -82,6 +82,24 @@ def test_a_run_is_finished_however_long_somebody_waits_for_mlflow(
     assert "send it later with: python -m train sync" in caplog.text
 
 
+def test_an_interruption_while_the_end_is_noted_does_not_leave_the_run_running(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun ends the other processes a moment after one was lost."""
+    save, noting = Record.save, iter([True])
+
+    def interrupted(record: Record, run: RunDirectory) -> None:
+        if record.status == "FAILED" and next(noting, False):
+            raise KeyboardInterrupt
+        save(record, run)
+
+    monkeypatch.setattr(tracking.Tracker, "_work", lambda tracker: None)
+    tracker = tracking.Tracker(run, Record(key="k", tags={}))
+    monkeypatch.setattr(Record, "save", interrupted)
+    tracker.finish("FAILED")
+    assert mirror.read(run).status == "FAILED"
+
+
 def test_an_interrupted_job_waits_but_shortly_for_mlflow(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker, systemd and Slurm kill a job that does not end within some seconds of being told to."""
     hanging = threading.Event()
