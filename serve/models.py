@@ -6,6 +6,7 @@ models:/lookalike@champion or models:/lookalike/3. What is served is the proved 
 
 import errno
 import filecmp
+import logging
 import re
 import shutil
 import tempfile
@@ -72,7 +73,8 @@ def _fetch(name: str, runs: Path, folder: Path) -> Path:
     The registry is the one that training uses: MLFLOW_TRACKING_URI, or else the database beside the runs.
 
     Raises:
-        UsageError: there is no registry or no such model, MLflow is not installed, or the model is not one of ours.
+        UsageError: there is no registry or no such model, MLflow is not installed, cannot be used or has lost the
+            files, or the model is not one of ours.
     """
     database, uri = mlflow_store.beside(runs), mlflow_store.store_uri(runs)
     if uri == mlflow_store.file_uri(database) and not database.is_file():
@@ -84,14 +86,17 @@ def _fetch(name: str, runs: Path, folder: Path) -> Path:
         raise UsageError(
             f"--model {name}: MLflow is not installed here; name an archive, a run directory or an artifact"
         ) from problem
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # else it prints addresses, with their passwords
     mlflow.set_tracking_uri(uri)
     try:
         mlflow.artifacts.download_artifacts(artifact_uri=name, dst_path=str(folder))
-    except mlflow.MlflowException as problem:
-        raise UsageError(f"--model {name}: {problem}") from problem
+    except Exception as problem:  # MLflow lets through those of its database and of requests
+        raise UsageError(f"--model {name}: {mlflow_store.one_line(problem)}") from problem
     cards = list(folder.rglob(CARD))
     if len(cards) != 1:
-        raise UsageError(f"--model {name}: not a Lookalike model: it holds no artifact")
+        has_files = any(folder.rglob("MLmodel"))  # as every model of MLflow
+        reason = "not a Lookalike model: it holds no artifact" if has_files else "MLflow has no files of it any more"
+        raise UsageError(f"--model {name}: {reason}")
     return cards[0].parent
 
 

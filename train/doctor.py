@@ -163,7 +163,7 @@ def _mlflow(out: Path) -> Check:
         tracking.set_mlflow_defaults()
         count = len(mlflow.MlflowClient(uri).search_experiments(max_results=1000))
     except Exception as problem:
-        reason = tracking.one_line(problem)
+        reason = store.one_line(problem)
         return Check(
             "MLflow",
             "optional",

@@ -49,3 +49,13 @@ def without_password(text: str) -> str:
     text = re.sub(r"(?<=\w://)[^/\s?#]\S*@", "", text)  # SQLAlchemy takes passwords that contain / ? or #
     secrets = r"user|password|passwd|pwd|token|secret|odbc_connect"
     return re.sub(rf"([?&]\w*(?:{secrets})\w*=)[^&\s]*", r"\1…", text, flags=re.IGNORECASE)
+
+
+def one_line(problem: BaseException) -> str:
+    """What went wrong, short enough for a log line and without credentials."""
+    return shorter(" ".join(without_password(str(problem)).split())) or type(problem).__name__
+
+
+def shorter(text: str) -> str:
+    """A text without its middle if it is long: MLflow's messages begin with what failed and end with why."""
+    return text if len(text) <= 320 else f"{text[:120]} … {text[-200:]}"

@@ -5,6 +5,7 @@ import errno
 import http.server
 import itertools
 import json
+import logging
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -1205,16 +1206,50 @@ def test_a_version_that_answers_becomes_the_default(
     assert asked == ["GET", "POST", "PUT"]
 
 
-def test_an_artifact_of_something_else_in_the_registry_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def pretend_mlflow(monkeypatch: pytest.MonkeyPatch, download: Callable[..., None]) -> None:
+    """An MLflow that can only download."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    fake = SimpleNamespace(
-        set_tracking_uri=lambda uri: None,
-        MlflowException=RuntimeError,
-        artifacts=SimpleNamespace(download_artifacts=lambda **_: None),
-    )
-    monkeypatch.setitem(sys.modules, "mlflow", fake)
-    with pytest.raises(UsageError, match="not a Lookalike model: it holds no artifact"):
+    artifacts = SimpleNamespace(download_artifacts=download)
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(set_tracking_uri=lambda uri: None, artifacts=artifacts))
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [("MLmodel", "not a Lookalike model: it holds no artifact"), ("meta", "MLflow has no files of it any more")],
+)
+def test_an_artifact_of_something_else_in_the_registry_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, told: str
+) -> None:
+    pretend_mlflow(monkeypatch, lambda dst_path, **_: Path(dst_path, file).touch())
+    with pytest.raises(UsageError, match=told):
         models._fetch("models:/other/1", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, OSError, ModuleNotFoundError])
+def test_a_registry_that_cannot_be_read_is_told_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """MLflow does not wrap all errors of requests, which are OSErrors without a file name, nor those of databases."""
+
+    def fail(**_: object) -> None:
+        raise kind("403 for url:\n http://me:secret@host/api")
+
+    pretend_mlflow(monkeypatch, fail)
+    with pytest.raises(UsageError, match=r"^--model models:/lookalike/1: 403 for url: http://host/api$"):
+        models._fetch("models:/lookalike/1", tmp_path, tmp_path)
+
+
+def test_mlflow_does_not_print_addresses_while_it_fetches_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where files are missing, it would print the address with the password."""
+    logger = logging.getLogger("mlflow")
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO, "mlflow")  # as MLflow does
+    pretend_mlflow(monkeypatch, lambda **_: logger.info("No artifacts found at http://me:secret@host"))
+    with pytest.raises(UsageError, match="no files"):
+        models._fetch("models:/lookalike/1", tmp_path, tmp_path)
+    assert not caplog.text
 
 
 def test_a_token_that_was_given_stands_in_for_those_of_torchserve() -> None:
