@@ -215,13 +215,15 @@ class Mirror:
         """Send everything, and how the job ended."""
         record = self.record
         self.send_metrics()
-        if record.status == "FINISHED":
-            self._name_in_card()
-            results = json.loads(self.run.metrics.read_text())
-            self._send_results(results)
-            self._send_files()
-            self._send_model(results["passed"])  # last, because a shared server's registry may refuse it
-        self.client.set_terminated(self.run_id, record.status, int(1000 * (record.ended or time.time())))
+        try:
+            if record.status == "FINISHED":
+                self._name_in_card()
+                results = json.loads(self.run.metrics.read_text())
+                self._send_results(results)
+                self._send_files()
+                self._send_model(results["passed"])  # last, because a shared server's registry may refuse it
+        finally:  # also where MLflow takes no files or models: else the run would be RUNNING, or FAILED, for ever
+            self.client.set_terminated(self.run_id, record.status, int(1000 * (record.ended or time.time())))
         record.complete = True
         record.save(self.run)
 

@@ -34,9 +34,22 @@ from train.rundir import RunDirectory
 log = logging.getLogger("lookalike")
 
 SECONDS = 5  # between two measurements of the machine, and between two attempts to send
-REFUSED = re.compile(r"error code 40[13]|PERMISSION_DENIED")  # in the client's message when the server refuses us
-UNUSABLE = re.compile(r"unsupported URI|maintenance mode|No module named")  # when the address cannot be used at all
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+# What the client's message may hold, what that means, and what to do about it; the first that fits counts.
+KNOWN = (
+    (r"error code 40[13]|40[13] Client Error|PERMISSION_DENIED", "refuses", f"check {CREDENTIALS}"),
+    (
+        "CERTIFICATE_VERIFY_FAILED|CA certificate bundle|'server_cert_path'",
+        "has a certificate that cannot be verified",
+        "name a file with its authority in MLFLOW_TRACKING_SERVER_CERT_PATH",
+    ),
+    (
+        "unsupported URI|maintenance mode|No module named|[Ii]nvalid url|error code 404|not in a valid JSON|"
+        "Databricks credential",
+        "cannot be used",
+        "correct MLFLOW_TRACKING_URI (http://HOST:PORT, say; in a password, # is %23 and / is %2F)",
+    ),
+)
 PATIENCE_SECONDS = 60  # at the end, for a request that is still under way
 INTERRUPTED_SECONDS = 4  # to send the rest of an interrupted job: Docker kills it 10 seconds after asking it to end
 
@@ -104,7 +117,9 @@ class Tracker:
         except Exception as problem:
             self.mirror = None
             if not self.lost:
-                log.warning("MLflow cannot record this run (%s); the run directory keeps everything", one_line(problem))
+                log.warning(
+                    "MLflow cannot record this run (%s); the run directory keeps everything", store.one_line(problem)
+                )
             self.lost = True
 
     def _connected(self) -> Mirror:
@@ -126,7 +141,7 @@ class SystemMetrics:
         try:
             self.monitors.append(GPUMonitor())
         except Exception as problem:  # MLflow raises a bare Exception if there is no GPU
-            log.debug("no GPU metrics: %s", one_line(problem))
+            log.debug("no GPU metrics: %s", store.one_line(problem))
 
     def measure(self) -> None:
         line: dict[str, float] = {"step": self.step, "time": time.time()}
@@ -140,7 +155,7 @@ class SystemMetrics:
                 file.write(json.dumps(line) + "\n")
             self.step += 1
         except OSError as problem:
-            log.debug("system metrics: %s", one_line(problem))
+            log.debug("system metrics: %s", store.one_line(problem))
             with contextlib.suppress(OSError):
                 os.truncate(self.path, whole)  # the next line must not follow half of this one
 
@@ -195,16 +210,28 @@ def sync(run: RunDirectory) -> str:
     except InputError:
         raise
     except Exception as problem:
-        if isinstance(problem, OSError) and problem.filename is not None:  # errors of connections have no file name
+        if isinstance(problem, OSError) and _is_among(run.path.parent, problem.filename):
             raise
-        what, advice = "does not answer", "try again later"
-        if REFUSED.search(str(problem)):
-            what, advice = "refuses", f"check {CREDENTIALS}, and try again"
-        if UNUSABLE.search(str(problem)):
-            what, advice = "cannot be used", "correct MLFLOW_TRACKING_URI (http://HOST:PORT, say), and try again"
-        raise JobError(f"MLflow {what} ({one_line(problem)}); nothing is lost: {advice}") from problem
+        raise JobError(f"MLflow {_what_fails(problem)}") from problem
     assert record.run_id is not None
     return record.run_id
+
+
+def _is_among(folder: Path, file: str | bytes | None) -> bool:
+    """Whether an error is about a file of ours; those of connections have no file name."""
+    return file is not None and Path(os.fsdecode(file)).resolve().is_relative_to(folder.resolve())
+
+
+def _what_fails(problem: Exception) -> str:
+    """What MLflow does instead of taking a run, why, and what to do about it."""
+    what, advice = "does not answer", "try again later"
+    if isinstance(problem, OSError) and problem.filename is not None:  # the client writes to some stores itself
+        what, advice = "cannot take files", "make that place writable, and try again"
+    for pattern, meaning, remedy in KNOWN:
+        if re.search(pattern, str(problem)):
+            what, advice = meaning, f"{remedy}, and try again"
+            break
+    return f"{what} ({store.one_line(problem)}); nothing is lost: {advice}"
 
 
 def set_mlflow_defaults() -> None:
@@ -214,8 +241,3 @@ def set_mlflow_defaults() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # A GPU that does not report its power, say, would cause a warning at each measurement.
     logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-
-
-def one_line(problem: BaseException) -> str:
-    """What went wrong, short enough for a log line."""
-    return " ".join(store.without_password(str(problem)).split())[:200] or type(problem).__name__

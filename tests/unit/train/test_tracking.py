@@ -39,12 +39,65 @@ def test_an_absent_server_is_named(run: RunDirectory) -> None:
 def test_a_server_that_refuses_is_asked_with_other_credentials(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise MlflowException("API request failed with error code 401 != 200")
+    for problem in (
+        MlflowException("API request failed with error code 401 != 200"),
+        OSError("403 Client Error: Forbidden for url: http://host/api/2.0/mlflow-artifacts"),
+    ):
+        fail_with(problem, monkeypatch)
+        told = r"MLflow refuses .* check MLFLOW_TRACKING_USERNAME .* MLFLOW_TRACKING_TOKEN"
+        with pytest.raises(JobError, match=told):
+            tracking.sync(run)
 
-    monkeypatch.setattr(tracking, "Mirror", refuse)
-    with pytest.raises(JobError, match=r"MLflow refuses .* check MLFLOW_TRACKING_USERNAME .* MLFLOW_TRACKING_TOKEN"):
+
+def fail_with(problem: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(tracking, "Mirror", fail)
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (
+            MlflowException(f"API request to https://host{'/api' * 80} failed: CERTIFICATE_VERIFY_FAILED, self-signed"),
+            r"has a certificate that cannot be verified \(API request to https://host/api.* … .*, self-signed\); "
+            r"nothing is lost: name a file .* MLFLOW_TRACKING_SERVER_CERT_PATH, and try again$",
+        ),
+        (
+            MlflowException("failed with error code 404 != 200. Response body: '<html>'"),
+            r"cannot be used .* correct MLFLOW_TRACKING_URI",
+        ),
+        (
+            MlflowException("Reading Databricks credential configuration failed with MLflow tracking URI 'databricks'"),
+            "cannot be used",
+        ),
+        (PermissionError(13, "Permission denied", "/mlartifacts"), "cannot take files .*/mlartifacts.* writable"),
+    ],
+)
+def test_what_is_wrong_with_mlflow_and_what_to_do_is_told(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, problem: Exception, told: str
+) -> None:
+    fail_with(problem, monkeypatch)
+    with pytest.raises(JobError, match=f"^MLflow {told}"):
         tracking.sync(run)
+
+
+def test_a_run_has_ended_even_where_mlflow_takes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = local_run(tmp_path, monkeypatch)
+    run.tracking.write_text(json.dumps({"key": "k", "tags": {}, "status": "FINISHED", "ended": 7}))
+
+    def refuse(_: mirror.Mirror) -> None:
+        raise MlflowException("no room")
+
+    monkeypatch.setattr(mirror.Mirror, "_name_in_card", refuse)
+    with pytest.raises(JobError, match="no room"):
+        tracking.sync(run)
+    record = mirror.read(run)
+    assert not record.complete
+    assert record.run_id is not None
+    info = mlflow.MlflowClient(store.store_uri(tmp_path)).get_run(record.run_id).info
+    assert (info.status, info.end_time) == ("FINISHED", 7000)
 
 
 def test_a_job_that_ends_while_mlflow_is_slow_is_finished_all_the_same(
@@ -267,13 +320,14 @@ def test_only_a_model_that_passed_a_gate_becomes_champion(
     assert sending.client.get_model_version("lookalike", "1").aliases == aliases
 
 
-@pytest.mark.parametrize("uri", ["foo://bar", "127.0.0.1:5000"])
+@pytest.mark.parametrize("uri", ["foo://bar", "127.0.0.1:5000", "http://me:pass#word@host:5000"])
 def test_an_address_that_is_none_of_mlflow_is_to_be_corrected(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(JobError, match=r"MLflow cannot be used .* correct MLFLOW_TRACKING_URI"):
+    with pytest.raises(JobError, match=r"MLflow cannot be used .* correct MLFLOW_TRACKING_URI") as told:
         tracking.sync(run)
+    assert "word" not in str(told.value).partition("in a password")[0]
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "KILLED"])
