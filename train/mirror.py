@@ -40,6 +40,11 @@ log = logging.getLogger("lookalike")
 CHAMPION = "champion"  # the alias of the newest version that passed the quality gate
 KEY = "lookalike.key"  # the tag by which a run is found again
 GATE = {True: "passed", False: "failed", None: "none"}  # the tag that holds the verdict
+ABOUT = (
+    f"Generators of synthetic texts and 0/1 rows, whatever the data. The alias {CHAMPION} points to the newest version "
+    "that passed its quality gate."
+)
+LONGEST_DESCRIPTION = 5000  # characters that MLflow's databases take
 BATCH = 1000  # the most metrics that MLflow takes in one call
 HERE = Path(__file__).parent
 SAVING = threading.Lock()  # at the end of a job, the main thread and the sending one may both save the record
@@ -262,7 +267,7 @@ class Mirror:
         """Register the artifact, once. If it passed the gate, it becomes champion unless a newer version is."""
         tags = self._version_tags(passed)
         if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
-            self.client.create_registered_model(MODEL_NAME)
+            self.client.create_registered_model(MODEL_NAME, description=ABOUT)
         versions = self.client.search_model_versions(f"name='{MODEL_NAME}' and run_id='{self.run_id}'")
         made = next((each for each in versions if each.tags.get("weights") == tags["weights"]), None)
         if made is None:
@@ -270,6 +275,9 @@ class Mirror:
             made = self.client.create_model_version(
                 MODEL_NAME, logged.model_uri, self.run_id, tags, model_id=logged.model_id
             )
+        description = self._version_description()
+        if made.description != description:
+            self.client.update_model_version(MODEL_NAME, made.version, description)
         for name, value in tags.items():
             if made.tags.get(name) != value:
                 self.client.set_model_version_tag(MODEL_NAME, made.version, name, value)
@@ -304,6 +312,12 @@ class Mirror:
             "codec": card["codec"]["name"],
             "gate": GATE[passed],
         }
+
+    def _version_description(self) -> str:
+        """What the registry's page shows of a version: the data, the verdict of the gate and the numbers."""
+        data = json.loads((self.run.artifact / CARD).read_text())["data"]
+        told = f"Trained on {data['name']} ({data['rows']:,} rows). {self.run.summary.read_text('utf-8')}"
+        return told[:LONGEST_DESCRIPTION]
 
     def _tell_of_other_data(self, before: str | None, data: str) -> None:
         """Log when the champion is now a model of other data than before: there is one champion for all data sets."""

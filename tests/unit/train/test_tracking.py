@@ -316,8 +316,17 @@ def test_only_a_model_that_passed_a_gate_becomes_champion(
     logged = SimpleNamespace(model_uri=run.artifact.as_uri(), model_id=None)
     monkeypatch.setattr(mirror.Mirror, "_log_model", lambda _: logged)
     sending = mirror.Mirror(run, mirror.read(run))
+    run.summary.write_text("The gate says so.")
     sending._send_model(passed)
-    assert sending.client.get_model_version("lookalike", "1").aliases == aliases
+    version = sending.client.get_model_version("lookalike", "1")
+    assert version.aliases == aliases
+    assert version.description == "Trained on toy (9 rows). The gate says so."
+    run.summary.write_text("Judged again" + " at length" * 1000)
+    sending._send_model(passed)
+    again = sending.client.get_model_version("lookalike", "1").description
+    assert "Judged again" in again
+    assert len(again) == 5000
+    assert "champion" in sending.client.get_registered_model("lookalike").description
 
 
 @pytest.mark.parametrize("uri", ["foo://bar", "127.0.0.1:5000", "http://me:pass#word@host:5000"])
