@@ -161,7 +161,8 @@ class Mirror:
         if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
             restore = f"restore it with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
             raise InputError(
-                f"MLflow's experiment {name} has been deleted; {restore}, or name another with --experiment"
+                f"MLflow's experiment {name} has been deleted; {restore}, or name another with --experiment "
+                "(with fit --resume, if the run has begun)"
             )
         if self.uri == file_uri(beside(self.run.path.parent)) and experiment.artifact_location != place:
             log.warning(

@@ -234,7 +234,7 @@ def test_a_deleted_experiment_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     client.delete_experiment(experiment.experiment_id)
     restore = f"restore it with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
     told = f"MLflow's experiment lookalike has been deleted; {restore}, or name another with --experiment"
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=rf"{told} \(with fit --resume"):
         tracking.sync(run)
 
 
