@@ -72,7 +72,8 @@ def _verdict(limits: list[gate.Limit], found: Evidence) -> Verdict:
 def _independent_columns(found: Evidence) -> dict[str, Any]:
     """The scores of 0/1 rows with independent columns, each as often 1 as in the training rows."""
     judged = found.scores[SYNTHETIC]  # no more rows than were judged: with few, these scores are as uncertain
-    shape = min(judged["synthetic_rows"], metrics.rows_to_judge(judged["n"])), len(found.columns)
+    length = len(found.columns)
+    shape = min(judged["synthetic_rows"], metrics.rows_to_judge(judged["n"], length)), length
     rows = np.random.default_rng(0).random(shape) < found.train.mean(axis=0)
     return metrics.compare(rows.astype(np.uint8), found.heldout, found.train)
 

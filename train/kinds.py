@@ -166,7 +166,7 @@ class BitsKind:
             seed=config.seed,
             device=config.device,
         )
-        n = metrics.rows_to_judge(min(len(prepared.heldout), len(prepared.train)))
+        n = metrics.rows_to_judge(min(len(prepared.heldout), len(prepared.train)), generator.length)
         contenders = {name: sample(each, n, EVALUATION_SEED).numpy() for name, each in fitted.items()}
         _announce_judging(list(contenders), len(prepared.heldout))
         return evidence.judge(

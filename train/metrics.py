@@ -39,7 +39,7 @@ FOLDS = 5
 FEWEST_JUDGED = 25  # rows of each kind; with fewer, no AUC is measured
 FEWEST_IN_LEAF, MOST_IN_LEAF, ROWS_PER_LEAF = 5, 20, 40  # the judge's trees want one row in a leaf per 40 rows to learn
 JUDGED_VALUES = 1 << 21  # values of each kind that the classifier sees, such as 2,048 rows of 1,024 bits
-SAMPLES, SAMPLED_ROWS = 10, 10_000  # small sets: judge up to 10 samples, about 10,000 rows in total
+SAMPLES, SAMPLED_VALUES = 10, 10_000_000  # judge up to 10 samples, of about 10,000,000 values in total
 BLOCKS = 50  # the bootstrap resamples blocks of rows: with sums kept for each block, a replicate costs next to nothing
 FEWEST_RESAMPLED = 10  # rows; with fewer, replicates are mostly alike and would look certain, so there is no interval
 REPLICATES = 200
@@ -540,8 +540,8 @@ def compare(
     """Every number for bits: scores, their floors, 95 % intervals (`<name>_low`, `<name>_high`) and warnings.
 
     All sets are sampled (by the seed) down to the size n of the smallest; only copies are looked for among all learned
-    rows. With several times n synthetic rows, each ratio is the mean over samples of n: a single small sample says as
-    much about its own luck as about the generator.
+    rows. With several times n synthetic rows, each ratio is the mean over samples of n: a single sample says as much
+    about its own luck as about the generator. With `SAMPLES` times n, there are also limits (see `ratio_scores`).
 
     Args:
         synthetic: (n, length), or more rows. Values other than 0 and 1 are counted as `soft_share`, then rounded.
@@ -579,9 +579,9 @@ def compare(
     return {**scores, "warnings": warnings_of(scores)}
 
 
-def rows_to_judge(n: int) -> int:
-    """How many rows to draw from a generator that is judged against `n` real ones: several samples if n is small."""
-    return n * min(SAMPLES, max(1, SAMPLED_ROWS // max(1, n)))
+def rows_to_judge(n: int, length: int) -> int:
+    """How many rows to draw from a generator that is judged against `n` real ones of this length: several samples."""
+    return n * min(SAMPLES, max(1, SAMPLED_VALUES // max(1, n * length)))
 
 
 def quick_score(synthetic: Bits, validation: Bits, train: Bits) -> dict[str, float]:
@@ -618,6 +618,11 @@ def soft_share(rows: Array) -> float:
 def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
     """Every ratio of COMPARED for which there are columns, with its distance, its floor and its 95 % interval.
 
+    With all `SAMPLES` there is also `<name>_limit`, the ratio of all of them taken together, in which hardly any of the
+    synthetic rows' chance is left; its interval is that of a single sample, so rather too wide. Where the held-out
+    rows' chance is all that is left, it is expected at sqrt((1 + 1 / SAMPLES) / 2) = .74; for a generator with exactly
+    the moments of the training rows, at 1.02.
+
     Args:
         s: as many rows as `h`, or a multiple: distances are then means over samples of that size, while the interval
             stays that of one sample.
@@ -627,6 +632,7 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
     real = statistics(held_out)
     samples = [distances(statistics(Moments.of(s[i : i + n])), real) for i in range(0, len(s), n)]
     floors = distances(statistics(learned), real)
+    together = distances(statistics(Moments.of(s)), real) if len(samples) == SAMPLES else {}
     errors = log_ratio_errors(s[:n], h, t, seed)
     scores: Scores = {}
     for name in COMPARED:
@@ -638,6 +644,8 @@ def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
             estimate, spread = few
             if n >= FEWEST_RESAMPLED:  # counts within a row are correlated, which the Poisson spread ignores
                 errors[name] = float(np.nanmax([errors[name], spread]))
+        elif together:
+            scores |= around(float(_ratio(together[name], floor)), errors[name]).scores(f"{name}_limit")
         scores |= {f"{name}_distance": found, f"{name}_floor": floor}
         scores |= around(estimate, errors[name]).scores(f"{name}_ratio")
     return scores

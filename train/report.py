@@ -96,6 +96,14 @@ ROWS = (
     Row("correlation_ratio", "Correlations", "error of the correlation matrix, relative to the floor"),
     Row("triple_ratio", "Triples", "error of the moments of three columns together, relative to the floor"),
     Row("marginal_ratio", "Marginals", "error of the column means, relative to the floor"),
+    *(
+        Row(
+            f"{key}_limit",
+            f"{label}, many rows",
+            "the same with ten times as many rows, so almost without their chance",
+        )
+        for key, label in (("correlation", "Correlations"), ("triple", "Triples"), ("marginal", "Marginals"))
+    ),
     Row("lag_ratio", "Lags", "error of the correlations along the row, relative to the floor"),
     Row("row_sum_ratio", "Ones in a row", "error of how many ones rows have, relative to the floor"),
     Row(

@@ -461,9 +461,22 @@ def test_several_samples_are_judged_by_their_mean_ratio(chain: Sets) -> None:
         mean = np.mean([metrics.ratio_scores(part, heldout[:20], train[:20], 0)[f"{name}_ratio"] for part in parts])
         assert scores[f"{name}_ratio"] == pytest.approx(mean)
         assert scores[f"{name}_ratio_low"] < mean < scores[f"{name}_ratio_high"]
-    assert metrics.rows_to_judge(5) == 50
-    assert metrics.rows_to_judge(4000) == 8000
-    assert metrics.rows_to_judge(20_000) == 20_000
+    assert metrics.rows_to_judge(5, 64) == 50
+    assert metrics.rows_to_judge(10_000, 64) == 100_000
+    assert metrics.rows_to_judge(25_000, 1024) == 25_000
+
+
+@pytest.mark.usefixtures("_no_judge")
+def test_limits_leave_out_the_chance_of_the_synthetic_rows() -> None:
+    rows = builtin.chain(n=400 * (metrics.SAMPLES + 2), length=16)
+    made, heldout, train = rows[:-800], rows[-800:-400], rows[-400:]
+    limits = {f"{name}_limit": f"{name}_ratio" for name in metrics.COMPARED}
+    fresh = metrics.compare(made, heldout, train)
+    assert all(fresh[f"{limit}_low"] < fresh[limit] < fresh[ratio] for limit, ratio in limits.items())
+    assert fresh["correlation_limit"] == pytest.approx(0.74, abs=0.1)
+    memorised = metrics.compare(np.tile(train, (metrics.SAMPLES, 1)), heldout, train)
+    assert [memorised[limit] for limit in limits] == pytest.approx([1.0] * len(limits))
+    assert not limits.keys() & metrics.compare(made[1:], heldout, train).keys()
 
 
 @pytest.mark.usefixtures("_no_judge")
