@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 from mlflow.data.numpy_dataset import from_numpy
+from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # MLflow makes it when imported
 from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
@@ -179,7 +180,7 @@ def start(run: RunDirectory, *, tags: dict[str, str], datasets: list[dict[str, s
 
 def dataset(codes: npt.NDArray[np.uint8], *, name: str, origin: str, context: str) -> dict[str, str]:
     """What MLflow is told of a data set, as plain JSON."""
-    facts = from_numpy(codes, name=name)
+    facts = from_numpy(codes, name=name, source=LocalArtifactDatasetSource(origin))  # else MLflow names our own code
     return {**{key: str(value) for key, value in facts.to_dict().items()}, "context": context, "origin": origin}
 
 

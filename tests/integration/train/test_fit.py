@@ -81,6 +81,7 @@ def test_a_job_leaves_everything_that_was_promised(tmp_path: Path, capsys: pytes
     assert set(tracked.data.metrics) >= {"generator_loss", "discriminator_loss", "correlation_ratio", "marginal_ratio"}
     assert any(name.startswith("system/") for name in tracked.data.metrics)
     assert {each.dataset.name for each in tracked.inputs.dataset_inputs} == {"toy"}
+    assert {each.dataset.source for each in tracked.inputs.dataset_inputs} == {'{"uri": "toy (built in)"}'}
     client = mlflow.MlflowClient(store(tmp_path))
     ticks = len(run.stats.read_text().splitlines())
     assert len(client.get_metric_history(tracked.info.run_id, "generator_loss")) == ticks
