@@ -11,7 +11,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,18 +21,14 @@ from train import distributed
 from train.average import move_average
 from train.game import NonFiniteError
 from train.generator import draw_noise
+from train.mixture import EDGE, Choice, Mixture, choose_mixture, draw_classes, fit_mixture, is_lower
 from train.nade import NadeGenerator
 from train.phase import Stateful, restore_rng_states, rng_states
 
 log = logging.getLogger("lookalike")
 
 FIRST_NETS = 2  # nets of the first fold: one with one class, one with many; see `WarmStart`
-CLASSES = (8, 16, 32, 64)
-PSEUDO_ROWS = (5.0, 1.0)  # how strongly classes are shrunk towards the column means; 5 gives the plainer mixture
-ROWS_A_CLASS = 10  # the fewest training rows per class for a number of classes to be tried
 HIDDEN_VALUES = 1 << 15  # most hidden units times bits: smaller nets for long rows, to have time for more steps
-EM_STEPS, EM_LAST_STEPS = 60, 3
-EM_VALUES = 1 << 22  # values that expectation maximisation uses; only its last steps use all rows
 STEPS, BATCH, LEARNING_RATE, AVERAGE = 1000, 128, 3e-3, 0.99
 # Both fall from strong to weak during the fit, so that early stopping also chooses their strength.
 DECAY = (4.0, 0.1)
@@ -51,83 +46,6 @@ COMPARED_VALUES = 1 << 24  # most rows times bits times classes for comparing ne
 CALIBRATION_ROWS, CALIBRATION_ROUNDS = 20_000, 6
 CALIBRATION_VALUES = 5_000_000  # fewer of long rows, which take longer to draw
 CALIBRATION_SEED = 777_777  # of the first round, plus 1 for each further one; judges use other seeds, so other rows
-EDGE = 1e-4  # probabilities are kept this far from 0 and 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mixture:
-    """A mixture of Bernoulli products: `prior` (classes,) and the columns' `means` in each class, (classes, length)."""
-
-    prior: Tensor
-    means: Tensor
-
-    def joint_log_prob(self, rows: Tensor) -> Tensor:
-        """log p(row, class), (rows, classes)."""
-        means = self.means.clamp(EDGE, 1 - EDGE)
-        return rows @ torch.logit(means).T + torch.log1p(-means).sum(1) + self.prior.log()
-
-    def log_likelihoods(self, rows: Tensor) -> Tensor:
-        """log p(row) in nats, (rows,)."""
-        return self.joint_log_prob(rows).logsumexp(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """How many classes, and how strongly each is shrunk towards the column means."""
-
-    classes: int = 1
-    pseudo_rows: float = 1.0
-
-
-def choose_mixture(seen: Tensor, unseen: Tensor) -> Choice:
-    """The plainest choice under which the unseen rows are not clearly less likely than under the best one.
-
-    The nets can learn much of what a mixture would need more classes for. Clearly means by more than one standard error
-    of the difference (Breiman et al. 1984, "Classification and regression trees").
-    """
-    seen = _few(seen)
-    tried = [
-        Choice(classes=classes, pseudo_rows=pseudo)
-        for classes in CLASSES
-        for pseudo in PSEUDO_ROWS
-        if classes * ROWS_A_CLASS <= len(seen)
-    ]
-    if not tried:
-        return Choice()
-    nats = [fit_mixture(seen, choice).log_likelihoods(unseen) for choice in tried]
-    best = max(nats, key=lambda each: float(each.mean()))
-    return next(choice for choice, each in zip(tried, nats, strict=True) if not is_lower(each, best, 1))
-
-
-def is_lower(some: Tensor, others: Tensor, errors: float) -> bool:
-    """Whether the mean of `some` (rows,) is lower than that of `others` by more than `errors` standard errors."""
-    lost = others - some
-    return float(lost.mean()) > errors * float(lost.std(correction=0)) / math.sqrt(len(lost))
-
-
-def fit_mixture(rows: Tensor, choice: Choice) -> Mixture:
-    """Expectation maximisation (Dempster, Laird and Rubin 1977), started at random rows drawn halfway to the mean.
-
-    Most steps use a part of the rows, the last ones use all.
-    """
-    few, mean = _few(rows), (rows.sum(0) + 0.5) / (len(rows) + 1)
-    if choice.classes == 1:
-        return Mixture(prior=rows.new_ones(1), means=mean[None])
-    found = Mixture(
-        prior=rows.new_full((choice.classes,), 1 / choice.classes),
-        means=0.5 * few[torch.randperm(len(few))[: choice.classes].to(rows.device)] + 0.5 * mean,
-    )
-    for step in range(EM_STEPS):
-        looked_at = few if step < EM_STEPS - EM_LAST_STEPS else rows
-        posterior = found.joint_log_prob(looked_at).softmax(1)
-        size = posterior.sum(0)
-        means = (posterior.T @ looked_at + choice.pseudo_rows * mean) / (size[:, None] + choice.pseudo_rows)
-        found = Mixture(prior=(size + 1e-3) / (size + 1e-3).sum(), means=means)
-    return found
-
-
-def _few(rows: Tensor) -> Tensor:
-    return rows[: max(1, EM_VALUES // rows.shape[1])]
 
 
 class NetFit(Stateful):
@@ -195,14 +113,6 @@ class NetFit(Stateful):
         """Continue a fit of the same rows; this object must have been made with the saved `prior` and `means`."""
         super().load_state_dict(saved)
         self.latents = self.latents.to(self.seen.device)
-
-
-def draw_classes(posterior: Tensor) -> Tensor:
-    """A class for each row, (rows,), drawn with the probabilities `posterior`, (rows, classes).
-
-    Done by exponential races, as in `torch.multinomial`, which however checks its input first and so waits for the GPU.
-    """
-    return (posterior / torch.empty_like(posterior).exponential_()).argmax(1)
 
 
 def new_net(length: int, mixture: Mixture, hidden: int) -> NadeGenerator:

@@ -17,6 +17,7 @@ from train import (
     evidence,
     fit,
     kinds,
+    mixture,
     rundir,
     ship,
     text_metrics,
@@ -43,7 +44,8 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOKALIKE_DEBUG", "1")
     monkeypatch.setenv("LOOKALIKE_OUT", str(tmp_path / "runs"))
     monkeypatch.setattr(tracking, "SECONDS", 0.2)
-    for name, few in (("STEPS", 30), ("CALIBRATION_ROWS", 200), ("EM_STEPS", 5)):
+    monkeypatch.setattr(mixture, "EM_STEPS", 5)
+    for name, few in (("STEPS", 30), ("CALIBRATION_ROWS", 200)):
         monkeypatch.setattr(warmup, name, few)
     monkeypatch.setattr(text_warmup, "CALIBRATION_ROWS", 200)
     monkeypatch.setattr(text_metrics, "CONV_EPOCHS", 1)

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from train import builtin, generator, kinds, text_warmup, warmup
+from tests.drawn import coins, two_kinds
+from train import builtin, generator, kinds, mixture, text_warmup, warmup
 from train.game import NonFiniteError
+from train.mixture import Choice, Mixture
 from train.nade import NadeGenerator
-from train.warmup import Choice, Mixture, NetFit, WarmStart
+from train.warmup import NetFit, WarmStart
 
 CHAIN = torch.tensor(builtin.chain(1200, length=10))
 
@@ -30,17 +32,10 @@ def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(buffer, weights_only=True)
 
 
-def two_kinds(n: int) -> torch.Tensor:
-    """Rows of two clear classes: a quarter are mostly ones, the others mostly zeros."""
-    rng = torch.Generator().manual_seed(0)
-    mostly = torch.where(torch.arange(n)[:, None] % 4 == 0, 0.9, 0.1)
-    return (torch.rand(n, 12, generator=rng) < mostly).float()
-
-
 def fitted(rows: torch.Tensor, hidden: int) -> NetFit:
     """A net of one class, fitted to five sixths of the rows."""
     seen, unseen = rows.float().tensor_split([len(rows) * 5 // 6])
-    fit = NetFit(seen, unseen, warmup.fit_mixture(seen, Choice()), hidden)
+    fit = NetFit(seen, unseen, mixture.fit_mixture(seen, Choice()), hidden)
     while (done := fit.done(math.inf)) < 1:
         fit.step(done)
     return fit
@@ -49,7 +44,7 @@ def fitted(rows: torch.Tensor, hidden: int) -> NetFit:
 def test_a_likelihood_that_is_no_number_ends_the_warm_start() -> None:
     """No likelihood is greater than NaN, so the first weights would be kept as the best."""
     rows = two_kinds(60).float()
-    fit = NetFit(rows[:50], rows[50:], warmup.fit_mixture(rows[:50], Choice()), 4)
+    fit = NetFit(rows[:50], rows[50:], mixture.fit_mixture(rows[:50], Choice()), 4)
     with torch.no_grad():
         fit.net.bias.fill_(float("nan"))
     for _ in range(warmup.CHECK_STEPS - 1):
@@ -63,33 +58,10 @@ def test_there_are_no_more_folds_than_rows(monkeypatch: pytest.MonkeyPatch) -> N
     assert warm_start(CHAIN[:5], hidden=4, folds=9).nets == 5
 
 
-def test_classes_are_found() -> None:
-    torch.manual_seed(0)
-    found = warmup.fit_mixture(two_kinds(2000), Choice(classes=2, pseudo_rows=1.0))
-    order = found.prior.argsort()
-    assert found.prior[order].tolist() == pytest.approx([0.25, 0.75], abs=0.03)
-    assert found.means[order].mean(1).tolist() == pytest.approx([0.9, 0.1], abs=0.03)
-
-
-def test_all_rows_teach_the_means_of_the_classes_that_some_have_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warmup, "EM_VALUES", 200 * 12)
-    torch.manual_seed(0)
-    found = warmup.fit_mixture(two_kinds(20_000), Choice(classes=2))
-    means = found.means[found.prior.argsort()]
-    assert (means - torch.tensor([[0.9], [0.1]])).abs().max() < 0.02  # from 200 rows: .08
-
-
-def test_expectation_maximisation_beats_one_class_where_there_are_two() -> None:
-    torch.manual_seed(0)
-    rows = two_kinds(1000)
-    likelihoods = [warmup.fit_mixture(rows, Choice(classes=k)).log_likelihoods(rows).mean() for k in (1, 2)]
-    assert likelihoods[1] > likelihoods[0] + 1
-
-
 def test_a_net_starts_as_the_mixture_itself() -> None:
     torch.manual_seed(0)
     rows = two_kinds(1000)
-    classes = warmup.fit_mixture(rows, Choice(classes=2))
+    classes = mixture.fit_mixture(rows, Choice(classes=2))
     net, latent = warmup.new_net(12, classes, hidden=8), torch.arange(1000) % 2
     torch.testing.assert_close(net.logits(rows.float(), 0, latent).sigmoid(), classes.means[latent])
     assert torch.equal(net.prior, classes.prior[None])
@@ -98,7 +70,7 @@ def test_a_net_starts_as_the_mixture_itself() -> None:
 def test_the_bound_of_a_net_approaches_the_entropy_of_the_chain() -> None:
     torch.manual_seed(0)
     fit = fitted(torch.tensor(builtin.chain(6000, length=10)), 16)
-    independent = warmup.fit_mixture(fit.seen, Choice()).log_likelihoods(fit.unseen).mean()
+    independent = mixture.fit_mixture(fit.seen, Choice()).log_likelihoods(fit.unseen).mean()
     # In nats per row of ten bits. The stationary entropy rate of the process is about .55 nats per bit.
     assert independent < -6.5
     assert -5.9 < fit.best < -5.3
@@ -155,31 +127,6 @@ def test_one_class_must_be_likelier_by_three_standard_errors(
     assert warmup.better_classes(one, many, torch.zeros(4, 1)) == better
 
 
-def test_lower_means_by_more_than_chance_explains() -> None:
-    nats = torch.tensor([-1.0, -3.0, -2.0, -2.0])
-    lost = torch.tensor([0.0, 0.2, 0.4, 0.2])  # .2 on average, with a standard error of .0707
-    assert warmup.is_lower(nats - lost, nats, 2.8)
-    assert not warmup.is_lower(nats - lost, nats, 2.9)
-    assert not warmup.is_lower(nats + lost, nats, 2)
-    assert not warmup.is_lower(nats, nats, 1)
-
-
-def test_of_choices_that_chance_alone_tells_apart_the_plainest_is_taken() -> None:
-    rows = coins(torch.full((16,), 0.5), 400, seed=1).float()
-    for seed in range(5):
-        torch.manual_seed(seed)
-        found = warmup.choose_mixture(rows[:300], rows[300:])
-        assert (found.classes, found.pseudo_rows) == (warmup.CLASSES[0], warmup.PSEUDO_ROWS[0])
-
-
-def test_the_choice_of_classes_looks_at_unseen_rows() -> None:
-    rows = coins(torch.full((16,), 0.5), 400).float()
-    seen, unseen = rows[:300], rows[300:]
-    likeliest = warmup.choose_mixture(seen, unseen)
-    assert likeliest.classes == min(warmup.CLASSES)  # more classes fit the seen rows better, by chance
-    assert warmup.choose_mixture(seen, seen).classes > likeliest.classes
-
-
 def test_a_fold_is_not_seen_by_its_nets() -> None:
     start = WarmStart(two_kinds(60), hidden=4, folds=3)
     start.rows[:, :6] = torch.tensor([[n >> bit & 1 for bit in range(6)] for n in range(60)])  # all rows differ
@@ -210,18 +157,10 @@ def test_nets_of_long_rows_have_fewer_hidden_units(length: int, hidden: int) -> 
     assert WarmStart(torch.zeros(2, length, dtype=torch.uint8), hidden=128, folds=2).hidden == hidden
 
 
-def test_classes_are_drawn_in_proportion() -> None:
-    torch.manual_seed(0)
-    posterior = torch.tensor([[0.1, 0.0, 0.6, 0.3]])
-    drawn = warmup.draw_classes(posterior.repeat(20_000, 1)).bincount(minlength=4) / 20_000
-    torch.testing.assert_close(drawn, posterior[0], atol=0.015, rtol=0)
-    assert drawn[1] == 0
-
-
 @pytest.mark.usefixtures("_gpu")
 def test_between_two_checks_nobody_waits_for_the_gpu() -> None:
     rows = CHAIN.float().to("cuda")
-    fit = NetFit(rows[:1000], rows[1000:], warmup.fit_mixture(rows, Choice(classes=3)), 8)
+    fit = NetFit(rows[:1000], rows[1000:], mixture.fit_mixture(rows, Choice(classes=3)), 8)
     fit.step(0.0)
     torch.cuda.set_sync_debug_mode("error")
     for _ in range(warmup.CHECK_STEPS - 2):
@@ -229,11 +168,6 @@ def test_between_two_checks_nobody_waits_for_the_gpu() -> None:
     torch.cuda.set_sync_debug_mode("default")
     fit.step(0.1)
     assert fit.best_step == warmup.CHECK_STEPS
-
-
-def coins(chances: torch.Tensor, n: int, seed: int = 0) -> torch.Tensor:
-    """Independent columns, uint8 (n, length)."""
-    return (torch.rand(n, len(chances), generator=torch.Generator().manual_seed(seed)) < chances).to(torch.uint8)
 
 
 def test_means_that_differ_by_chance_are_drawn_together() -> None:
@@ -312,7 +246,7 @@ def test_tiny_and_degenerate_sets_end_in_a_sane_generator(rows: int) -> None:
 @pytest.fixture
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warmup, "STEPS", 60)
-    monkeypatch.setattr(warmup, "EM_STEPS", 3)
+    monkeypatch.setattr(mixture, "EM_STEPS", 3)
     monkeypatch.setattr(warmup, "CALIBRATION_ROWS", 100)
 
 
@@ -446,7 +380,7 @@ def test_nets_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_learning_rate_falls_to_zero_over_the_second_half() -> None:
     torch.manual_seed(0)
-    optimizer = warmup.new_optimizer(warmup.new_net(5, warmup.fit_mixture(CHAIN[:, :5].float(), Choice()), hidden=4))
+    optimizer = warmup.new_optimizer(warmup.new_net(5, mixture.fit_mixture(CHAIN[:, :5].float(), Choice()), hidden=4))
     rates = []
     for done in (0.0, 0.5, 0.75, 1.0):
         warmup.set_schedule(optimizer, done)
