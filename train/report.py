@@ -100,7 +100,7 @@ ROWS = (
         Row(
             f"{key}_limit",
             f"{label}, many rows",
-            "the same with ten times as many rows, so almost without their chance",
+            "the same with ten times as many rows; below 1, closer than the training rows are",
         )
         for key, label in (("correlation", "Correlations"), ("triple", "Triples"), ("marginal", "Marginals"))
     ),
