@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from train.errors import InputError, did_you_mean
-from train.metrics import FEWEST_COLUMNS
+from train.metrics import COMPARED, FEWEST_COLUMNS
 
 HERE = Path(__file__).parent
 BUILT_IN = ("default", "none")  # names that are not files
@@ -29,7 +29,7 @@ SHARED = (
     "distinct_floor", "soft_share", "constant_columns", "heldout_constant_columns", "utility", "utility_floor",
     "n", "columns", "synthetic_rows", "heldout_rows", "train_rows",
 )  # fmt: skip
-ROW_METRICS = (*SHARED, *_ratios("lag"), "near_copy_share")
+ROW_METRICS = (*SHARED, *_ratios("lag"), "near_copy_share", *(f"{name}_limit" for name in COMPARED))
 TEXT_METRICS = (
     *SHARED, "c2st_conv_auc", "c2st_conv_floor", "label_distance", "label_distance_floor", "length_distance",
     "length_distance_floor", "frechet", "frechet_floor", "passage_excess", "passage_rate", "passage_floor",
@@ -83,7 +83,7 @@ def independent_columns(scores: Mapping[str, Any]) -> Simple:
     return Simple(
         scores=scores,
         name="independent columns",
-        telling=("correlation_ratio", "triple_ratio", "lag_ratio", "c2st_auc"),
+        telling=(*(f"{name}_{part}" for name in FEWEST_COLUMNS for part in ("ratio", "limit")), "c2st_auc"),
         unless="the columns do not depend on each other",
     )
 
@@ -186,7 +186,8 @@ def check(limits: list[Limit], scores: Mapping[str, Any], simple: Simple | None 
     Args:
         simple: a model that should not pass, where one was measured.
     """
-    limits = [limit for limit in limits if limit.metric in scores or limit.of not in FEWEST_COLUMNS]
+    without_columns = {name for name in FEWEST_COLUMNS if f"{name}_ratio" not in scores}
+    limits = [limit for limit in limits if limit.metric in scores or limit.of not in without_columns]
     judged = [_judge(limit, scores) for limit in limits]
     if simple is not None:
         for i, (limit, (holds, reason)) in enumerate(zip(limits, judged, strict=True)):

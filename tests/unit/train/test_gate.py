@@ -145,7 +145,8 @@ def test_every_number_that_is_measured_can_be_limited() -> None:
     labelled = [(each, ["a", "b"] * 30) for each in texts]
     classes = text_metrics.label_scores(labelled[0], labelled[1], 60)
     compared = text_metrics.compare_text(*texts, embed=lambda some: rng.normal(size=(len(some), 4)))
-    assert set(gate.ROW_METRICS) == ends_left_out(metrics.compare(*bits, label=0))
+    many = np.tile(bits[0], (metrics.SAMPLES, 1))
+    assert set(gate.ROW_METRICS) == ends_left_out(metrics.compare(many, *bits[1:], label=0))
     assert set(gate.TEXT_METRICS) == ends_left_out(compared, classes, [f"{name}_floor" for name in classes])
 
 
@@ -175,3 +176,10 @@ def test_of_texts_the_judges_should_tell_a_simple_model(tmp_path: Path) -> None:
     verdict = gate.check(asked, scores, gate.trigram_counts({**scores, "c2st_auc": 0.9}))
     assert ["trigram counts" in reason for reason in verdict.reasons] == [False, True, False, False]
     assert not verdict.easy
+
+
+def test_a_limit_of_many_rows_that_was_not_measured_is_missed_unless_there_are_no_columns(tmp_path: Path) -> None:
+    asked = limits(tmp_path, "correlation_limit: <= 1.1")
+    assert gate.check(asked, {"correlation_ratio": 1.0}).missed == ["correlation_limit was not measured"]
+    assert not gate.check(asked, {"marginal_ratio": 1.0}).missed
+    assert gate.check(asked, {"correlation_ratio": 1.0, "correlation_limit": 1.05}).passed
