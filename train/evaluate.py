@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from train import atomic, data, evidence, gate, metrics, readers, report, text_metrics, writers
+from train import atomic, data, evidence, gate, metrics, ratios, readers, report, text_metrics, writers
 from train.codec import BitsCodec, Codec, PresenceCodec, words_of
 from train.data import Dataset, Values
 from train.embeddings import embedder
@@ -73,7 +73,7 @@ def _independent_columns(found: Evidence) -> dict[str, Any]:
     """The scores of 0/1 rows with independent columns, each as often 1 as in the training rows."""
     judged = found.scores[SYNTHETIC]  # no more rows than were judged: with few, these scores are as uncertain
     length = len(found.columns)
-    shape = min(judged["synthetic_rows"], metrics.rows_to_judge(judged["n"], length)), length
+    shape = min(judged["synthetic_rows"], ratios.rows_to_judge(judged["n"], length)), length
     rows = np.random.default_rng(0).random(shape) < found.train.mean(axis=0)
     return metrics.compare(rows.astype(np.uint8), found.heldout, found.train)
 

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from train import metrics, text_metrics
+from train.bits import Array, Bits
 from train.codec import words_of
 from train.data import Dataset
-from train.metrics import Array, Bits
 from train.progress import Progress
 
 Rows = TypeVar("Rows", bound=Sized)

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from train.errors import InputError, did_you_mean
-from train.metrics import COMPARED, FEWEST_COLUMNS
+from train.moments import COMPARED
+from train.ratios import FEWEST_COLUMNS
 
 HERE = Path(__file__).parent
 BUILT_IN = ("default", "none")  # names that are not files

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from train import artifact, baselines, evidence, loop, metrics, text_draws, text_game, text_warmup, warmup
+from train import artifact, baselines, evidence, loop, metrics, ratios, text_draws, text_game, text_warmup, warmup
 from train.codec import UNKNOWN, TokensCodec, class_names
 from train.config import Config
 from train.embeddings import embedder
@@ -166,7 +166,7 @@ class BitsKind:
             seed=config.seed,
             device=config.device,
         )
-        n = metrics.rows_to_judge(min(len(prepared.heldout), len(prepared.train)), generator.length)
+        n = ratios.rows_to_judge(min(len(prepared.heldout), len(prepared.train)), generator.length)
         contenders = {name: sample(each, n, EVALUATION_SEED).numpy() for name, each in fitted.items()}
         _announce_judging(list(contenders), len(prepared.heldout))
         return evidence.judge(

@@ -7,49 +7,34 @@ Three sets of rows appear throughout, always in this order and, except when look
     train       real rows that it has seen; compared with the held-out ones they give the floor, the score of fresh
                 real rows
 
-A ratio is the distance from synthetic to held-out rows divided by the same distance from training to held-out rows:
-1 is as good as fresh real data. `compare` computes everything, most of it with intervals; `quick_score` computes a few
-numbers in a fraction of a second. Bits are NumPy arrays uint8 (n, length). text_metrics.py has more numbers for texts.
+`compare` computes everything, most of it with intervals; `quick_score` computes a few numbers in a fraction of a
+second. Ratios (ratios.py) are 1 where synthetic rows are as good as fresh real ones. text_metrics.py has more numbers
+for texts.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.linalg
-import scipy.special
 from scipy.stats import rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
-Array = npt.NDArray[Any]
-Bits = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
-Scores = dict[str, Any]
+from train.bits import Array, Bits, hamming_distances, nearest, packed_words, row_keys
+from train.intervals import NORMAL_95, Estimate, Scores, around, excess, share_interval
+from train.moments import Moments, distances, statistics
+from train.ratios import FEWEST_COLUMNS, FEWEST_RESAMPLED, SAMPLES, has_columns, ratio, ratio_scores
 
-TRIPLES = 3000
-TRIPLES_SEED = 0
 FOLDS = 5
 FEWEST_JUDGED = 25  # rows of each kind; with fewer, no AUC is measured
 FEWEST_IN_LEAF, MOST_IN_LEAF, ROWS_PER_LEAF = 5, 20, 40  # the judge's trees want one row in a leaf per 40 rows to learn
 JUDGED_VALUES = 1 << 21  # values of each kind that the classifier sees, such as 2,048 rows of 1,024 bits
-SAMPLES, SAMPLED_VALUES = 10, 10_000_000  # judge up to 10 samples, of about 10,000,000 values in total
-BLOCKS = 50  # the bootstrap resamples blocks of rows: with sums kept for each block, a replicate costs next to nothing
-FEWEST_RESAMPLED = 10  # rows; with fewer, replicates are mostly alike and would look certain, so there is no interval
-REPLICATES = 200
-PAIRS_AT_ONCE = 2**21  # of columns, in all replicates together
-WORDS_PER_PASS = 1 << 20  # keeps intermediate results within the cache
 COMPARED_WORDS = 1 << 31  # limit of 64-bit comparisons between synthetic and real rows: about ten seconds
-NORMAL_95 = 1.959964
 QUICK_FOLDS, QUICK_ROWS = 2, 1000  # at each tick: the judge's folds, and the most rows of each kind
-ROUNDING = 1e-12  # equal correlations may seem to differ by less than this
-FEW_COUNTS = 10  # if two sets of real rows differ in fewer counts than this, the floor is mostly luck
 NOTABLE_REPEATS = 0.05  # share of held-out rows also found among the training rows above which there is a warning
 FOOLED_AUC = 0.45  # an AUC that is certainly below this is not luck: folds of copies teach a judge the opposite
 FEWEST_VALUES = 8  # occurrences of a value in one column of real rows that make its absence telling: 2^-8 by chance
@@ -61,285 +46,6 @@ RESOLUTION = {
     "correlation_ratio": 0.5,
     "triple_ratio": 0.5,
 }
-
-
-# --- moments: sums over rows, from which every ratio follows -------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Sums over rows of 0/1 values. Leading axes, if any, are blocks or replicates."""
-
-    pairs: Array  # (2, pairs): the columns i < j of each pair, as `pairs` orders them
-    rows: Array  # (...): how many rows
-    ones: Array  # (..., length): rows with bit i on
-    both: Array  # (..., pairs): rows with bits i and j on
-    triples: Array  # (..., triples): rows with three bits on, in the order of `draw_triples`
-    totals: Array  # (..., length + 1): rows with that many bits on
-
-    @classmethod
-    def of(cls, bits: Bits, chosen: Array | None = None) -> "Moments":
-        """The sums of some rows (rows, length), of all pairs of columns or of the chosen ones, (2, pairs)."""
-        length = bits.shape[1]
-        columns, chosen = _words(bits.T), pairs(length) if chosen is None else chosen
-        totals = np.bincount(bits.sum(axis=1, dtype=np.int64), minlength=length + 1)
-        return cls(
-            chosen,
-            np.array(len(bits), np.float64),
-            bits.sum(axis=0, dtype=np.float64),
-            _rows_with_all(columns, chosen),
-            _rows_with_all(columns, draw_triples(length).T),
-            totals.astype(np.float64),
-        )
-
-    @classmethod
-    def resampled(cls, blocks: Sequence[Bits], weights: Array, chosen: Array) -> "Moments":
-        """The sums with the rows of block b counted weights[r, b] times, for each replicate r."""
-        parts = [cls.of(block, chosen) for block in blocks]
-        sums = zip(*((part.rows, part.ones, part.both, part.triples, part.totals) for part in parts), strict=True)
-        return cls(chosen, *(weights @ np.stack(each).astype(np.float32) for each in sums))
-
-
-def _words(bits: Bits) -> Array:
-    """Each row's bits packed into 64-bit words, padded with zeros: uint64 (rows, words)."""
-    packed = np.packbits(bits, axis=1)
-    return np.ascontiguousarray(np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8)))).view(np.uint64)
-
-
-def _rows_with_all(columns: Array, chosen: Array) -> Floats:
-    """The number of rows in which all columns of a set are 1, (sets,).
-
-    Args:
-        columns: packed columns, uint64 (columns, words).
-        chosen: sets of column numbers, (columns in a set, sets).
-    """
-    sums = []
-    for part in np.array_split(chosen, 1 + chosen.shape[1] * columns.shape[1] // WORDS_PER_PASS, axis=1):
-        words = functools.reduce(np.bitwise_and, (columns[column] for column in part))
-        sums.append(np.bitwise_count(words).sum(axis=1, dtype=np.float64))
-    return np.concatenate(sums)
-
-
-@functools.lru_cache(maxsize=4)
-def pairs(length: int) -> Array:
-    """The columns i < j of every pair, (2, pairs), ordered by their distance j - i, then by i."""
-    lag = np.repeat(np.arange(1, length), np.arange(length - 1, 0, -1))
-    first = np.concatenate([np.arange(length - k) for k in range(1, length)]) if length > 1 else lag
-    return np.stack([first, first + lag])
-
-
-@functools.lru_cache(maxsize=4)
-def draw_triples(length: int) -> Array:
-    """Triples of different columns, (triples, 3): all if there are at most 3,000, else a seeded sample of 3,000."""
-    if math.comb(length, 3) <= TRIPLES:
-        every = [(i, j, k) for k in range(length) for j in range(k) for i in range(j)]
-        return np.array(every, dtype=np.int64).reshape(-1, 3)
-    rng = np.random.default_rng(TRIPLES_SEED)
-    found = np.empty((0, 3), np.int64)
-    while len(found) < TRIPLES:
-        candidates = np.sort(rng.integers(0, length, (2 * TRIPLES, 3)), axis=1)
-        distinct = (candidates[:, 0] < candidates[:, 1]) & (candidates[:, 1] < candidates[:, 2])
-        found = np.unique(np.concatenate([found, candidates[distinct]]), axis=0)
-    return rng.permutation(found)[:TRIPLES]
-
-
-def correlations(moments: Moments) -> Array:
-    """Pearson correlation of each pair of columns, (..., pairs); 0 where a column is constant."""
-    first, second = moments.pairs
-    mean = moments.ones / moments.rows[..., None]
-    spread = np.sqrt(mean * (1 - mean))
-    covariance = moments.both / moments.rows[..., None] - mean[..., first] * mean[..., second]
-    scale = spread[..., first] * spread[..., second]
-    return np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 0)
-
-
-def statistics(moments: Moments) -> dict[str, Array]:
-    """Everything that has a distance and a ratio, by the names of COMPARED, each along the last axis.
-
-    They are the column means; the Pearson correlation of every pair of columns; E[x_i x_j x_k] over the triples of
-    `draw_triples`; the autocorrelation along the sequence, which is the mean correlation of columns k apart, k = 1 ..
-    length / 2; and the distribution function of the number of ones in a row.
-    """
-    between = correlations(moments)
-    return {**_without_pairs(moments), "correlation": between, "lag": _summed_by_lag(between, moments) / _lags(moments)}
-
-
-def _without_pairs(moments: Moments) -> dict[str, Array]:
-    """The statistics that do not need pairs of columns."""
-    rows = moments.rows[..., None]
-    return {
-        "marginal": moments.ones / rows,
-        "triple": moments.triples / rows,
-        "row_sum": np.cumsum(moments.totals, axis=-1) / rows,
-    }
-
-
-def _lags(moments: Moments) -> Array:
-    """How many pairs of columns are k apart, k = 1 .. length / 2."""
-    length = moments.ones.shape[-1]
-    return np.arange(length - 1, 0, -1)[: max(1, length // 2)]
-
-
-def _summed_by_lag(values: Array, moments: Moments) -> Array:
-    """The sums of the values of pairs (..., pairs) that are k apart, (..., lags), k = 1 .. length / 2."""
-    lag = moments.pairs[1] - moments.pairs[0]
-    first = np.flatnonzero(np.diff(lag, prepend=0))  # pairs come ordered by lag
-    sums = np.zeros((*values.shape[:-1], max(0, moments.ones.shape[-1] - 1)))
-    if len(first):
-        sums[..., lag[first] - 1] = np.add.reduceat(values, first, axis=-1)
-    return sums[..., : len(_lags(moments))]
-
-
-# --- distances and ratios ------------------------------------------------------------------------------------
-
-COMPARED = ("marginal", "correlation", "triple", "lag", "row_sum")
-FEWEST_COLUMNS = {"correlation": 2, "triple": 3, "lag": 2}  # that must vary, or there is nothing to compare
-
-
-def has_columns(name: str, *real: Moments) -> bool:
-    """Whether enough columns vary in the real sets together; else a ratio of 0 to 0 would pass for a perfect one."""
-    ones, rows = sum(each.ones for each in real), sum(each.rows for each in real)
-    return int(np.count_nonzero((ones > 0) & (ones < rows))) >= FEWEST_COLUMNS.get(name, 0)
-
-
-def distances(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
-    """How far the statistics of two sets are apart: their mean absolute differences.
-
-    For the numbers of ones in a row it is their Wasserstein-1 distance, the area between the distribution functions.
-    """
-    gaps = {name: np.abs(a[name] - b[name]) for name in a}
-    row_sum = gaps.pop("row_sum").sum(axis=-1)
-    means = {name: gap.mean(axis=-1) if gap.shape[-1] else np.zeros(gap.shape[:-1]) for name, gap in gaps.items()}
-    return {**means, "row_sum": row_sum}
-
-
-def _ratio(distance: Array | float, floor: Array | float) -> Array:
-    """distance / floor: infinite if only the floor is 0, 1 if both are."""
-    distance, floor = (np.where(np.less(each, ROUNDING), 0.0, each) for each in (distance, floor))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((distance == 0) & (floor == 0), 1.0, np.divide(distance, floor))
-
-
-def log_ratio_errors(synthetic: Bits, heldout: Bits, train: Bits, seed: int) -> dict[str, float]:
-    """Bootstrap standard error of the logarithm of every ratio of COMPARED; NaN where it cannot be estimated.
-
-    All are NaN if a set has fewer than FEWEST_RESAMPLED rows.
-
-    Blocks of rows are resampled within each set (Efron and Tibshirani 1993). Resampling adds noise to distance and
-    floor alike, which pulls the replicates towards 1; so only their spread is used, on a log scale. Where a distance is
-    nothing but noise, the spread is .88 of what it should be: intervals hold the expected ratio in about 93 % of cases,
-    not 95 % (EXPERIMENTS.md).
-    """
-    if min(len(synthetic), len(heldout), len(train)) < FEWEST_RESAMPLED:
-        return dict.fromkeys(COMPARED, math.nan)
-    rng = np.random.default_rng(seed)
-    blocks = [np.array_split(bits, min(BLOCKS, len(bits))) for bits in (synthetic, heldout, train)]
-    drawn = [[_bootstrap_weights(rng, len(each)) for each in blocks] for _ in range(_replicates(synthetic.shape[1]))]
-    found, floors = _resampled_distances(blocks, [np.stack(weights) for weights in zip(*drawn, strict=True)])
-    errors = {}
-    for name in COMPARED:
-        ratios = _ratio(found[name], floors[name])
-        kept = ratios[np.isfinite(ratios) & (ratios > 0)]
-        errors[name] = float(np.std(np.log(kept))) if len(kept) > 1 else math.nan
-    return errors
-
-
-def _resampled_distances(blocks: list[list[Bits]], weights: list[Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The distances of synthetic and of training rows to held-out ones, in each replicate (replicates,).
-
-    Pairs of columns come in parts: of thousands of columns, those of all blocks would take gigabytes.
-
-    Args:
-        blocks: the blocks of synthetic, held-out and training rows.
-        weights: how often each block counts, (replicates, blocks), for each of the three.
-    """
-    every, replicates = pairs(blocks[0][0].shape[1]), len(weights[0])
-    gaps, lags = np.zeros((2, replicates)), [np.zeros(())] * 3
-    for part in np.array_split(every, 1 + every.shape[1] * replicates // PAIRS_AT_ONCE, axis=1):
-        sets = [Moments.resampled(*each, part) for each in zip(blocks, weights, strict=True)]
-        between = made, real, learned = [correlations(each) for each in sets]
-        gaps += [np.abs(each - real).sum(axis=-1, dtype=np.float64) for each in (made, learned)]
-        lags = [sums + _summed_by_lag(r, each) for sums, r, each in zip(lags, between, sets, strict=True)]
-    s, h, t = ({**_without_pairs(each), "lag": sums / _lags(each)} for each, sums in zip(sets, lags, strict=True))
-    found, floors = ({"correlation": gap / max(1, every.shape[1])} for gap in gaps)
-    return found | distances(s, h), floors | distances(t, h)
-
-
-def _replicates(length: int) -> int:
-    """Fewer for long rows, because the pairs of columns take the time."""
-    return int(np.clip(20_000_000 // max(1, length * length), 40, REPLICATES))
-
-
-def _bootstrap_weights(rng: np.random.Generator, blocks: int) -> Array:
-    return rng.multinomial(blocks, np.full(blocks, 1 / blocks)).astype(np.float32)
-
-
-def _ratio_of_few_counts(name: str, distance: float, floor: float, *real: Moments) -> tuple[float, float] | None:
-    """A ratio, and the standard error of its logarithm, where held-out and training rows differ in only a few counts.
-
-    The number of such counts is luck, and with none the ratio would be infinite. The measured floor is therefore
-    replaced by its expectation for two samples, with the counts (of ones or zeros, whichever are rarer) taken as
-    Poisson with the variance of binomial ones. Few counts say little about a single moment, so each is shrunk towards
-    the mean of all (Robbins 1956; a gamma prior of shape 1/2); half a count added to their sum keeps that above 0.
-
-    Args:
-        real: both real sets.
-
-    Returns:
-        None if the floor can be relied on, or is not a difference of counts.
-    """
-    counted = {"marginal": "ones", "triple": "triples"}.get(name)
-    if counted is None or distance == 0:
-        return None
-    counts = sum(getattr(each, counted) for each in real)
-    counts = np.minimum(counts, sum(each.rows for each in real) - counts)
-    differing = float(real[0].rows) * len(counts)  # converts a mean distance into a number of counts
-    if floor * differing >= FEW_COUNTS:
-        return None
-    mean = (counts.sum() + 0.5) / (2 * len(counts))
-    expected = (counts + 0.5) / (2 + 0.5 / mean)
-    expected *= 1 - expected / real[0].rows
-    # The mean absolute difference of two Poisson counts (Ramasubban 1958).
-    floor = float((2 * expected * (scipy.special.ive(0, 2 * expected) + scipy.special.ive(1, 2 * expected))).sum())
-    return distance * differing / floor, math.sqrt(1 / (distance * differing) + 1 / floor)
-
-
-# --- intervals -----------------------------------------------------------------------------------------------
-
-
-class Estimate(NamedTuple):
-    """A number and the ends of its 95 % interval, which are NaN if there is none."""
-
-    value: float
-    low: float
-    high: float
-
-    def scores(self, name: str) -> Scores:
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
-
-
-def around(value: float, spread: float) -> Estimate:
-    """An estimate whose logarithm has the standard error `spread`."""
-    if not math.isfinite(value):
-        return Estimate(value, math.nan, math.nan)
-    factor = math.exp(NORMAL_95 * spread)
-    return Estimate(value, value / factor, value * factor)
-
-
-def share_interval(share: float, n: float) -> tuple[float, float]:
-    """95 % interval of a share among n rows (Wilson 1927)."""
-    z2 = NORMAL_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    reach = NORMAL_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - reach), min(1.0, centre + reach)
-
-
-def excess(share: float, other: float, n: int) -> Estimate:
-    """The difference of two independent shares, each among n rows (Newcombe 1998, method 10)."""
-    (low, high), (other_low, other_high) = share_interval(share, n), share_interval(other, n)
-    below = math.hypot(share - low, other_high - other)
-    above = math.hypot(high - share, other - other_low)
-    return Estimate(share - other, share - other - below, share - other + above)
 
 
 # --- judges: can a classifier tell? --------------------------------------------------------------------------
@@ -429,7 +135,7 @@ def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits) -> float:
         return math.nan
     rows = np.concatenate([heldout[:n], synthetic[:n], train[:extra], synthetic[n : n + extra]])
     made = np.repeat([False, True, False, True], [n, n, extra, extra])
-    distances = _distances(_words(rows), _words(rows)).astype(np.float32)
+    distances = hamming_distances(packed_words(rows), packed_words(rows)).astype(np.float32)
     kernel = np.exp(-2 * distances / max(float(distances.mean()), 1e-9))
     aucs = []
     for fit, judge in StratifiedKFold(QUICK_FOLDS, shuffle=True, random_state=0).split(rows[: 2 * n], made[: 2 * n]):
@@ -460,35 +166,12 @@ def utility(synthetic: Bits, heldout: Bits, label: int, seed: int) -> float:
 
 def copy_rate(rows: Bits, train: Bits) -> float:
     """Share of the rows that occur among the training rows."""
-    return float(np.isin(_keys(rows), _keys(train)).mean())
+    return float(np.isin(row_keys(rows), row_keys(train)).mean())
 
 
 def distinct_share(rows: Bits) -> float:
     """Distinct rows over all rows; lower than for held-out rows at the same n means mode collapse."""
-    return len(np.unique(_keys(rows))) / len(rows)
-
-
-def nearest(rows: Bits, others: Bits) -> tuple[Array, Array, Array]:
-    """For each row: the Hamming distance to its nearest others, the index of the first of these, and their number."""
-    a, b = _words(rows), _words(others)
-    found = [_nearest(part, b) for part in np.array_split(a, 1 + a.size * len(b) // WORDS_PER_PASS)]
-    distance, index, count = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return distance, index, count
-
-
-def _nearest(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    distances = _distances(a, b)
-    at_least = distances == distances.min(axis=1, keepdims=True)
-    index = at_least.argmax(axis=1)
-    return distances[np.arange(len(a)), index], index, at_least.sum(axis=1)
-
-
-def _distances(a: Array, b: Array) -> Array:
-    """Hamming distances between two sets of packed rows: uint32 (rows of a, rows of b)."""
-    distances = np.zeros((len(a), len(b)), np.uint32)
-    for word in range(a.shape[1]):
-        distances += np.bitwise_count(a[:, None, word] ^ b[None, :, word])
-    return distances
+    return len(np.unique(row_keys(rows))) / len(rows)
 
 
 def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> Estimate:
@@ -504,7 +187,7 @@ def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> Estimate:
     where the error itself says little.
     """
     m, n = len(learned), len(heldout)
-    synthetic = synthetic[: max(1, COMPARED_WORDS // (_words(synthetic[:1]).shape[1] * (m + n)))]
+    synthetic = synthetic[: max(1, COMPARED_WORDS // (packed_words(synthetic[:1]).shape[1] * (m + n)))]
     (to_learned, seen, ours), (to_heldout, unseen, others) = (nearest(synthetic, rows) for rows in (learned, heldout))
     closer = np.where(to_learned == to_heldout, ours / (ours + others), to_learned < to_heldout)
     p = closer.mean()
@@ -517,12 +200,6 @@ def near_copy_share(synthetic: Bits, heldout: Bits, learned: Bits) -> Estimate:
 def _as_many_of_both(p: float, m: int, n: int) -> float:
     """The share that p would be with as many held-out rows as learned ones."""
     return float(p / m / (p / m + (1 - p) / n))
-
-
-def _keys(bits: Bits) -> Array:
-    """One opaque value for each row, equal for equal rows."""
-    words = _words(bits)
-    return words.view(np.dtype((np.void, words.shape[1] * 8))).ravel()
 
 
 # --- all numbers of a set ------------------------------------------------------------------------------------
@@ -579,11 +256,6 @@ def compare(
     return {**scores, "warnings": warnings_of(scores)}
 
 
-def rows_to_judge(n: int, length: int) -> int:
-    """How many rows to draw from a generator that is judged against `n` real ones of this length: several samples."""
-    return n * min(SAMPLES, max(1, SAMPLED_VALUES // max(1, n * length)))
-
-
 def quick_score(synthetic: Bits, validation: Bits, train: Bits) -> dict[str, float]:
     """The numbers of `compare` that are cheap enough for every tick of training, on at most `QUICK_ROWS` of each set.
 
@@ -597,7 +269,7 @@ def quick_score(synthetic: Bits, validation: Bits, train: Bits) -> dict[str, flo
     made, real, learned = map(statistics, moments)
     found, floors = distances(made, real), distances(learned, real)
     scores = {
-        f"{name}_ratio": float(_ratio(found[name], floors[name]))
+        f"{name}_ratio": float(ratio(found[name], floors[name]))
         for name in ("marginal", "correlation", "triple")
         if has_columns(name, *moments[1:])
     }
@@ -615,42 +287,6 @@ def soft_share(rows: Array) -> float:
     return float(((rows != 0) & (rows != 1)).mean()) if rows.size else 0.0
 
 
-def ratio_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
-    """Every ratio of COMPARED for which there are columns, with its distance, its floor and its 95 % interval.
-
-    With all `SAMPLES` there is also `<name>_limit`, the ratio of all of them taken together, in which hardly any of the
-    synthetic rows' chance is left; its interval is that of a single sample, so rather too wide. Where the held-out
-    rows' chance is all that is left, it is expected at sqrt((1 + 1 / SAMPLES) / 2) = .74; for a generator with exactly
-    the moments of the training rows, at 1.02.
-
-    Args:
-        s: as many rows as `h`, or a multiple: distances are then means over samples of that size, while the interval
-            stays that of one sample.
-        h, t: the same number of rows each.
-    """
-    n, held_out, learned = len(h), Moments.of(h), Moments.of(t)
-    real = statistics(held_out)
-    samples = [distances(statistics(Moments.of(s[i : i + n])), real) for i in range(0, len(s), n)]
-    floors = distances(statistics(learned), real)
-    together = distances(statistics(Moments.of(s)), real) if len(samples) == SAMPLES else {}
-    errors = log_ratio_errors(s[:n], h, t, seed)
-    scores: Scores = {}
-    for name in COMPARED:
-        if not has_columns(name, held_out, learned):
-            continue
-        found, floor = float(np.mean([sample[name] for sample in samples])), float(floors[name])
-        estimate = float(_ratio(found, floor))
-        if (few := _ratio_of_few_counts(name, found, floor, held_out, learned)) is not None:
-            estimate, spread = few
-            if n >= FEWEST_RESAMPLED:  # counts within a row are correlated, which the Poisson spread ignores
-                errors[name] = float(np.nanmax([errors[name], spread]))
-        elif together:
-            scores |= around(float(_ratio(together[name], floor)), errors[name]).scores(f"{name}_limit")
-        scores |= {f"{name}_distance": found, f"{name}_floor": floor}
-        scores |= around(estimate, errors[name]).scores(f"{name}_ratio")
-    return scores
-
-
 def _judge_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
     (auc, error), (floor, _) = c2st(s, h, seed), c2st(t, h, seed)
     return auc_scores("c2st", auc, error) | {"c2st_floor": floor}
@@ -663,7 +299,7 @@ def auc_scores(name: str, auc: float, error: float) -> Scores:
 
 
 def collapse_scores(s: Bits, h: Bits) -> Scores:
-    made, real = (np.unique(_keys(rows), return_counts=True)[1] for rows in (s, h))
+    made, real = (np.unique(row_keys(rows), return_counts=True)[1] for rows in (s, h))
     return distinct_scores(made, real) | constant_columns(s, h)
 
 

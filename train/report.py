@@ -21,11 +21,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
 
-from train import NO_WORDS, SHOWN_SAFELY, metrics
+from train import NO_WORDS, SHOWN_SAFELY
+from train.bits import Array, nearest
 from train.codec import words_of
 from train.evidence import FLOOR, Evidence, Strings
 from train.gate import Verdict
-from train.metrics import Array
+from train.moments import Moments, correlations, pairs
 from train.text_metrics import PASSAGE_WORDS
 
 INK = "#010203"  # stands for the page's own text colour, which differs between light and dark
@@ -365,7 +366,7 @@ def neighbours(
     synthetic = evidence.contenders[evidence.shipped][:NEIGHBOUR_ROWS]
     beside = evidence.validation if train_known else evidence.heldout
     known = evidence.train if beside is None else np.concatenate([evidence.train, beside])
-    distances, indices, _ = metrics.nearest(synthetic, known)
+    distances, indices, _ = nearest(synthetic, known)
     return [
         {
             "row": _shown(row, known[index], decode),
@@ -476,8 +477,8 @@ def _matrix(codes: Array) -> Array:
     """The correlation matrix (length, length) as defined by the metrics: 0 where a column is constant."""
     length = codes.shape[1]
     matrix = np.eye(length)
-    first, second = metrics.pairs(length)
-    matrix[first, second] = matrix[second, first] = metrics.correlations(metrics.Moments.of(codes))
+    first, second = pairs(length)
+    matrix[first, second] = matrix[second, first] = correlations(Moments.of(codes))
     return matrix
 
 
@@ -510,7 +511,7 @@ def _moments(evidence: Evidence) -> Figure:
     left, right = figure.subplots(1, 2)
     for ax, moments, title in (
         (left, lambda codes: codes.mean(axis=0), titles[0]),
-        (right, lambda codes: metrics.Moments.of(codes).triples / len(codes), titles[1]),
+        (right, lambda codes: Moments.of(codes).triples / len(codes), titles[1]),
     ):
         real = moments(evidence.heldout)
         for color, (name, codes) in reversed(list(zip(SERIES, evidence.contenders.items(), strict=False))):

@@ -17,12 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from train.bits import Array, Bits, Floats
+from train.intervals import Scores
 from train.metrics import (
     FOLDS,
-    Array,
-    Bits,
-    Floats,
-    Scores,
     auc_over_folds,
     auc_scores,
     auc_with_variance,
@@ -30,9 +28,9 @@ from train.metrics import (
     distinct_scores,
     excess_scores,
     finite,
-    ratio_scores,
     warnings_of,
 )
+from train.ratios import ratio_scores
 
 Texts = Sequence[Sequence[str]]
 Labelled = tuple[Texts, Sequence[str]]  # texts and their classes
@@ -62,7 +60,7 @@ def compare_text(
 ) -> Scores:
     """Every number for text, at equal n, in the shape that `compare` returns.
 
-    The ratios are those of metrics.py for the presence of the held-out texts' 64 commonest tokens. Floors are the
+    The ratios are those of ratios.py for the presence of the held-out texts' 64 commonest tokens. Floors are the
     numbers of training texts in place of synthetic ones.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
-from train import artifact, baselines, builtin, generator, metrics
+from train import artifact, baselines, builtin, generator, moments
 from train.baseline_generators import AutoregressiveGenerator
 
 N = 20_000
@@ -29,7 +29,7 @@ def awkward(n: int) -> Tensor:
 
 
 def correlations(codes: Tensor) -> Tensor:
-    return torch.from_numpy(metrics.correlations(metrics.Moments.of(codes.numpy())))
+    return torch.from_numpy(moments.correlations(moments.Moments.of(codes.numpy())))
 
 
 def test_marginals_are_carried_and_nothing_else() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train import gate, metrics, text_metrics
+from train import gate, metrics, ratios, text_metrics
 from train.errors import InputError
 
 SCORES = {"correlation_ratio": 1.2, "c2st_auc": 0.74, "frechet": None, "utility": float("nan")}
@@ -145,7 +145,7 @@ def test_every_number_that_is_measured_can_be_limited() -> None:
     labelled = [(each, ["a", "b"] * 30) for each in texts]
     classes = text_metrics.label_scores(labelled[0], labelled[1], 60)
     compared = text_metrics.compare_text(*texts, embed=lambda some: rng.normal(size=(len(some), 4)))
-    many = np.tile(bits[0], (metrics.SAMPLES, 1))
+    many = np.tile(bits[0], (ratios.SAMPLES, 1))
     assert set(gate.ROW_METRICS) == ends_left_out(metrics.compare(many, *bits[1:], label=0))
     assert set(gate.TEXT_METRICS) == ends_left_out(compared, classes, [f"{name}_floor" for name in classes])
 

@@ -1,42 +1,17 @@
 """The metrics: equal to plain implementations, and each failure is caught by the metric meant for it."""
 
-import itertools
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from train import builtin, metrics
-from train.metrics import Moments
+from train import bits, builtin, intervals, metrics, moments, ratios
+from train.bits import Bits
 
-Bits = npt.NDArray[np.uint8]
 Sets = tuple[Bits, Bits, Bits]
-DATA: dict[str, Callable[[], Bits]] = {
-    "digits": builtin.digits,
-    "toy": builtin.toy,
-    "chain": lambda: builtin.chain(n=1500),
-}
-
-
-@pytest.fixture(params=DATA, scope="module")
-def sets(request: pytest.FixtureRequest) -> Sets:
-    """Three disjoint sets of 150 rows."""
-    rows = np.random.default_rng(5).permutation(DATA[request.param]())
-    return rows[:150], rows[150:300], rows[300:450]
-
-
-@pytest.fixture(scope="module")
-def chain() -> Sets:
-    """Three disjoint sets of 400 rows of 16 bits."""
-    rows = builtin.chain(n=1200, length=16)
-    return rows[:400], rows[400:800], rows[800:]
 
 
 @pytest.fixture
@@ -48,62 +23,6 @@ def _no_judge(monkeypatch: pytest.MonkeyPatch) -> None:
 # Plain implementations of the definitions
 
 
-def plain_correlations(rows: Bits) -> list[list[float]]:
-    columns = [[float(value) for value in column] for column in rows.T]
-    centred = [[value - sum(column) / len(column) for value in column] for column in columns]
-    norms = [math.sqrt(sum(value * value for value in column)) for column in centred]
-    return [
-        [
-            sum(x * y for x, y in zip(a, b, strict=True)) / (na * nb) if na * nb > 0 else 0.0
-            for b, nb in zip(centred, norms, strict=True)
-        ]
-        for a, na in zip(centred, norms, strict=True)
-    ]
-
-
-def plain_correlation_distance(a: Bits, b: Bits) -> float:
-    ra, rb = plain_correlations(a), plain_correlations(b)
-    gaps = [abs(ra[i][j] - rb[i][j]) for i, j in itertools.permutations(range(a.shape[1]), 2)]
-    return sum(gaps) / len(gaps)
-
-
-def plain_lag_distance(a: Bits, b: Bits) -> float:
-    ra, rb = plain_correlations(a), plain_correlations(b)
-    length = a.shape[1]
-    gaps = []
-    for lag in range(1, length // 2 + 1):
-        mean_a, mean_b = (sum(r[i][i + lag] for i in range(length - lag)) / (length - lag) for r in (ra, rb))
-        gaps.append(abs(mean_a - mean_b))
-    return sum(gaps) / len(gaps)
-
-
-def plain_triple_distance(a: Bits, b: Bits) -> float:
-    gaps = []
-    for i, j, k in metrics.draw_triples(a.shape[1]):
-        share_a, share_b = (np.mean([row[i] * row[j] * row[k] for row in rows]) for rows in (a, b))
-        gaps.append(abs(share_a - share_b))
-    return float(np.mean(gaps))
-
-
-def plain_marginal_distance(a: Bits, b: Bits) -> float:
-    gaps = [abs(sum(map(int, x)) / len(x) - sum(map(int, y)) / len(y)) for x, y in zip(a.T, b.T, strict=True)]
-    return sum(gaps) / len(gaps)
-
-
-def plain_row_sum_distance(a: Bits, b: Bits) -> float:
-    """At equal n, Wasserstein-1 is the mean gap between the sorted values."""
-    return float(np.mean(np.abs(np.sort(a.sum(axis=1, dtype=int)) - np.sort(b.sum(axis=1, dtype=int)))))
-
-
-PLAIN = {
-    "marginal": plain_marginal_distance,
-    "correlation": plain_correlation_distance,
-    "triple": plain_triple_distance,
-    "lag": plain_lag_distance,
-    "row_sum": plain_row_sum_distance,
-}
-
-
 def plain_nearest(row: Bits, others: Bits) -> int:
     return min(sum(int(x != y) for x, y in zip(row, other, strict=True)) for other in others)
 
@@ -111,22 +30,6 @@ def plain_nearest(row: Bits, others: Bits) -> int:
 def plain_auc(positive: Any, negative: Any) -> float:
     wins = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
     return float(np.mean(wins))
-
-
-@pytest.mark.parametrize("name", PLAIN)
-def test_ratios_equal_their_definition(sets: Sets, name: str) -> None:
-    synthetic, heldout, train = sets
-    distance, floor = PLAIN[name](synthetic, heldout), PLAIN[name](train, heldout)
-    scores = metrics.ratio_scores(*sets, seed=0)
-    assert scores[f"{name}_distance"] == pytest.approx(distance, abs=1e-9)
-    assert scores[f"{name}_ratio"] == pytest.approx(distance / floor, abs=1e-9)
-
-
-def test_correlations_equal_numpys_where_no_column_is_constant(sets: Sets) -> None:
-    rows = sets[0][:, (sets[0].min(axis=0) < sets[0].max(axis=0))]
-    first, second = metrics.pairs(rows.shape[1])
-    expected = np.asarray(np.corrcoef(rows.T))[first, second]
-    np.testing.assert_allclose(metrics.correlations(Moments.of(rows)), expected, atol=1e-9)
 
 
 def test_copies_equal_their_definition(sets: Sets) -> None:
@@ -147,7 +50,7 @@ def test_near_copies_equal_their_definition(sets: Sets) -> None:
         p += ours / (ours + others) / len(synthetic)
     expected = (p / 60) / (p / 60 + (1 - p) / 40)
     assert metrics.near_copy_share(synthetic, heldout, train)[0] == pytest.approx(expected, abs=1e-9)
-    distances, indices, counts = metrics.nearest(synthetic, train)
+    distances, indices, counts = bits.nearest(synthetic, train)
     plain = [plain_nearest(row, train) for row in synthetic]
     assert distances.tolist() == plain
     assert counts.tolist() == [
@@ -170,29 +73,6 @@ def test_the_judges_auc_equals_its_definition() -> None:
     of_columns = np.var([plain_auc(positive, [n]) for n in negative], ddof=1) / 30
     assert variance == pytest.approx(of_rows + of_columns, abs=1e-9)
     assert metrics.auc_with_variance(np.array([1.0]), np.array([0.5])) == (1, 0), "one score does not vary"
-
-
-@given(st.integers(0, 100), st.integers(0, 100))
-def test_share_intervals_hold_their_share(count: int, other: int) -> None:
-    low, high = metrics.share_interval(count / 100, 100)
-    assert 0 <= low <= count / 100 + 1e-12
-    assert count / 100 <= high + 1e-12 <= 1 + 1e-12
-    _, low, high = metrics.excess(count / 100, other / 100, 100)
-    assert low <= (count - other) / 100 + 1e-12
-    assert high >= (count - other) / 100 - 1e-12
-
-
-def test_the_wilson_interval_is_the_one_in_the_paper() -> None:
-    # Newcombe (1998), "Two-sided confidence intervals for the single proportion", table I: 81 of 263.
-    assert metrics.share_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("shares", "expected"), [((0.9, 0.3), (0.1705, 0.8090)), ((1, 0), (0.6075, 1)), ((0, 0), (-0.2775, 0.2775))]
-)
-def test_the_interval_of_a_difference_is_newcombes(shares: tuple[float, float], expected: tuple[float, float]) -> None:
-    # Newcombe (1998), "Interval estimation for the difference between independent proportions", table II, method 10.
-    assert metrics.excess(*shares, 10)[1:] == pytest.approx(expected, abs=1e-4)
 
 
 # Failures that must be caught
@@ -268,7 +148,7 @@ def test_the_error_of_near_copies_counts_those_of_a_real_row_as_one() -> None:
     share, *interval = metrics.near_copy_share(synthetic, heldout, train)
     assert share == 3 / 6
     error = math.sqrt((3 * 0.5) ** 2 + (2 * 0.5) ** 2 + 0.5**2) / 6
-    assert interval == pytest.approx(metrics.share_interval(share, share * (1 - share) / error**2))
+    assert interval == pytest.approx(intervals.share_interval(share, share * (1 - share) / error**2))
 
 
 def test_the_error_of_near_copies_is_how_they_scatter() -> None:
@@ -280,7 +160,7 @@ def test_the_error_of_near_copies_is_how_they_scatter() -> None:
 
     shares, low, high = np.transpose([metrics.near_copy_share(fresh(), fresh(), fresh()) for _ in range(150)])
     assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
-    errors = (high - low) / (2 * metrics.NORMAL_95)
+    errors = (high - low) / (2 * intervals.NORMAL_95)
     assert 0.95 < np.mean(errors) / np.std(shares) < 1.4, "rows near the same real row are not independent"
 
 
@@ -387,10 +267,10 @@ def test_the_judge_needs_some_rows(chain: Sets, n: int) -> None:
 
 
 @pytest.mark.usefixtures("_no_judge")
-@pytest.mark.parametrize("n", [1, 2, metrics.FEWEST_RESAMPLED - 1, metrics.FEWEST_RESAMPLED])
+@pytest.mark.parametrize("n", [1, 2, ratios.FEWEST_RESAMPLED - 1, ratios.FEWEST_RESAMPLED])
 def test_a_ratio_of_a_few_rows_has_no_interval_and_a_warning(chain: Sets, n: int) -> None:
     scores = metrics.compare(*(rows[:n] for rows in chain))
-    enough = n == metrics.FEWEST_RESAMPLED
+    enough = n == ratios.FEWEST_RESAMPLED
     for name in ("marginal_ratio", "correlation_ratio", "triple_ratio"):
         assert (scores[f"{name}_low"] is not None) == (scores[f"{name}_high"] is not None) == enough
         told = [
@@ -435,16 +315,6 @@ def test_the_judge_sees_a_bounded_number_of_values(chain: Sets, monkeypatch: pyt
     assert metrics.c2st(synthetic, heldout, 0) == metrics.c2st(synthetic[:60], heldout[:60], 0)
 
 
-def test_parts_of_the_pairs_have_the_intervals_of_all_of_them(chain: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = metrics.log_ratio_errors(*chain, seed=0)
-    parts: list[int] = []
-    resampled = metrics.Moments.resampled
-    monkeypatch.setattr(metrics, "PAIRS_AT_ONCE", 200 * 7)
-    monkeypatch.setattr(metrics.Moments, "resampled", lambda *args: [parts.append(1), resampled(*args)][1])
-    assert metrics.log_ratio_errors(*chain, seed=0) == pytest.approx(whole, rel=1e-5)
-    assert len(parts) == 3 * 18  # of 120 pairs
-
-
 def test_trees_of_bits_need_two_bins(chain: Sets) -> None:
     x, y = np.concatenate(chain[:2]), np.repeat([0, 1], [len(chain[0]), len(chain[1])])
     leaf = int(np.clip(len(x) // metrics.ROWS_PER_LEAF, metrics.FEWEST_IN_LEAF, metrics.MOST_IN_LEAF))
@@ -453,34 +323,20 @@ def test_trees_of_bits_need_two_bins(chain: Sets) -> None:
 
 
 @pytest.mark.usefixtures("_no_judge")
-def test_several_samples_are_judged_by_their_mean_ratio(chain: Sets) -> None:
-    synthetic, heldout, train = (rows[:60] for rows in chain)
-    parts = synthetic[:20], synthetic[20:40], synthetic[40:]
-    scores = metrics.ratio_scores(synthetic, heldout[:20], train[:20], seed=0)
-    for name in metrics.COMPARED:
-        mean = np.mean([metrics.ratio_scores(part, heldout[:20], train[:20], 0)[f"{name}_ratio"] for part in parts])
-        assert scores[f"{name}_ratio"] == pytest.approx(mean)
-        assert scores[f"{name}_ratio_low"] < mean < scores[f"{name}_ratio_high"]
-    assert metrics.rows_to_judge(5, 64) == 50
-    assert metrics.rows_to_judge(10_000, 64) == 100_000
-    assert metrics.rows_to_judge(25_000, 1024) == 25_000
-
-
-@pytest.mark.usefixtures("_no_judge")
 def test_limits_leave_out_the_chance_of_the_synthetic_rows() -> None:
-    rows = builtin.chain(n=400 * (metrics.SAMPLES + 2), length=16)
+    rows = builtin.chain(n=400 * (ratios.SAMPLES + 2), length=16)
     made, heldout, train = rows[:-800], rows[-800:-400], rows[-400:]
-    limits = {f"{name}_limit": f"{name}_ratio" for name in metrics.COMPARED}
+    limits = {f"{name}_limit": f"{name}_ratio" for name in moments.COMPARED}
     fresh = metrics.compare(made, heldout, train)
     assert all(fresh[f"{limit}_low"] < fresh[limit] < fresh[ratio] for limit, ratio in limits.items())
     assert fresh["correlation_limit"] == pytest.approx(0.74, abs=0.1)
-    memorised = metrics.compare(np.tile(train, (metrics.SAMPLES, 1)), heldout, train)
+    memorised = metrics.compare(np.tile(train, (ratios.SAMPLES, 1)), heldout, train)
     assert [memorised[limit] for limit in limits] == pytest.approx([1.0] * len(limits))
     assert not limits.keys() & metrics.compare(made[1:], heldout, train).keys()
 
 
 @pytest.mark.usefixtures("_no_judge")
-@pytest.mark.parametrize(("rows", "judged"), [(30, 20), (50, 40), (400, 20 * metrics.SAMPLES)])
+@pytest.mark.parametrize(("rows", "judged"), [(30, 20), (50, 40), (400, 20 * ratios.SAMPLES)])
 def test_samples_are_whole_and_not_too_many(
     chain: Sets, monkeypatch: pytest.MonkeyPatch, rows: int, judged: int
 ) -> None:
@@ -545,51 +401,12 @@ def test_fresh_rows_are_not_taken_for_near_copies_where_few_rows_judge(learned: 
         assert 0 <= low < share + 1e-9 < high + 2e-9 < 1 + 3e-9
 
 
-@pytest.mark.parametrize(("length", "ones", "n"), [(6, 0.05, 50), (8, 0.05, 100), (8, 0.02, 300), (3, 0.5, 60)])
-def test_fresh_rows_reach_the_limits_where_few_counts_make_the_floor(length: int, ones: float, n: int) -> None:
-    missed = 0
-    for seed in range(30):
-        rng = np.random.default_rng(seed)
-        fresh, heldout, train = ((rng.random((k, length)) < ones).astype(np.uint8) for k in (10 * n, n, n))
-        scores = metrics.ratio_scores(fresh, heldout, train, seed)
-        missed += any(scores[f"{name}_ratio_low"] > bound for name, bound in (("triple", 1.3), ("marginal", 1.5)))
-        assert math.isfinite(scores["marginal_ratio"])
-        if scores["triple_distance"]:
-            assert scores["triple_ratio_low"] < scores["triple_ratio"] < scores["triple_ratio_high"] < math.inf
-    assert missed <= 3
-
-
-def test_rare_triples_that_are_many_times_too_many_are_missed() -> None:
-    """They are spread over thousands of triples, each of which occurs in hardly any real row."""
-    perfect, found = [], []
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        heldout, train, fresh = ((rng.random((n, 30)) < 0.022).astype(np.uint8) for n in (100, 100, 1000))
-        made = (rng.random((1000, 30)) < 0.022 * 10 ** (1 / 3)).astype(np.uint8)
-        perfect.append(metrics.ratio_scores(fresh, heldout, train, seed))
-        found.append(metrics.ratio_scores(made, heldout, train, seed))
-    means = [np.mean([scores["triple_ratio"] for scores in each]) for each in (perfect, found)]
-    assert 0.8 < means[0] < 1.5
-    assert means[1] > 5 * means[0]
-    assert sum(scores["triple_ratio_low"] > 1.3 for scores in perfect) <= 1
-    assert sum(scores["triple_ratio_low"] > 1.3 for scores in found) >= 6, "so few counts leave wide intervals"
-
-
 def test_a_collapsed_generator_is_no_certain_copy() -> None:
     for seed in range(12):
         rng = np.random.default_rng(seed)
         row, heldout, train = (rng.integers(0, 2, (n, 12)).astype(np.uint8) for n in (1, 30, 100))
         _, low, high = metrics.near_copy_share(np.repeat(row, 30, axis=0), heldout, train)
         assert high - low > 0.3
-
-
-def test_triples_that_no_real_row_has_are_missed() -> None:
-    rng = np.random.default_rng(0)
-    heldout, train = (np.eye(12, dtype=np.uint8)[rng.integers(0, 12, 2000)] for _ in range(2))
-    made = (rng.random((2000, 12)) < 0.25).astype(np.uint8)
-    scores = metrics.ratio_scores(made, heldout, train, 0)
-    assert scores["triple_floor"] == 0
-    assert scores["triple_ratio_low"] > 1.3
 
 
 @pytest.mark.parametrize(("n", "real", "made"), [(60, 0.1, 0.03), (100, 0.06, 0.02)])
@@ -692,19 +509,6 @@ def test_the_quick_ratios_are_those_of_compare(sets: Sets) -> None:
         assert quick[name] == pytest.approx(whole[name])
 
 
-@given(st.integers(0, 12))
-def test_triples_are_different_columns(length: int) -> None:
-    triples = metrics.draw_triples(length)
-    assert len({tuple(t) for t in triples.tolist()}) == len(triples) == math.comb(length, 3)
-    assert all(len(set(t)) == 3 and max(t) < length for t in triples.tolist())
-
-
-def test_many_columns_get_three_thousand_triples() -> None:
-    triples = metrics.draw_triples(64)
-    assert len({tuple(sorted(t)) for t in triples.tolist()}) == len(triples) == 3000
-    assert all(len(set(t)) == 3 for t in triples.tolist())
-
-
 @pytest.fixture
 def _no_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "c2st", lambda *_: (0.5, 0.01))
@@ -766,10 +570,3 @@ def test_what_takes_more_columns_than_vary_is_not_measured(columns: int, constan
     assert {f"{name}_ratio" for name in there} < scores.keys()
     noted = {each.split()[0] for each in scores["warnings"] if "columns that vary" in each}
     assert noted == {f"{name}_ratio" for name in missing}
-
-
-def test_a_floor_that_is_nothing_but_rounding_is_none() -> None:
-    for seed in range(20):
-        synthetic, heldout = np.random.default_rng(seed).integers(0, 2, (2, 30, 2), dtype=np.uint8)
-        swapped = 1 - heldout  # has the same correlation
-        assert metrics.ratio_scores(synthetic, heldout, swapped, 0)["correlation_ratio"] == np.inf

@@ -1,0 +1,30 @@
+"""Rows of 0/1 to measure, in three sets: synthetic, held-out, training."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from train import builtin
+from train.bits import Bits
+
+Sets = tuple[Bits, Bits, Bits]
+DATA: dict[str, Callable[[], Bits]] = {
+    "digits": builtin.digits,
+    "toy": builtin.toy,
+    "chain": lambda: builtin.chain(n=1500),
+}
+
+
+@pytest.fixture(params=DATA, scope="module")
+def sets(request: pytest.FixtureRequest) -> Sets:
+    """Three disjoint sets of 150 rows."""
+    rows = np.random.default_rng(5).permutation(DATA[request.param]())
+    return rows[:150], rows[150:300], rows[300:450]
+
+
+@pytest.fixture(scope="module")
+def chain() -> Sets:
+    """Three disjoint sets of 400 rows of 16 bits."""
+    rows = builtin.chain(n=1200, length=16)
+    return rows[:400], rows[400:800], rows[800:]
