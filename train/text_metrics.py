@@ -18,18 +18,10 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from train.bits import Array, Bits, Floats
+from train.copies import constant_columns, distinct_scores, excess_scores
 from train.intervals import Scores
-from train.metrics import (
-    FOLDS,
-    auc_over_folds,
-    auc_scores,
-    auc_with_variance,
-    constant_columns,
-    distinct_scores,
-    excess_scores,
-    finite,
-    warnings_of,
-)
+from train.judges import FOLDS, auc_over_folds, auc_scores, auc_with_variance
+from train.metrics import finite, warnings_of
 from train.ratios import ratio_scores
 
 Texts = Sequence[Sequence[str]]

@@ -20,7 +20,7 @@ from unittest import mock
 
 from tqdm import tqdm
 
-from train import console, job, metrics, mixture, tracking, warmup
+from train import console, job, judges, mixture, tracking, warmup
 from train.__main__ import main
 from train.game import Tick
 
@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     job.CHECKPOINT_SECONDS = float(os.environ.get("LOOKALIKE_TEST_CHECKPOINT_SECONDS", "0"))  # type: ignore[assignment]
     tracking.SECONDS = 0.2  # type: ignore[assignment]
     warmup.STEPS, warmup.STEPS_ALONE, warmup.CALIBRATION_ROWS, mixture.EM_STEPS = 30, 1, 500, 5
-    metrics.FOLDS = 2  # type: ignore[assignment]
+    judges.FOLDS = 2  # type: ignore[assignment]
     job.Game._on_tick = hold  # type: ignore[method-assign]
     return main(arguments)
 

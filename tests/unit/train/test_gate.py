@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train import gate, metrics, ratios, text_metrics
+from train import copies, gate, metrics, ratios, text_metrics
 from train.errors import InputError
 
 SCORES = {"correlation_ratio": 1.2, "c2st_auc": 0.74, "frechet": None, "utility": float("nan")}
@@ -164,7 +164,7 @@ def test_a_limit_that_independent_columns_hold_too_says_so(tmp_path: Path) -> No
 
 def test_numbers_of_numpy_are_judged_beside_a_simple_model(tmp_path: Path) -> None:
     s, h = np.zeros((20, 1), np.uint8), np.arange(20, dtype=np.uint8)[:, None] % 2
-    scores = metrics.collapse_scores(s, h)
+    scores = copies.collapse_scores(s, h)
     verdict = gate.check(limits(tmp_path, "distinct_ratio: '>= 0.9'"), scores, gate.independent_columns(scores))
     assert len(verdict.missed) == 1
     assert not verdict.easy

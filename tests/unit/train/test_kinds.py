@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.asked import asked
-from train import artifact, baselines, evidence, generator, kinds, loop, metrics, text_game, text_warmup, warmup
+from train import artifact, baselines, evidence, generator, judges, kinds, loop, metrics, text_game, text_warmup, warmup
 from train.codec import UNKNOWN, TokensCodec
 from train.config import resolve
 from train.generator import LabelledRows, sample_labelled
@@ -191,7 +191,7 @@ def test_a_complete_generator_of_texts_has_its_scores_scaled(
 
 
 def test_rows_are_judged_by_those_that_were_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "c2st", lambda *_: (0.5, 0.01))
+    monkeypatch.setattr(judges, "c2st", lambda *_: (0.5, 0.01))
     found, kind = bits_job(baselines="none")
     judged = kind.judge(untrained(), untrained(), 0.0)
     assert np.array_equal(judged.heldout, found.heldout.numpy())
