@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from train import atomic, data, evidence, gate, metrics, ratios, readers, report, text_metrics, writers
+from train import atomic, data, evidence, figures, gate, metrics, ratios, readers, report, text_metrics, writers
 from train.codec import BitsCodec, Codec, PresenceCodec, words_of
 from train.data import Dataset, Values
 from train.embeddings import embedder
@@ -54,7 +54,7 @@ def evaluate(
             provenance=provenance,
             train_known=train is not None,
         )
-        atomic.write_text(out, report.render(found, page, report.figures(found, [])))
+        atomic.write_text(out, report.render(found, page, figures.draw(found, [])))
     return found, verdict
 
 

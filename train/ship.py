@@ -8,7 +8,7 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-from train import MODEL_NAME, artifact, atomic, console, evidence, gate, report, writers
+from train import MODEL_NAME, artifact, atomic, console, evidence, figures, gate, report, writers
 from train.codec import TokensCodec
 from train.evidence import Evidence
 from train.gate import Verdict
@@ -71,9 +71,9 @@ def _report(game: Game, found: Evidence, verdict: Verdict) -> None:
         generator=job.config.generator,
         outcome=_outcome(game),
     )
-    pictures = report.figures(found, history)
+    pictures = figures.draw(found, history)
     atomic.write_text(job.run.report, report.render(found, page, pictures))
-    report.save_figures(pictures, job.run.plots)
+    figures.save(pictures, job.run.plots)
 
 
 def _outcome(game: Game) -> str:

@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from train import builtin, evidence, gate, report
+from train import builtin, evidence, figures, gate, report
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 OFFLINE = (
@@ -32,7 +32,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         provenance={"data": "toy"},
     )
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(report.render(found, shown, report.figures(found, [])))
+    path.write_text(report.render(found, shown, figures.draw(found, [])))
     return path
 
 

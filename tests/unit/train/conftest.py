@@ -1,12 +1,13 @@
-"""Rows of 0/1 to measure, in three sets: synthetic, held-out, training."""
+"""Shared by several modules: rows of 0/1 in three sets (synthetic, held-out, training), and evidence of some."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from train import builtin
+from train import builtin, evidence
 from train.bits import Bits
+from train.evidence import Evidence
 
 Sets = tuple[Bits, Bits, Bits]
 DATA: dict[str, Callable[[], Bits]] = {
@@ -28,3 +29,12 @@ def chain() -> Sets:
     """Three disjoint sets of 400 rows of 16 bits."""
     rows = builtin.chain(n=1200, length=16)
     return rows[:400], rows[400:800], rows[800:]
+
+
+@pytest.fixture(scope="module")
+def found() -> Evidence:
+    """Rows of the toy set, and the same with shuffled columns, judged."""
+    rows = builtin.toy(900)
+    shuffled = np.random.default_rng(0).permuted(rows[:300], axis=0)
+    contenders = {"GAN": rows[600:], "marginals": shuffled}
+    return evidence.judge(contenders, rows[:300], rows[300:600], columns=list("abcde"))
