@@ -17,10 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve import archive, bearer, cpus, drain, models
+from serve import archive, bearer, drain, models
 from serve import state as states
 from serve.errors import ServeError, UsageError
-from train import MODEL_NAME
+from train import MODEL_NAME, cpus
 
 HERE = Path(__file__).resolve().parent
 LOOPBACK = ("127.0.0.1", "localhost")

@@ -25,4 +25,4 @@ LEAVES = (
 )
 # All that serve imports of train, and its image has of it. What is no LEAF stays out of archives and imports the
 # standard library only.
-SERVED = (*LEAVES, "store.py")
+SERVED = (*LEAVES, "cpus.py", "store.py")

@@ -422,12 +422,15 @@ def _why_no_artifact(run: Path) -> str:
 
 
 def _sample_file(loaded: "Artifact", out: Path, n: int, seed: int) -> None:
-    from train import generator, writers
+    import torch
+
+    from train import cpus, generator, writers
     from train.progress import Progress
 
+    torch.set_num_threads(1)  # several passes at a time take half as long, more threads for each do not
     try:
         with Progress("sampling", n) as progress:
-            made = generator.sample_labelled(loaded.generator, n, seed, progress.add)
+            made = generator.sample_labelled(loaded.generator, n, seed, progress.add, each=cpus.in_threads)
         writers.write(out, made, loaded.codec)
     except (MemoryError, RuntimeError) as problem:
         if not is_out_of_memory(problem):

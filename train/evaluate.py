@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from train import atomic, data, evidence, figures, gate, metrics, ratios, readers, report, text_metrics, writers
 from train.codec import BitsCodec, Codec, PresenceCodec, words_of
@@ -42,6 +43,7 @@ def evaluate(
         writers.check_place(out)
         if out.suffix.lower() != ".html":
             raise InputError(f"--out {out}: the report is a web page; its name must end in .html")
+    torch.set_num_threads(1)  # as in a job: the judges share the CPUs by `cpus.in_threads`
     found, shown_by = _judged_files(real, synthetic, train, **options)
     verdict = _verdict(gate.read(limits, texts=found.texts is not None), found)
     if out is not None:

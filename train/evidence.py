@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from train import metrics, text_metrics
+from train import cpus, metrics, text_metrics
 from train.bits import Array, Bits
 from train.codec import words_of
 from train.data import Dataset
@@ -227,10 +227,11 @@ def curves(
     real = [words_of(text) for text in heldout[:n]]
     found = {name: list[Point]() for name in draws}
     with Progress("drawing at several temperatures", n * len(draws) * len(TEMPERATURES), unit="text") as progress:
-        for name, draw in draws.items():
-            for temperature in TEMPERATURES:
-                found[name].append(_point(temperature, draw(temperature, n), real))
-                progress.add(n)
+        wanted = [(name, temperature) for name in draws for temperature in TEMPERATURES]
+        drawn = cpus.in_threads(lambda asked: draws[asked[0]](asked[1], n), wanted)
+        for (name, temperature), texts in zip(wanted, drawn, strict=True):
+            found[name].append(_point(temperature, texts, real))
+            progress.add(n)
     return {**found, FLOOR: [_point(None, train[:n], real)]}
 
 

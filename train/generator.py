@@ -9,8 +9,9 @@ on 0/1 rows draws its own noise, on the device that trains.) This module is a LE
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -84,6 +85,10 @@ class LabelledRows:
 
     def to(self, device: str | torch.device) -> "LabelledRows":
         return LabelledRows(codes=self.codes.to(device), labels=None if self.labels is None else self.labels.to(device))
+
+
+# Calls a function for each item, in order, as the built-in `map` does; `cpus.in_threads` is another.
+Map = Callable[[Callable[[Tensor], LabelledRows], Iterable[Tensor]], Iterable[LabelledRows]]
 
 
 class Generator(nn.Module, ABC):
@@ -216,15 +221,17 @@ def sample(generator: Generator, n: int, seed: int) -> Tensor:
 
 
 def sample_labelled(
-    generator: Generator, n: int, seed: int, tell: Callable[[int], None] = lambda rows: None
+    generator: Generator, n: int, seed: int, tell: Callable[[int], None] = lambda rows: None, each: Map = map
 ) -> LabelledRows:
     """The same with the rows' classes, for any `n`: the noise of many texts is never in memory as a whole.
 
     Args:
         tell: is called with the number of rows after each pass.
+        each: how passes are mapped to rows, one after the other or several at a time.
     """
     rng, step, parts = torch.Generator().manual_seed(seed), generator.rows_per_pass, list[LabelledRows]()
-    for rows in [min(step, n - first) for first in range(0, n, step)] or [0]:  # even no rows have a shape
-        parts.append(generate_labelled(generator, noise_of(generator, rows, rng)))
-        tell(rows)
+    passes = [min(step, n - first) for first in range(0, n, step)] or [0]  # even no rows have a shape
+    for made in each(partial(generate_labelled, generator), (noise_of(generator, rows, rng) for rows in passes)):
+        parts.append(made)
+        tell(len(made.codes))
     return LabelledRows.joined(parts)

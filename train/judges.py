@@ -1,7 +1,7 @@
 """Judges: can a classifier tell synthetic rows from held-out ones, and what does it learn from them?"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import scipy.linalg
@@ -13,6 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from train.bits import Array, Bits, hamming_distances, packed_words
 from train.intervals import NORMAL_95, Estimate, Scores
+
+# As the built-in `map`; `cpus.in_threads` is another.
+Map = Callable[[Callable[[tuple[Array, Array]], Array], Iterable[tuple[Array, Array]]], Iterable[Array]]
 
 FOLDS = 5
 FEWEST_JUDGED = 25  # rows of each kind; with fewer, no AUC is measured
@@ -46,22 +49,26 @@ def c2st(synthetic: Array, heldout: Array, seed: int) -> tuple[float, float]:
     return auc_over_folds(made, FOLDS, seed, lambda fit, judge: _trees(rows[fit], made[fit], rows[judge], seed))
 
 
-def auc_over_folds(made: Array, folds: int, seed: int, score: Callable[[Array, Array], Array]) -> tuple[float, float]:
+def auc_over_folds(
+    made: Array, folds: int, seed: int, score: Callable[[Array, Array], Array], each: Map = map
+) -> tuple[float, float]:
     """Mean ROC AUC, and its standard error, of a judge that scores each fold after learning from the others.
 
     Args:
         made: whether each row is synthetic, bool (rows,).
         score: returns how synthetic rows look, given the indices of the rows to learn from and of those to score.
+        each: how folds are mapped to scores, one after the other or several at a time.
 
     Returns:
         NaN for both with fewer than FEWEST_JUDGED rows of a kind.
     """
     if min(made.sum(), (~made).sum()) < FEWEST_JUDGED:
         return math.nan, math.nan
-    found = []
-    for fit, judge in StratifiedKFold(folds, shuffle=True, random_state=seed).split(made, made):
-        scores = score(fit, judge)
-        found.append(auc_with_variance(scores[made[judge]], scores[~made[judge]]))
+    splits = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(made, made))
+    found = [
+        auc_with_variance(scores[made[judge]], scores[~made[judge]])
+        for (_, judge), scores in zip(splits, each(lambda split: score(*split), splits), strict=True)
+    ]
     return _mean_over_folds(*zip(*found, strict=True))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from train import artifact, baselines, evidence, loop, metrics, ratios, text_draws, text_game, text_warmup, warmup
+from train import artifact, baselines, cpus, evidence, loop, metrics, ratios, text_draws, text_game, text_warmup, warmup
 from train.codec import UNKNOWN, TokensCodec, class_names
 from train.config import Config
 from train.embeddings import embedder
@@ -167,7 +167,10 @@ class BitsKind:
             device=config.device,
         )
         n = ratios.rows_to_judge(min(len(prepared.heldout), len(prepared.train)), generator.length)
-        contenders = {name: sample(each, n, EVALUATION_SEED).numpy() for name, each in fitted.items()}
+        contenders = {
+            name: sample_labelled(each, n, EVALUATION_SEED, each=cpus.in_threads).codes.numpy()
+            for name, each in fitted.items()
+        }
         _announce_judging(list(contenders), len(prepared.heldout))
         return evidence.judge(
             contenders,
@@ -307,7 +310,7 @@ class TextKind:
         self, served: dict[str, Generator], n: int
     ) -> tuple[dict[str, list[str]], dict[str, list[str] | None]]:
         """`n` texts of every contender, and their classes as far as it has any; trigrams have none."""
-        drawn = {name: sample_labelled(each, n, EVALUATION_SEED) for name, each in served.items()}
+        drawn = {name: sample_labelled(each, n, EVALUATION_SEED, each=cpus.in_threads) for name, each in served.items()}
         texts = {name: self.codec.decode(made.codes) for name, made in drawn.items()}
         if self.config.baselines != "none":
             known = torch.cat([self.prepared.train, self.prepared.validation])

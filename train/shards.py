@@ -6,7 +6,7 @@ sample, so both begin with the same rows. A shard appears whole or not at all, a
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 from filelock import FileLock
+from torch import Tensor
 
-from train import MAX_SEED, atomic, readers, writers
+from train import MAX_SEED, atomic, cpus, readers, writers
 from train.artifact import Artifact
 from train.errors import InputError
-from train.generator import Generator, LabelledRows, generate_labelled, noise_of
+from train.generator import Generator, LabelledRows, Map, generate_labelled, noise_of
 from train.progress import Progress
 
 BLOCK_ROWS = 100_000
@@ -90,8 +91,8 @@ def write(
         )
     _claim(folder, plan)
     atomic.clear(folder)
-    if processes > 1:
-        torch.set_num_threads(1)  # more threads than cores wait for each other and take six times as long
+    torch.set_num_threads(1)  # more threads than cores wait for each other and take six times as long
+    each: Map = cpus.in_threads if processes == 1 else map
     mine = range(rank, plan.shards, processes)
     with Progress("sampling", sum(len(plan.rows(shard)) for shard in mine)) as progress:
         for shard in mine:
@@ -100,7 +101,7 @@ def write(
             if _whole(path, len(rows), writers.schema(artifact.codec).names):
                 progress.add(len(rows))
             else:
-                _write_shard(path, artifact, rows, seed, progress)
+                _write_shard(path, artifact, samples(artifact.generator, rows, seed, each), progress)
     return plan
 
 
@@ -138,25 +139,33 @@ def _whole(path: Path, rows: int, columns: list[str]) -> bool:
     return (found.num_rows, found.schema.names) == (rows, columns)
 
 
-def _write_shard(path: Path, artifact: Artifact, rows: range, seed: int, progress: Progress) -> None:
+def _write_shard(path: Path, artifact: Artifact, sample: Iterable[LabelledRows], progress: Progress) -> None:
     codec = artifact.codec
     schema = writers.schema(codec)
     with atomic.replacing(path) as partial, pa.parquet.ParquetWriter(partial, schema, write_page_checksum=True) as file:
-        for some in samples(artifact.generator, rows, seed):
+        for some in sample:
             file.write_table(writers.arrow(some, codec))
             progress.add(len(some.codes))
 
 
-def samples(generator: Generator, rows: range, seed: int) -> Iterator[LabelledRows]:
-    """The rows with these numbers in the sample of a seed, some at a time."""
+def samples(generator: Generator, rows: range, seed: int, each: Map = map) -> Iterator[LabelledRows]:
+    """The rows with these numbers in the sample of a seed, some at a time.
+
+    Args:
+        each: how noise is mapped to rows, one pass after the other or several at a time.
+    """
+    return iter(each(lambda noise: generate_labelled(generator, noise), _noise(generator, rows, seed)))
+
+
+def _noise(generator: Generator, rows: range, seed: int) -> Iterator[Tensor]:
     for block in range(rows.start // BLOCK_ROWS, -(-rows.stop // BLOCK_ROWS)):
         first = block * BLOCK_ROWS
         wanted = range(max(rows.start, first) - first, min(rows.stop - first, BLOCK_ROWS))
-        yield from _block(generator, wanted, (seed + block * STREAM_STEP) % (MAX_SEED + 1))
+        yield from _noise_of_block(generator, wanted, (seed + block * STREAM_STEP) % (MAX_SEED + 1))
 
 
-def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[LabelledRows]:
-    """The given rows of one block; the noise of the rows before them is drawn and discarded."""
+def _noise_of_block(generator: Generator, rows: range, stream_seed: int) -> Iterator[Tensor]:
+    """The noise of the given rows of one block; that of the rows before them is drawn and discarded."""
     rng = torch.Generator().manual_seed(stream_seed)
     step = max(1, PASS_VALUES // generator.noise_size)
     done = 0
@@ -164,5 +173,5 @@ def _block(generator: Generator, rows: range, stream_seed: int) -> Iterator[Labe
         end = min(done + step, rows.stop if done >= rows.start else rows.start)
         noise = noise_of(generator, end - done, rng)
         if done >= rows.start:
-            yield generate_labelled(generator, noise)
+            yield noise
         done = end

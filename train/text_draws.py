@@ -3,28 +3,36 @@
 Calibration and the game both use them.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from train import distributed
 from train.codec import END, PADDING
-from train.generator import LabelledRows, draw_noise, generate_labelled
+from train.generator import LabelledRows, Map, draw_noise, generate_labelled
 from train.text_generator import TokenGenerator, scores_of
 
 REDRAWS = 8
 GROUPINGS = 16  # random groups of candidates for each draw, to estimate how often it would be chosen
 
 
-def draw(generator: TokenGenerator, rows: int, seed: int, wanted: slice = slice(None)) -> LabelledRows:
-    """Rows drawn by the language model alone, or the wanted part of them: token ids, int64, and their classes."""
+def draw(generator: TokenGenerator, rows: int, seed: int, wanted: slice = slice(None), each: Map = map) -> LabelledRows:
+    """Rows drawn by the language model alone: token ids, int64, and their classes.
+
+    Args:
+        wanted: which of the rows to return.
+        each: how passes are mapped to rows, one after the other or several at a time.
+    """
     alone = generator.with_options(candidates=1)
-    made = generate_labelled(alone, draw_noise(alone, rows, seed)[wanted])
+    passes = draw_noise(alone, rows, seed)[wanted].split(alone.rows_per_pass)
+    made = LabelledRows.joined(list(each(partial(generate_labelled, alone), passes)))
     return LabelledRows(codes=made.codes.long(), labels=made.labels)
 
 
-def draw_together(generator: TokenGenerator, rows: int, seed: int) -> LabelledRows:
+def draw_together(generator: TokenGenerator, rows: int, seed: int, each: Map = map) -> LabelledRows:
     """As `draw`, but each process draws a part; all processes must call it."""
-    mine = draw(generator, rows, seed, distributed.portion(rows))
+    mine = draw(generator, rows, seed, distributed.portion(rows), each)
     drawn = distributed.all_gather((mine.codes, mine.labels))
     return LabelledRows.joined([LabelledRows(codes=codes, labels=labels) for codes, labels in drawn])
 

@@ -5,6 +5,7 @@ beside those of the training texts, their floors.
 """
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -17,10 +18,11 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from train import cpus
 from train.bits import Array, Bits, Floats
 from train.copies import constant_columns, distinct_scores, excess_scores
 from train.intervals import Scores
-from train.judges import FOLDS, auc_over_folds, auc_scores, auc_with_variance
+from train.judges import FOLDS, Map, auc_over_folds, auc_scores, auc_with_variance
 from train.metrics import finite, warnings_of
 from train.ratios import ratio_scores
 
@@ -37,6 +39,7 @@ PRESENCE_WORDS = 64  # the held-out texts' commonest, whose presence the ratios 
 CONV_FOLDS = 3  # fewer, because the net is slower to train than the other judges
 EMBEDDED_TEXTS = 1000  # of each kind, for the Frechet distance: a thousand sentences take ten seconds
 WIDEST = 5  # tokens that the net's widest filter sees
+TORCH_RANDOM = threading.Lock()  # held while torch's own random generator is seeded
 PASSAGE_WORDS = 8  # consecutive: 1 of 900 film reviews shares that many with 5,000 others, and 1 of 30 captions
 
 
@@ -239,16 +242,19 @@ def frechet(a: Array, b: Array) -> float:
     return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * shared)
 
 
-def text_c2st(synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge, folds: int) -> tuple[float, float]:
+def text_c2st(
+    synthetic: Texts, heldout: Texts, seed: int, judge: TextJudge, folds: int, each: Map = map
+) -> tuple[float, float]:
     """ROC AUC of a judge trained to tell synthetic from held-out texts, and its standard error; as `c2st`.
 
     Args:
         judge: `ngram_judge` or `conv_judge`.
         folds: how many; each is scored by a judge that has learned from the others.
+        each: how folds are mapped to scores, one after the other or several at a time.
     """
     texts = [*heldout, *synthetic]
     made = np.arange(len(texts)) >= len(heldout)
-    return auc_over_folds(made, folds, seed, judge(texts, made, seed))
+    return auc_over_folds(made, folds, seed, judge(texts, made, seed), each)
 
 
 def ngram_judge(texts: Texts, made: Array, seed: int) -> Callable[[Array, Array], Array]:
@@ -288,21 +294,25 @@ def conv_judge(texts: Texts, made: Array, seed: int) -> Callable[[Array, Array],
         index = {token: i for i, token in enumerate(sorted(t for t, count in counts.items() if count > 1), start=2)}
         rows = [torch.tensor([index.get(token, 1) for token in text], dtype=torch.long) for text in texts]
         lengths = np.array([len(text) for text in texts])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            net = _ConvNet(len(index) + 2)
-            optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.1, fused=True)
-            for _ in range(CONV_EPOCHS):
-                for batch in _batches(lengths[fit]):
-                    optimizer.zero_grad()
-                    scores = net(_padded([rows[i] for i in fit[batch]]))
-                    nn.functional.binary_cross_entropy_with_logits(scores, target[fit[batch]]).backward()
-                    optimizer.step()
-            net.eval()
-            with torch.no_grad():
-                return torch.cat([net(_padded([rows[i] for i in part])) for part in _chunks(test)]).numpy()
+        net, rng = _new_net(len(index) + 2, seed)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.1, fused=True)
+        for _ in range(CONV_EPOCHS):
+            for batch in _batches(lengths[fit], rng):
+                optimizer.zero_grad()
+                scores = net(_padded([rows[i] for i in fit[batch]]), rng)
+                nn.functional.binary_cross_entropy_with_logits(scores, target[fit[batch]]).backward()
+                optimizer.step()
+        with torch.no_grad():
+            return torch.cat([net(_padded([rows[i] for i in part])) for part in _chunks(test)]).numpy()
 
     return score
+
+
+def _new_net(tokens: int, seed: int) -> tuple["_ConvNet", torch.Generator]:
+    """An untrained net, and a random generator of its own; torch's is shared with the threads of the other folds."""
+    with TORCH_RANDOM, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _ConvNet(tokens), torch.default_generator.clone_state()
 
 
 def _padded(rows: list[Tensor]) -> Tensor:
@@ -311,12 +321,12 @@ def _padded(rows: list[Tensor]) -> Tensor:
     return nn.functional.pad(ids, (0, WIDEST - min(1, ids.shape[1])))  # texts may have no words at all
 
 
-def _batches(lengths: Array) -> Iterator[list[int]]:
+def _batches(lengths: Array, rng: torch.Generator) -> Iterator[list[int]]:
     """Indices of rows in random batches of similar length, which saves most of the padding."""
-    order = torch.randperm(len(lengths)).tolist()
+    order = torch.randperm(len(lengths), generator=rng).tolist()
     chunks = [sorted(chunk, key=lambda i: lengths[i]) for chunk in _chunks(order, 32 * CONV_BATCH)]
     batches = [batch for chunk in chunks for batch in _chunks(chunk)]
-    return (batches[i] for i in torch.randperm(len(batches)).tolist())
+    return (batches[i] for i in torch.randperm(len(batches), generator=rng).tolist())
 
 
 def _chunks(rows: Any, size: int = CONV_BATCH) -> list[Any]:
@@ -328,11 +338,14 @@ class _ConvNet(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(tokens, 48, padding_idx=0)
         self.convolutions = nn.ModuleList(nn.Conv1d(48, 48, width) for width in range(2, WIDEST + 1))
-        self.output = nn.Sequential(nn.Dropout(0.5), nn.Linear(4 * 48, 1))
+        self.output = nn.Linear(4 * 48, 1)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """Logits (rows,) of token numbers (rows, length); with a random generator, half of the features are dropped."""
         embedded = self.embedding(ids).transpose(1, 2)
         features = torch.cat([convolution(embedded).amax(dim=2) for convolution in self.convolutions], dim=1).relu()
+        if rng is not None:
+            features = features * torch.empty_like(features).bernoulli_(0.5, generator=rng) / 0.5
         return self.output(features).squeeze(1)
 
 
@@ -344,9 +357,8 @@ def _up_to_trigrams(text: Sequence[str]) -> list[tuple[str, ...]]:
 def _numbers(made: Texts, real: Texts, seed: int, embed: Embed | None) -> Scores:
     """The numbers of made texts against as many real ones; `text_floor` takes the same of training texts."""
     scores: Scores = {"length_distance": length_distance(made, real)}
-    for name, judge, folds in (("c2st", ngram_judge, FOLDS), ("c2st_conv", conv_judge, CONV_FOLDS)):
-        auc, error = text_c2st(made, real, seed, judge, folds)
-        scores |= auc_scores(name, auc, error)
+    scores |= auc_scores("c2st", *text_c2st(made, real, seed, ngram_judge, FOLDS))
+    scores |= auc_scores("c2st_conv", *text_c2st(made, real, seed, conv_judge, CONV_FOLDS, cpus.in_threads))
     scores |= {f"ngram_js_{k}": ngram_js(made, real, k) for k in range(1, 5)}
     for name, values in (("bleu", bleu(made, real)), ("self_bleu", self_bleu(made))):
         scores |= {f"{name}_{k}": float(values[:, k - 2].mean()) for k in range(2, 6)}

@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train import distributed
+from train import cpus, distributed
 from train.average import move_average
 from train.codec import END, PADDING, UNKNOWN
 from train.game import NonFiniteError
-from train.generator import LabelledRows
+from train.generator import LabelledRows, Map
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import Stateful
 from train.progress import Progress
@@ -335,10 +335,12 @@ def recount(generator: TokenGenerator, codes: Tensor, *, chosen: bool = True) ->
         if model.rare is not None:
             model.rare, generator.rare_grams = rare, len(rare.grams)
     drawing = generator if chosen else generator.with_options(candidates=1)
+    each: Map = map if codes.is_cuda else cpus.in_threads
     work = "calibrating" if chosen else "calibrating the warm start"
     with Progress(work, RECOUNT_ROUNDS, unit="round") as progress:
-        for each in range(RECOUNT_ROUNDS):
-            calibrate(drawing, codes, CALIBRATION_SEED + CALIBRATION_ROUNDS + each, rate=1 / max(1, each - 1))
+        for done in range(RECOUNT_ROUNDS):
+            seed = CALIBRATION_SEED + CALIBRATION_ROUNDS + done
+            calibrate(drawing, codes, seed, rate=1 / max(1, done - 1), each=each)
             progress.add(1)
 
 
@@ -367,7 +369,7 @@ def sharpen(model: LanguageModel) -> None:
 
 
 @torch.no_grad()
-def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float = 1.0) -> None:
+def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float = 1.0, each: Map = map) -> None:
     """Shift the net's output towards draws that contain each token as often as the given rows, and end where they do.
 
     With several candidates, draws are weighted by their chance of being chosen. Rare tokens are counted as one. The
@@ -379,11 +381,13 @@ def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float =
         codes: token ids, (rows, length).
         seed: of the draws.
         rate: the share of the estimated shift that is applied.
+        each: how passes are mapped to draws; in training one after the other, because the minutes that a baseline gets
+            are spent by one thread, too.
     """
     model, k = generator.model, generator.candidates
     affordable = min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length))
     telling = max(FEWEST_CALIBRATION_ROWS, DRAWS_A_ROW * len(codes))
-    drawn = draw_together(generator, max(k, min(affordable, telling)), seed).to(codes.device)
+    drawn = draw_together(generator, max(k, min(affordable, telling)), seed, each).to(codes.device)
     chosen = chances(generator, drawn, seed)
     shares = None if chosen is None else chosen.to(codes.device)
     wanted, found = _counts(model, codes), _counts(model, drawn.codes, shares)

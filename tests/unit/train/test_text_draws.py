@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from train import text_draws
+from train import cpus, text_draws, text_generator
 from train.codec import END, UNKNOWN
-from train.generator import LabelledRows, draw_noise, generate
+from train.generator import LabelledRows, draw_noise, generate, sample_labelled
 from train.text_generator import TokenGenerator
 from train.text_warmup import new_generator
 
@@ -30,6 +30,15 @@ def test_a_draw_has_the_chance_that_it_has_among_its_rivals() -> None:
     assert found is not None
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
     assert text_draws.chances(made.with_options(candidates=1), draws, seed=2) is None
+
+
+def test_draws_are_the_same_in_threads(generator: TokenGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_generator, "ROWS_PER_PASS", 16)
+    monkeypatch.setattr(cpus, "usable", lambda: 3)
+    one_by_one, in_threads = (text_draws.draw(generator, 200, seed=1, each=each) for each in (map, cpus.in_threads))
+    assert torch.equal(one_by_one.codes, in_threads.codes)
+    kept = sample_labelled(generator, 30, seed=1, each=cpus.in_threads).codes  # two rows of eight candidates a pass
+    assert torch.equal(kept, sample_labelled(generator, 30, seed=1).codes)
 
 
 def test_draws_compete_within_their_class() -> None:

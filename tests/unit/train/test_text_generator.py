@@ -819,7 +819,7 @@ def test_a_recount_calibrates_as_rows_will_be_drawn_in_ever_smaller_steps(
 ) -> None:
     rounds: list[tuple[int, int, float]] = []
 
-    def note(drawing: TokenGenerator, codes: Tensor, seed: int, rate: float = 1.0) -> None:
+    def note(drawing: TokenGenerator, codes: Tensor, seed: int, rate: float, each: object) -> None:
         rounds.append((drawing.candidates, seed, rate))
 
     monkeypatch.setattr(text_warmup, "calibrate", note)

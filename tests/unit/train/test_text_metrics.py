@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.sentences import random_texts
-from train import text_metrics
+from train import cpus, text_metrics
 
 
 def plain_bleu(text: list[str], references: list[list[str]], k: int) -> float:
@@ -98,6 +98,17 @@ def test_the_convolutional_judge_sees_word_order() -> None:
     assert text_metrics.text_c2st(shuffled, b, 0, text_metrics.conv_judge, 3) == (auc, error)
 
 
+def test_the_convolutional_judge_says_the_same_in_threads_and_leaves_torchs_generator_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpus, "usable", lambda: 3)
+    a, b = random_texts(100, 1), random_texts(100, 2)
+    judge, before = text_metrics.conv_judge, torch.get_rng_state()
+    one_by_one = text_metrics.text_c2st(a, b, 0, judge, 3)
+    assert [text_metrics.text_c2st(a, b, 0, judge, 3, cpus.in_threads) for _ in range(3)] == 3 * [one_by_one]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_judges_of_texts_need_some_texts() -> None:
     texts = random_texts(24, 1)
     assert math.isnan(text_metrics.text_c2st(texts, texts, 0, text_metrics.ngram_judge, 5)[0])
@@ -122,9 +133,9 @@ def test_a_long_text_does_not_pad_all_others(monkeypatch: pytest.MonkeyPatch) ->
     widths: list[int] = []
     forward = text_metrics._ConvNet.forward
 
-    def noted(net: Any, ids: torch.Tensor) -> torch.Tensor:
+    def noted(net: Any, ids: torch.Tensor, *rng: torch.Generator) -> torch.Tensor:
         widths.append(ids.shape[1])
-        return forward(net, ids)
+        return forward(net, ids, *rng)
 
     monkeypatch.setattr(text_metrics._ConvNet, "forward", noted)
     texts, numbers = [*random_texts(127, 1), ["film"] * 300], np.arange(128)  # two batches

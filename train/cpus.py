@@ -1,0 +1,46 @@
+"""How many CPUs this process may use, and work that all of them share."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CGROUP = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: a quota, or "max", and the period that it is for, in microseconds
+MOST_THREADS = 8  # more would mostly wait for each other, since Python itself runs one at a time
+
+
+def usable(limit: Path = CGROUP) -> int:
+    """Whole CPUs, at least one, that the process may run on within its container's limit."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = limit.read_text().split()
+        return max(1, min(cpus, int(quota) // int(period)))
+    except (OSError, ValueError):  # no limit
+        return cpus
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """As `map`, in threads: one for each usable CPU. Results come in order, and no more items are taken than that.
+
+    It helps where the function is mostly in large operations of torch or in compiled loops, which other threads need
+    not wait for. Of torch's own threads, each should use one: several that share few CPUs wait for each other.
+    """
+    threads = min(MOST_THREADS, usable())
+    if threads == 1:
+        yield from map(function, items)
+        return
+    pool, begun = ThreadPoolExecutor(threads), deque[Future[Result]]()
+    try:
+        for item in items:
+            begun.append(pool.submit(function, item))
+            if len(begun) > threads:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # waits for those that are running
