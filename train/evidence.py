@@ -118,9 +118,13 @@ def judge(
         label: the column that a model would predict from the others, for `utility`.
     """
     predicted = None if label is None else columns.index(label)
+    judged = dict[int, dict[str, Any]]()  # by the number of rows: contenders with as many have the same floors
 
     def score(codes: Array) -> dict[str, Any]:
-        return metrics.compare(codes, heldout, train, validation=validation, seed=seed, label=predicted)
+        floor = judged.get(len(codes))
+        found = metrics.compare(codes, heldout, train, validation=validation, seed=seed, label=predicted, floor=floor)
+        judged.setdefault(len(codes), found)
+        return found
 
     with Progress("judging", sum(map(len, contenders.values()))) as progress:
         scores = _each(contenders, score, progress)

@@ -24,12 +24,6 @@ JUDGED_VALUES = 1 << 21  # values of each kind that the classifier sees, such as
 QUICK_FOLDS = 2  # of the judge that is cheap enough for every tick of training
 
 
-def c2st_scores(s: Bits, h: Bits, t: Bits, seed: int) -> Scores:
-    """How well the judge tells synthetic from held-out rows and, as the floor, training from held-out rows."""
-    (auc, error), (floor, _) = c2st(s, h, seed), c2st(t, h, seed)
-    return auc_scores("c2st", auc, error) | {"c2st_floor": floor}
-
-
 def auc_scores(name: str, auc: float, error: float) -> Scores:
     """An AUC with its 95 % interval."""
     reach = NORMAL_95 * error

@@ -27,6 +27,7 @@ from train.ratios import FEWEST_COLUMNS, FEWEST_RESAMPLED, SAMPLES, has_columns,
 QUICK_ROWS = 1000  # of each kind, at most, at each tick
 NOTABLE_REPEATS = 0.05  # share of held-out rows also found among the training rows above which there is a warning
 FOOLED_AUC = 0.45  # an AUC that is certainly below this is not luck: folds of copies teach a judge the opposite
+JUDGED_FLOORS = ("c2st_floor", "utility_floor")  # of a judge, which takes most of the time
 # A score whose 95 % interval reaches further than this to either side cannot tell good from bad.
 RESOLUTION = {
     "c2st_auc": 0.05,
@@ -45,6 +46,7 @@ def compare(
     validation: Array | None = None,
     seed: int = 0,
     label: int | None = None,
+    floor: Scores | None = None,
 ) -> Scores:
     """Every number for bits: scores, their floors, 95 % intervals (`<name>_low`, `<name>_high`) and warnings.
 
@@ -57,6 +59,8 @@ def compare(
         heldout, train: (n, length) of 0 and 1.
         validation: (n, length), further rows that a synthetic row may be a copy of.
         label: the column that a model would predict from the others, for `utility`.
+        floor: what this returned for other rows, as many, and the same arguments else: its `JUDGED_FLOORS` are not
+            measured again.
 
     Returns:
         A flat dictionary that JSON can hold; None where a number could not be measured. Ratios that need more columns
@@ -79,11 +83,15 @@ def compare(
     s, h, t = drawn[:n], h[:n], t[:n]
     scores: Scores = {"n": n, **sizes, "columns": s.shape[1], "soft_share": soft}
     scores |= ratio_scores(drawn[: n * min(SAMPLES, len(drawn) // n)], h, t, seed)
-    scores |= judges.c2st_scores(s, h, t, seed) | collapse_scores(s, h)
+    scores |= judges.auc_scores("c2st", *judges.c2st(s, h, seed)) | collapse_scores(s, h)
     known = train if validation is None else np.concatenate([train, _as_bits(validation, "validation")])
     scores |= copy_scores(s, h, known)
     if label is not None:
-        scores |= {"utility": judges.utility(s, h, label, seed), "utility_floor": judges.utility(t, h, label, seed)}
+        scores["utility"] = judges.utility(s, h, label, seed)
+    if floor is None:
+        floor = {"c2st_floor": judges.c2st(t, h, seed)[0]}
+        floor |= {} if label is None else {"utility_floor": judges.utility(t, h, label, seed)}
+    scores |= {name: floor[name] for name in JUDGED_FLOORS if name in floor}
     scores = {name: finite(score) for name, score in scores.items()}
     return {**scores, "warnings": warnings_of(scores)}
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.asked import asked
 from train import __main__ as commands
-from train import builtin, evaluate, evidence, gate, metrics, ship, text_metrics
+from train import builtin, evaluate, evidence, gate, judges, metrics, ship, text_metrics
 from train.__main__ import main
 from train.codec import words_of
 from train.errors import InputError
@@ -256,6 +256,18 @@ def test_equal_contenders_are_judged_once(kind: str, monkeypatch: pytest.MonkeyP
         found = evidence.judge_texts(strings, texts[1], texts[2])
     assert len(asked) == 2
     assert found.scores["GAN"] == found.scores["warm start"] != found.scores["other"]
+
+
+def test_the_floors_of_judges_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    c2st, asked = judges.c2st, list[object]()
+    monkeypatch.setattr(judges, "c2st", lambda made, *real: (asked.append(made), c2st(made, *real))[1])
+    heldout, train, *made = [builtin.toy(80, seed=seed) for seed in range(5)]
+    alone = [metrics.compare(rows, heldout, train, label=1) for rows in (made[0], made[1], made[2][:60])]
+    asked.clear()
+    contenders = {"GAN": made[0], "other": made[1], "fewer rows": made[2][:60]}
+    found = evidence.judge(contenders, heldout, train, columns=[*"abcde"], label="b")
+    assert [found.scores[name] for name in contenders] == alone
+    assert len(asked) == 3 + 2
 
 
 def test_curves_are_of_equally_many_texts_everywhere() -> None:
