@@ -1,6 +1,7 @@
 """How many CPUs this process may use, and work that all of them share."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CGROUP = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: a quota, or "max", and the period that it is for, in microseconds
+HERE = threading.local()  # `abandoned`: set when nobody wants this thread's result any more
 MOST_THREADS = 8  # more would mostly wait for each other, since Python itself runs one at a time
 
 
@@ -34,13 +36,26 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
     if threads == 1:
         yield from map(function, items)
         return
+    abandoned = threading.Event()
+
+    def call(item: Item) -> Result:
+        HERE.abandoned = abandoned
+        return function(item)
+
     pool, begun = ThreadPoolExecutor(threads), deque[Future[Result]]()
     try:
         for item in items:
-            begun.append(pool.submit(function, item))
+            begun.append(pool.submit(call, item))
             if len(begun) > threads:
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)  # waits for those that are running
+        abandoned.set()
+        pool.shutdown(cancel_futures=True)  # waits for what is running
+
+
+def stop_if_abandoned() -> None:
+    """End a long call by `in_threads` that nobody waits for any more (after Ctrl-C, say) by an error."""
+    if hasattr(HERE, "abandoned") and HERE.abandoned.is_set():
+        raise RuntimeError("nobody waits for the result")

@@ -298,6 +298,7 @@ def conv_judge(texts: Texts, made: Array, seed: int) -> Callable[[Array, Array],
         optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.1, fused=True)
         for _ in range(CONV_EPOCHS):
             for batch in _batches(lengths[fit], rng):
+                cpus.stop_if_abandoned()
                 optimizer.zero_grad()
                 scores = net(_padded([rows[i] for i in fit[batch]]), rng)
                 nn.functional.binary_cross_entropy_with_logits(scores, target[fit[batch]]).backward()

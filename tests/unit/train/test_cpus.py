@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,22 @@ def test_a_failure_reaches_the_caller_and_what_was_not_begun_never_is() -> None:
     with pytest.raises(ValueError, match="item 0"):
         list(cpus.in_threads(fail, range(100)))
     assert len(begun) <= 4
+
+
+@pytest.mark.usefixtures("_three_cpus")
+def test_long_work_ends_when_nobody_waits_for_it() -> None:
+    def work(number: int) -> int:
+        deadline = time.monotonic() + 60
+        while number and time.monotonic() < deadline:
+            cpus.stop_if_abandoned()
+        return number
+
+    began = time.monotonic()
+    results = cpus.in_threads(work, range(3))
+    assert next(results) == 0
+    results.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - began < 30
+    cpus.stop_if_abandoned()  # does nothing elsewhere
 
 
 def test_with_one_cpu_there_are_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
