@@ -9,6 +9,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from train import MAX_SEED, artifact
@@ -19,7 +20,7 @@ MAX_DRAWS = 100_000  # rows times candidates: a request cannot be cancelled once
 class Lookalike(PythonModel):
     """Each input row is a request: `n`, optionally `seed`, and those of `temperature`, `candidates` and `label` that
     the model supports. Like the TorchServe handler's, an answer holds `sequences`, `seed`, and, where the model has
-    them, `text` and `labels` (the rows' classes).
+    them, `text` and `labels` (the rows' classes). MLflow itself refuses rows of which only some have a whole number.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -29,7 +30,10 @@ class Lookalike(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         rows = model_input.to_dict("records")
-        return [self._answer({name: value for name, value in row.items() if not pd.isna(value)}) for row in rows]
+        try:
+            return [self._answer({name: value for name, value in row.items() if not pd.isna(value)}) for row in rows]
+        except ValueError as problem:  # MLflow's server would hide the reason of any other error in a stack trace
+            raise MlflowException.invalid_parameter_value(str(problem)) from problem
 
     def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         # pandas stores integers as floats in a column with missing values.

@@ -22,12 +22,14 @@ model.artifact = choosy_artifact()
 print(json.dumps(model.predict(None, pd.DataFrame(json.loads(sys.argv[1])))))
 """
 REFUSED = """
+from mlflow.exceptions import MlflowException
+
 told = []
 for asked in json.loads(sys.argv[1]):
     try:
         model.predict(None, pd.DataFrame([asked]))
-    except ValueError as problem:
-        told.append(str(problem))
+    except MlflowException as problem:  # of which MLflow's server shows the message
+        told.append([problem.get_http_status_code(), problem.message])
 print(json.dumps(told))
 """
 RATED = """
@@ -76,9 +78,10 @@ def test_numbers_that_torchserve_refuses_are_refused() -> None:
     script = PREDICT.rsplit("print", 1)[0] + REFUSED
     asked = [{"n": 0, "seed": 1}, {"n": 10**6, "seed": 1}, {"n": 1, "seed": -1}, {"n": 1, "seed": 2**32}]
     of_n, of_seed = "n: must be a whole number from 1 to 100000", "seed: must be a whole number from 0 to 4294967295"
-    asked += [{"n": 25_001, "seed": 1, "candidates": 4}]
-    of_many = "n: must be a whole number from 1 to 25000"
-    assert output(script, json.dumps(asked)) == [of_n, of_n, of_seed, of_seed, of_many]
+    asked += [{"n": 25_001, "seed": 1, "candidates": 4}, {"n": 1, "label": "loud"}]
+    of_many, of_label = "n: must be a whole number from 1 to 25000", 'label: must be one of "calm", "plain", "wild"'
+    reasons = [of_n, of_n, of_seed, of_seed, of_many, of_label]
+    assert output(script, json.dumps(asked)) == [[400, reason] for reason in reasons]
 
 
 def test_who_names_no_seed_gets_other_rows_each_time() -> None:
