@@ -42,7 +42,11 @@ def located(runs: Path, model: str | None) -> Iterator[Path]:
         yield find(runs, model)
         return
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        yield _fetch(model, runs, Path(folder))
+        fetched = _fetch(model, runs, Path(folder))
+        try:
+            yield fetched
+        except ServeError as problem:  # it may name the copy, of which people know nothing and which is gone
+            raise type(problem)(str(problem).replace(str(fetched), model)) from problem
 
 
 def is_registered(model: str | None) -> TypeGuard[str]:

@@ -875,6 +875,15 @@ def test_the_registry_is_the_one_among_the_runs_whatever_their_folder_is_called(
 
 
 @pytest.mark.usefixtures("own_registry")
+def test_an_unusable_registered_model_is_named_not_its_temporary_copy(registry: Path, tmp_path: Path) -> None:
+    shutil.copy(registry, tmp_path)
+    (tmp_path / "serve").mkdir()
+    told = pytest.raises(ServeError, match=r"^models:/lookalike/1: not an artifact that can be served")
+    with told, models.located(tmp_path, "models:/lookalike/1") as found:
+        models.put(found, tmp_path)
+
+
+@pytest.mark.usefixtures("own_registry")
 def test_a_registry_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     told = pytest.raises(UsageError, match=f"there is no registry at {tmp_path / 'mlflow.db'}; set MLFLOW_TRACKING_URI")
     with told, models.located(tmp_path, "models:/lookalike/1"):
