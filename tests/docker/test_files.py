@@ -154,6 +154,14 @@ def test_manifests_are_what_kubernetes_expects(name: str, document: dict[str, An
         kubernetes_validate.validate(job, KUBERNETES, strict=True)
 
 
+def test_applying_a_manifest_again_leaves_the_replicas_to_the_autoscaler() -> None:
+    specs = {(made["kind"], made["metadata"]["name"]): made["spec"] for _, made in manifests()}
+    scaled = [spec["scaleTargetRef"] for (kind, _), spec in specs.items() if kind == "HorizontalPodAutoscaler"]
+    assert scaled
+    for target in scaled:
+        assert "replicas" not in specs[target["kind"], target["name"]]
+
+
 @pytest.mark.parametrize(
     ("name", "template"), list(pod_templates()), ids=lambda value: value if isinstance(value, str) else ""
 )
