@@ -8,11 +8,11 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-from train import MODEL_NAME, artifact, atomic, console, evidence, figures, gate, report, writers
+from train import MODEL_NAME, artifact, atomic, console, cpus, evidence, figures, gate, report, writers
 from train.codec import TokensCodec
 from train.evidence import Evidence
 from train.gate import Verdict
-from train.generator import Generator
+from train.generator import Generator, sample_labelled
 from train.job import Game, Job
 from train.kinds import EVALUATION_SEED
 from train.prepare import JUDGING_ROWS
@@ -35,7 +35,8 @@ def ship(game: Game) -> Verdict:
 
     run.metrics.unlink(missing_ok=True)  # a run that is judged again is unfinished until the end
     shipped = artifact.save(run.artifact, generator, codec, _card(job, scores, verdict))
-    writers.write(run.samples, shipped.sample_labelled(SAMPLE_ROWS, EVALUATION_SEED), codec)
+    shown = sample_labelled(shipped.generator, SAMPLE_ROWS, EVALUATION_SEED, each=cpus.in_threads)
+    writers.write(run.samples, shown, codec)
     notes = "".join(f"\nNote: {warning}\n" for warning in [_outcome(game), *scores["warnings"]])
     atomic.write_text(run.summary, f"{verdict.sentence}\n\n```\n{evidence.table(found)}\n```\n{notes}")
     _report(game, found, verdict)
