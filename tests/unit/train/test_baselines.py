@@ -47,6 +47,22 @@ def test_the_gaussian_carries_marginals_and_correlations() -> None:
     torch.testing.assert_close(correlations(rows), correlations(codes), atol=0.06, rtol=0)
 
 
+def test_the_gaussian_of_many_columns_repairs_one_matrix_of_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One matrix for each prior width would take minutes of thousands of columns."""
+    repaired, repair = [], baselines.nearest_correlation
+
+    def spy(matrix: Tensor) -> Tensor:
+        repaired.append(len(matrix))
+        return repair(matrix)
+
+    monkeypatch.setattr(baselines, "nearest_correlation", spy)
+    monkeypatch.setattr(baselines, "CHOOSING_COLUMNS", 8)
+    codes = chain(4000)
+    rows = generator.sample(baselines.fit_gaussian(codes[:3500], codes[3500:]).double(), N, 1)
+    assert repaired == [8] * len(baselines.PRIOR_WIDTHS) + [12]
+    torch.testing.assert_close(correlations(rows), correlations(codes), atol=0.06, rtol=0)
+
+
 @pytest.mark.parametrize("correlation", [-0.99, -0.6, 0.0, 0.3, 0.9, 0.99])
 def test_orthant_probabilities_are_the_bivariate_normals(correlation: float) -> None:
     rng = np.random.default_rng(0)
