@@ -28,6 +28,7 @@ QUICK_ROWS = 1000  # of each kind, at most, at each tick
 NOTABLE_REPEATS = 0.05  # share of held-out rows also found among the training rows above which there is a warning
 FOOLED_AUC = 0.45  # an AUC that is certainly below this is not luck: folds of copies teach a judge the opposite
 JUDGED_FLOORS = ("c2st_floor", "utility_floor")  # of a judge, which takes most of the time
+OTHER_SOURCE_AUC = 0.6  # a judge that tells training from held-out rows this well, and beyond chance, gets a warning
 # A score whose 95 % interval reaches further than this to either side cannot tell good from bad.
 RESOLUTION = {
     "c2st_auc": 0.05,
@@ -170,6 +171,13 @@ def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
         high = scores.get(f"{name}_high")
         if high is not None and high < FOOLED_AUC:
             found.append(f"{name} is below 0.5 by more than chance: are {rows} copied from the held-out ones?")
+    for name in ("c2st_floor", "c2st_conv_floor"):
+        chance = 3 * math.sqrt((2 * scores["n"] + 1) / 12) / scores["n"]  # standard errors (Hanley and McNeil 1982)
+        if (scores.get(name) or 0.0) > max(OTHER_SOURCE_AUC, 0.5 + chance):
+            found.append(
+                f"{name} is {scores[name]:.2f}: training and held-out {rows} differ by more than chance, so ratios and "
+                "floors mean little"
+            )
     for name, fewest in FEWEST_COLUMNS.items():
         if f"{name}_ratio" not in scores and not (texts and name == "lag"):
             columns = "common words that some texts lack" if texts else "columns that vary"

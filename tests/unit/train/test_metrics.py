@@ -235,6 +235,14 @@ def test_more_rows_than_the_judge_takes_are_not_advised(chain: Sets, monkeypatch
     assert "would be enough" not in told
 
 
+def test_training_rows_from_another_source_are_told(chain: Sets) -> None:
+    """For instance of a sorted file, or of another month: every ratio is then relative to a floor that says nothing."""
+    synthetic, heldout, train = chain
+    told = [metrics.compare(synthetic, heldout, rows)["warnings"] for rows in (train, 1 - train)]
+    different = "training and held-out rows differ by more than chance, so ratios and floors mean little"
+    assert [any(different in line for line in lines) for lines in told] == [False, True]
+
+
 def test_copies_of_the_rows_that_judge_are_told(chain: Sets) -> None:
     _, heldout, train = chain
     warnings = metrics.compare(heldout.copy(), heldout, train)["warnings"]
