@@ -37,6 +37,8 @@ RESOLUTION = {
     "correlation_ratio": 0.5,
     "triple_ratio": 0.5,
 }
+# What is certainly above this is poor: how wide its interval is does not matter then.
+POOR = {"copy_excess": 0.02, "marginal_ratio": 1.5, "correlation_ratio": 1.5, "triple_ratio": 1.5}
 
 
 def compare(
@@ -207,7 +209,7 @@ def _too_uncertain(name: str, resolution: float, scores: Scores, texts: bool) ->
         return [f"{rows} are too few for an interval of {name}: it needs {FEWEST_RESAMPLED}"]
     if score is None or low is None:
         return [f"{name} is undefined for these {rows}"]
-    if high - low <= 2 * resolution:
+    if high - low <= 2 * resolution or low > POOR.get(name, math.inf):
         return []
     # Intervals shrink with the square root of n, but not that of a ratio which is nothing but noise.
     needed = n * ((high - low) / 2 / resolution) ** 2

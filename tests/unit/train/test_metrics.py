@@ -159,6 +159,14 @@ def test_few_rows_are_said_to_be_few(chain: Sets) -> None:
     )
 
 
+def test_what_is_certainly_poor_is_not_called_uncertain(chain: Sets) -> None:
+    _, heldout, train = (rows[:100] for rows in chain)
+    scores = metrics.compare(np.repeat(train[:4], 25, axis=0), heldout, train)
+    for name in ("copy_excess", "correlation_ratio"):
+        assert scores[f"{name}_high"] - scores[f"{name}_low"] > 2 * metrics.RESOLUTION[name], "its interval is wide"
+        assert not any(name in warning for warning in scores["warnings"])
+
+
 @pytest.mark.parametrize("n", [4, judges.FEWEST_JUDGED - 1])
 def test_the_judge_needs_some_rows(chain: Sets, n: int) -> None:
     scores = metrics.compare(*(rows[:n] for rows in chain))
