@@ -101,7 +101,7 @@ def inline(name: str, figure: Figure) -> Markup:
 
 def _correlations(evidence: Evidence) -> Figure:
     """Real and synthetic correlations and their difference, blank where it is within twice the sampling error."""
-    columns = _most_varying(evidence.heldout)
+    columns = most_varying(evidence.heldout)
     samples = [codes[:, columns] for codes in (evidence.heldout, evidence.contenders[evidence.shipped])]
     real, synthetic = map(_matrix, samples)
     errors = [_correlation_errors(matrix, codes) for matrix, codes in zip((real, synthetic), samples, strict=True)]
@@ -157,11 +157,11 @@ def _correlation_errors(matrix: Array, codes: Array) -> Array:
     return np.sqrt(variance.clip(min=0))
 
 
-def _most_varying(codes: Array) -> Array:
-    """Indices of the columns that a heatmap shows: all, or those whose values vary most."""
-    if codes.shape[1] <= HEATMAP_COLUMNS:
+def most_varying(codes: Array, most: int = HEATMAP_COLUMNS) -> Array:
+    """Indices of the columns that are shown, in order: all, or if there are too many those whose values vary most."""
+    if codes.shape[1] <= most:
         return np.arange(codes.shape[1])
-    return np.sort(np.argsort(-codes.var(axis=0))[:HEATMAP_COLUMNS])
+    return np.sort(np.argsort(-codes.var(axis=0))[:most])
 
 
 def _moments(evidence: Evidence) -> Figure:

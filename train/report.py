@@ -1,6 +1,7 @@
 """The report: an HTML page in one file that needs no network, legible in light and dark mode and on paper."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -19,11 +20,11 @@ from train.bits import Array, nearest
 from train.codec import words_of
 from train.diagnosis import diagnose
 from train.evidence import FLOOR, Evidence
-from train.figures import HEATMAP_COLUMNS, inline
+from train.figures import HEATMAP_COLUMNS, inline, most_varying
 from train.gate import Verdict
 from train.text_metrics import PASSAGE_WORDS
 
-NEIGHBOUR_ROWS = 8
+NEIGHBOUR_ROWS, NEIGHBOUR_COLUMNS = 8, 512  # of longer rows, only the columns that vary most are shown
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,8 @@ def render(evidence: Evidence, page: Page, pictures: dict[str, Figure]) -> str:
         contenders=[*evidence.contenders, FLOOR],
         counts=evidence.scores[evidence.shipped],
         texts=evidence.texts,
+        # Rows that can be decoded are shown as texts, which are whole.
+        shown_bits=NEIGHBOUR_COLUMNS if page.decode(torch.as_tensor(evidence.heldout[:1])) is None else math.inf,
         shown_columns=(min(len(evidence.columns), HEATMAP_COLUMNS), len(evidence.columns)),
         diagnosis=diagnose(
             page.history,
@@ -246,10 +249,11 @@ def neighbours(
     beside = evidence.validation if train_known else evidence.heldout
     known = evidence.train if beside is None else np.concatenate([evidence.train, beside])
     distances, indices, _ = nearest(synthetic, known)
+    columns = most_varying(evidence.heldout, NEIGHBOUR_COLUMNS)
     return [
         {
-            "row": _shown(row, known[index], decode),
-            "nearest": _shown(known[index], row, decode),
+            "row": _shown(row, known[index], columns, decode),
+            "nearest": _shown(known[index], row, columns, decode),
             "distance": int(distance),
         }
         for row, distance, index in zip(synthetic, distances, indices, strict=True)
@@ -272,13 +276,13 @@ def _distance(a: Counter[str], b: Counter[str]) -> float:
     return ((a - b).total() + (b - a).total()) / max(1, a.total() + b.total())
 
 
-def _shown(row: Array, other: Array, decode: Callable[[Tensor], list[str] | None]) -> Markup:
-    """A row as text, or as bits with those in bold that differ from the other row."""
+def _shown(row: Array, other: Array, columns: Array, decode: Callable[[Tensor], list[str] | None]) -> Markup:
+    """A row as text, or the bits of these columns, with those in bold that differ from the other row."""
     texts = decode(torch.as_tensor(row[None]))
     if texts is not None:
         return Markup("{}").format(texts[0] or NO_WORDS)
     marks = (
         Markup("<b>{}</b>" if mine != theirs else "{}").format(int(mine))
-        for mine, theirs in zip(row, other, strict=True)
+        for mine, theirs in zip(row[columns], other[columns], strict=True)
     )
     return Markup("").join(marks)

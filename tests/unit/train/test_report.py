@@ -94,6 +94,19 @@ def test_neighbours_are_the_nearest_training_rows(found: Evidence) -> None:
         assert pair["distance"] == np.abs(found.train.astype(int) - row).sum(axis=1).min()
 
 
+def test_of_long_rows_only_some_columns_are_shown(found: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight rows of 3,000 columns would push all pictures eight screens down."""
+    note = "Shown are the 3 of 5 columns that vary most; distances count all."
+    assert note not in rendered(found, page())
+    whole = report.neighbours(found, lambda codes: None)
+    monkeypatch.setattr(report, "NEIGHBOUR_COLUMNS", 3)
+    shown = report.neighbours(found, lambda codes: None)
+    assert {len(re.sub("<.*?>", "", pair["row"])) for pair in shown} == {3}
+    assert [pair["distance"] for pair in shown] == [pair["distance"] for pair in whole]
+    assert note in rendered(found, page())
+    assert note not in rendered(found, page(decode=lambda codes: ["a text"] * len(codes)))
+
+
 def test_validation_rows_may_be_the_nearest_too(found: Evidence) -> None:
     copied = dataclasses.replace(found, validation=found.contenders["GAN"])
     assert {pair["distance"] for pair in report.neighbours(copied, lambda codes: None)} == {0}
@@ -131,8 +144,8 @@ def test_a_missed_limit_stands_out(found: Evidence) -> None:
 def test_wide_rows_are_shown_by_their_liveliest_columns() -> None:
     rows = (torch.rand(60, 300, generator=torch.Generator().manual_seed(0)) < 0.5).numpy().astype(np.uint8)
     rows[:, :100] = 0
-    assert figures._most_varying(rows).min() >= 100
-    assert len(figures._most_varying(rows)) == figures.HEATMAP_COLUMNS
+    assert figures.most_varying(rows).min() >= 100
+    assert len(figures.most_varying(rows)) == figures.HEATMAP_COLUMNS
     wide = evidence.judge({"GAN": rows[:20]}, rows[20:40], rows[40:], columns=[f"x{i}" for i in range(300)])
     assert "Shown are the 128 of 300 columns that vary most." in rendered(wide, page())
 
