@@ -128,6 +128,7 @@ def judge(
 
     with Progress("judging", sum(map(len, contenders.values()))) as progress:
         scores = _each(contenders, score, progress)
+    _warn_if_beaten(scores)
     scores[FLOOR] = _floor(next(iter(scores.values())))
     n = min(len(heldout), len(train))
     rounded = {name: _some_rows(codes, n, seed).round().astype(np.uint8) for name, codes in contenders.items()}
@@ -181,6 +182,7 @@ def judge_texts(
                 scores[name]["warnings"].append(f"classes that no real text has: {', '.join(strange[:5])}")
             scores[name] |= text_metrics.label_scores((words[name], classes), judges, n, seed=seed)
             scores[name] |= {f"{each}_floor": score for each, score in fresh.items()}
+    _warn_if_beaten(scores)
     scores[FLOOR] = _floor(next(iter(scores.values())))
     return Evidence(
         contenders={name: text_metrics.presence(made, columns) for name, made in words.items()},
@@ -245,6 +247,21 @@ def _point(temperature: float | None, texts: list[str], real: text_metrics.Texts
         float(each[:, 1].mean()) for each in (text_metrics.bleu(made, real), text_metrics.self_bleu(made))
     )
     return Point(temperature=temperature, bleu=quality, self_bleu=diversity)
+
+
+def _warn_if_beaten(scores: dict[str, dict[str, Any]]) -> None:
+    """Add a warning to the first contender's if others are harder to tell from real rows by more than chance."""
+    first, *others = scores
+    for name in ("c2st_auc", "c2st_conv_auc"):
+        lowest = scores[first].get(f"{name}_low")
+        if lowest is None:
+            continue
+        high = {other: scores[other][f"{name}_high"] for other in others}
+        better = [other for other in others if high[other] is not None and max(high[other], 0.5) < lowest]
+        if better:
+            shown = ", ".join(f"{other} ({scores[other][name]:.3f})" for other in better)
+            warning = f"harder to tell from real ones than {first} ({name} {scores[first][name]:.3f}): {shown}"
+            scores[first] = {**scores[first], "warnings": [warning, *scores[first]["warnings"]]}
 
 
 def _floor(scores: Mapping[str, Any]) -> dict[str, Any]:

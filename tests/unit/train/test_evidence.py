@@ -229,6 +229,22 @@ def test_the_floor_and_the_table_hold_what_there_is() -> None:
     ]
 
 
+def test_a_baseline_that_is_better_is_named() -> None:
+    """The gate's limits may be wide enough for both, and a reader may stop at its verdict."""
+
+    def scores(auc: float) -> dict[str, Any]:
+        return {"c2st_auc": auc, "c2st_auc_low": auc - 0.03, "c2st_auc_high": auc + 0.03, "warnings": ["few rows"]}
+
+    found = {"GAN": scores(0.71), "independent": scores(0.62), "RNN": scores(0.68)}
+    evidence._warn_if_beaten(found)
+    better = "harder to tell from real ones than GAN (c2st_auc 0.710): independent (0.620)"
+    assert found["GAN"]["warnings"] == [better, "few rows"]
+    assert found["independent"]["warnings"] == ["few rows"]
+    found = {"GAN": scores(0.52), "independent": scores(0.42)}  # both may be as good as real ones
+    evidence._warn_if_beaten(found)
+    assert found["GAN"]["warnings"] == ["few rows"]
+
+
 def test_numbers_for_trackers_are_the_finite_ones() -> None:
     scores = {"n": 30, "c2st_auc": 0.75, "utility": None, "lag_ratio": float("inf"), "warnings": ["few rows"]}
     assert evidence.numbers(scores) == {"n": 30.0, "c2st_auc": 0.75}
