@@ -216,7 +216,7 @@ def _histograms(counts: dict[str, Array], xlabel: str, ylabel: str) -> Figure:
         width = 2 if color in (INK, BLUE) else 1.2
         ax.stairs(shares, edges, color=color, label=name, linewidth=width)
     ax.set(xlabel=xlabel, ylabel=ylabel if step == 1 else f"{ylabel}, {step} counts a step")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # of equal rows there is one count
     ax.legend(frameon=False)
     return figure
 

@@ -22,6 +22,12 @@ def test_steps_come_down_at_both_ends(found: Evidence) -> None:
         assert baseline == 0
 
 
+def test_counts_are_labelled_by_whole_numbers_even_if_all_are_equal() -> None:
+    axis = figures._histograms({"real": np.full(9, 5), "GAN": np.full(9, 5)}, "ones", "share").axes[0]
+    low, high = axis.get_xlim()
+    assert [tick for tick in axis.get_xticks() if low <= tick <= high] == [5]
+
+
 def test_many_different_counts_share_steps() -> None:
     counts = {"real": np.arange(300, 1300), "GAN": np.arange(400, 600)}
     for steps in figures._histograms(counts, "ones", "share").axes[0].patches:
