@@ -36,6 +36,7 @@ SHOWN = {
     "self_bleu_3": ("among themselves; the floor is best, above it is collapse", 3),
     "frechet": ("distance of sentence embeddings; the floor is best", 4),
     "copy_excess": ("0.00 = no more copies than by chance", 3),
+    "violation_excess": ('0.00 = constraints such as "one of five" are violated no more often than by chance', 3),
     "passage_excess": ("0.00 = no more passages of eight words copied than by chance", 3),
     "label_distance": ("share of texts that would have to change their class; the floor is best", 3),
     "utility": ("AUC on real rows of a model that learned the label from these", 3),

@@ -30,7 +30,10 @@ SHARED = (
     "distinct_floor", "soft_share", "constant_columns", "heldout_constant_columns", "utility", "utility_floor",
     "n", "columns", "synthetic_rows", "heldout_rows", "train_rows",
 )  # fmt: skip
-ROW_METRICS = (*SHARED, *_ratios("lag"), "near_copy_share", *(f"{name}_limit" for name in COMPARED))
+ROW_METRICS = (
+    *SHARED, *_ratios("lag"), "near_copy_share", *(f"{name}_limit" for name in COMPARED),
+    "violation_excess", "violation_rate", "violation_floor", "constraints",
+)  # fmt: skip
 TEXT_METRICS = (
     *SHARED, "c2st_conv_auc", "c2st_conv_floor", "label_distance", "label_distance_floor", "length_distance",
     "length_distance_floor", "frechet", "frechet_floor", "passage_excess", "passage_rate", "passage_floor",

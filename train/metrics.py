@@ -19,6 +19,7 @@ import numpy as np
 
 from train import judges
 from train.bits import Array, Bits
+from train.constraints import violation_scores
 from train.copies import collapse_scores, copy_rate, copy_scores, distinct_share, near_copy_share
 from train.intervals import Scores, excess
 from train.moments import Moments, distances, statistics
@@ -28,6 +29,7 @@ QUICK_ROWS = 1000  # of each kind, at most, at each tick
 NOTABLE_REPEATS = 0.05  # share of held-out rows also found among the training rows above which there is a warning
 FOOLED_AUC = 0.45  # an AUC that is certainly below this is not luck: folds of copies teach a judge the opposite
 JUDGED_FLOORS = ("c2st_floor", "utility_floor")  # of a judge, which takes most of the time
+NOTABLE_VIOLATIONS = 0.01  # share of rows that violate constraints, beyond chance, above which there is a warning
 OTHER_SOURCE_AUC = 0.6  # a judge that tells training from held-out rows this well, and beyond chance, gets a warning
 # A score whose 95 % interval reaches further than this to either side cannot tell good from bad.
 RESOLUTION = {
@@ -67,7 +69,7 @@ def compare(
 
     Returns:
         A flat dictionary that JSON can hold; None where a number could not be measured. Ratios that need more columns
-        that vary are left out.
+        that vary are left out, and so are violations where there are no constraints.
 
     Raises:
         ValueError: a set is empty, differs in length from the others, or holds values outside [0, 1] (`heldout` and
@@ -88,7 +90,7 @@ def compare(
     scores |= ratio_scores(drawn[: n * min(SAMPLES, len(drawn) // n)], h, t, seed)
     scores |= judges.auc_scores("c2st", *judges.c2st(s, h, seed)) | collapse_scores(s, h)
     known = train if validation is None else np.concatenate([train, _as_bits(validation, "validation")])
-    scores |= copy_scores(s, h, known)
+    scores |= copy_scores(s, h, known) | violation_scores(s, h, known)
     if label is not None:
         scores["utility"] = judges.utility(s, h, label, seed)
     if floor is None:
@@ -169,6 +171,11 @@ def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
         found.append(f"{scores['heldout_constant_columns']} {constant} the held-out {rows}: correlations count as 0")
     if scores["copy_floor"] > NOTABLE_REPEATS:
         found.append(repeated_rows(scores["copy_floor"], rows))
+    if scores.get("violation_excess_low", 0.0) > NOTABLE_VIOLATIONS:
+        found.append(
+            f"{scores['violation_rate']:.1%} of the synthetic rows violate constraints that all training rows satisfy, "
+            f"such as one 1 in a group of columns (of the held-out rows {scores['violation_floor']:.1%})"
+        )
     for name in ("c2st_auc", "c2st_conv_auc"):
         high = scores.get(f"{name}_high")
         if high is not None and high < FOOLED_AUC:

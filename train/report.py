@@ -88,6 +88,14 @@ ROWS = (
         decimals=3,
     ),
     Row(
+        "violation_excess",
+        "Violations",
+        "share of rows that violate a constraint which all training rows satisfy, beyond that among held-out rows",
+        ideal=0.0,
+        bad=0.1,
+        decimals=3,
+    ),
+    Row(
         "near_copy_share",
         "Near copies",
         "share closer to training than to held-out rows; 0.5 = chance",
