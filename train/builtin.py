@@ -109,7 +109,29 @@ def topics(n: int = 20_000, length: int = 64, seed: int = 0) -> Bits:
     return (rng.random((n, length)) >= off).astype(np.uint8)
 
 
-BITS: dict[str, Callable[[], Bits]] = {"digits": digits, "toy": toy, "chain": chain, "topics": topics, "long": long}
+def survey(n: int = 5000, seed: int = 0) -> Bits:
+    """A survey, with rules that no row breaks: four questions with one of five answers each, and six of yes or no.
+
+    A person is of one of three types, drawn uniformly. The type decides how likely each answer is (drawn once, with a
+    seed of their own) and whether .2, .5 or .8 say yes. The fifth yes or no repeats the first, and the sixth is the
+    opposite of the second. An answer is a column of its own, so a row has 26.
+    """
+    chances = np.random.default_rng(2026).dirichlet(np.ones(5), (4, 3)).cumsum(axis=2)  # (questions, types, answers)
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, 3, n)
+    given = [(rng.random((n, 1)) >= below[kind, :-1]).sum(axis=1) for below in chances]
+    yes = rng.random((n, 4)) < np.array([0.2, 0.5, 0.8])[kind, None]
+    return np.hstack([*(np.eye(5)[each] for each in given), yes, yes[:, :1], ~yes[:, 1:2]]).astype(np.uint8)
+
+
+BITS: dict[str, Callable[[], Bits]] = {
+    "digits": digits,
+    "toy": toy,
+    "chain": chain,
+    "topics": topics,
+    "survey": survey,
+    "long": long,
+}
 
 
 def movie_reviews() -> tuple[list[str], list[str]]:

@@ -685,13 +685,27 @@ def test_the_split_uses_every_row_once(n: int, holdout: float, validation: float
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("digits", (1797, 64)), ("toy", (1000, 5)), ("chain", (20_000, 32)), ("topics", (20_000, 64))]
+    ("name", "shape"),
+    [
+        ("digits", (1797, 64)),
+        ("toy", (1000, 5)),
+        ("chain", (20_000, 32)),
+        ("topics", (20_000, 64)),
+        ("survey", (5000, 26)),
+    ],
 )
 def test_built_in_bits(name: str, shape: tuple[int, int]) -> None:
     found = data.load(name)
     assert found.bits is not None
     assert found.bits.shape == shape
     assert set(np.unique(found.bits)) == {0, 1}
+
+
+def test_the_survey_keeps_its_rules() -> None:
+    rows = builtin.survey()
+    assert (rows[:, :20].reshape(-1, 4, 5).sum(axis=2) == 1).all()
+    assert (rows[:, 24] == rows[:, 20]).all()
+    assert (rows[:, 25] != rows[:, 21]).all()
 
 
 def test_the_chain_has_the_documented_memory() -> None:
