@@ -140,16 +140,16 @@ class BitsKind:
         return metrics.quick_score(synthetic.numpy(), validation.numpy(), train.numpy())
 
     def complete(self, generator: Generator, warm: Generator) -> None:
-        """Calibrate the column means to those of training and validation rows."""
+        """Let draws keep the constraints of training and validation rows, and their column means."""
         if not (isinstance(generator, NadeGenerator) and isinstance(warm, NadeGenerator)):
             return
         known = self._known()
         means, ships_unimproved = warmup.likely_means(known), _have_equal_weights(generator, warm)
-        warmup.calibrate(generator, means, len(known))
+        for each in (generator,) if ships_unimproved else (generator, warm):
+            warmup.keep_constraints(each, known)
+            warmup.calibrate(each, means, len(known))
         if ships_unimproved:
             warm.load_state_dict(generator.state_dict())
-        else:
-            warmup.calibrate(warm, means, len(known))
 
     def judge(self, generator: Generator, warm: Generator, seconds: float) -> Evidence:
         config, prepared = self.config, self.prepared

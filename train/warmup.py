@@ -13,14 +13,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from train import distributed
 from train.average import move_average
+from train.constraints import Constraints, expected_violations, satisfied_by
 from train.game import NonFiniteError
-from train.generator import draw_noise
+from train.generator import draw_noise, sample
 from train.mixture import EDGE, Choice, Mixture, choose_mixture, draw_classes, fit_mixture, is_lower
 from train.nade import NadeGenerator
 from train.phase import Stateful, restore_rng_states, rng_states
@@ -45,6 +47,7 @@ CHECKED_ROWS = 2000
 COMPARED_VALUES = 1 << 24  # most rows times bits times classes for comparing nets of one class and of many
 CALIBRATION_ROWS, CALIBRATION_ROUNDS = 20_000, 6
 CALIBRATION_VALUES = 5_000_000  # fewer of long rows, which take longer to draw
+FEWEST_VIOLATIONS = 0.05  # of constraints, among as many draws as there are known rows, where none are expected
 CALIBRATION_SEED = 777_777  # of the first round, plus 1 for each further one; judges use other seeds, so other rows
 
 
@@ -269,13 +272,56 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
         rows: the number of rows that they were estimated from; means are kept half a row away from 0 and 1.
     """
     edge = 0.5 / rows
-    drawn = min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length))
+    drawn = _affordable_rows(generator)
     wanted = torch.logit(means.clamp(edge, 1 - edge))
     for step in range(CALIBRATION_ROUNDS):
         noise = draw_noise(generator, drawn, CALIBRATION_SEED + step).to(generator.bias)
         blocks = noise.split(generator.rows_per_pass)
         found = torch.cat([generator.probabilities(block) for block in blocks]).mean(0)
         generator.bias.add_((wanted - torch.logit(found.clamp(edge, 1 - edge))) / max(1, step))
+
+
+@torch.no_grad()
+def keep_constraints(generator: NadeGenerator, rows: Tensor) -> None:
+    """Let draws violate the constraints that all rows satisfy as rarely as fresh real rows are expected to.
+
+    Likelihood teaches them slowly, since no row that satisfies them says much. If exp(m) times too many draws violate
+    them, the odds of a bit that would, given the earlier ones, fall by exp(m).
+
+    Args:
+        rows: the codes that are known, (rows, length).
+    """
+    known = rows.cpu().numpy().astype(np.uint8)
+    found = satisfied_by(known)
+    if not len(found):
+        return
+    drawn = sample(generator, _affordable_rows(generator), CALIBRATION_SEED + CALIBRATION_ROUNDS).numpy()
+    least = FEWEST_VIOLATIONS / len(known)
+
+    def excess(some: Constraints, expected: float) -> float:
+        return max(0.0, math.log((float(some.violated_by(drawn).mean()) + least) / (expected + least)))
+
+    # What is added to the logit of a bit (first index) for each 1 among the earlier bits (second), and anyway.
+    given, always = np.zeros((generator.length, generator.length)), np.zeros(generator.length)
+    m = excess(Constraints(pairs=found.pairs), expected_violations(known))
+    for (a, b), pairs in found.pairs.items():
+        for those, earlier, later in ((np.triu(pairs).T, a, b), (np.tril(pairs), b, a)):
+            shift = np.where(those, -m if later else m, 0.0)
+            given += shift if earlier else -shift
+            always += 0 if earlier else shift.sum(axis=1)
+    m = excess(Constraints(pairs={}, groups=found.groups), 0.0)
+    for group in found.groups:
+        given[np.ix_(group, group)] -= m  # no second one
+        # The last one is m likelier if there is none yet, and must still be m less likely if there is one.
+        given[group[-1], group] -= m
+        always[group[-1]] += m
+    # `direct` multiplies bits less 1/2.
+    generator.direct.add_(torch.from_numpy(np.tril(given, -1)).to(generator.direct))
+    generator.bias.add_(torch.from_numpy(always + np.tril(given, -1).sum(axis=1) / 2).to(generator.bias))
+
+
+def _affordable_rows(generator: NadeGenerator) -> int:
+    return min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length))
 
 
 class WarmStart:

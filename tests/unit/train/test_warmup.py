@@ -1,5 +1,6 @@
 """The warm start: classes, nets, joining and calibration, and resuming after an interruption."""
 
+import copy
 import io
 import math
 from collections.abc import Callable
@@ -7,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.drawn import coins, two_kinds
 from train import builtin, generator, kinds, mixture, text_warmup, warmup
+from train.constraints import satisfied_by
 from train.game import NonFiniteError
 from train.mixture import Choice, Mixture
 from train.nade import NadeGenerator
@@ -224,6 +227,38 @@ def test_the_rounds_of_calibration_average_out_the_scatter_of_their_rows(monkeyp
         found = made.probabilities(generator.draw_noise(made, 20_000, seed=9).float())
     scatter = found.var(0).div(400).mean().sqrt()
     assert (found.mean(0) - 0.5).square().mean().sqrt() < 0.6 * scatter
+
+
+@pytest.mark.parametrize("opposite", [False, True])
+def test_constraints_that_all_rows_satisfy_are_hardly_violated(opposite: bool) -> None:
+    torch.manual_seed(0)
+    rows = torch.randint(0, 2, (1000, 12), dtype=torch.uint8)
+    rows[:, :4] = F.one_hot(torch.randint(0, 4, (1000,)), 4)  # exactly one of four
+    rows[:, 4:7] = F.one_hot(torch.randint(0, 4, (1000,)), 4)[:, :3]  # at most one of three
+    rows[:, 7], rows[:, 8] = rows[:, 9], 1 - rows[:, 9]
+    if opposite:  # which leaves the pairs alone
+        rows[:, 4:] = 1 - rows[:, 4:]
+    made = NadeGenerator(length=12, hidden=4, nets=2, classes=2)
+    means = rows.float().mean(0)
+    made.bias.data[:] = torch.logit(means)
+    warmup.keep_constraints(made, rows)
+    warmup.calibrate(made, means, 1000)
+    drawn = generator.sample(made, 20_000, 1)
+    assert satisfied_by(rows.numpy()).violated_by(drawn.numpy()).mean() < 0.003
+    torch.testing.assert_close(drawn.float().mean(0), means, atol=0.02, rtol=0)
+    torch.testing.assert_close(drawn[:, 10:].float().T.corrcoef(), torch.eye(2), atol=0.05, rtol=0)
+
+
+def test_violations_that_fresh_rows_would_have_as_often_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    independent, opposites = torch.randint(0, 2, (2, 1000, 6), dtype=torch.uint8)
+    opposites[:, 1] = 1 - opposites[:, 0]
+    made = NadeGenerator(length=6, hidden=4, nets=1, classes=1)
+    before = copy.deepcopy(made.state_dict())
+    warmup.keep_constraints(made, independent)
+    monkeypatch.setattr(warmup, "expected_violations", lambda known: 0.6)
+    warmup.keep_constraints(made, opposites)  # which half of the draws are not
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
 
 
 def test_rows_that_calibrate_are_not_judged() -> None:
