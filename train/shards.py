@@ -19,6 +19,7 @@ from torch import Tensor
 
 from train import MAX_SEED, atomic, cpus, readers, writers
 from train.artifact import Artifact
+from train.codec import TokensCodec
 from train.errors import InputError
 from train.generator import Generator, LabelledRows, Map, generate_labelled, noise_of
 from train.progress import Progress
@@ -92,7 +93,8 @@ def write(
     _claim(folder, plan)
     atomic.clear(folder)
     torch.set_num_threads(1)  # more threads than cores wait for each other and take six times as long
-    each: Map = cpus.in_threads if processes == 1 else map
+    # Rows of 0/1 are drawn faster than they are written: passes side by side would take more memory for nothing.
+    each: Map = cpus.in_threads if processes == 1 and isinstance(artifact.codec, TokensCodec) else map
     mine = range(rank, plan.shards, processes)
     with Progress("sampling", sum(len(plan.rows(shard)) for shard in mine)) as progress:
         for shard in mine:
