@@ -111,7 +111,7 @@ def _groups_of(rows: Bits) -> list[list[int]]:
     """
     (n, length), values, ones = rows.shape, rows.astype(np.float32), rows.sum(axis=0, dtype=np.int64)
     exclusive = values.T @ values == 0
-    enough = math.log(length**2 / RISK)
+    enough = math.log(max(1, length**2) / RISK)
     groups, left = list[list[int]](), ones > 0
     for first in range(length):
         group, candidates = [first], exclusive[first] & left & (np.arange(length) > first)

@@ -27,7 +27,7 @@ def usable(limit: Path = CGROUP) -> int:
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """As `map`, in threads: one for each usable CPU. Results come in order, and no more items are taken than that.
+    """As `map`, in threads: one for each usable CPU. Results come in order; items are taken a few ahead.
 
     It helps where the function is mostly in large operations of torch or in compiled loops, which other threads need
     not wait for. Of torch's own threads, each should use one: several that share few CPUs wait for each other.

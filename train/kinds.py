@@ -168,8 +168,8 @@ class BitsKind:
         )
         n = ratios.rows_to_judge(min(len(prepared.heldout), len(prepared.train)), generator.length)
         contenders = {
-            name: sample_labelled(each, n, EVALUATION_SEED, each=cpus.in_threads).codes.numpy()
-            for name, each in fitted.items()
+            name: sample_labelled(contender, n, EVALUATION_SEED, each=cpus.in_threads).codes.numpy()
+            for name, contender in fitted.items()
         }
         _announce_judging(list(contenders), len(prepared.heldout))
         return evidence.judge(
@@ -310,7 +310,10 @@ class TextKind:
         self, served: dict[str, Generator], n: int
     ) -> tuple[dict[str, list[str]], dict[str, list[str] | None]]:
         """`n` texts of every contender, and their classes as far as it has any; trigrams have none."""
-        drawn = {name: sample_labelled(each, n, EVALUATION_SEED, each=cpus.in_threads) for name, each in served.items()}
+        drawn = {
+            name: sample_labelled(contender, n, EVALUATION_SEED, each=cpus.in_threads)
+            for name, contender in served.items()
+        }
         texts = {name: self.codec.decode(made.codes) for name, made in drawn.items()}
         if self.config.baselines != "none":
             known = torch.cat([self.prepared.train, self.prepared.validation])
