@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train import cpus
 from train.average import move_average
 from train.baseline_generators import AutoregressiveGenerator, GaussianGenerator, IndependentGenerator
 from train.generator import Generator
@@ -150,7 +151,7 @@ def solve_correlation(h: Tensor, k: Tensor, joint: Tensor) -> Tensor:
     and its slope is the integrand of `orthant`. If no correlation fits, the result is the nearer end, -1 or 1.
     """
     blocks = zip(h.split(PAIRS_PER_PASS), k.split(PAIRS_PER_PASS), joint.split(PAIRS_PER_PASS), strict=True)
-    return torch.cat([_solve(*block) for block in blocks])
+    return torch.cat(list(cpus.in_threads(lambda block: _solve(*block), blocks)))
 
 
 def _solve(h: Tensor, k: Tensor, joint: Tensor) -> Tensor:

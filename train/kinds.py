@@ -143,6 +143,7 @@ class BitsKind:
         """Let draws keep the constraints of training and validation rows, and their column means."""
         if not (isinstance(generator, NadeGenerator) and isinstance(warm, NadeGenerator)):
             return
+        log.info("calibrating on training and validation rows")
         known = self._known()
         means, ships_unimproved = warmup.likely_means(known), _have_equal_weights(generator, warm)
         for each in (generator,) if ships_unimproved else (generator, warm):

@@ -1,7 +1,7 @@
 """The generator of 0/1 rows, which draws bits one after the other.
 
-On a GPU it uses as few torch operations as possible; on a CPU, the compiled loops at the end draw row by row. This
-module is a LEAF (see train/__init__.py).
+On a GPU it uses as few torch operations as possible; on a CPU, the compiled loops at the end draw rows. This module is
+a LEAF (see train/__init__.py).
 """
 
 from typing import Any, cast
@@ -17,6 +17,7 @@ from train.generator import Generator
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
+ROWS_ABREAST = 16  # rows drawn side by side: weights for thousands of bits, more than the cache holds, are read once
 BLOCK = 16  # bits for which `hidden_term` computes the hidden units in one matrix product
 
 
@@ -267,7 +268,7 @@ def _draw_rows(
     class_hidden: Floats,
     class_bias: Floats,
 ) -> None:
-    """Draw bits one after the other, row by row, since each depends on those before it.
+    """Draw bits one after the other, since each depends on those before it, of some rows of a net at the same time.
 
     Args:
         net, latent: each row's net and latent class, int64 (rows,).
@@ -276,24 +277,29 @@ def _draw_rows(
     """
     length, units, recently = noisy.shape[1], hidden_bias.shape[1], local.shape[1]
     half, zero = noisy.dtype.type(0.5), noisy.dtype.type(0)
-    bits = np.empty(length, noisy.dtype)  # less 1/2
-    hidden = np.empty(units, noisy.dtype)
+    bits = np.empty((ROWS_ABREAST, length), noisy.dtype)  # less 1/2
+    hidden = np.empty((ROWS_ABREAST, units), noisy.dtype)
+    recent = np.empty(ROWS_ABREAST, np.int64)
     for r in range(len(hidden_bias)):  # net by net: the weights of one fit into the cache, those of all may not
-        for row in np.nonzero(net == r)[0]:
-            k, recent = latent[row], 0
-            for unit in range(units):
-                hidden[unit] = hidden_bias[r, unit] + class_hidden[r, k, unit]
+        rows = np.nonzero(net == r)[0]
+        for first in range(0, len(rows), ROWS_ABREAST):
+            abreast = rows[first : first + ROWS_ABREAST]
+            for i, row in enumerate(abreast):
+                recent[i] = 0
+                for unit in range(units):
+                    hidden[i, unit] = hidden_bias[r, unit] + class_hidden[r, latent[row], unit]
             for t in range(length):
-                logit = noisy[row, t] + bias[r, t] + class_bias[r, k, t] + local[r, recent]
-                for s in range(t):
-                    logit += direct[r, t, s] * bits[s]
-                for unit in range(units):
-                    logit += output[r, t, unit] * max(hidden[unit], zero)
-                noisy[row, t] = logit
-                bits[t] = half if logit > 0 else -half
-                recent = (2 * recent + (logit > 0)) % recently
-                for unit in range(units):
-                    hidden[unit] += input[r, t, unit] * bits[t]
+                for i, row in enumerate(abreast):
+                    logit = noisy[row, t] + bias[r, t] + class_bias[r, latent[row], t] + local[r, recent[i]]
+                    for s in range(t):
+                        logit += direct[r, t, s] * bits[i, s]
+                    for unit in range(units):
+                        logit += output[r, t, unit] * max(hidden[i, unit], zero)
+                    noisy[row, t] = logit
+                    bits[i, t] = half if logit > 0 else -half
+                    recent[i] = (2 * recent[i] + (logit > 0)) % recently
+                    for unit in range(units):
+                        hidden[i, unit] += input[r, t, unit] * bits[i, t]
 
 
 @njit(nogil=True, fastmath={"reassoc"})
