@@ -68,7 +68,7 @@ def find(runs: Path, model: Path | str | None) -> Path:
     for candidate in (path / "lookalike.mar", path / "artifact", path):
         if candidate.is_file() or (candidate / CARD).is_file():
             return candidate
-    raise UsageError(f"--model {model}: neither an archive, nor a run directory with one, nor an artifact")
+    raise UsageError(f"{model}: neither an archive, nor a run directory with one, nor an artifact")
 
 
 def _fetch(name: str, runs: Path, folder: Path) -> Path:
@@ -82,25 +82,25 @@ def _fetch(name: str, runs: Path, folder: Path) -> Path:
     """
     database, uri = mlflow_store.beside(runs), mlflow_store.store_uri(runs)
     if uri == mlflow_store.file_uri(database) and not database.is_file():
-        raise UsageError(f"--model {name}: there is no registry at {database}; set MLFLOW_TRACKING_URI, or train first")
+        raise UsageError(f"{name}: there is no registry at {database}; set MLFLOW_TRACKING_URI, or train first")
     mlflow_store.set_defaults()
     try:
         import mlflow  # here, because it takes seconds and most models are files
     except ModuleNotFoundError as problem:
         raise UsageError(
-            f"--model {name}: MLflow is not installed here; name an archive, a run directory or an artifact"
+            f"{name}: MLflow is not installed here; name an archive, a run directory or an artifact"
         ) from problem
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # else it prints addresses, with their passwords
     mlflow.set_tracking_uri(uri)
     try:
         mlflow.artifacts.download_artifacts(artifact_uri=name, dst_path=str(folder))
     except Exception as problem:  # MLflow lets through those of its database and of requests
-        raise UsageError(f"--model {name}: {mlflow_store.one_line(problem)}") from problem
+        raise UsageError(f"{name}: {mlflow_store.one_line(problem)}") from problem
     cards = list(folder.rglob(CARD))
     if len(cards) != 1:
         has_files = any(folder.rglob("MLmodel"))  # as every model of MLflow
         reason = "not a Lookalike model: it holds no artifact" if has_files else "MLflow has no files of it any more"
-        raise UsageError(f"--model {name}: {reason}")
+        raise UsageError(f"{name}: {reason}")
     return cards[0].parent
 
 

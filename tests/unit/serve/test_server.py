@@ -697,7 +697,7 @@ def test_the_newest_run_is_the_model_and_no_other_folder(tmp_path: Path) -> None
         (tmp_path / name / "lookalike.mar").touch()
     (tmp_path / "00011-unfinished").mkdir()
     assert models.find(tmp_path, None) == tmp_path / "00010-digits" / "lookalike.mar"
-    with pytest.raises(UsageError, match=r"--model .*00011-unfinished: neither an archive, nor a run directory"):
+    with pytest.raises(UsageError, match=r"^/.*00011-unfinished: neither an archive, nor a run directory"):
         models.find(tmp_path, tmp_path / "00011-unfinished")
 
 
@@ -821,7 +821,7 @@ def test_a_registered_model_without_mlflow_is_told(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "mlflow", None)
     name = "models:/lookalike@champion"
-    with pytest.raises(UsageError, match=f"^--model {name}: MLflow is not installed here; name "):
+    with pytest.raises(UsageError, match=f"^{name}: MLflow is not installed here; name "):
         models._fetch(name, tmp_path, tmp_path)
 
 
@@ -842,7 +842,7 @@ def test_a_registry_that_is_away_is_not_waited_for(tmp_path: Path, monkeypatch: 
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{gone.getsockname()[1]}")
     began = time.monotonic()
     with (
-        pytest.raises(UsageError, match=r"^--model models:/lookalike/1: "),
+        pytest.raises(UsageError, match=r"^models:/lookalike/1: "),
         models.located(tmp_path, "models:/lookalike/1"),
     ):
         pass
@@ -1244,7 +1244,7 @@ def test_a_registry_that_cannot_be_read_is_told_without_its_password(
         raise kind("403 for url:\n http://me:secret@host/api")
 
     pretend_mlflow(monkeypatch, fail)
-    with pytest.raises(UsageError, match=r"^--model models:/lookalike/1: 403 for url: http://host/api$"):
+    with pytest.raises(UsageError, match=r"^models:/lookalike/1: 403 for url: http://host/api$"):
         models._fetch("models:/lookalike/1", tmp_path, tmp_path)
 
 
