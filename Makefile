@@ -104,7 +104,7 @@ readme: $(READY) ## Bring the options in the README up to date
 bench: $(READY) ## Speed of training: beside a plain loop, part by part, and to quality (about ten minutes)
 	@PYTHONPATH=. $(BIN)/python tests/bench/speed.py $(ARGS)
 
-bench-quality: $(READY) ## GAN, baselines and floor on four data sets, three seeds (about a quarter of an hour)
+bench-quality: $(READY) ## GAN, baselines and floor on four data sets, three seeds (three minutes of training for each)
 	@PYTHONPATH=. $(BIN)/python tests/bench/quality.py $(ARGS)
 
 bench-text: $(READY) ## GAN, RNN and floor on whole texts; ARGS="file.txt …" for your own (about an hour)
