@@ -5,6 +5,7 @@ beside those of the training texts, their floors.
 """
 
 import math
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,10 @@ CONV_FOLDS = 3  # fewer, because the net is slower to train than the other judge
 EMBEDDED_TEXTS = 1000  # of each kind, for the Frechet distance: a thousand sentences take ten seconds
 WIDEST = 5  # tokens that the net's widest filter sees
 TORCH_RANDOM = threading.Lock()  # held while torch's own random generator is seeded
+# Six letters in a row of Thai, Lao, Burmese, Khmer, Japanese or Chinese, which put no spaces between words. Where a
+# text has been cut into words, most are shorter.
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]{6}")
+UNSPACED_SHARE = 0.5  # the share of all letters in such words from which on numbers about words say little
 PASSAGE_WORDS = 8  # consecutive: 1 of 900 film reviews shares that many with 5,000 others, and 1 of 30 captions
 
 
@@ -80,7 +85,12 @@ def compare_text(
     scores |= _text_copy_scores(s, h, [*train, *validation])
     # The columns have no natural order, so lags say nothing.
     scores = {name: finite(score) for name, score in scores.items() if not name.startswith("lag_")}
-    return {**scores, "warnings": warnings_of(scores, texts=True)}
+    warnings = warnings_of(scores, texts=True)
+    if is_unspaced(h):
+        warnings.insert(
+            0, "the texts have no spaces between words: whole clauses count as words, so the numbers mean little"
+        )
+    return {**scores, "warnings": warnings}
 
 
 def label_scores(synthetic: Labelled, heldout: Labelled, n: int, *, seed: int = 0) -> Scores:
@@ -116,6 +126,12 @@ def commonest_tokens(texts: Texts, size: int) -> list[str]:
     """The `size` tokens that are present in most texts, ties in alphabetical order."""
     counts = Counter(token for text in texts for token in set(text))
     return sorted(counts, key=lambda token: (-counts[token], token))[:size]
+
+
+def is_unspaced(texts: Texts) -> bool:
+    """Whether most letters are in `UNSPACED` words: those of languages written without spaces, not cut into words."""
+    words = [word for text in texts for word in text]
+    return sum(len(word) for word in words if UNSPACED.search(word)) > UNSPACED_SHARE * sum(map(len, words))
 
 
 def presence(texts: Texts, tokens: Sequence[str]) -> Bits:

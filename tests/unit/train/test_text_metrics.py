@@ -11,6 +11,7 @@ import torch
 
 from tests.sentences import random_texts
 from train import cpus, text_metrics
+from train.codec import words_of
 
 
 def plain_bleu(text: list[str], references: list[list[str]], k: int) -> float:
@@ -272,6 +273,25 @@ def test_texts_without_words_are_compared_in_silence() -> None:
 @pytest.fixture
 def _no_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_metrics, "text_c2st", lambda *_: (0.5, 0.01))
+
+
+@pytest.mark.usefixtures("_no_judges")
+@pytest.mark.parametrize(
+    ("text", "unspaced"),
+    [
+        ("这部电影真的非常精彩。看完以后想再看一遍。", True),
+        ("この映画はとても面白かったです。", True),
+        ("ภาพยนตร์เรื่องนี้สนุกมาก", True),
+        ("这 部 电影 真的 非常 精彩 。 看完 以后 想 再 看 一遍 。", False),
+        ("이 영화는 정말 재미있었어요.", False),
+        ("هذا الفيلم جميل جدا", False),
+        ("an extraordinarily long film", False),
+    ],
+)
+def test_texts_without_spaces_between_words_are_named(text: str, unspaced: bool) -> None:
+    texts = [words_of(text)] * 12
+    warnings = text_metrics.compare_text(texts, texts, texts)["warnings"]
+    assert any("no spaces between words" in warning for warning in warnings) == unspaced
 
 
 @pytest.mark.usefixtures("_no_judges")
