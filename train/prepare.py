@@ -177,7 +177,7 @@ def _labels(config: Config, classes: list[str], names: list[str], train: Tensor)
     learned = set(labels[train].tolist())
     if lacking := [name for number, name in enumerate(names) if number not in learned]:
         raise InputError(
-            f"--label-column {config.label_column}: no training text is of class {lacking[0]}, so it cannot be "
-            f"learned; remove its rows, or hold out fewer with --holdout and --validation"
+            f"--label-column {config.label_column}: no training text is of class {data.some(lacking)}, so that cannot "
+            f"be learned; remove the rows, or hold out fewer with --holdout and --validation"
         )
     return labels

@@ -137,6 +137,14 @@ def test_a_class_that_nothing_teaches_is_refused(reviews: Path) -> None:
         prepared(reviews, label_column="stars")
 
 
+def test_all_classes_that_nothing_teaches_are_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    rare = "".join(f"another film,rare{row}\n" for row in range(30))
+    path.write_text("text,kind\n" + "a film,good\n" * 30 + rare)
+    with pytest.raises(InputError, match=r"no training text is of class rare\d+, rare\d+, .* and \d+ more"):
+        prepared(path, column="text", label_column="kind")
+
+
 def test_what_judges_texts_is_bounded(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.prepare.JUDGING_ROWS", 7)
     monkeypatch.setattr(kinds, "embedder", lambda: None)
