@@ -45,7 +45,7 @@ def announce(
     known = {row.tobytes() for part in (prepared.train, prepared.validation) for row in part.numpy()}
     repeated = sum(row.tobytes() in known for row in prepared.heldout.numpy()) / len(prepared.heldout)
     if repeated > metrics.NOTABLE_REPEATS:
-        log.warning("%s", metrics.repeated_rows(repeated))
+        log.warning("%s", metrics.repeated_rows(repeated, "texts" if config.codec == "tokens" else "rows"))
     log.info("run %s on %s", run.path, device_name)
     if config.device == "cuda" and torch.cuda.device_count() > distributed.world_size():
         used = f"{distributed.world_size()} of {torch.cuda.device_count()} GPUs"

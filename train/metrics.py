@@ -170,7 +170,7 @@ def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
     if scores["heldout_constant_columns"]:
         found.append(f"{scores['heldout_constant_columns']} {constant} the held-out {rows}: correlations count as 0")
     if scores["copy_floor"] > NOTABLE_REPEATS:
-        found.append(repeated_rows(scores["copy_floor"], rows))
+        found.append(repeated_rows(scores["copy_floor"], rows, " but for capitals and punctuation" if texts else ""))
     if scores.get("violation_excess_low", 0.0) > NOTABLE_VIOLATIONS:
         found.append(
             f"{scores['violation_rate']:.1%} of the synthetic rows violate constraints that all training rows satisfy, "
@@ -196,9 +196,10 @@ def warnings_of(scores: Scores, *, texts: bool = False) -> list[str]:
     return found
 
 
-def repeated_rows(share: float, rows: str = "rows") -> str:
+def repeated_rows(share: float, rows: str = "rows", but_for: str = "") -> str:
     return (
-        f"{share:.0%} of the held-out {rows} are also found among the training {rows}: copying those looks like quality"
+        f"{share:.0%} of the held-out {rows} are also found among the training {rows}{but_for}: copying those looks "
+        "like quality"
     )
 
 

@@ -303,6 +303,13 @@ def test_copies_of_any_training_text_are_found_although_fewer_are_compared() -> 
 
 
 @pytest.mark.usefixtures("_no_judges")
+def test_repeated_texts_are_said_to_be_compared_by_their_words() -> None:
+    texts = random_texts(50, 1)
+    warnings = text_metrics.compare_text(texts, texts, texts)["warnings"]
+    assert any("among the training texts but for capitals and punctuation" in warning for warning in warnings)
+
+
+@pytest.mark.usefixtures("_no_judges")
 def test_of_sorted_texts_those_that_are_compared_are_drawn_from_all() -> None:
     heldout, train, made = (sorted(random_texts(n, seed)) for n, seed in ((800, 1), (800, 2), (100, 3)))
     scores = text_metrics.compare_text(made, heldout, train)
