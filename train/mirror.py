@@ -257,12 +257,15 @@ class Mirror:
         return found or self._make(name, resolve_tags({MLFLOW_PARENT_RUN_ID: self.run_id}))
 
     def _send_files(self) -> None:
-        """Send all that a reader may want: neither checkpoints nor the .mar, which repeats the artifact's weights."""
+        """Send all that a reader may want: neither checkpoints nor the .mar, which repeats the artifact's weights.
+
+        MLflow's page that compares runs shows only files that are in no folder.
+        """
         left_out = (self.run.checkpoints.name, self.run.archive.name, self.run.tracking.name)
         for path in sorted(self.run.path.rglob("*")):
             place = path.relative_to(self.run.path)
             if path.is_file() and place.parts[0] not in left_out and not path.name.startswith("."):
-                self.client.log_artifact(self.run_id, str(path), "/".join(("run", *place.parts[:-1])))
+                self.client.log_artifact(self.run_id, str(path), "/".join(place.parts[:-1]) or None)
 
     def _send_model(self, passed: bool | None) -> None:
         """Register the artifact, once. If it passed the gate, it becomes champion unless a newer version is."""

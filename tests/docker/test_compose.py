@@ -52,7 +52,7 @@ def test_mlflow_and_the_server_come_up_healthy_and_a_job_reports(
     (run,) = client.search_runs([experiment.experiment_id], "tags.`data` != ''")
     assert run.info.status == "FINISHED"
     assert client.get_model_version("lookalike", "1").run_id == run.info.run_id
-    assert any(file.path == "run/report.html" for file in client.list_artifacts(run.info.run_id, "run"))
+    assert any(file.path == "report.html" for file in client.list_artifacts(run.info.run_id))
 
     down = engine.make("down", **services)
     assert down.returncode == 0, down.stdout + down.stderr

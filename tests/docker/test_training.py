@@ -54,7 +54,7 @@ def test_mlflow_has_the_run_with_the_revision_of_the_image(
     assert known.stdout == "commit\n" or revision == "unknown"
     # Paths are the same inside and outside the container, so the store's files are found from here.
     client = mlflow.MlflowClient(f"sqlite:///{runs}/mlflow.db")
-    assert any(file.path == "run/report.html" for file in client.list_artifacts(run.info.run_id, "run"))
+    assert any(file.path == "report.html" for file in client.list_artifacts(run.info.run_id))
 
 
 def test_sigterm_leaves_a_checkpoint_from_which_the_job_goes_on(trained: object, runs: Path, engine: Engine) -> None:

@@ -85,9 +85,9 @@ def test_a_job_leaves_everything_that_was_promised(tmp_path: Path, capsys: pytes
     client = mlflow.MlflowClient(store(tmp_path))
     ticks = len(run.stats.read_text().splitlines())
     assert len(client.get_metric_history(tracked.info.run_id, "generator_loss")) == ticks
-    files = {file.path for file in client.list_artifacts(tracked.info.run_id, "run")}
-    assert {"run/report.html", "run/plots", "run/config.json"} <= files
-    assert not {"run/checkpoints", "run/lookalike.mar", "run/mlflow.json"} & files
+    files = {file.path for file in client.list_artifacts(tracked.info.run_id)}
+    assert {"report.html", "plots", "config.json"} <= files
+    assert not {"checkpoints", "lookalike.mar", "mlflow.json"} & files
     version = client.get_model_version("lookalike", "1")
     assert version.run_id == tracked.info.run_id
     card = artifact.load(run.artifact).card
@@ -240,7 +240,7 @@ def test_an_older_run_that_goes_on_does_not_take_the_place_of_a_newer_champion(t
     assert (int(champion.version), champion.tags["run"]) == (2, "00002-toy-bits")
     older = client.get_model_version("lookalike", "1").run_id
     assert older
-    assert "run/lookalike.mar" not in {file.path for file in client.list_artifacts(older, "run")}  # it exists by now
+    assert "lookalike.mar" not in {file.path for file in client.list_artifacts(older)}  # it exists by now
 
 
 def test_the_textbook_prints_what_the_textbook_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

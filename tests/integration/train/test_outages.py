@@ -120,8 +120,8 @@ def check_that_nothing_is_missing(server: Server, run: rundir.RunDirectory) -> N
     assert len(tracked.inputs.dataset_inputs) == 2
     assert tracked.data.metrics["correlation_ratio"] > 0
     assert "correlation_ratio" in tracked.data.tags["mlflow.note.content"]
-    files = {file.path for file in client.list_artifacts(tracked.info.run_id, "run")}
-    assert {"run/report.html", "run/stats.jsonl", "run/plots", "run/artifact"} <= files
+    files = {file.path for file in client.list_artifacts(tracked.info.run_id)}
+    assert {"report.html", "stats.jsonl", "plots", "artifact"} <= files
     experiment = [tracked.info.experiment_id]
     children = client.search_runs(experiment, f"tags.`mlflow.parentRunId` = '{tracked.info.run_id}'")
     names = list(json.loads(run.metrics.read_text())["scores"])
