@@ -243,7 +243,7 @@ def _cell(measured: dict[str, dict[str, Any]], name: str, row: Row) -> dict[str,
 def neighbours(
     evidence: Evidence, decode: Callable[[Tensor], list[str] | None], *, train_known: bool = True
 ) -> list[dict[str, Any]]:
-    """The first synthetic rows, each with its nearest training or validation row and the number of differing values.
+    """Some synthetic rows, each with its nearest training or validation row and the number of differing values.
 
     For texts, the distance is the share of the words of both that only one of them has.
 
@@ -271,7 +271,8 @@ def neighbours(
 def _text_neighbours(synthetic: list[str], real: list[str]) -> list[dict[str, Any]]:
     known = [Counter(words_of(text)) for text in real]
     found = []
-    for text in synthetic[:NEIGHBOUR_ROWS]:
+    chosen = np.random.default_rng(0).permutation(len(synthetic))[:NEIGHBOUR_ROWS]  # a file may be sorted, by class say
+    for text in (synthetic[row] for row in np.sort(chosen)):
         words = Counter(words_of(text))
         distances = [_distance(words, other) for other in known]
         nearest = int(np.argmin(distances))

@@ -168,6 +168,13 @@ def test_a_value_is_graded_by_its_distance_from_the_ideal(key: str, grades: dict
         assert report._cell(scores, "GAN", row)["grade"] == grade, value
 
 
+def test_the_texts_that_are_shown_come_from_all_of_a_sorted_file() -> None:
+    shown = [pair["row"] for pair in report._text_neighbours([f"text {i:03}" for i in range(100)], ["a text"])]
+    assert len(set(shown)) == report.NEIGHBOUR_ROWS
+    assert shown == sorted(shown)
+    assert shown[-1] > "text 050"
+
+
 def test_the_nearest_training_text_stands_beside_a_text() -> None:
     train = ["a long story about nothing", "a fine film", "the plot"]
     (found,) = report._text_neighbours(["a very fine film"], train)
