@@ -111,7 +111,8 @@ def _judged_files(
         column: the column that holds the text.
         synthetic_column: the same in the synthetic file, where the name may be another.
         label_column: the column that holds the texts' classes, or that a model would predict from the others.
-        max_bad_rows: how many rows of a file may be skipped; a warning among the scores names them.
+        max_bad_rows: how many rows of a file may be skipped; the log names them, and a warning among the scores the
+            first of them.
 
     Raises:
         InputError: a file cannot be read, or they do not hold the same kind of rows.
@@ -176,8 +177,12 @@ def _loaded(
 
 def _warn(scores: dict[str, Any], given: Dataset, made: Dataset | Values, learned: Dataset | None) -> None:
     """Add the warnings that concern the files to those of the scores."""
-    skipped = [line for each in (given, learned, made) if each is not None for line in each.skipped]
-    scores["warnings"] += [f"skipped: {line}" for line in skipped]
+    for each in (given, learned, made):
+        if each is not None and each.skipped:
+            for line in each.skipped:
+                log.warning("skipped: %s", line)
+            first = readers.first_of(each.skipped)
+            scores["warnings"].append(f"{len(each.skipped):,} unusable rows of {each.source} were skipped: {first}")
     if learned is None:
         _leave_out_near_copies(scores)
     elif learned.fingerprint() == given.fingerprint():

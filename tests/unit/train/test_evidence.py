@@ -1,5 +1,6 @@
 """Evidence for files of any origin: columns are matched by name, and nothing is skipped silently."""
 
+import logging
 import random
 import re
 from pathlib import Path
@@ -187,23 +188,41 @@ def test_texts_need_no_more_words_than_they_have(reviews: Path) -> None:
 
 def test_skipped_rows_are_named_up_to_the_limit(reviews: Path) -> None:
     found = judged(reviews, reviews.with_name("samples.csv"), column="review")
-    assert "skipped: reviews.csv row 41: no text" in found.scores[SYNTHETIC]["warnings"]
+    warning = f"1 unusable rows of {reviews} were skipped: reviews.csv row 41: no text"
+    assert warning in found.scores[SYNTHETIC]["warnings"]
     with pytest.raises(InputError, match=r"^.*reviews.csv: 1 unusable rows, more than --max-bad-rows 0"):
         judged(reviews, reviews, column="review", max_bad_rows=0)
 
 
-def test_synthetic_numbers_may_have_bad_rows_too(tmp_path: Path) -> None:
+def test_many_skipped_rows_are_named_in_the_log_and_make_one_warning(
+    reviews: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = reviews.with_name("empty.csv")
+    made.write_text("review,stars\n" + ",1\n" * 20 + "a fine film,2\n" * 20)
+    with caplog.at_level(logging.WARNING, logger="lookalike"):
+        found = judged(reviews, made, column="review", max_bad_rows=20)
+    assert caplog.text.count("skipped: empty.csv row") == 20
+    (warning,) = (each for each in found.scores[SYNTHETIC]["warnings"] if "empty.csv" in each)
+    assert warning.startswith(f"20 unusable rows of {made} were skipped: empty.csv row 1: no text; ")
+
+
+def test_synthetic_numbers_may_have_bad_rows_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = builtin.toy(200)
     real, made = write(tmp_path / "real.parquet", rows[:100], NAMES), tmp_path / "made.csv"
     lines = [",".join(map(str, row)) for row in rows[100:].tolist()]
     lines[:5] = ["0,1,,0,1", "0,1", "0,nan,1,0,1", "0,1,0,0.5,TRUE", "0,1,0,2,0"]
     made.write_text("\n".join([",".join(NAMES), *lines]) + "\n")
-    found = judged(real, made, max_bad_rows=4)
-    assert found.scores[SYNTHETIC]["warnings"][-5:] == [
-        "skipped: made.csv row 2: 2 columns where the header names 5",
-        "skipped: made.csv row 1: column c holds nothing, not a number from 0 to 1",
-        "skipped: made.csv row 3: column b holds 'nan', not a number from 0 to 1",
-        "skipped: made.csv row 5: column d holds '2', not a number from 0 to 1",
+    with caplog.at_level(logging.WARNING, logger="lookalike"):
+        found = judged(real, made, max_bad_rows=4)
+    skipped = [
+        "made.csv row 2: 2 columns where the header names 5",
+        "made.csv row 1: column c holds nothing, not a number from 0 to 1",
+        "made.csv row 3: column b holds 'nan', not a number from 0 to 1",
+        "made.csv row 5: column d holds '2', not a number from 0 to 1",
+    ]
+    assert caplog.messages == [f"skipped: {line}" for line in skipped]
+    assert found.scores[SYNTHETIC]["warnings"][-2:] == [
+        f"4 unusable rows of {made} were skipped: {'; '.join(skipped[:3])}",
         "without --train, near copies are not measured, and only about half of the exact copies are counted",
     ]
     assert "near_copy_share" not in found.scores[SYNTHETIC]
