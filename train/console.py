@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from train import NO_WORDS, SHOWN_SAFELY, distributed, metrics
 from train.artifact import Artifact
-from train.codec import Codec, TokensCodec
+from train.codec import Codec, TokensCodec, class_names
 from train.config import Config, without_effect
 from train.game import Tick
 from train.kinds import EVALUATION_SEED
@@ -124,19 +124,30 @@ class GameBar:
 def print_rows(shipped: Artifact, prepared: Prepared) -> None:
     """Print some real rows, and as many from the shipped generator."""
     codec = shipped.codec
-    generated = _lines(codec, shipped.sample(PRINTED_ROWS, EVALUATION_SEED))
+    generated = _sampled(shipped)
     if isinstance(codec, TokensCodec):
-        real = prepared.dataset.take(prepared.parts.heldout[:PRINTED_ROWS])
-        plain = shipped.sample(PRINTED_ROWS, EVALUATION_SEED, temperature=LOW_TEMPERATURE)
+        real = prepared.dataset.part(prepared.parts.heldout[:PRINTED_ROWS])
+        texts = [" ".join(text.split()) for text in real.rows]  # decoded, they would lack unknown words
+        plain = _sampled(shipped, temperature=LOW_TEMPERATURE)
         shown = {
-            "real texts": [" ".join(text.split()) for text in real],  # decoded, they would lack unknown words
+            "real texts": _with_classes(texts, real.classes),
             "generated texts": generated,
-            f"at temperature {LOW_TEMPERATURE}, plainer and less varied": _lines(codec, plain),
+            f"at temperature {LOW_TEMPERATURE}, plainer and less varied": plain,
         }
     else:
         shown = {"real rows": _lines(codec, prepared.heldout[:PRINTED_ROWS]), "generated rows, rounded": generated}
     for title, lines in shown.items():
         log.info("\n%s:\n%s", title, "\n".join(f"  {line.translate(SHOWN_SAFELY)}" for line in lines))
+
+
+def _sampled(shipped: Artifact, **chosen: float) -> list[str]:
+    rows = shipped.sample_labelled(PRINTED_ROWS, EVALUATION_SEED, **chosen)
+    return _with_classes(_lines(shipped.codec, rows.codes), class_names(shipped.codec, rows.labels))
+
+
+def _with_classes(lines: list[str], classes: list[str] | None) -> list[str]:
+    """Lines, each with its class before it if there are classes."""
+    return lines if classes is None else [f"[{name}] {line}" for name, line in zip(classes, lines, strict=True)]
 
 
 def _lines(codec: Codec, codes: Tensor) -> list[str]:

@@ -83,8 +83,10 @@ class Dataset:
 
     @property
     def extent(self) -> str:
-        """How many rows, and of which column, in words."""
-        return f"{len(self):,} rows" + (f" of column {self.text_column}" if self.text_column else "")
+        """How many rows, of which column, and in how many classes, in words."""
+        column = f" of column {self.text_column}" if self.text_column else ""
+        classes = f" in {len(set(self.classes))} classes" if self.classes else ""
+        return f"{len(self):,} rows{column}{classes}"
 
     @property
     def rows(self) -> Sequence[Any]:

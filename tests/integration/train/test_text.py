@@ -90,6 +90,16 @@ def test_real_rows_are_printed_whole(sentences: Path, tmp_path: Path, capsys: py
     assert {line.strip().rpartition(" ")[2] for line in printed} <= {f"{end}." for end in ENDS}
 
 
+def test_printed_texts_come_with_their_classes(trained: rundir.RunDirectory) -> None:
+    log = trained.log.read_text()
+    assert "400 rows of column review in 2 classes" in log
+    printed = log.split("real texts:\n")[1].splitlines()[:5]
+    assert all(
+        line.startswith(f"  [{1 if line.endswith(tuple(f'{e}.' for e in ENDS[:2])) else 2}] ") for line in printed
+    )
+    assert all(line.startswith(("  [1] ", "  [2] ")) for line in log.split("generated texts:\n")[1].splitlines()[:5])
+
+
 def test_samples_are_texts_and_options_choose(
     trained: rundir.RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

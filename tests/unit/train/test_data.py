@@ -742,6 +742,8 @@ def test_the_column_that_was_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "reviews.csv"
     path.write_text("stars,review\n" + "5,a very good film\n" * 20)
     assert data.load(str(path)).extent == "20 rows of column review"
+    path.write_text("stars,review\n" + "5,a very good film\n" * 20 + "1,a very bad film\n")
+    assert data.load(str(path), label_column="stars").extent == "21 rows of column review in 2 classes"
     path.write_text("review\n" + "a very good film\n" * 20)
     assert data.load(str(path)).extent == "20 rows"
 
