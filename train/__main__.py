@@ -493,11 +493,12 @@ class _BesideTheBar(logging.Handler):
         self.json_alone = json_alone
 
     def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if self.json_alone else sys.stdout
         try:
-            tqdm.write(self.format(record), file=sys.stderr if self.json_alone else sys.stdout)
+            tqdm.write(self.format(record), file=stream)
         except OSError:  # nobody reads any more (| head), or the disk is full: a run's log.txt has it all
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())  # not a new stream: Python would still flush the old one at its end
+            os.dup2(nowhere, stream.fileno())  # not a new stream: Python would still flush the old one at its end
             os.close(nowhere)
 
 

@@ -308,3 +308,16 @@ def test_a_job_goes_on_where_nobody_reads_its_output(tmp_path: Path) -> None:
     os.close(writing)
     assert (job.returncode, job.stderr) == (0, "")
     assert (tmp_path / "done").exists()
+
+
+def test_json_is_printed_although_nobody_reads_the_log(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "import logging; from train.__main__ import _BesideTheBar; log = logging.getLogger('x'); "
+    code += "log.addHandler(_BesideTheBar(json_alone=True)); log.error('one'); log.error('two'); print('{}')"
+    environment = {**os.environ, "PYTHONPATH": str(Path(commands.__file__).parents[1])}
+    job = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=writing, text=True
+    )
+    os.close(writing)
+    assert (job.returncode, job.stdout) == (0, "{}\n")
