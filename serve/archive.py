@@ -18,13 +18,13 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import train
 from serve.errors import ArchiveError
-from train import CARD, MODEL_NAME, WEIGHTS
+from train import CARD, MODEL_NAME, WEIGHTS, atomic
 
 HERE = Path(__file__).resolve().parent
 # The only environment variables that an archive's code inherits, when it is proved and when it is served.
@@ -84,18 +84,14 @@ def kept_environment() -> dict[str, str]:
 
 def _pack(contents: dict[str, bytes], mar: Path) -> Path:
     mar.parent.mkdir(parents=True, exist_ok=True)
-    partial = mar.with_name(f".{mar.name}.partial")  # hidden, so that nobody takes half a file for an archive
+    atomic.clear(mar.parent)
     try:
-        with zipfile.ZipFile(partial, "w") as archive:
+        with atomic.replacing(mar) as partial, zipfile.ZipFile(partial, "w") as archive:
             for name, content in sorted(contents.items()):
                 archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
-        return partial.replace(mar)
-    except BaseException as problem:
-        with suppress(OSError):  # a read-only folder, say, of which `problem` tells
-            partial.unlink()
-        if isinstance(problem, OSError):
-            raise ArchiveError(f"{mar}: {problem.strerror or problem}") from problem
-        raise
+    except OSError as problem:
+        raise ArchiveError(f"{mar}: {problem.strerror or problem}") from problem
+    return mar
 
 
 def verify(mar: Path, proved: Path | None = None, seconds: float = 0) -> dict[str, Any]:

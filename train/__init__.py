@@ -16,6 +16,7 @@ MAX_SEED = 2**32 - 1  # torch's CPU generator (Mersenne Twister) ignores the hig
 LEAVES = (
     "__init__.py",
     "artifact.py",
+    "atomic.py",
     "catalogue.py",
     "codec.py",
     "generator.py",

@@ -11,7 +11,6 @@ Loading verifies the artifact: the checksum must match and the golden samples mu
 import copy
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from train import CARD, MAX_SEED, WEIGHTS, catalogue
+from train import CARD, MAX_SEED, WEIGHTS, atomic, catalogue
 from train import codec as codecs
 from train import generator as generators
 from train.codec import Codec
@@ -91,23 +90,12 @@ def save(directory: Path, generator: Generator, codec: Codec, facts: dict[str, A
     """Write an artifact, replacing an older one, and return it as a server would load it.
 
     Args:
-        directory: its final place. It appears complete or not at all; a kill between the two renames leaves the old and
-            the new one beside it.
+        directory: its final place, where it appears complete or not at all; see `atomic.replacing_folder`.
         facts: what else the card should say (model version, data, metrics, verdict, run id, libraries), as plain JSON.
     """
-    partial, old = (directory.with_name(directory.name + ending) for ending in (".partial", ".old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.replacing_folder(directory) as partial:
         _write(partial, generator, codec, facts)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if directory.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        directory.rename(old)
-    partial.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
     return load(directory)
 
 

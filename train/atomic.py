@@ -1,4 +1,7 @@
-"""Files and folders that appear whole or not at all, and JSONL files that a crash may have cut off."""
+"""Files and folders that appear whole or not at all, and JSONL files that a crash may have cut off.
+
+This module is a LEAF (see train/__init__.py).
+"""
 
 import contextlib
 import json

@@ -189,7 +189,7 @@ def test_the_older_artifact_is_deleted_only_when_the_new_one_is_in_its_place(
 
 
 def test_what_a_kill_between_the_renames_has_left_is_replaced(saved: Path) -> None:
-    saved.rename(saved.with_name("artifact.old"))
+    saved.rename(saved.with_name(".artifact.old"))
     other = catalogue.build({"name": "textbook", "length": 6})
     artifact.save(saved, other, BitsCodec("abcdef"), {"version": "8"})
     assert artifact.load(saved).card["version"] == "8"
