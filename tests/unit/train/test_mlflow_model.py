@@ -37,8 +37,8 @@ import json, sys
 from pathlib import Path
 import pandas as pd
 from tests.rated import rated_artifact
-from train.mirror import SIGNATURE
 from train.mlflow_model import Lookalike
+from train.registry import SIGNATURE
 
 model = Lookalike()
 model.artifact = rated_artifact(Path(sys.argv[1]))

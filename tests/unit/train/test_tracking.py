@@ -12,7 +12,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from tests.strange import STRANGE_FOLDERS
-from train import artifact, atomic, mirror, store, tracking
+from train import artifact, atomic, mirror, registry, store, tracking
 from train.codec import BitsCodec
 from train.config import Config
 from train.errors import InputError, JobError
@@ -314,7 +314,7 @@ def test_only_a_model_that_passed_a_gate_becomes_champion(
     facts = {"data": {"name": "toy", "rows": 9, "fingerprint": "f"}}
     artifact.save(run.artifact, NadeGenerator(length=3, hidden=2, nets=1, classes=1), BitsCodec("abc"), facts)
     logged = SimpleNamespace(model_uri=run.artifact.as_uri(), model_id=None)
-    monkeypatch.setattr(mirror.Mirror, "_log_model", lambda _: logged)
+    monkeypatch.setattr(registry.Registration, "_log_model", lambda _: logged)
     sending = mirror.Mirror(run, mirror.read(run))
     run.summary.write_text("The gate says so.")
     sending._send_model(passed)
