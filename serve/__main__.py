@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from serve import client as clients
-from serve import models, server
+from serve import management, models, server
 from serve import state as states
 from serve.client import Client
 from serve.errors import ServeError, UsageError
@@ -210,7 +210,7 @@ def token(runs: Path, header: bool) -> None:
     state = states.running(runs)
     if state is None:
         raise ServeError(server.why_none(runs))
-    found = server.inference_token(state)
+    found = management.inference_token(state)
     if found is None:
         raise ServeError("the server here needs no token; one that does starts with: python -m serve start --tokens")
     click.echo(f"Authorization: Bearer {found}" if header else found)
@@ -295,7 +295,7 @@ def _client(runs: Path, address: str | None, token: str | None) -> Client:
     state = states.running(runs)
     if state is None:
         raise ServeError(server.why_none(runs))
-    return Client(address=state.address, token=server.inference_token(state))
+    return Client(address=state.address, token=management.inference_token(state))
 
 
 def _introduce(settings: Settings, state: states.State) -> None:
@@ -322,7 +322,7 @@ def _warn(version: str, missed: list[str]) -> None:
 
 def _curl(runs: Path, state: states.State) -> str:
     header = "python -m serve token --header" + (f" --runs {shlex.quote(str(runs))}" if runs != RUNS else "")
-    before, bearer = (f"{header} | ", " -H @-") if server.inference_token(state) else ("", "")
+    before, bearer = (f"{header} | ", " -H @-") if management.inference_token(state) else ("", "")
     asked = """-d '{"n": 5, "seed": 1}' -H 'Content-Type: application/json'"""
     return f"{before}curl -X POST {state.address}/predictions/{MODEL_NAME} {asked}{bearer}"
 

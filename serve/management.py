@@ -1,4 +1,4 @@
-"""A client of TorchServe's management API, which listens on a private Unix socket."""
+"""A client of TorchServe's management API, which listens on a private Unix socket, and the tokens of both its APIs."""
 
 import http.client
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 from serve import bearer
 from serve.errors import ServeError
+from serve.state import State
 
 SECONDS = 130  # registering waits until the workers have loaded the version: startupTimeout in model-config.yaml
 
@@ -45,3 +46,25 @@ def call(path: Path, method: str, target: str, token: str | None, seconds: float
     if answer.status >= http.client.MULTIPLE_CHOICES:
         raise ServeError(f"TorchServe refused {method} {target}: {parsed.get('message', answer.reason)}")
     return parsed
+
+
+def ask(state: State, method: str, target: str, seconds: float = SECONDS) -> Any:
+    """`call` for a running server, with its token."""
+    return call(state.management_socket, method, target, _token(state, "management"), seconds)
+
+
+def readiness(worker: dict[str, Any]) -> str:
+    """READY or not. TorchServe calls all other workers UNLOADING, also those that are loading or have died."""
+    return "READY" if worker["status"] == "READY" else "NOT READY"
+
+
+def inference_token(state: State) -> str | None:
+    """The token that predictions need, or None if they need none."""
+    return bearer.read(state.token_file) if state.token_file else _token(state, "inference")
+
+
+def _token(state: State, kind: str) -> str | None:
+    if not state.tokens:
+        return None
+    key: str = json.loads(state.key_file.read_text())[kind]["key"]
+    return key

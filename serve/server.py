@@ -4,7 +4,6 @@
 reports ready only when the server has answered a real prediction with the card's golden sample.
 """
 
-import json
 import shutil
 import stat
 import tempfile
@@ -15,26 +14,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import requests
 from filelock import FileLock, Timeout
 
-from serve import bearer, drain, launch, management, models
+from serve import bearer, drain, launch, management, models, shutdown
 from serve import state as states
 from serve.errors import ServeError
-from serve.flush import flush
 from serve.launch import Settings
 from serve.state import SCRATCH, State
 from train import MODEL_NAME
 
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 30.0  # for the first answer of a version whose workers have loaded it
-KILL_SECONDS = 10.0
 LOCK_SECONDS = 0.2  # a command that only asks whether a start is at work holds its lock for a moment
 STATUS_SECONDS = 15.0  # a TorchServe that takes longer to describe itself hangs
 GRACE_SECONDS = 45.0  # a batch of the largest requests takes less
-SIGNATURE_SECONDS = 5.0  # within which a first worker signs, if they sign at all
-KNOCKS, KNOCK_SECONDS = 8, 2.0  # a few for each of the frontend's threads (number_of_netty_threads)
 NOT_RUNNING = "no server is running here; start one with: python -m serve start (or: make serve)"
 DIED = "the server that was started here has died"
 LOADING = "answers no predictions yet: its workers are loading the model, or have died"
@@ -136,7 +130,7 @@ def _start(settings: Settings, tell: Callable[[str], None]) -> State:
         tell(f"ready after {time.monotonic() - started:.1f} s")
     except BaseException as problem:
         stopped = _was_stopped(state)
-        _end(state)
+        shutdown.end(state)
         _clear(settings.runs, str(scratch))
         if isinstance(problem, ServeError) and stopped:
             raise ServeError("the server was stopped, by another command, before it was ready") from problem
@@ -171,73 +165,11 @@ def finish(runs: Path, state: State, grace_seconds: float, tell: Callable[[str],
     running = states.process(state) is not None
     try:
         if running:
-            _drain(state, grace_seconds, tell)
+            shutdown.let_finish(state, grace_seconds, tell)
     finally:  # also when interrupted: once draining has begun, the server refuses everything
-        _end(state)
+        shutdown.end(state)
         _clear(runs, state.scratch)
     return running
-
-
-def _drain(state: State, seconds: float, tell: Callable[[str], None]) -> None:
-    """Make the server refuse new requests and wait for the accepted ones; tell if some may have been cut off."""
-    deadline = time.monotonic() + seconds
-    try:
-        answered = drain.begin(state.drain_lock, seconds)
-    except OSError as problem:
-        tell(f"{state.drain_lock}: {problem.strerror}: requests in progress may have been cut off")
-        return
-    try:
-        answered = answered and _await_signatures(state, deadline)
-    except (ServeError, OSError, ValueError, LookupError):
-        tell("TorchServe does not answer: requests in progress may have been cut off")
-    if not (flush(state.port, deadline) and answered):
-        tell(f"{seconds:g} s were not enough for all accepted requests: the rest were cut off")
-
-
-def _await_signatures(state: State, deadline: float) -> bool:
-    """Wait until TorchServe has passed on the last answers of its workers.
-
-    By then each worker has refused a batch, which TorchServe only sends after passing on the answers to the one before,
-    and each thread of the frontend has written a later answer. Workers of archives that an older version exported do
-    not sign: the wait for them is short.
-
-    Returns:
-        False if that did not happen before the deadline.
-
-    Raises:
-        ServeError: the management API does not answer, or refuses.
-    """
-    unsigned_until = time.monotonic() + SIGNATURE_SECONDS
-    patience = max(1.0, deadline - time.monotonic())  # do not wait for a hanging TorchServe beyond the grace period
-    described = _manage(state, "GET", f"/models/{MODEL_NAME}/all", patience)
-    ready = {  # the others have taken no batch, and a version without any would let each knock wait
-        version["modelVersion"]: {int(worker["pid"]) for worker in version["workers"] if _readiness(worker) == "READY"}
-        for version in described
-    }
-    for version, workers in ready.items():
-        while any(map(psutil.pid_exists, workers - (signed := drain.signed(state.drain_lock)))):
-            if not signed and time.monotonic() > unsigned_until:
-                break
-            if time.monotonic() > deadline:
-                return False
-            _knock(state, version)
-    answering = [version for version, workers in ready.items() if workers]
-    for version in answering[:1] * KNOCKS:
-        if time.monotonic() > deadline:
-            return False
-        _knock(state, version)
-    return True
-
-
-def _knock(state: State, version: str) -> None:
-    """Send a request to be refused, on a new connection: TorchServe assigns those to its threads in turn."""
-    with requests.Session() as session, suppress(requests.RequestException):
-        session.trust_env = False
-        session.post(
-            f"{state.address}/predictions/{MODEL_NAME}/{version}",
-            headers=bearer.header(inference_token(state)),
-            timeout=KNOCK_SECONDS,
-        )
 
 
 def status(runs: Path) -> dict[str, Any] | None:
@@ -249,8 +181,8 @@ def status(runs: Path) -> dict[str, Any] | None:
     state = states.running(runs)
     if state is None:
         return None
-    described = _manage(state, "GET", f"/models/{MODEL_NAME}/all", STATUS_SECONDS)
-    default = _manage(state, "GET", f"/models/{MODEL_NAME}", STATUS_SECONDS)[0]["modelVersion"]
+    described = management.ask(state, "GET", f"/models/{MODEL_NAME}/all", STATUS_SECONDS)
+    default = management.ask(state, "GET", f"/models/{MODEL_NAME}", STATUS_SECONDS)[0]["modelVersion"]
     versions = [_described(version, models.card(runs, version["modelVersion"])) for version in described]
     return {
         "model": MODEL_NAME,
@@ -270,14 +202,9 @@ def _described(version: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
         "version": version["modelVersion"],
         "run_id": card.get("run_id"),
         "missed": models.missed_limits(card),
-        "workers": [{"pid": worker["pid"], "status": _readiness(worker)} for worker in version["workers"]],
+        "workers": [{"pid": worker["pid"], "status": management.readiness(worker)} for worker in version["workers"]],
         "queue": version["jobQueueStatus"],
     }
-
-
-def _readiness(worker: dict[str, Any]) -> str:
-    """READY or not. TorchServe calls all other workers UNLOADING, also those that are loading or have died."""
-    return "READY" if worker["status"] == "READY" else "NOT READY"
 
 
 def _was_stopped(state: State) -> bool:
@@ -322,7 +249,7 @@ def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None
         raise ServeError(why_none(runs))
     with _locked(runs):
         _check_open(state)
-        loaded = {version["modelVersion"] for version in _manage(state, "GET", f"/models/{MODEL_NAME}/all")}
+        loaded = {version["modelVersion"] for version in management.ask(state, "GET", f"/models/{MODEL_NAME}/all")}
         card = models.proved(runs, wanted, loaded, tell, only_loaded=not state.loads_models)
         version = str(card["version"])
         if version in loaded:
@@ -330,7 +257,7 @@ def use(runs: Path, wanted: str, tell: Callable[[str], None] = lambda line: None
         else:
             tell(f"loading version {version}")
             _load(state, card)
-        _manage(state, "PUT", f"/models/{MODEL_NAME}/{version}/set-default")
+        management.ask(state, "PUT", f"/models/{MODEL_NAME}/{version}/set-default")
     return version
 
 
@@ -345,17 +272,12 @@ def _load(state: State, card: dict[str, Any]) -> None:
     version = str(card["version"])
     query = f"url={models.mar_name(version)}&model_name={MODEL_NAME}&initial_workers={state.workers}&synchronous=true"
     try:
-        _manage(state, "POST", f"/models?{query}")
+        management.ask(state, "POST", f"/models?{query}")
         _await_golden(state, card, time.monotonic() + ANSWER_SECONDS)
     except BaseException:
         with suppress(ServeError):
-            _manage(state, "DELETE", f"/models/{MODEL_NAME}/{version}")
+            management.ask(state, "DELETE", f"/models/{MODEL_NAME}/{version}")
         raise
-
-
-def inference_token(state: State) -> str | None:
-    """The token that predictions need, or None if they need none."""
-    return bearer.read(state.token_file) if state.token_file else _token(state, "inference")
 
 
 def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
@@ -378,7 +300,7 @@ def _await_golden(state: State, card: dict[str, Any], deadline: float) -> None:
             answer = session.post(
                 url,
                 json={"n": len(golden["rows"]), "seed": golden["seed"]},
-                headers=bearer.header(inference_token(state)),
+                headers=bearer.header(management.inference_token(state)),
                 timeout=max(1.0, deadline - time.monotonic()),
             )
         except (requests.RequestException, OSError, ValueError, KeyError):
@@ -416,52 +338,3 @@ def _clear(runs: Path, scratch: str) -> None:
     if Path(scratch).name.startswith(SCRATCH):  # the path was read from a file, which may have been edited
         with suppress(OSError):  # renamed first, so that for `attend` the folder is gone at once
             shutil.rmtree(Path(scratch).rename(f"{scratch}-gone"), ignore_errors=True)
-
-
-def _end(state: State) -> None:
-    """End the server's processes.
-
-    Raises:
-        ServeError: they belong to another user.
-    """
-    process = states.process(state)
-    if process is None:
-        return
-    try:
-        family = [process, *process.children(recursive=True)]
-        process.terminate()
-        for survivor in _await_end(family):
-            survivor.kill()
-        _await_end(family)
-    except psutil.NoSuchProcess:
-        pass  # ended by another stop
-    except psutil.AccessDenied as problem:
-        raise ServeError(
-            f"the server (process {process.pid}) belongs to another user; only they can stop it"
-        ) from problem
-
-
-def _await_end(family: list[psutil.Process]) -> list[psutil.Process]:
-    """Wait for processes to end and return those that did not. A zombie counts as ended."""
-    deadline = time.monotonic() + KILL_SECONDS
-    while (alive := [process for process in family if _is_alive(process)]) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-    return alive
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _manage(state: State, method: str, target: str, seconds: float = management.SECONDS) -> Any:
-    return management.call(state.management_socket, method, target, _token(state, "management"), seconds)
-
-
-def _token(state: State, kind: str) -> str | None:
-    if not state.tokens:
-        return None
-    key: str = json.loads(state.key_file.read_text())[kind]["key"]
-    return key

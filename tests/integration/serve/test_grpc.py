@@ -11,7 +11,7 @@ import pytest
 import requests
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-from serve import server
+from serve import management, server
 from tests.integration.serve.running import Served, conform, make_run, settings_for
 from tests.ports import free_port
 
@@ -84,7 +84,7 @@ def test_with_tokens_nobody_without_one_takes_a_worker_down(tmp_path: Path) -> N
                 list(stream(wanted, timeout=30))
             assert denied.value.code() == grpc.StatusCode.PERMISSION_DENIED
             call = channel.unary_unary(METHOD, asked.SerializeToString, answer.FromString)
-            bearer = [("authorization", f"Bearer {server.inference_token(state)}")]
+            bearer = [("authorization", f"Bearer {management.inference_token(state)}")]
             assert len(json.loads(call(wanted, metadata=bearer, timeout=30).prediction)["sequences"]) == 2
         assert psutil.Process(state.pid).children(recursive=True) == [worker]
     finally:

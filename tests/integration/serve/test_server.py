@@ -27,7 +27,7 @@ import psutil
 import pytest
 import requests
 
-from serve import archive, load, models, server
+from serve import archive, load, management, models, server
 from serve import state as states
 from serve.errors import ServeError, UsageError
 from serve.launch import Settings
@@ -221,7 +221,7 @@ def test_management_is_not_reachable_over_the_network(served: Served) -> None:
 @pytest.mark.parametrize("target", ["/models?url=http://127.0.0.1:9/x.mar", "/workflows?url=http://127.0.0.1:9/x.war"])
 def test_nothing_is_fetched_even_by_the_owner(served: Served, target: str) -> None:
     with pytest.raises(ServeError, match="does not match any allowed URL"):
-        server._manage(served.state, "POST", target)
+        management.ask(served.state, "POST", target)
 
 
 def test_workers_see_a_filtered_environment(served: Served) -> None:

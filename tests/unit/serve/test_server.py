@@ -28,7 +28,7 @@ import psutil
 import pytest
 
 from serve import __main__ as commands
-from serve import archive, bearer, drain, launch, load, management, models, server
+from serve import archive, bearer, drain, launch, load, management, models, server, shutdown
 from serve import state as states
 from serve.errors import ArchiveError, ServeError, UsageError
 from serve.launch import Settings
@@ -88,7 +88,7 @@ def test_the_status_is_told_though_an_archive_is_damaged(
 ) -> None:
     (tmp_path / "serve" / "model-store" / "lookalike-1.mar").write_bytes(b"half")
     described: list[dict[str, Any]] = [{"modelVersion": "1", "workers": [], "jobQueueStatus": {}}]
-    monkeypatch.setattr(server, "_manage", lambda *request: described)
+    monkeypatch.setattr(management, "ask", lambda *request: described)
     found = server.status(tmp_path)
     assert found
     assert [version["run_id"] for version in found["versions"]] == [None]
@@ -113,7 +113,7 @@ def test_a_model_that_missed_its_gate_is_served_with_a_warning(
     queue = {"pendingRequests": 0, "remainingCapacity": 100}
     workers = [{"pid": 7, "status": "READY"}]
     described: list[dict[str, Any]] = [{"modelVersion": "1", "workers": workers, "jobQueueStatus": queue}]
-    monkeypatch.setattr(server, "_manage", lambda *request: described)
+    monkeypatch.setattr(management, "ask", lambda *request: described)
     monkeypatch.setattr(server, "use", lambda *arguments: "1")
     commands._introduce(Settings(runs=tmp_path), running)
     assert commands.main(["use", "--runs", str(tmp_path), "1"]) == 0
@@ -164,7 +164,7 @@ def test_an_interrupted_launch_leaves_no_java(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(launch.subprocess, "Popen", Launcher)
     with pytest.raises(KeyboardInterrupt):
         launch.start(Settings(runs=tmp_path), tmp_path, tmp_path, tmp_path / "lookalike-1.mar")
-    left = server._await_end(
+    left = shutdown._await_end(
         [psutil.Process(int(java.read_text()))] if psutil.pid_exists(int(java.read_text())) else []
     )
     assert not left
@@ -205,7 +205,7 @@ def test_an_interrupted_stop_ends_the_server(running: State, tmp_path: Path, mon
 
 
 def test_a_server_that_does_not_end_when_asked_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "KILL_SECONDS", 0.2)
+    monkeypatch.setattr(shutdown, "KILL_SECONDS", 0.2)
     with server_of(tmp_path, before="signal.signal(signal.SIGTERM, signal.SIG_IGN)") as stubborn:
         process = states.process(stubborn)
         assert process
@@ -374,7 +374,7 @@ def test_a_server_of_another_user_is_said_to_be_one(running: State, monkeypatch:
 
     monkeypatch.setattr(psutil.Process, "terminate", refuse)
     with pytest.raises(ServeError, match=rf"process {running.pid}\) belongs to another user; only they can stop it"):
-        server._end(running)
+        shutdown.end(running)
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -385,7 +385,7 @@ def test_a_stop_says_when_requests_were_cut(
     monkeypatch: pytest.MonkeyPatch,
     held: bool,
 ) -> None:
-    monkeypatch.setattr(server, "_await_signatures", lambda *given: True)
+    monkeypatch.setattr(shutdown, "_await_signatures", lambda *given: True)
     with drain.Lock(str(running.drain_lock)).shared() if held else nullcontext():
         assert commands.main(["stop", "--runs", str(tmp_path), "--grace-seconds", "0"]) == 0
     out, err = capsys.readouterr()
@@ -404,7 +404,7 @@ def test_a_server_whose_stop_was_killed_is_not_taken_for_one_that_answers(
         ):
             command()
     monkeypatch.setattr(
-        server, "_manage", lambda *request: [{"modelVersion": "1", "workers": [], "jobQueueStatus": {}}]
+        management, "ask", lambda *request: [{"modelVersion": "1", "workers": [], "jobQueueStatus": {}}]
     )
     found = server.status(tmp_path)
     assert found
@@ -417,7 +417,7 @@ def test_a_drain_lock_that_somebody_deleted_stops_nobody(
     running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running.drain_lock.unlink()  # as a cleaner of temporary files may
-    monkeypatch.setattr(server, "_manage", lambda *request: described())
+    monkeypatch.setattr(management, "ask", lambda *request: described())
     found = server.status(tmp_path)
     assert found
     assert not found["stopping"]
@@ -451,12 +451,12 @@ def test_a_stop_waits_until_each_worker_has_been_sent_another_batch(
                 with state.drain_lock.open("ab") as lock:
                     lock.write(b"%d\n" % pid)
 
-        monkeypatch.setattr(server, "_manage", lambda *request: described(first.pid, second.pid, 2**22 + 1))
-        monkeypatch.setattr(server, "_knock", knock)
+        monkeypatch.setattr(management, "ask", lambda *request: described(first.pid, second.pid, 2**22 + 1))
+        monkeypatch.setattr(shutdown, "_knock", knock)
         told: list[str] = []
         assert server.stop(tmp_path, tell=told.append)
         assert told == []
-        assert len(knocked) == 2 + server.KNOCKS
+        assert len(knocked) == 2 + shutdown.KNOCKS
 
 
 @pytest.mark.parametrize("others", [[], [os.getpid()]])
@@ -472,10 +472,10 @@ def test_a_stop_does_not_wait_for_answers_of_a_version_that_gives_none(
         with state.drain_lock.open("ab") as lock:
             lock.write(b"%d\n" % os.getpid())
 
-    monkeypatch.setattr(server, "_manage", lambda *request: [loading, *(described(*others) if others else [])])
-    monkeypatch.setattr(server, "_knock", knock)
+    monkeypatch.setattr(management, "ask", lambda *request: [loading, *(described(*others) if others else [])])
+    monkeypatch.setattr(shutdown, "_knock", knock)
     assert server.stop(tmp_path)
-    assert knocked == (["1"] * (1 + server.KNOCKS) if others else [])
+    assert knocked == (["1"] * (1 + shutdown.KNOCKS) if others else [])
 
 
 @pytest.mark.parametrize("signs", [True, False])
@@ -488,9 +488,9 @@ def test_a_worker_that_is_never_sent_another_batch_is_said_to_have_been_cut_off(
             with state.drain_lock.open("ab") as lock:
                 lock.write(b"1\n")
 
-    monkeypatch.setattr(server, "SIGNATURE_SECONDS", 0.1)
-    monkeypatch.setattr(server, "_manage", lambda *request: described(os.getpid()))
-    monkeypatch.setattr(server, "_knock", knock)
+    monkeypatch.setattr(shutdown, "SIGNATURE_SECONDS", 0.1)
+    monkeypatch.setattr(management, "ask", lambda *request: described(os.getpid()))
+    monkeypatch.setattr(shutdown, "_knock", knock)
     told: list[str] = []
     assert server.stop(tmp_path, grace_seconds=0.5, tell=told.append)
     # Where nobody signs, the workers are of an older version, which cannot sign.
@@ -625,7 +625,7 @@ def test_a_server_whose_workers_are_loading_is_said_to_answer_nothing_yet(
     workers = [{"pid": 7, "status": status}, {"pid": -1, "status": "UNLOADING"}]
     queue = {"pendingRequests": 0, "remainingCapacity": 100}
     described: list[dict[str, Any]] = [{"modelVersion": "1", "workers": workers, "jobQueueStatus": queue}]
-    monkeypatch.setattr(server, "_manage", lambda *request: described)
+    monkeypatch.setattr(management, "ask", lambda *request: described)
     told = "answers no predictions yet: its workers are loading the model, or have died"
     assert commands.main(["start", "--runs", str(tmp_path)]) == 0
     assert (f"Warning: it {told}\n" in capsys.readouterr().err) == (status != "READY")
@@ -723,11 +723,11 @@ def test_a_version_that_cannot_be_loaded_is_refused_without_a_proof(
     if kind == "archive":
         source = archive.build(artifact_directory, tmp_path / "lookalike.mar")
     told: list[str] = []
-    monkeypatch.setattr(server, "_manage", lambda *_: [{"modelVersion": "7"}])
+    monkeypatch.setattr(management, "ask", lambda *_: [{"modelVersion": "7"}])
     with pytest.raises(UsageError, match=r"^version 1 is not loaded, and without tokens"):
         server.use(tmp_path, str(source), told.append)
     assert told == []
-    monkeypatch.setattr(server, "_manage", lambda *_: [{"modelVersion": "1"}])
+    monkeypatch.setattr(management, "ask", lambda *_: [{"modelVersion": "1"}])
     monkeypatch.setattr(models, "put", lambda *_: (source, {"version": "1"}))
     monkeypatch.setattr(server, "_await_golden", lambda *_: None)
     assert server.use(tmp_path, str(source)) == "1", "a path may name a loaded version"
@@ -754,7 +754,7 @@ def test_a_version_that_does_not_answer_is_not_made_the_default(
         return [{"modelVersion": version} for version in loaded]
 
     monkeypatch.setattr(server, "ANSWER_SECONDS", 0.0)
-    monkeypatch.setattr(server, "_manage", manage)
+    monkeypatch.setattr(management, "ask", manage)
     monkeypatch.setattr(models, "proved", lambda *_, **__: {"version": "2", "golden": [{}]})
     with pytest.raises(ServeError, match="version 2 did not answer"):
         server.use(tmp_path, "2")
@@ -785,7 +785,7 @@ def test_the_command_to_try_finds_the_token_of_these_runs(
     running: State, monkeypatch: pytest.MonkeyPatch, runs: str, option: str
 ) -> None:
     """curl reads the header from standard input: other users could see an argument."""
-    monkeypatch.setattr(server, "inference_token", lambda state: "secret")
+    monkeypatch.setattr(management, "inference_token", lambda state: "secret")
     tried = commands._curl(Path(runs), running)
     assert tried.startswith(f"python -m serve token --header{option} | curl -X POST ")
     assert tried.endswith(" -H @-")
@@ -809,7 +809,7 @@ def test_without_tokens_nothing_is_loaded_into_a_running_server(
 def test_who_wants_a_token_that_nobody_needs_is_told_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(server, "inference_token", lambda state: None)
+    monkeypatch.setattr(management, "inference_token", lambda state: None)
     assert commands.main(["token", "--runs", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("Error: the server here needs no token; ")
     assert commands.main(["token", "--runs", str(tmp_path / "others")]) == 1
@@ -953,7 +953,7 @@ def test_a_switch_that_is_interrupted_unloads_the_new_version(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(server, "_manage", manage)
+    monkeypatch.setattr(management, "ask", manage)
     monkeypatch.setattr(server, "_await_golden", interrupted)
     monkeypatch.setattr(models, "proved", lambda *_, **__: {"version": "2"})
     with pytest.raises(KeyboardInterrupt):
@@ -966,9 +966,9 @@ def test_each_api_is_asked_with_its_own_token(running: State, monkeypatch: pytes
     state.key_file.write_text(json.dumps({kind: {"key": f"for-{kind}"} for kind in ("management", "inference")}))
     given: list[str | None] = []
     monkeypatch.setattr(management, "call", lambda path, method, target, token, *limit: given.append(token))
-    server._manage(state, "GET", "/models")
+    management.ask(state, "GET", "/models")
     assert given == ["for-management"]
-    assert server.inference_token(state) == "for-inference"
+    assert management.inference_token(state) == "for-inference"
 
 
 @pytest.mark.usefixtures("_its_port")
@@ -992,14 +992,14 @@ def test_a_server_that_ends_is_not_waited_for(running: State) -> None:
 
 
 def test_the_workers_end_with_their_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "KILL_SECONDS", 0.2)
+    monkeypatch.setattr(shutdown, "KILL_SECONDS", 0.2)
     with server_of(tmp_path, before="import subprocess; subprocess.Popen(['sleep', '600'])") as state:
         process = states.process(state)
         assert process
         (worker,) = process.children()
         try:
             assert server.stop(tmp_path)
-            assert not server._is_alive(worker)
+            assert not shutdown._is_alive(worker)
         finally:
             with suppress(psutil.NoSuchProcess):
                 worker.kill()
@@ -1208,7 +1208,7 @@ def test_a_version_that_answers_becomes_the_default(
     running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(server, "_manage", lambda state, *request: asked.append(request[0]) or [])
+    monkeypatch.setattr(management, "ask", lambda state, *request: asked.append(request[0]) or [])
     monkeypatch.setattr(server, "_await_golden", lambda *_: None)
     monkeypatch.setattr(models, "proved", lambda *_, **__: {"version": "2"})
     assert server.use(tmp_path, "2") == "2"
