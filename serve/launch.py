@@ -20,12 +20,11 @@ from pathlib import Path
 from serve import archive, bearer, drain, models
 from serve import state as states
 from serve.errors import ServeError, UsageError
-from train import MODEL_NAME, cpus
+from train import JAVA, MODEL_NAME, cpus
 
 HERE = Path(__file__).resolve().parent
 LOOPBACK = ("127.0.0.1", "localhost")
 LOG_LINES = 12
-JAVA = 17
 OLDER_DRAIN_VARIABLE = "LOOKALIKE_GATE"  # read by older archives; renamed because `fit --gate` uses this name
 SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107  # Java truncates longer paths and listens there
 METRICS_CONFIG, LOG_CONFIG = "metrics.yaml", "log4j2.xml"

@@ -7,7 +7,6 @@ models:/lookalike@champion or models:/lookalike/3. What is served is the proved 
 import errno
 import filecmp
 import logging
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,10 +17,9 @@ from typing import Any, TypeGuard
 from serve import archive
 from serve import state as states
 from serve.errors import ArchiveError, ServeError, UsageError
-from train import CARD, MODEL_NAME
+from train import ARCHIVE, ARTIFACT, CARD, MODEL_NAME, RUN_NAME
 from train import store as mlflow_store
 
-RUN = re.compile(r"(\d{5})-.+")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PROVING = "proving-"  # prefix of the temporary folders in which models are proved
 LOADS_NONE = (
@@ -60,12 +58,12 @@ def find(runs: Path, model: Path | str | None) -> Path:
         UsageError: there is no such model.
     """
     if model is None:
-        archives = [path for path in runs.glob("*/lookalike.mar") if RUN.fullmatch(path.parent.name)]
+        archives = [path for path in runs.glob(f"*/{ARCHIVE}") if RUN_NAME.fullmatch(path.parent.name)]
         if not archives:
             raise UsageError(f"there is no trained model under {runs}; train one with: make train")
         return max(archives, key=lambda path: path.parent.name)
     path = Path(model)
-    for candidate in (path / "lookalike.mar", path / "artifact", path):
+    for candidate in (path / ARCHIVE, path / ARTIFACT, path):
         if candidate.is_file() or (candidate / CARD).is_file():
             return candidate
     raise UsageError(f"{model}: neither an archive, nor a run directory with one, nor an artifact")
@@ -149,7 +147,7 @@ def _of_version(runs: Path, wanted: str) -> AbstractContextManager[Path]:
     """
     if archive.VERSION.fullmatch(wanted):
         stored = store(runs) / mar_name(wanted)
-        run = next(runs.glob(f"{wanted:0>5}-*/lookalike.mar"), None)
+        run = next(runs.glob(f"{wanted:0>5}-*/{ARCHIVE}"), None)
         known = run or (stored if stored.is_file() else None)
         if known:
             return nullcontext(known)
@@ -182,7 +180,7 @@ def put(
     for killed in states.directory(runs).glob(f"{PROVING}*"):  # left by killed processes: callers hold the lock
         shutil.rmtree(killed, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=states.directory(runs), prefix=PROVING) as folder:
-        copy = Path(folder, "lookalike.mar")
+        copy = Path(folder, ARCHIVE)
         try:
             if source.is_dir():
                 archive.build(source, copy)

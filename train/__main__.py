@@ -20,7 +20,7 @@ import yaml
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from train import CARD, MAX_SEED, SHOWN_SAFELY
+from train import ARCHIVE, CARD, MAX_SEED, SHOWN_SAFELY
 from train.config import BASELINES, CODECS, DEVICES, GENERATORS, PRESETS, TOKENIZERS, Config, resolve
 from train.errors import InputError, JobError, did_you_mean, interruptions_shown, is_out_of_memory
 from train.processes import end_with_the_first
@@ -348,7 +348,7 @@ def export(run: Path, out: Path | None) -> None:
         writers.check_place(out)
     directory = _artifact_directory(run)
     _load_artifact(run)  # a broken artifact must not become an archive
-    click.echo(_archive(directory, out or directory.parent / "lookalike.mar"))
+    click.echo(_archive(directory, out or directory.parent / ARCHIVE))
 
 
 @cli.command()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-JAVA_VERSION = 17
+from train import JAVA
+
 VERSION = re.compile(r'version "(\d+)')
 SERVING_PORTS = (8080, 8082)  # predictions and metrics
 FREE_GIB = 2
@@ -113,14 +114,14 @@ def _gpu_runtime() -> Check:
 
 
 def _java() -> Check:
-    advice = f"TorchServe needs Java {JAVA_VERSION}: for instance `apt-get install openjdk-17-jre-headless`"
+    advice = f"TorchServe needs Java {JAVA}: for instance `apt-get install openjdk-{JAVA}-jre-headless`"
     home = os.environ.get("JAVA_HOME")  # which TorchServe prefers
     lines = _lines([str(Path(home, "bin", "java")) if home else "java", "-version"])
     if not lines:
         return Check("Java", "lacking", f"not found in JAVA_HOME={home}" if home else "not found", advice)
     found = next((line for line in lines if VERSION.search(line)), lines[0])  # Java may repeat options before it
     version = VERSION.search(found)
-    if version is None or int(version[1]) < JAVA_VERSION:
+    if version is None or int(version[1]) < JAVA:
         return Check("Java", "lacking", found, advice)
     return Check("Java", "ok", found)
 

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from train import atomic
+from train import ARCHIVE, ARTIFACT, RUN_NAME, atomic
 from train.errors import InputError
-
-NAME = re.compile(r"(\d{5})-.+")
 
 
 @dataclass
@@ -27,17 +25,17 @@ class RunDirectory:
         self.system = self.path / "system.jsonl"
         self.tracking = self.path / "mlflow.json"
         self.checkpoints = self.path / "checkpoints"
-        self.artifact = self.path / "artifact"
+        self.artifact = self.path / ARTIFACT
         self.samples = self.path / "samples.csv"
         self.metrics = self.path / "metrics.json"
         self.summary = self.path / "summary.md"
         self.report = self.path / "report.html"
         self.plots = self.path / "plots"
-        self.archive = self.path / "lookalike.mar"
+        self.archive = self.path / ARCHIVE
 
     @property
     def number(self) -> int:
-        match = NAME.fullmatch(self.path.name)
+        match = RUN_NAME.fullmatch(self.path.name)
         assert match, self.path
         return int(match[1])
 
@@ -69,7 +67,7 @@ def newest(out: Path) -> RunDirectory:
         InputError: there is none.
     """
     for itself in (RunDirectory(out), RunDirectory(out.resolve())):
-        if NAME.fullmatch(itself.path.name) and itself.config.is_file():
+        if RUN_NAME.fullmatch(itself.path.name) and itself.config.is_file():
             return itself
     runs = existing(out)
     if not runs and (out / "config.json").is_file():
@@ -80,4 +78,4 @@ def newest(out: Path) -> RunDirectory:
 
 
 def existing(out: Path) -> list[RunDirectory]:
-    return [RunDirectory(path) for path in out.glob("*") if path.is_dir() and NAME.fullmatch(path.name)]
+    return [RunDirectory(path) for path in out.glob("*") if path.is_dir() and RUN_NAME.fullmatch(path.name)]
