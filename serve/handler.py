@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from serve import bearer, drain
-from serve import request as requests
-from serve.request import Offer, Request, RequestError
+from serve.request import CONTENT_TYPES, NAMES, Offer, Request, RequestError, encode_error, max_rows, parse
 from serve.watch import Watch
 from train import MAX_SEED, MODEL_NAME
 from train import artifact as artifacts
@@ -79,7 +78,7 @@ class LookalikeHandler:
     def _admit(self, parameters: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
         if not bearer.admits(self.token, headers):
             raise RequestError("Authorization", NEEDS_TOKEN, HTTPStatus.UNAUTHORIZED)
-        return requests.parse(parameters, headers, self.offer)
+        return parse(parameters, headers, self.offer)
 
     def _watch(self, metrics: Any) -> Watch | None:
         """Start the metrics for Prometheus; None if the server collects none."""
@@ -102,7 +101,7 @@ class LookalikeHandler:
     def _answer(self, request: Request, sample: LabelledRows, index: int, context: Any) -> bytes:
         if self.watch:
             self.watch.served(request.format, sample.codes, usual=not request.options)
-        context.set_response_content_type(index, requests.CONTENT_TYPES[request.format])
+        context.set_response_content_type(index, CONTENT_TYPES[request.format])
         if request.format == "npy":
             context.set_response_header(index, "X-Lookalike-Seed", str(request.seed))
             context.set_response_header(index, "X-Lookalike-Version", self.model["version"])
@@ -111,12 +110,12 @@ class LookalikeHandler:
 
     def _refuse(self, error: RequestError, index: int, context: Any) -> bytes:
         if self.watch:
-            self.watch.refused(error.field if error.field in requests.NAMES else "unknown", error.status.value)
+            self.watch.refused(error.field if error.field in NAMES else "unknown", error.status.value)
         if error.status == HTTPStatus.UNAUTHORIZED:  # a 401 must have this header (RFC 9110, 11.6.1)
             context.set_response_header(index, "WWW-Authenticate", "Bearer")
         context.set_response_status(error.status.value, error.status.phrase, index)
-        context.set_response_content_type(index, requests.CONTENT_TYPES["json"])
-        return requests.encode_error(error)
+        context.set_response_content_type(index, CONTENT_TYPES["json"])
+        return encode_error(error)
 
     def _turn_away(self, n: int, context: Any) -> list[bytes]:
         """Refuse a whole batch because the server is stopping; clients may send these requests again."""
@@ -154,15 +153,14 @@ def encoded(artifact: Artifact, sample: LabelledRows, form: str, seed: int, mode
 def offered(artifact: Artifact, settings: Mapping[str, Any]) -> Offer:
     """What requests may ask for; `settings` is the `handler` section of model-config.yaml."""
     generator = artifact.generator
-    max_rows = requests.max_rows(
-        settings.get("max_response_bytes", DEFAULT_MAX_BYTES),
-        generator.length,
-        (*_longest_text(artifact.codec, generator), *_longest(artifact.codec.labels)),
-        generator.code_values,
-        generator.code_type.itemsize,
-    )
     return Offer(
-        max_rows=max_rows,
+        max_rows=max_rows(
+            settings.get("max_response_bytes", DEFAULT_MAX_BYTES),
+            generator.length,
+            (*_longest_text(artifact.codec, generator), *_longest(artifact.codec.labels)),
+            generator.code_values,
+            generator.code_type.itemsize,
+        ),
         options=artifact.options,
         candidates=getattr(generator, "candidates", Offer.candidates),
         max_draws=settings.get("max_draws", Offer.max_draws),

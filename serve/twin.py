@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 
 from serve import handler, load
-from serve import request as requests
-from serve.request import Offer
+from serve.request import CONTENT_TYPES, Offer, parse
 from train import MODEL_NAME
 from train import artifact as artifacts
 from train.artifact import Artifact
@@ -37,9 +36,9 @@ def serve(artifact: Artifact, port: int) -> None:
 
     @app.post("/")
     async def predict(request: Request) -> Response:
-        asked = requests.parse({"body": await request.body()}, dict(request.headers), OFFER)
+        asked = parse({"body": await request.body()}, dict(request.headers), OFFER)
         body = await run_in_threadpool(answer, artifact, asked.n, asked.seed, asked.format)
-        return Response(body, media_type=requests.CONTENT_TYPES[asked.format])
+        return Response(body, media_type=CONTENT_TYPES[asked.format])
 
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error")
 
