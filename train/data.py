@@ -22,22 +22,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from train import builtin, readers, row_cache
+from train.bits import Bits
 from train.codec import PresenceCodec, words_of
 from train.errors import InputError, did_you_mean
 from train.packed import PackedRows
 from train.readers import (
     NAMED_BAD_ROWS,
-    NEITHER,
     OTHER_COLUMNS,
     PROBE_ROWS,
     READERS,
     TEXT_COLUMN,
-    ZERO_ONE,
-    Bits,
     Table,
     column_names,
     shown,
 )
+from train.zero_one import NEITHER, ZERO_ONE, bits_of, mostly_bits
 
 log = logging.getLogger("lookalike")
 
@@ -464,13 +463,13 @@ def _dataset(table: Table, path: Path, column: str | None, label_column: str | N
 
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
-    return readers.mostly_bits(readers.bits_of(values.slice(0, PROBE_ROWS)) for values in columns.values())
+    return mostly_bits(bits_of(values.slice(0, PROBE_ROWS)) for values in columns.values())
 
 
 def _bits_dataset(table: Table, path: Path) -> Dataset:
     if table.left_out:
         raise InputError(f"column {table.left_out[0]} holds neither 0 and 1 nor text")
-    columns = [readers.bits_of(values) for values in table.columns.values()]
+    columns = [bits_of(values) for values in table.columns.values()]
     usable, bad = _usable(table, path.name, (values != NEITHER for values in columns), "0 or 1")
     bits = np.stack(columns, axis=1)[usable]
     return Dataset(name=_name(path), source=str(path), bits=bits, columns=tuple(table.columns), skipped=bad)
@@ -523,8 +522,8 @@ def _text_column(columns: dict[str, pa.ChunkedArray], every: dict[str, pa.Chunke
         raise InputError(f"which column holds the text? Name it with --column: {some(columns)}{_why_no_bits(every)}")
     first = probes[longest].drop_null()
     given = first.filter(pc.not_equal(first, ""))
-    if len(given) and (readers.bits_of(given) != NEITHER).all():
-        enough = readers.mostly_bits([readers.bits_of(probes[longest])])
+    if len(given) and (bits_of(given) != NEITHER).all():
+        enough = mostly_bits([bits_of(probes[longest])])
         too_few = f", in {len(given)} of the first {len(probes[longest])} rows: too few for rows of 0 and 1, and it is"
         raise InputError(
             f"column {longest or 'without a name'} holds 0 and 1, or true and false"
@@ -552,8 +551,8 @@ def _why_no_bits(columns: dict[str, pa.ChunkedArray]) -> str:
     """For users who meant rows of 0/1: the first column that does not hold bits, with an example; empty if all do."""
     for name, values in columns.items():
         first = values.slice(0, PROBE_ROWS)
-        bits = readers.bits_of(first)
-        if not readers.mostly_bits([bits]):
+        bits = bits_of(first)
+        if not mostly_bits([bits]):
             other = first[int((bits == NEITHER).argmax())].as_py()
             return f" (not rows of 0 and 1: column {name or 'without a name'} holds {shown(other)})"
     return ""

@@ -4,15 +4,12 @@ What cannot be read as text is left out and reported here; data.py decides what 
 """
 
 import codecs
-import collections
-import csv
 import dataclasses
 import functools
 import gzip
 import io
 import itertools
 import json
-import re
 import tokenize
 import zlib
 from collections import Counter
@@ -28,22 +25,17 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from train import csv_text
+from train.csv_text import SAME_NAMES, is_utf8
 from train.errors import InputError
+from train.zero_one import BITS_SHARE
 
-Bits = npt.NDArray[np.uint8]
 Shape = TypeVar("Shape", bound=Hashable)
 
 # What other packages' readers raise for damaged files; the last three are caused by the header of an NPY file.
 UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, OverflowError, MemoryError, tokenize.TokenError)
 
 TEXT_COLUMN = "text"  # the column of texts that has no name of its own
-ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-0": 0, "-0.0": 0} | {
-    written: bit for bit, word in enumerate(("false", "true")) for written in (word, word.title(), word.upper())
-}
-ZERO_ONE |= {f" {written}": bit for written, bit in ZERO_ONE.items()}  # as in "1, 0, 1"
-NEITHER = 2  # stands for a value that is neither 0 nor 1
-VALUE_OF = np.array([*ZERO_ONE.values(), NEITHER], np.uint8)  # the last one is for what ZERO_ONE lacks
-BITS_SHARE = 0.9  # the share that must be 0 or 1 for data to count as bits; rows with other values are then bad rows
 PROBE_ROWS = 1000  # how many rows decide what kind of data a file holds
 TEXT_SHARE = 0.9  # the share of a column's first values that must be text
 BINARY = (".parquet", ".npy")
@@ -55,11 +47,8 @@ NO_TEXT = {
     b"\x93NUMPY": "an NPY file",
 }
 PROBE_BYTES = 4096  # of a text, to guess its encoding
-CSV_BLOCK = 2**24  # bytes read at once; PyArrow refuses a row longer than two blocks
-STRADDLING = "straddling"  # a word in PyArrow's message about such a row
 MARK = "\ufffd".encode()  # what decoding puts in place of invalid bytes
 NO_ROWS = "no row can be used: there are only column names"
-SAME_NAMES = "two columns have the same name (is the header line missing?)"
 OTHER_COLUMNS = "--data {path}: {file} does not have the same columns in the same order as the first shard"
 NAMED_BAD_ROWS = 3  # how many an error message names
 
@@ -138,32 +127,6 @@ def column_names(length: int) -> tuple[str, ...]:
     return tuple(f"x{i + 1}" for i in range(length))
 
 
-def bits_of(column: pa.Array | pa.ChunkedArray) -> Bits:
-    """A column as 0, 1 and `NEITHER` (also for missing values), (rows,); texts are looked up in `ZERO_ONE`."""
-    kind = column.type
-    if pa.types.is_nested(kind):
-        return np.full(len(column), NEITHER, np.uint8)
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        numbers = column.cast(pa.uint8()) if pa.types.is_boolean(kind) else column
-        return bits_of_numbers(numbers.to_numpy(zero_copy_only=False))  # nulls become NaN
-    texts = pa.array(ZERO_ONE, pa.string()).cast(kind if pa.types.is_binary(kind) else pa.string())
-    found = pc.index_in(column if kind == texts.type else column.cast(pa.string()), value_set=texts)
-    return VALUE_OF[found.fill_null(len(ZERO_ONE)).to_numpy()]
-
-
-def bits_of_numbers(numbers: npt.NDArray[np.generic]) -> Bits:
-    """Numbers of any shape as 0, 1 and `NEITHER`."""
-    values = np.full(numbers.shape, NEITHER, np.uint8)
-    values[numbers == 0] = 0
-    values[numbers == 1] = 1
-    return values
-
-
-def mostly_bits(columns: Iterable[Bits]) -> bool:
-    """Whether at least nine tenths of each column's values are 0 or 1 (rows with others are then bad rows)."""
-    return all((values != NEITHER).mean() >= BITS_SHARE for values in columns)
-
-
 def check_bad_rows(data: str, bad: Sequence[str], limit: int, *, so_far: bool = False) -> None:
     """Refuse more unusable rows than `limit`.
 
@@ -197,9 +160,9 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
         return "skip"
 
     content = content.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
-    names, options = csv_options(content, delimiter, skip, CSV_BLOCK)
+    names, options = csv_text.options(content, delimiter, skip, csv_text.BLOCK)
     # PyArrow cannot pass a row that is not UTF-8 to `skip`, so invalid bytes are replaced by MARK first.
-    damaged = not _is_utf8(content)
+    damaged = not is_utf8(content)
     content = content.decode(errors="replace").encode() if damaged else content
     if len(names) == 1 and (found := set(names[0]) & (set(",;\t|") - {delimiter})):
         raise InputError(
@@ -209,129 +172,12 @@ def _read_csv(content: bytes, file: str, delimiter: str = ",") -> Table:
     try:
         table = pa.csv.read_csv(io.BytesIO(content), **options)
     except pa.ArrowInvalid as problem:
-        if STRADDLING not in str(problem):
+        if csv_text.STRADDLING not in str(problem):
             raise
-        raise InputError(f"a row is longer than {2 * CSV_BLOCK:,} bytes") from problem
-    if b'"' in content and line_ends(content) > table.num_rows + len(bad) + 1:  # some rows may have several lines
-        check_quotes(io.StringIO(content.decode(), newline=""), delimiter)
-    if b'\\"' in content:
-        _check_escapes(io.StringIO(content.decode(), newline=""), delimiter)
-    if _first_line(content).endswith(b"\n") and content.count(b"\r") > content.count(b"\r\n"):
-        _check_returns(io.StringIO(content.decode(), newline="\n"), delimiter)
+        raise InputError(f"a row is longer than {2 * csv_text.BLOCK:,} bytes") from problem
+    csv_text.check(content, delimiter, rows=table.num_rows + len(bad))
     numbers = np.setdiff1d(np.arange(1, table.num_rows + len(bad) + 1), list(bad))
     return _decoded({name: table[name] for name in names}, numbers, bad, file, damaged)
-
-
-def csv_options(
-    content: bytes, delimiter: str, skip: Callable[[pa.csv.InvalidRow], str], block: int
-) -> tuple[list[str], dict[str, Any]]:
-    """The columns' names, and PyArrow's options for reading the rows: values as bytes, `block` bytes at once.
-
-    Args:
-        content: the file, or at least its header line.
-
-    Raises:
-        InputError: two columns have the same name, or the names are values or not UTF-8.
-    """
-    reading = pa.csv.ReadOptions(use_threads=False, block_size=block)  # with threads, bad rows would have no number
-    parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
-    first = _first_line(content)
-    if not _is_utf8(first):
-        raise InputError("the names of the columns are not UTF-8; save the file as UTF-8")
-    # Not open_csv, which would read on in the background: if that outlives Python after an error, the process aborts.
-    names = pa.csv.read_csv(io.BytesIO(first), reading, parsing).column_names
-    if len(set(names)) < len(names):
-        raise InputError(SAME_NAMES)
-    if names[0].lower().startswith("sep="):
-        raise InputError("delete its first line, sep=…, which only Excel understands")
-    if all(name in ZERO_ONE for name in names):
-        raise InputError("the first line holds values; put the names of the columns before it")
-    parsing.ignore_empty_lines = len(names) > 1  # with a single column they are rows without a value
-    converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
-    return names, {"read_options": reading, "parse_options": parsing, "convert_options": converting}
-
-
-def line_ends(content: bytes) -> int:
-    """How many line ends there are, each LF, CR LF, or CR alone (as old programs for the Mac write)."""
-    return content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
-
-
-def check_quotes(lines: Iterable[str], delimiter: str, *, several_lines: bool = True) -> None:
-    """Refuse a quotation mark that swallows further rows because it is closed nowhere, or only within a later value.
-
-    PyArrow reports neither.
-
-    Args:
-        lines: the lines of a CSV file, with their line ends.
-        several_lines: whether values may contain line breaks; names always may.
-
-    Raises:
-        InputError: there is one; it names the lines.
-    """
-    reader, ended = _csv_reader(lines, delimiter), False
-    while not ended:
-        first, fits = reader.line_num + 1, True
-        try:
-            ended = next(reader, None) is None
-        except csv.Error:
-            fits = False
-        if reader.line_num > first and not (fits and (several_lines or first == 1 or ended)):
-            raise InputError(
-                f"line {first}: a quoted value runs on to line {reader.line_num}; put quotation marks around a value "
-                f'that contains some, and double those inside: """Great"", he said"'
-            )
-
-
-def _check_escapes(lines: Iterable[str], delimiter: str) -> None:
-    """Refuse quotation marks that are escaped by backslashes: for PyArrow they silently end the value.
-
-    Raises:
-        InputError: there is one; it names the line.
-    """
-    reader = _csv_reader(lines, delimiter)
-    try:
-        collections.deque(reader, maxlen=0)
-    except csv.Error as problem:
-        raise InputError(
-            f"line {reader.line_num}: text follows the closing quotation mark of a value; double quotation marks "
-            f'inside a value, since a backslash does not escape them: """Great"", he said"'
-        ) from problem
-
-
-def _check_returns(lines: Iterable[str], delimiter: str) -> None:
-    """Refuse a carriage return in a value without quotation marks, as in files of pandas: PyArrow ends the row there.
-
-    Args:
-        lines: the lines of a CSV file, with their line ends, of which a carriage return alone is none.
-
-    Raises:
-        InputError: there is one; it names the line.
-    """
-    reader = _csv_reader(lines, delimiter, strict=False)
-    try:
-        collections.deque(reader, maxlen=0)
-    except csv.Error as problem:
-        raise InputError(
-            f"line {reader.line_num}: a carriage return within a value would end the row; put quotation marks around "
-            "such values, or end all lines alike"
-        ) from problem
-
-
-def _csv_reader(lines: Iterable[str], delimiter: str, *, strict: bool = True) -> Any:
-    """Python's own reader, for values as long as PyArrow's may be."""
-    csv.field_size_limit(2 * CSV_BLOCK)
-    return csv.reader(lines, delimiter=delimiter, strict=strict)
-
-
-def _first_line(content: bytes) -> bytes:
-    """The first line of a CSV file, up to the first line break that is not between quotation marks."""
-    marks = 0
-    for found in re.finditer(rb'"|\r\n?|\n', content):
-        if found[0] == b'"':
-            marks += 1
-        elif marks % 2 == 0:
-            return content[: found.end()]
-    return content
 
 
 def _decoded(
@@ -345,7 +191,7 @@ def _decoded(
     good = np.ones(len(row_numbers), bool)
     for name, values in columns.items():
         for row, value in enumerate(values.to_pylist()) if damaged or not _is_text(values) else ():
-            if value is not None and (not _is_utf8(value) or (damaged and MARK in value)):
+            if value is not None and (not is_utf8(value) or (damaged and MARK in value)):
                 good[row] = False
                 bad[int(row_numbers[row])] = f"column {name} is not UTF-8"
     mask = pa.array(good)
@@ -360,14 +206,6 @@ def _is_text(values: pa.ChunkedArray) -> bool:
     try:
         values.cast(pa.string())
     except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
         return False
     return True
 
@@ -506,7 +344,7 @@ def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
         return None
     except pa.ArrowException:
         first: list[Any] = values.slice(0, PROBE_ROWS).to_pylist()
-        known = [value is None or (isinstance(value, bytes) and _is_utf8(value)) for value in first]
+        known = [value is None or (isinstance(value, bytes) and is_utf8(value)) for value in first]
         return values if sum(known) >= TEXT_SHARE * len(known) else None
 
 

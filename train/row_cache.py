@@ -20,30 +20,15 @@ import pyarrow.parquet
 import torch
 from filelock import FileLock
 
-from train import atomic
+from train import atomic, csv_text
+from train.bits import Bits
 from train.builtin import cache_directory
+from train.csv_text import SAME_NAMES
 from train.errors import InputError, JobError
 from train.packed import PackedRows
 from train.progress import Progress
-from train.readers import (
-    NEITHER,
-    OTHER_COLUMNS,
-    SAME_NAMES,
-    STRADDLING,
-    UNREADABLE,
-    Bits,
-    bits_of,
-    bits_of_numbers,
-    check_bad_rows,
-    check_quotes,
-    column_names,
-    csv_options,
-    format_of,
-    in_a_line,
-    is_gzip,
-    line_ends,
-    mostly_bits,
-)
+from train.readers import OTHER_COLUMNS, UNREADABLE, check_bad_rows, column_names, format_of, in_a_line, is_gzip
+from train.zero_one import NEITHER, bits_of, bits_of_numbers, mostly_bits
 
 LARGE = 2**26  # values; smaller sets are read into memory
 BATCH_ROWS = 2**15  # read at once; a multiple of eight
@@ -294,7 +279,7 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
     with pa.input_stream(file) as start:  # decompresses .gz
         content = start.read(CSV_BATCH).removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
     delimiter = "\t" if format_of(file) == ".tsv" else ","
-    names, options = csv_options(content, delimiter, skip, CSV_BATCH)
+    names, options = csv_text.options(content, delimiter, skip, CSV_BATCH)
 
     def batches() -> Iterator[Batch]:
         short.clear()
@@ -309,7 +294,7 @@ def _open_csv(file: Path, bad: list[str]) -> Opened:
                     done = int(numbers[-1]) if len(numbers) else done
                     rows += len(batch)
         except pa.ArrowInvalid as problem:
-            if STRADDLING not in str(problem):
+            if csv_text.STRADDLING not in str(problem):
                 raise
             _check_lines(file, delimiter)
             raise ValueError(f"a row is longer than {2 * CSV_BATCH:,} bytes") from problem
@@ -324,7 +309,7 @@ def _lines(file: Path) -> int:
     lines, quoted = 0, False
     with pa.input_stream(file) as content:
         while block := content.read(CSV_BATCH):
-            lines += line_ends(block)
+            lines += csv_text.line_ends(block)
             quoted = quoted or b'"' in block
     return lines if quoted else 0
 
@@ -333,7 +318,7 @@ def _check_lines(file: Path, delimiter: str) -> None:
     """Refuse a quotation mark that swallows further rows; values of 0 or 1 never span lines."""
     with pa.input_stream(file) as content:
         text = io.TextIOWrapper(content, encoding="utf-8", errors="replace", newline="")
-        check_quotes(text, delimiter, several_lines=False)
+        csv_text.check_quotes(text, delimiter, several_lines=False)
 
 
 SOURCES: dict[str, Callable[[Path, list[str]], Opened]] = {

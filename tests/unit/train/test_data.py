@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train import builtin, data, readers, row_cache
+from train import builtin, csv_text, data, readers, row_cache
 from train.errors import InputError
 
 TEXTS = [f'film number {i}, "really"\nit says' for i in range(12)]
@@ -141,7 +141,7 @@ def test_a_row_may_be_longer_than_megabytes(tmp_path: Path) -> None:
 
 
 def test_a_text_may_have_lines_where_the_reader_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "CSV_BLOCK", 64)  # bytes, about one row: blocks end within texts, too
+    monkeypatch.setattr(csv_text, "BLOCK", 64)  # bytes, about one row: blocks end within texts, too
     (path,) = (path for path in text_files(tmp_path) if path.name == "a.csv")
     assert data.load(str(path)).texts == TEXTS
 
@@ -768,7 +768,7 @@ def test_names_of_columns_may_hold_quotes_and_line_breaks(tmp_path: Path, line: 
 
 
 def test_a_row_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "CSV_BLOCK", 64)
+    monkeypatch.setattr(csv_text, "BLOCK", 64)
     (tmp_path / "a.csv").write_text("text\n" + "a film\n" * 20 + "long " * 100 + "\n" + "a film\n" * 20)
     with pytest.raises(InputError, match=r"a\.csv: a row is longer than 128 bytes$"):
         data.load(str(tmp_path / "a.csv"))
