@@ -21,7 +21,7 @@ from serve import state as states
 from serve.client import Client
 from serve.errors import ServeError, UsageError
 from serve.launch import Settings
-from train import MAX_SEED, MODEL_NAME
+from train import MAX_SEED, MODEL_NAME, SHOWN_SAFELY
 
 WORK_FAILED, WRONG_USAGE = 1, 2
 RUNS = Path("runs")
@@ -374,7 +374,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    click.echo(f"Error: {' '.join(message.split()).translate(SHOWN_SAFELY)}", err=True)
     return code
 
 

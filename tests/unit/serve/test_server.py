@@ -910,6 +910,17 @@ def test_every_problem_is_one_line(
     assert capsys.readouterr().err == f"Error: {line}\n"
 
 
+def test_a_message_does_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ServeError("\x1b[2Jtoy is gone")
+
+    shown: list[str] = []
+    monkeypatch.setattr(server, "status", fail)
+    monkeypatch.setattr(commands.click, "echo", lambda line, **_: shown.append(line))  # it drops such where nobody sees
+    assert commands.main(["status"]) == 1
+    assert shown == ["Error: \ufffd[2Jtoy is gone"]
+
+
 def test_the_workers_are_told_where_drain_lock_and_token_are(tmp_path: Path) -> None:
     """Without the lock, a stop would cut off accepted requests; without the token, anybody would be answered."""
     seen = launch._environment(Settings(runs=tmp_path, token_file=tmp_path / "mine"), tmp_path, tmp_path / "scratch")
