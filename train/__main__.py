@@ -445,7 +445,6 @@ def _sample_shards(loaded: "Artifact", out: Path, plan: dict[str, Any], processe
     from train import shards
     from train.processes import await_all, process_count, started
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     rank, number = int(os.environ.get("RANK", 0)), process_count(processes)
     again = f"run the same command again to continue {out}"
     try:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import shlex
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +46,6 @@ def fit(config: Config, run: RunDirectory | None = None) -> Outcome | None:
         InputError: the data or the options cannot be used, or the data is not that of the run; nothing was created.
         JobError: training failed or was interrupted; the message says how to go on.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside the loop it ends the job as Ctrl-C does
     prepared = prepare(config)
     config = resolved(config, prepared)
     gate.read(config.gate, texts=config.codec == "tokens")  # a mistake in the file must not wait for the end

@@ -83,7 +83,7 @@ def test_the_averaged_weights_with_the_best_validation_score_ship(tmp_path: Path
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_interruption_ends_at_once(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as `fit.fit` does
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as `main` does
     try:
         with interruptible() as interrupted:
             assert not interrupted()
