@@ -46,7 +46,7 @@ def load_newest(directory: Path) -> dict[str, Any] | None:
     if path is None:
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if state.get("format") != FORMAT:
+    if state.pop("format", None) != FORMAT:
         raise InputError(
             f"--resume: another version of Lookalike wrote {path}, and this one cannot read it: resume with the "
             "version that started the run, or start a new run without --resume"

@@ -26,10 +26,8 @@ BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
 TEXTBOOK_PRINT_EPOCHS = 10  # the preset textbook prints its losses this often
 
 
-def announce(
-    run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None, device_name: str
-) -> None:
-    """Log what a job works on and where, and where it resumes."""
+def announce(run: RunDirectory, config: Config, prepared: Prepared, device_name: str) -> None:
+    """Log what a job works on and where."""
     parts, dataset = prepared.parts, prepared.dataset
     log.info(
         "%s: %s, codec %s, %d values a row; %s to train on, %s to validate, %s to judge",
@@ -50,9 +48,6 @@ def announce(
     if config.device == "cuda" and torch.cuda.device_count() > distributed.world_size():
         used = f"{distributed.world_size()} of {torch.cuda.device_count()} GPUs"
         log.info("using %s; --processes trains on more of them", used)
-    if saved is not None:
-        where = f"after {saved['state']['seen']:,} sequences" if "state" in saved else "in the warm start"
-        log.info("resuming %s", where)
 
 
 def bar(title: str) -> "tqdm[Any]":

@@ -17,7 +17,7 @@ from train.config import Config, epochs_alone, from_json
 from train.errors import InputError, JobError, interruptions_shown, is_out_of_memory
 from train.game import NonFiniteError
 from train.gate import Verdict
-from train.job import Job, SavedInterrupt, follow, interruptible
+from train.job import Job, Saved, SavedInterrupt, follow, interruptible
 from train.prepare import Prepared, prepare, resolved
 from train.rundir import RunDirectory
 
@@ -133,16 +133,17 @@ def _run_locked(run: RunDirectory, config: Config, prepared: Prepared) -> Outcom
         raise JobError(f"out of memory; {_last_good(run)}. {advice}; {_go_on(run)}") from problem
 
 
-def _load_checkpoint(run: RunDirectory, config: Config, prepared: Prepared) -> dict[str, Any] | None:
+def _load_checkpoint(run: RunDirectory, config: Config, prepared: Prepared) -> Saved | None:
     """The state of the last good checkpoint, if there is one.
 
     Raises:
         InputError: the run was started with other data, or by another version.
     """
-    saved = checkpoint.load_newest(run.checkpoints)
+    content = checkpoint.load_newest(run.checkpoints)
+    saved = None if content is None else Saved(**content)
     begun_with = None
     if saved is not None:
-        begun_with = saved["fingerprint"]
+        begun_with = saved.fingerprint
     elif run.tracking.exists():  # it was killed before the first checkpoint
         begun_with = mirror.read(run).tags.get("fingerprint")
     if begun_with not in (None, prepared.dataset.fingerprint()):
@@ -170,15 +171,17 @@ def _last_good(run: RunDirectory) -> str:
     return f"the last good state is {path}" if path else "nothing is saved yet"
 
 
-def _run_tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: dict[str, Any] | None) -> Verdict:
+def _run_tracked(run: RunDirectory, config: Config, prepared: Prepared, saved: Saved | None) -> Verdict:
     """The job itself, tracked; the caller holds the lock of the run directory."""
     atomic.write_text(run.config, config.to_json())
-    seen = saved["state"]["seen"] if saved and "state" in saved else 0
+    seen = 0 if saved is None else saved.seen
     # What a crashed session wrote after its last checkpoint will be written again.
     atomic.keep_lines(run.stats, lambda line: line["seen"] <= seen)
     run.stats.touch()  # where the warm start takes all the time, the game adds no line
     device_name = device.name(config.device, config.threads, distributed.world_size())
-    console.announce(run, config, prepared, saved, device_name)
+    console.announce(run, config, prepared, device_name)
+    if saved is not None:
+        log.info("resuming %s", f"after {seen:,} sequences" if saved.state else "in the warm start")
     tracker = tracking.start(run, tags=_tags(prepared, device_name), datasets=_datasets(prepared), seen=seen)
     try:
         with interruptible() as interrupted:

@@ -28,11 +28,40 @@ log = logging.getLogger("lookalike")
 
 CHECKPOINT_SECONDS = 20
 SAME_SECONDS = 0.5  # see `interruptible`
-NOTHING, WARM_START, GAME, REFIT = "nothing", "warm start", "game", "refit"  # the phase that a checkpoint was saved in
+WARM_START, GAME, REFIT = "warm start", "game", "refit"  # the phases, as checkpoints and progress bars name them
 
 
 class SavedInterrupt(KeyboardInterrupt):
     """Training was interrupted, and all of its state has been saved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What a checkpoint holds. What did not exist yet is empty.
+
+    Attributes:
+        phase: the one in which it was saved.
+        fingerprint: of the data.
+        warm_start: the state of the unfinished warm start.
+        generator, warm, state: from the game on, its generator's `config`, the weights of the start, the game's state.
+        ended: `Game.ended`.
+        refit: the state of a refit that has begun.
+    """
+
+    phase: str
+    fingerprint: str
+    warm_start: dict[str, Any] = field(default_factory=dict)
+    generator: dict[str, Any] = field(default_factory=dict)
+    warm: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+    ended: list[float | None] | None = None
+    refit: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seen(self) -> int:
+        """How many sequences the game had seen."""
+        seen: int = self.state.get("seen", 0)
+        return seen
 
 
 @dataclass(kw_only=True, eq=False)
@@ -54,7 +83,7 @@ class Job:
     interrupted: Callable[[], bool]
     checkpointed_at: float = field(default_factory=time.monotonic)
 
-    def train(self, saved: dict[str, Any] | None) -> "Game":
+    def train(self, saved: Saved | None) -> "Game":
         """Train to the end, starting from what was saved, if anything was.
 
         Raises:
@@ -64,26 +93,25 @@ class Job:
         """
         _get_ready(self.config)
         torch.manual_seed(self.config.seed)
-        saved = saved or {"phase": NOTHING}
-        game = self._warm_up(saved) if saved["phase"] in (NOTHING, WARM_START) else self._load_game(saved)
+        game = self._load_game(saved) if saved is not None and saved.state else self._warm_up(saved)
         over = self._is_over(game)
         if over:
             log.info("training had already ended, after %s sequences", f"{game.state.seen:,}")
         else:
             game.play()
         if game.state.is_unimproved:
-            game.refit(saved.get("refit") if over else None)
+            game.refit(saved.refit if saved is not None and over else {})
         distributed.broadcast(None)
         distributed.leave()
         if self.interrupted():  # during the last step, after which nothing asks
             raise SavedInterrupt
         return game
 
-    def _warm_up(self, saved: dict[str, Any]) -> "Game":
+    def _warm_up(self, saved: Saved | None) -> "Game":
         """Make the generator that the game starts from, and start the game."""
         phase = self.kind.warm_start()
-        if saved["phase"] == WARM_START:
-            phase.load_state_dict(saved["warm_start"])
+        if saved is not None:
+            phase.load_state_dict(saved.warm_start)
         limit = self.seconds(self.kind.warm_share)
         self.run_phase(WARM_START, phase, limit, lambda: self.save(WARM_START, warm_start=phase.state_dict()))
         warm = copy.deepcopy(phase.generator)
@@ -93,13 +121,13 @@ class Job:
         game.checkpoint()
         return game
 
-    def _load_game(self, saved: dict[str, Any]) -> "Game":
-        warm = catalogue.build(saved["generator"])
-        warm.load_state_dict(saved["warm"])
+    def _load_game(self, saved: Saved) -> "Game":
+        warm = catalogue.build(saved.generator)
+        warm.load_state_dict(saved.warm)
         warm.to(self.config.device)  # where it would be, had the job not been interrupted
-        state = self.kind.new_state(catalogue.build(saved["generator"]))
-        state.load_state_dict(saved["state"])
-        return Game(self, state, warm, ended=saved["ended"])
+        state = self.kind.new_state(catalogue.build(saved.generator))
+        state.load_state_dict(saved.state)
+        return Game(self, state, warm, ended=saved.ended)
 
     def _is_over(self, game: "Game") -> bool:
         """Whether the game has ended, and this session does not give it more."""
@@ -145,8 +173,9 @@ class Job:
         return time.monotonic() - self.checkpointed_at > CHECKPOINT_SECONDS
 
     def save(self, phase: str, **content: Any) -> None:
-        fingerprint = self.prepared.dataset.fingerprint()
-        checkpoint.save(self.run.checkpoints, {"phase": phase, "fingerprint": fingerprint, **content})
+        """Write a checkpoint with this content (see `Saved`)."""
+        saved = Saved(phase=phase, fingerprint=self.prepared.dataset.fingerprint(), **content)
+        checkpoint.save(self.run.checkpoints, vars(saved))
         self.checkpointed_at = time.monotonic()
 
 
@@ -202,16 +231,16 @@ class Game:
             self.state.best = {name: value.clone() for name, value in self.state.averaged.state_dict().items()}
         return scores
 
-    def refit(self, begun: dict[str, Any] | None) -> None:
+    def refit(self, begun: dict[str, Any]) -> None:
         """Fit the start again, to validation rows as well: they have nothing more to decide.
 
         Args:
-            begun: the state of a refit that an earlier session began, to be resumed.
+            begun: the state of a refit that an earlier session began, to be resumed; empty if there is none.
         """
         job, phase = self.job, self.job.kind.refit()
         if phase is None:
             return
-        if begun is not None:
+        if begun:
             phase.load_state_dict(begun)
         share, limit = job.seconds(job.kind.warm_share), job.seconds(1.0) - self.state.seconds
         # The minutes were reduced since: a rushed refit would be worse than the first start.

@@ -104,7 +104,7 @@ def test_a_run_goes_on_with_data_that_have_been_moved(tmp_path: Path) -> None:
     run = rundir.create(tmp_path / "runs", "rows-bits", fit.Config(data="rows.npy", codec="bits").to_json())
     with pytest.raises(InputError, match=r"--data moved/rows\.npy: .* was started with rows\.npy"):
         fit.continued(run, {"data": "moved/rows.npy"})  # no fingerprint was saved to compare the data with
-    checkpoint.save(run.checkpoints, {"fingerprint": "of others"})
+    checkpoint.save(run.checkpoints, {"phase": "game", "fingerprint": "of others"})
     config = fit.continued(run, {"data": "moved/rows.npy"})
     assert config.data == "moved/rows.npy"
     with pytest.raises(InputError, match=r"--resume: moved/rows\.npy is not the data of .*; name that with --data"):
