@@ -97,7 +97,8 @@ def end(state: State) -> None:
         family = [process, *process.children(recursive=True)]
         process.terminate()
         for survivor in _await_end(family):
-            survivor.kill()
+            with suppress(psutil.NoSuchProcess):  # it has ended since, but the others may not have
+                survivor.kill()
         _await_end(family)
     except psutil.NoSuchProcess:
         pass  # ended by another stop

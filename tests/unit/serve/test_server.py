@@ -368,6 +368,19 @@ def test_a_load_may_be_over_before_its_time(predictions: Predictions) -> None:
     assert len(predictions.tokens) < 30
 
 
+def test_a_process_that_ends_by_itself_does_not_keep_others_from_being_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with process_of(tmp_path) as worker:
+        gone = psutil.Process(worker.pid)
+    monkeypatch.setattr(shutdown, "_await_end", lambda family: [gone, *family])
+    with server_of(tmp_path, before="signal.signal(signal.SIGTERM, signal.SIG_IGN)") as stubborn:
+        process = states.process(stubborn)
+        assert process
+        shutdown.end(stubborn)
+        assert process.wait(10) == -signal.SIGKILL
+
+
 def test_a_server_of_another_user_is_said_to_be_one(running: State, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(process: psutil.Process) -> None:
         raise psutil.AccessDenied(process.pid)
