@@ -103,7 +103,7 @@ class BitsKind:
         # A tick takes at least one step.
         tick = max(config.tick or len(self.rows), config.step_rows)
         self.patience = PATIENCE_TICKS * tick
-        self.gain = BITS_GAIN * auc_error(len(prepared.validation), _judged_by(prepared.validation))
+        self.gain = BITS_GAIN * auc_error(len(prepared.validation), _rows_at_a_tick(prepared.validation))
         self.rules = RULES[config.generator]
         self.refits = self.rules.warms_up and len(prepared.validation) > 1
         # A refit gets as much time as the warm start: with less, it would be worse than the start that it replaces.
@@ -136,7 +136,7 @@ class BitsKind:
         validation, train = self.prepared.validation, self.prepared.train
         if len(validation) < 2:  # the judge needs a row for each of its two folds
             return {}
-        synthetic = sample(generator, _judged_by(validation), VALIDATION_SEED)
+        synthetic = sample(generator, _rows_at_a_tick(validation), VALIDATION_SEED)
         return metrics.quick_score(synthetic.numpy(), validation.numpy(), train.numpy())
 
     def complete(self, generator: Generator, warm: Generator) -> None:
@@ -190,8 +190,8 @@ def _have_equal_weights(one: Generator, other: Generator) -> bool:
     return all(torch.equal(weight, others[name]) for name, weight in one.state_dict().items())
 
 
-def _judged_by(validation: Tensor) -> int:
-    """How many generated rows are judged at a tick."""
+def _rows_at_a_tick(validation: Tensor) -> int:
+    """How many rows are drawn and judged at a tick."""
     return max(len(validation), VALIDATION_ROWS)
 
 
