@@ -26,7 +26,7 @@ class NadeGenerator(Generator):
 
     A neural autoregressive distribution estimator (Larochelle and Murray 2011) with three additions: direct
     connections between bits, a table of logits indexed by the last `WINDOW` bits and shared by all positions, and
-    latent classes. With x_s the earlier bits, r the net and k the class of the row,
+    latent classes. With x_s the earlier bits less their columns' means, r the net and k the class of the row,
 
         logit_t = bias_rt + class_bias_rkt + sum_s direct_rts x_s + local_r[last bits]
                   + output_rt . relu(hidden_bias_r + class_hidden_rk + sum_s input_rs x_s)
@@ -40,6 +40,7 @@ class NadeGenerator(Generator):
     name = "nade"
     WINDOW = 8
     TAU = 0.66
+    center: Tensor  # what is taken from each bit where the nets read it, (nets, length)
     prior: Tensor  # the share of each class, (nets, classes)
     place: Tensor  # row t times the bits of a row is bit t's index into `local`, (length, length)
 
@@ -55,10 +56,15 @@ class NadeGenerator(Generator):
         self.bias = nn.Parameter(torch.zeros(nets, length))
         self.class_hidden = nn.Parameter(torch.zeros(nets, classes, hidden))
         self.class_bias = nn.Parameter(torch.zeros(nets, classes, length))
+        self.register_buffer("center", torch.full((nets, length), 0.5))
         self.register_buffer("prior", torch.full((nets, classes), 1 / classes))
         age = torch.arange(length)[:, None] - torch.arange(length) - 1
         place = torch.where((age >= 0) & (age < self.WINDOW), 2.0**age, 0.0)
         self.register_buffer("place", place, persistent=False)
+        # Models of earlier versions took 1/2 from all bits, and did not save it.
+        self.register_load_state_dict_pre_hook(
+            lambda _, state, prefix, *rest: state.setdefault(f"{prefix}center", torch.full((nets, length), 0.5))
+        )
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "hidden": self.hidden, "nets": self.nets, "classes": self.classes}
@@ -126,8 +132,8 @@ class NadeGenerator(Generator):
         return noisy
 
     def _arrays(self) -> list[Floats]:
-        """The parameters, in the order of the constructor. `parameters()` takes longer than drawing a row."""
-        return [cast(nn.Parameter, weight).detach().numpy() for weight in self._parameters.values()]
+        """The parameters, in the order of the constructor, and `center`. `parameters()` takes longer than a row."""
+        return [cast(Tensor, each).detach().numpy() for each in (*self._parameters.values(), self.center)]
 
     def _draw_columns(self, net: Tensor, latent: Tensor, logistic: Tensor, column: Tensor, width: int) -> Tensor:
         """As `_draw`, in few operations: each net's rows become the columns of one matrix, padded to a common width,
@@ -142,14 +148,15 @@ class NadeGenerator(Generator):
         hidden[net, :, column] = start
         noisy = logistic.new_zeros(self.length, self.nets, 1, width)
         noisy[:, net, 0, column] = (logit + logistic).T
-        # The active hidden units, and below them the bits less 1/2; bits not drawn yet are 0 and contribute nothing.
+        # The active hidden units, and below them the centred bits; bits not drawn yet are 0 and contribute nothing.
         seen = logistic.new_zeros(self.nets, self.hidden + self.length, width)
         active, *bits = seen.split([self.hidden] + [1] * self.length, dim=1)
         weight = torch.cat([self.output, self.direct], dim=2).unsqueeze(2).unbind(1)
         effect = self.input.unsqueeze(3).unbind(1)
         local, recent = self.local[:, None], column.new_zeros(self.nets, 1, width)
         # Constants as tensors: converting a Python number takes as long as the operation.
-        zero, half, window = logistic.new_zeros(()), logistic.new_full((), 0.5), recent.new_full((), 2**self.WINDOW - 1)
+        zero, window = logistic.new_zeros(()), recent.new_full((), 2**self.WINDOW - 1)
+        center = self.center[:, :, None, None].unbind(1)
         last = torch.empty_like(recent)
         for t, (bit, logit) in enumerate(zip(bits, noisy, strict=True)):
             torch.maximum(hidden, zero, out=active)
@@ -157,15 +164,16 @@ class NadeGenerator(Generator):
             logit += local.gather(2, recent)
             torch.heaviside(logit, zero, out=bit)
             torch.add(last.copy_(bit), recent, alpha=2, out=recent).bitwise_and_(window)
-            bit -= half
+            bit -= center[t]
             hidden.addcmul_(effect[t], bit)
         return noisy[:, net, 0, column].T
 
     def logits(self, rows: Tensor, net: int, latent: Tensor) -> Tensor:
         """The logit of every bit of given rows, (rows, length), under one net and the given classes (rows,)."""
         hidden, logit = self._start(torch.full_like(latent, net), latent)
-        centred = rows - 0.5
-        logit = logit + centred @ self.direct[net].tril(-1).T + self.local[net][(rows @ self.place.T).long()]
+        centred = rows - self.center[net]
+        recent = last_bits(rows, self.WINDOW) if rows.is_cpu else (rows @ self.place.T).long()
+        logit = logit + centred @ self.direct[net].tril(-1).T + self.local[net][recent]
         term: Any = HiddenTerm.apply if rows.is_cpu else hidden_term
         return logit + term(centred, hidden, self.input[net], self.output[net])
 
@@ -181,7 +189,7 @@ def hidden_term(bits: Tensor, start: Tensor, effect: Tensor, output: Tensor) -> 
     """The hidden units' contribution to the logit of every bit, (rows, length), for one net, in few operations.
 
     Args:
-        bits: less 1/2, (rows, length).
+        bits: centred, (rows, length).
         start: hidden units before any bit is known, (rows, hidden).
         effect, output: the net's `input` and `output`, (length, hidden).
     """
@@ -212,6 +220,13 @@ class HiddenTerm(torch.autograd.Function):
         return None, *grads
 
 
+def last_bits(rows: Tensor, window: int) -> Tensor:
+    """The bits before each bit, at most `window`, as a binary number whose last digit is the latest: (rows, length)."""
+    found = torch.empty_like(rows, dtype=torch.long)
+    _fill_last_bits(rows.detach().numpy(), 2**window, found.numpy())
+    return found
+
+
 def _columns(net: Tensor) -> tuple[Tensor, int]:
     """For each row, the number of earlier rows with the same net, (rows,); and the largest number of rows of a net."""
     order = net.argsort(stable=True)
@@ -228,6 +243,7 @@ def _rounded(noisy_logits: Tensor) -> Tensor:
 def compile_loops() -> None:
     """Compile what a CPU trains with. That takes seconds, which else would be those of the first step."""
     one = np.zeros((1, 1), np.float32)
+    _fill_last_bits(one, 1, np.zeros((1, 1), np.int64))
     _hidden_term_forward(one, one, one, one, one.copy())
     _hidden_term_backward(one, one, one, one, one, *(one.copy() for _ in range(3)))
     with torch.random.fork_rng(devices=[]):
@@ -267,17 +283,18 @@ def _draw_rows(
     bias: Floats,
     class_hidden: Floats,
     class_bias: Floats,
+    center: Floats,
 ) -> None:
     """Draw bits one after the other, since each depends on those before it, of some rows of a net at the same time.
 
     Args:
         net, latent: each row's net and latent class, int64 (rows,).
         noisy: logistic noise, (rows, length); every bit's logit is added to it.
-        input, ...: the generator's parameters, in the order of its constructor.
+        input, ...: the generator's parameters, in the order of its constructor, and `center`.
     """
     length, units, recently = noisy.shape[1], hidden_bias.shape[1], local.shape[1]
-    half, zero = noisy.dtype.type(0.5), noisy.dtype.type(0)
-    bits = np.empty((ROWS_ABREAST, length), noisy.dtype)  # less 1/2
+    one, zero = noisy.dtype.type(1), noisy.dtype.type(0)
+    bits = np.empty((ROWS_ABREAST, length), noisy.dtype)  # centred
     hidden = np.empty((ROWS_ABREAST, units), noisy.dtype)
     recent = np.empty(ROWS_ABREAST, np.int64)
     for r in range(len(hidden_bias)):  # net by net: the weights of one fit into the cache, those of all may not
@@ -296,10 +313,20 @@ def _draw_rows(
                     for unit in range(units):
                         logit += output[r, t, unit] * max(hidden[i, unit], zero)
                     noisy[row, t] = logit
-                    bits[i, t] = half if logit > 0 else -half
+                    bits[i, t] = (one if logit > 0 else zero) - center[r, t]
                     recent[i] = (2 * recent[i] + (logit > 0)) % recently
                     for unit in range(units):
                         hidden[i, unit] += input[r, t, unit] * bits[i, t]
+
+
+@njit(nogil=True)
+def _fill_last_bits(rows: Floats, numbers: int, found: Ints) -> None:
+    """Fill `found` with what `last_bits` returns, of as many possible numbers."""
+    for row in range(len(rows)):
+        recent = 0
+        for t in range(rows.shape[1]):
+            found[row, t] = recent
+            recent = (2 * recent + (rows[row, t] > 0)) % numbers
 
 
 @njit(nogil=True, fastmath={"reassoc"})

@@ -124,7 +124,8 @@ def new_net(length: int, mixture: Mixture, hidden: int) -> NadeGenerator:
     net = NadeGenerator(length=length, hidden=hidden, nets=1, classes=count).to(mixture.means.device)
     logits = torch.logit(mixture.means.clamp(EDGE, 1 - EDGE))
     with torch.no_grad():
-        net.bias.copy_(torch.logit((mixture.prior @ mixture.means).clamp(EDGE, 1 - EDGE))[None])
+        net.center.copy_((mixture.prior @ mixture.means)[None])
+        net.bias.copy_(torch.logit(net.center.clamp(EDGE, 1 - EDGE)))
         net.class_bias.copy_((logits - net.bias)[None])
         net.prior.copy_(mixture.prior[None])
     return net
@@ -315,9 +316,10 @@ def keep_constraints(generator: NadeGenerator, rows: Tensor) -> None:
         # The last one is m likelier if there is none yet, and must still be m less likely if there is one.
         given[group[-1], group] -= m
         always[group[-1]] += m
-    # `direct` multiplies bits less 1/2.
-    generator.direct.add_(torch.from_numpy(np.tril(given, -1)).to(generator.direct))
-    generator.bias.add_(torch.from_numpy(always + np.tril(given, -1).sum(axis=1) / 2).to(generator.bias))
+    shifts = torch.from_numpy(np.tril(given, -1)).to(generator.direct)
+    generator.direct.add_(shifts)
+    # `direct` multiplies centred bits.
+    generator.bias.add_(torch.from_numpy(always).to(generator.bias) + generator.center @ shifts.T)
 
 
 def _affordable_rows(generator: NadeGenerator) -> int:

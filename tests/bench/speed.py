@@ -57,8 +57,9 @@ class Eager(NadeGenerator):
             here = logit[:, t] + (torch.relu(hidden) * self.output[net, t]).sum(1) + self.local[net, recent]
             noisy.append(here + logistic[:, t])
             bit = (noisy[-1] > 0).to(here)
-            hidden = hidden + (bit - 0.5)[:, None] * self.input[net, t]
-            logit = logit + (bit - 0.5)[:, None] * later[net, t]
+            centred = (bit - self.center[net, t])[:, None]
+            hidden = hidden + centred * self.input[net, t]
+            logit = logit + centred * later[net, t]
             recent = (2 * recent + bit.long()) % 2**self.WINDOW
         return torch.stack(noisy, dim=1)
 

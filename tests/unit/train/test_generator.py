@@ -109,6 +109,7 @@ def lively_nade(length: int = 12) -> NadeGenerator:
     with torch.no_grad():
         for weight in made.parameters():
             weight.normal_(std=0.5)
+        made.center.uniform_()
     return made
 
 
@@ -138,7 +139,7 @@ def drawn_plainly(made: NadeGenerator, noise: Tensor) -> Tensor:
         net = int(numbers[-2] * made.nets)
         latent = min(int((numbers[-1] >= made.prior[net].cumsum(0)).sum()), made.classes - 1)
         for t in range(made.length):
-            before = row[:t] - 0.5
+            before = row[:t] - made.center[net, :t]
             hidden = made.hidden_bias[net] + made.class_hidden[net, latent] + before @ made.input[net, :t]
             window = sum(2**age * int(bit) for age, bit in enumerate(reversed(row[max(t - made.WINDOW, 0) : t])))
             logit = made.bias[net, t] + made.class_bias[net, latent, t] + before @ made.direct[net, t, :t]
@@ -159,6 +160,7 @@ def test_all_ways_of_drawing_agree_with_the_plain_one(sizes: dict[str, int], row
     made = NadeGenerator(**sizes).double()
     for weight in made.parameters():
         torch.nn.init.normal_(weight)
+    torch.nn.init.uniform_(made.center)
     noise = generator.draw_noise(made, rows, seed)
     with torch.no_grad():
         expected = drawn_plainly(made, noise)
@@ -169,10 +171,10 @@ def test_all_ways_of_drawing_agree_with_the_plain_one(sizes: dict[str, int], row
             assert torch.equal(made.codes(noise), expected.byte())
 
 
-@pytest.mark.parametrize("rows", range(1, 22))
+@pytest.mark.parametrize("rows", [*range(1, 10), 21, 3 * nade.ROWS_ABREAST, 80])
 def test_a_row_is_the_same_in_a_batch_of_any_size(rows: int) -> None:
     made = lively_nade(LONG)
-    noise = generator.draw_noise(made, 21, seed=5)
+    noise = generator.draw_noise(made, 80, seed=5)
     alone = torch.cat([generator.generate(made, row) for row in noise.split(1)])
     assert torch.equal(generator.generate(made, noise[:rows]), alone[:rows])
 
@@ -192,7 +194,7 @@ def relaxed_plainly(made: NadeGenerator, noise: Tensor) -> Tensor:
     latent = (noise[:, -1:] >= made.prior.cumsum(1)[net]).sum(1).clamp(max=made.classes - 1)
     bits = [torch.zeros(len(noise)).to(noise)] * made.WINDOW  # before the first bit
     for t in range(made.length):
-        before = torch.stack(bits, dim=1)[:, made.WINDOW :].detach() - 0.5 if t else noise[:, :0]
+        before = torch.stack(bits, dim=1)[:, made.WINDOW :].detach() - made.center[net, :t] if t else noise[:, :0]
         hidden = made.hidden_bias[net] + made.class_hidden[net, latent]
         hidden = hidden + (before[:, :, None] * made.input[net, :t]).sum(1)
         window = sum(2**age * bit.detach().long() for age, bit in enumerate(reversed(bits[t:])))
@@ -213,6 +215,7 @@ def test_rows_that_take_turns_have_the_gradient_of_each_bits_own_logit(
     made = NadeGenerator(**sizes).double()
     for weight in made.parameters():
         torch.nn.init.normal_(weight)
+    torch.nn.init.uniform_(made.center)
     noise, wanted = generator.draw_noise(made, rows, seed), torch.randn(rows, made.length, dtype=torch.float64)
     in_turn = noise.clone()
     in_turn[:, -2] = torch.tensor([((first + i) % made.nets + 0.5) / made.nets for i in range(rows)])
@@ -249,6 +252,26 @@ def test_nets_and_classes_are_drawn_as_often_as_they_should_be() -> None:
         made.bias[2], made.class_bias[2] = 50.0, 0.0
     ones = generator.sample(made, 4000, seed=0).float().mean().item()
     assert ones == pytest.approx((0.75 + 0.75 + 1) / 3, abs=0.03)
+
+
+@given(rows=st.lists(st.lists(st.integers(0, 1), min_size=11, max_size=11), min_size=1, max_size=5))
+@settings(max_examples=20)
+def test_compiled_code_numbers_the_last_bits_as_one_product_does(rows: list[list[int]]) -> None:
+    made, bits = NadeGenerator(length=11, hidden=1, nets=1, classes=1), torch.tensor(rows).float()
+    expected = (bits @ made.place.T).long()
+    assert torch.equal(nade.last_bits(bits, made.WINDOW), expected)
+    assert expected[:, 1].tolist() == bits[:, 0].long().tolist()
+
+
+def test_a_model_that_was_saved_before_bits_were_centred_draws_the_same_rows() -> None:
+    made = lively_nade()
+    made.center.fill_(0.5)  # what was taken from all bits then
+    state = made.state_dict()
+    del state["center"]
+    again = NadeGenerator(length=12, hidden=made.hidden, nets=made.nets, classes=made.classes).double()
+    again.center.zero_()
+    again.load_state_dict(state)
+    assert torch.equal(generator.sample(again, 50, seed=0), generator.sample(made, 50, seed=0))
 
 
 def test_compiled_code_reads_noise_as_torch_does() -> None:
