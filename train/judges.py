@@ -92,6 +92,11 @@ def auc_with_variance(positive: Array, negative: Array) -> tuple[float, float]:
     return float(beats.mean()), float(variance)
 
 
+def auc_error(real: int, synthetic: int) -> float:
+    """The standard error of an AUC of .5, given the numbers of rows (Hanley and McNeil 1982); infinite if one is 0."""
+    return math.sqrt((real + synthetic + 1) / (12 * real * synthetic)) if real and synthetic else math.inf
+
+
 def quick_c2st(synthetic: Bits, heldout: Bits, train: Bits) -> float:
     """A cheap judge for small n: mean AUC over folds of kernel ridge regression, synthetic against held-out rows.
 

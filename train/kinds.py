@@ -10,7 +10,20 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from train import artifact, baselines, cpus, evidence, loop, metrics, ratios, text_draws, text_game, text_warmup, warmup
+from train import (
+    artifact,
+    baselines,
+    cpus,
+    evidence,
+    judges,
+    loop,
+    metrics,
+    ratios,
+    text_draws,
+    text_game,
+    text_warmup,
+    warmup,
+)
 from train.codec import UNKNOWN, TokensCodec, class_names
 from train.config import Config
 from train.embeddings import embedder
@@ -103,7 +116,7 @@ class BitsKind:
         # A tick takes at least one step.
         tick = max(config.tick or len(self.rows), config.step_rows)
         self.patience = PATIENCE_TICKS * tick
-        self.gain = BITS_GAIN * auc_error(len(prepared.validation), _rows_at_a_tick(prepared.validation))
+        self.gain = BITS_GAIN * judges.auc_error(len(prepared.validation), _rows_at_a_tick(prepared.validation))
         self.rules = RULES[config.generator]
         self.refits = self.rules.warms_up and len(prepared.validation) > 1
         # A refit gets as much time as the warm start: with less, it would be worse than the start that it replaces.
@@ -193,11 +206,6 @@ def _have_equal_weights(one: Generator, other: Generator) -> bool:
 def _rows_at_a_tick(validation: Tensor) -> int:
     """How many rows are drawn and judged at a tick."""
     return max(len(validation), VALIDATION_ROWS)
-
-
-def auc_error(real: int, generated: int) -> float:
-    """The standard error of an AUC of .5, given the numbers of rows (Hanley and McNeil 1982); infinite if one is 0."""
-    return math.sqrt((real + generated + 1) / (12 * real * generated)) if real and generated else math.inf
 
 
 def text_gain(validation: int) -> float:

@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train import distributed
+from train import distributed, metrics
 from train.average import move_average
 from train.constraints import Constraints, expected_violations, satisfied_by
 from train.game import NonFiniteError
 from train.generator import draw_noise, sample
+from train.judges import auc_error
 from train.mixture import EDGE, Choice, Mixture, choose_mixture, draw_classes, fit_mixture, is_lower
 from train.nade import NadeGenerator
 from train.phase import Stateful, restore_rng_states, rng_states
@@ -30,7 +31,7 @@ from train.phase import Stateful, restore_rng_states, rng_states
 log = logging.getLogger("lookalike")
 
 FIRST_NETS = 2  # nets of the first fold: one with one class, one with many; see `WarmStart`
-HIDDEN_VALUES = 1 << 15  # most hidden units times bits: smaller nets for long rows, to have time for more steps
+HIDDEN_VALUES = 1 << 16  # most hidden units times bits: smaller nets for long rows, to have time for more steps
 STEPS, BATCH, LEARNING_RATE, AVERAGE = 1000, 128, 3e-3, 0.99
 # Both fall from strong to weak during the fit, so that early stopping also chooses their strength.
 DECAY = (4.0, 0.1)
@@ -45,6 +46,7 @@ FEWEST_STEPS = 300  # if there is no time for this many steps for each net, ther
 PATIENCE = (1.7, 300)  # stop at 1.7 times the best step plus 300
 CHECKED_ROWS = 2000
 COMPARED_VALUES = 1 << 24  # most rows times bits times classes for comparing nets of one class and of many
+COMPARED_SEED, COMPARED_GAIN = 888_888, 2.0  # their draws, and how many standard errors one score must be better by
 CALIBRATION_ROWS, CALIBRATION_ROUNDS = 20_000, 6
 CALIBRATION_VALUES = 5_000_000  # fewer of long rows, which take longer to draw
 FEWEST_VIOLATIONS = 0.05  # of constraints, among as many draws as there are known rows, where none are expected
@@ -220,15 +222,21 @@ def _nats(net: NadeGenerator, rows: Tensor, latent: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(net.logits(rows, 0, latent), rows, reduction="none").sum(1)
 
 
-def better_classes(one: NadeGenerator, many: NadeGenerator, unseen: Tensor) -> int:
-    """Which net to keep: 0 (one class) if the unseen rows are clearly less likely under the other, else 1 (many).
+def better_classes(one: NadeGenerator, many: NadeGenerator, seen: Tensor, unseen: Tensor) -> int:
+    """Which net to keep: 1 (many classes), or 0 (one) if unseen rows are clearly less likely under the other.
 
     Clearly means by more than three standard errors. Many classes are favoured because a single net estimates them less
     reliably than the whole generator will, and because at equal likelihood judges find their rows harder to tell from
-    real ones (EXPERIMENTS.md).
+    real ones (EXPERIMENTS.md). With hundreds of columns that is so even where the rows are less likely; so many classes
+    are also kept if their draws have a clearly better score, by two standard errors of the AUC in it.
     """
-    unseen = unseen[: max(2, COMPARED_VALUES // (unseen.shape[1] * many.classes))]
-    return int(not is_lower(log_likelihoods(many, unseen), log_likelihoods(one, unseen), 3))
+    compared = unseen[: max(2, COMPARED_VALUES // (unseen.shape[1] * many.classes))]
+    if not is_lower(log_likelihoods(many, compared), log_likelihoods(one, compared), 3):
+        return 1
+    n = max(len(unseen), metrics.QUICK_ROWS)
+    real, learned = (rows.cpu().numpy().astype(np.uint8) for rows in (unseen, seen))
+    scores = [metrics.quick_score(sample(net, n, COMPARED_SEED).numpy(), real, learned)["score"] for net in (one, many)]
+    return int(scores[0] - scores[1] > COMPARED_GAIN * auc_error(len(real), n))
 
 
 def join(nets: list[NadeGenerator]) -> NadeGenerator:
@@ -445,7 +453,7 @@ class WarmStart:
         self.round, self.fit = range(0), None
         if len(self.fitted) == FIRST_NETS:
             one, many = self.fitted
-            self.better = distributed.broadcast(better_classes(one, many, self._fold(0)[1]))
+            self.better = distributed.broadcast(better_classes(one, many, *self._fold(0)))
         if len(self.fitted) == self._nets_in_all():
             assert self.better is not None
             self.joined = join([self.fitted[self.better], *self.fitted[FIRST_NETS:]])

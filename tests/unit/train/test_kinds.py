@@ -83,11 +83,11 @@ def test_the_game_is_given_twenty_ticks_to_get_better(given: dict[str, Any], tic
 
 
 def test_the_fewer_validation_rows_the_more_the_game_must_gain() -> None:
-    assert kinds.auc_error(134, 1000) == pytest.approx(0.0266, abs=1e-4)
-    assert kinds.auc_error(1000, 1000) == pytest.approx(0.0129, abs=1e-4)
-    assert kinds.auc_error(0, 1000) == math.inf
+    assert judges.auc_error(134, 1000) == pytest.approx(0.0266, abs=1e-4)
+    assert judges.auc_error(1000, 1000) == pytest.approx(0.0129, abs=1e-4)
+    assert judges.auc_error(0, 1000) == math.inf
     found, kind = bits_job()
-    error = kinds.auc_error(len(found.validation), kinds.VALIDATION_ROWS)
+    error = judges.auc_error(len(found.validation), kinds.VALIDATION_ROWS)
     assert kind.gain == kinds.BITS_GAIN * error
 
 

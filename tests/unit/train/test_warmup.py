@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.drawn import coins, two_kinds
-from train import builtin, generator, kinds, mixture, text_warmup, warmup
+from train import builtin, generator, judges, kinds, mixture, text_warmup, warmup
 from train.constraints import satisfied_by
 from train.game import NonFiniteError
 from train.mixture import Choice, Mixture
@@ -115,9 +115,22 @@ def test_many_classes_are_kept_unless_one_is_clearly_likelier() -> None:
     one, many = independent_net([[0.3] * 8]), independent_net([[0.2] * 8, [0.4] * 8])
     of_one, of_many = torch.full((8,), 0.3), torch.tensor([[0.2], [0.4]]).expand(2, 8)
     rows = torch.cat([coins(part, 1000, seed) for seed, part in enumerate(of_many)]).float()
-    assert warmup.better_classes(one, many, rows) == 1
-    assert warmup.better_classes(one, one, rows) == 1
-    assert warmup.better_classes(one, many, coins(of_one, 2000).float()) == 0
+    assert warmup.better_classes(one, many, rows, rows) == 1
+    assert warmup.better_classes(one, one, rows, rows) == 1
+    rows = coins(of_one, 2000).float()
+    assert warmup.better_classes(one, many, rows, rows) == 0
+
+
+@pytest.mark.parametrize(("more", "better"), [(0.0, 0), (1.9, 0), (2.1, 1)])
+def test_many_classes_are_kept_where_their_draws_have_a_clearly_better_score(
+    more: float, better: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, many = independent_net([[0.3] * 8]), independent_net([[0.2] * 8, [0.4] * 8])
+    rows = coins(torch.full((8,), 0.3), 2000).float()
+    error = judges.auc_error(2000, 2000)
+    scores = iter([0.6, 0.6 - more * error])  # of one class and of many, whose rows are less likely
+    monkeypatch.setattr(warmup.metrics, "quick_score", lambda *_: {"score": next(scores)})
+    assert warmup.better_classes(one, many, rows[:500], rows) == better
 
 
 @pytest.mark.parametrize(("more", "better"), [(0.0, 1), (0.02, 0)])  # 2.8 and 3.1 standard errors
@@ -127,7 +140,8 @@ def test_one_class_must_be_likelier_by_three_standard_errors(
     one, many = independent_net([[0.3]]), independent_net([[0.2], [0.4]])
     nats = {one: torch.zeros(4), many: -torch.tensor([0.0, 0.2, 0.4, 0.2]) - more}
     monkeypatch.setattr(warmup, "log_likelihoods", lambda net, rows: nats[net])
-    assert warmup.better_classes(one, many, torch.zeros(4, 1)) == better
+    rows = torch.tensor([[0.0], [1.0], [0.0], [1.0]])
+    assert warmup.better_classes(one, many, rows, rows) == better
 
 
 def test_a_fold_is_not_seen_by_its_nets() -> None:
@@ -155,7 +169,7 @@ def test_the_same_seed_gives_the_same_warm_start() -> None:
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
 
-@pytest.mark.parametrize(("length", "hidden"), [(10, 128), (256, 128), (1024, 32), (100_000, 1)])
+@pytest.mark.parametrize(("length", "hidden"), [(10, 128), (512, 128), (1024, 64), (100_000, 1)])
 def test_nets_of_long_rows_have_fewer_hidden_units(length: int, hidden: int) -> None:
     assert WarmStart(torch.zeros(2, length, dtype=torch.uint8), hidden=128, folds=2).hidden == hidden
 
@@ -387,7 +401,8 @@ def test_classes_are_chosen_by_rows_that_the_first_nets_have_not_seen(monkeypatc
     seen, unseen = phase._fold(0)
     assert torch.equal(shown["choose_mixture"][0], seen)
     assert torch.equal(shown["choose_mixture"][1], unseen)
-    assert torch.equal(shown["better_classes"][2], unseen)
+    assert torch.equal(shown["better_classes"][2], seen)
+    assert torch.equal(shown["better_classes"][3], unseen)
     generator, means, rows = shown["calibrate"]
     assert generator is phase.generator
     assert torch.equal(means, warmup.likely_means(CHAIN[:200].float()))
