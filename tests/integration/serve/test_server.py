@@ -443,7 +443,7 @@ def test_wrong_usage_is_one_line_and_leaves_nothing_behind(command: Command, tmp
             (["start", "--runs", tmp_path / "with", "--port", port], f"--port {port}"),
             (["start", "--runs", tmp_path / "with", *ports, "--grpc-port", port], f"--grpc-port {port} on 127.0.0.1"),
             (["start", "--runs", tmp_path / "with", *ports, "--grpc-port", free[0]], "--grpc-port must differ"),
-            (["start", "--runs", tmp_path / "with", *ports, "--model", "nowhere"], "--model nowhere"),
+            (["start", "--runs", tmp_path / "with", *ports, "--model", "nowhere"], "nowhere: neither"),
             (["start", "--runs", tmp_path / "with", *ports, "--host", "::1"], "--host"),
             (["start", "--runs", tmp_path / "with", *ports, "--metrics-port", free[0]], "--metrics-port"),
             (["start", "--workers", "0"], "--workers"),

@@ -28,5 +28,5 @@ def test_texts_that_come_twice_are_called_texts(
     config = resolve({"data": str(path), "codec": codec, "words": 2})
     found = prepare(config)
     with caplog.at_level(logging.WARNING, logger="lookalike"):
-        console.announce(RunDirectory(tmp_path), resolved(config, found), found, None, "CPU")
+        console.announce(RunDirectory(tmp_path), resolved(config, found), found, "CPU")
     assert f"100% of the held-out {rows} are also found among the training {rows}" in caplog.text
