@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -295,29 +296,27 @@ def test_an_archive_lies_beside_the_artifact_also_from_within_it(
     assert (tmp_path / "lookalike.mar").exists()
 
 
-def test_a_job_goes_on_where_nobody_reads_its_output(tmp_path: Path) -> None:
-    """As after `| head -1`."""
+def log_twice(folder: Path, made: str, then: str, **streams: Any) -> subprocess.CompletedProcess[str]:
+    """Run a process whose handler, `made` so, logs two lines into the stream given as None, which nobody reads."""
     reading, writing = os.pipe()
     os.close(reading)
     code = "import logging; from train.__main__ import _BesideTheBar; log = logging.getLogger('x'); "
-    code += "log.addHandler(_BesideTheBar()); log.error('one'); log.error('two'); open('done', 'w').close()"
+    code += f"log.addHandler({made}); log.error('one'); log.error('two'); {then}"
     environment = {**os.environ, "PYTHONPATH": str(Path(commands.__file__).parents[1])}
-    job = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True
-    )
+    given = {name: writing if stream is None else stream for name, stream in streams.items()}
+    job = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, text=True, **given)
     os.close(writing)
+    return job
+
+
+def test_a_job_goes_on_where_nobody_reads_its_output(tmp_path: Path) -> None:
+    """As after `| head -1`."""
+    then = "open('done', 'w').close()"
+    job = log_twice(tmp_path, "_BesideTheBar()", then, stdout=None, stderr=subprocess.PIPE)
     assert (job.returncode, job.stderr) == (0, "")
     assert (tmp_path / "done").exists()
 
 
 def test_json_is_printed_although_nobody_reads_the_log(tmp_path: Path) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    code = "import logging; from train.__main__ import _BesideTheBar; log = logging.getLogger('x'); "
-    code += "log.addHandler(_BesideTheBar(json_alone=True)); log.error('one'); log.error('two'); print('{}')"
-    environment = {**os.environ, "PYTHONPATH": str(Path(commands.__file__).parents[1])}
-    job = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=writing, text=True
-    )
-    os.close(writing)
+    job = log_twice(tmp_path, "_BesideTheBar(json_alone=True)", "print('{}')", stdout=subprocess.PIPE, stderr=None)
     assert (job.returncode, job.stdout) == (0, "{}\n")
