@@ -126,7 +126,7 @@ def cli() -> None:
 @option(
     "--data",
     metavar="NAME|FILE|FOLDER",
-    help="movie-reviews, digits, toy, chain, topics, survey, wide, long, or your own file or folder of shards.",
+    help="movie-reviews, digits, toy, chain, topics, survey, week, wide, long, or your own file or folder of shards.",
 )
 @option("--column", help="The column that holds the text; needed only where it is not obvious.")
 @option(

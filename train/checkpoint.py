@@ -15,7 +15,7 @@ import torch
 from train import atomic
 from train.errors import InputError
 
-FORMAT = 8  # changes when a state's content, or the way training resumes from it, changes
+FORMAT = 9  # changes when a state's content, or the way training resumes from it, changes
 NAME = re.compile(r"(\d{6,})-[0-9a-f]{16}\.pt")  # other files there are not ours to read or delete
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from train import distributed, metrics
 from train.average import move_average
@@ -40,6 +40,7 @@ CLASS_BIAS_DECAY = 0.1
 # The table of the last bits learns this many times faster than the rest, and faster still in rows of more than 500
 # bits, because all positions of a row teach it.
 LOCAL_PACE, LOCAL_LENGTH = 5.0, 100
+LAG_STEPS, LAG_VALUES = 25, 1 << 21  # steps of the first fit of weights by distance, and the most values it reads
 CHECK_STEPS = 25
 STEPS_ALONE = 10  # with several processes: steps after which they tell each other whether they go on
 FEWEST_STEPS = 300  # if there is no time for this many steps for each net, there are fewer nets
@@ -51,6 +52,58 @@ CALIBRATION_ROWS, CALIBRATION_ROUNDS = 20_000, 6
 CALIBRATION_VALUES = 5_000_000  # fewer of long rows, which take longer to draw
 FEWEST_VIOLATIONS = 0.05  # of constraints, among as many draws as there are known rows, where none are expected
 CALIBRATION_SEED = 777_777  # of the first round, plus 1 for each further one; judges use other seeds, so other rows
+
+
+class LearningNet(NadeGenerator):
+    """A single net while it learns: it has weights between bits by their distance as well, shared by all positions.
+
+    Where the same happens at many positions, such as every day of a week, all of these teach them, so that few rows are
+    enough. Afterwards they become a part of `direct`.
+    """
+
+    def __init__(self, length: int, hidden: int, classes: int) -> None:
+        super().__init__(length=length, hidden=hidden, nets=1, classes=classes)
+        self.lags = nn.Parameter(torch.zeros(length))  # the first is for bits next to each other
+
+    def logits(self, rows: Tensor, net: int, latent: Tensor) -> Tensor:
+        return super().logits(rows, net, latent) + self._by_distance(rows - self.center[net])
+
+    def _by_distance(self, centred: Tensor) -> Tensor:
+        """What earlier bits add to each logit, (rows, length): a convolution, by fast Fourier transforms."""
+        twice = 2 * self.length  # so that the end does not come round to the beginning
+        product = torch.fft.rfft(centred, twice) * torch.fft.rfft(self.lags, twice)
+        return F.pad(torch.fft.irfft(product, twice)[:, : self.length - 1], (1, 0))
+
+    def fit_lags(self, rows: Tensor, latent: Tensor) -> None:
+        """Set the weights by distance to the likeliest for rows (rows, length) of these classes (rows,).
+
+        The other weights stay; their optimizer would take hundreds of steps to get there. The prior of a weight is
+        N(0, 1), since at large distances few pairs of bits tell of it.
+        """
+        some = slice(max(2, LAG_VALUES // self.length))
+        with torch.no_grad():
+            others = super().logits(rows[some], 0, latent[some])
+        target, centred = rows[some], rows[some] - self.center[0]
+        optimizer = torch.optim.LBFGS([self.lags], max_iter=LAG_STEPS, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            nats = F.binary_cross_entropy_with_logits(others + self._by_distance(centred), target, reduction="sum")
+            found = (nats + self.lags.square().sum() / 2) / len(target)
+            found.backward()
+            return found
+
+        optimizer.step(loss)
+
+    def learned(self) -> NadeGenerator:
+        """The same net with its weights by distance in `direct`."""
+        net = NadeGenerator(length=self.length, hidden=self.hidden, nets=1, classes=self.classes)
+        weights = self.state_dict()
+        lags, place = weights.pop("lags"), torch.arange(self.length)
+        distance = place[:, None] - place
+        weights["direct"] = weights["direct"] + lags[(distance - 1).clamp(min=0)].tril(-1)
+        net.load_state_dict(weights)
+        return net.to(lags.device)
 
 
 class NetFit(Stateful):
@@ -67,8 +120,6 @@ class NetFit(Stateful):
     def __init__(self, seen: Tensor, unseen: Tensor, mixture: Mixture, hidden: int) -> None:
         self.seen, self.unseen, self.mixture = seen, unseen, mixture
         self.net = new_net(seen.shape[1], mixture, hidden)
-        self.average = copy.deepcopy(self.net)
-        self.optimizer = new_optimizer(self.net)
         self.posterior = mixture.joint_log_prob(seen).softmax(1)
         # Four draws of the unseen rows' classes, used in turn; mean log prior - log posterior completes the bound.
         unseen_posterior = mixture.joint_log_prob(unseen).softmax(1)
@@ -76,9 +127,20 @@ class NetFit(Stateful):
         self.entropy = (
             (mixture.prior[self.latents].log() - unseen_posterior.gather(1, self.latents).log()).mean().item()
         )
+        self._fit_lags()
+        self.average = copy.deepcopy(self.net)
+        self.optimizer = new_optimizer(self.net)
         self.best, self.best_step, self.best_weights = -math.inf, 0, copy.deepcopy(self.average.state_dict())
         self.steps = 0
         self.seconds = 0.0
+
+    def _fit_lags(self) -> None:
+        """Start from the likeliest weights by distance, unless the unseen rows are no likelier for it."""
+        latent = self.latents[:, 0]
+        before = held_nats(self.net, self.unseen, latent)
+        self.net.fit_lags(self.seen, draw_classes(self.posterior))
+        if held_nats(self.net, self.unseen, latent) >= before:
+            nn.init.zeros_(self.net.lags)
 
     def done(self, seconds: float) -> float:
         """The share of the schedule that is over, with at most this many seconds; 1 ends the fit."""
@@ -109,7 +171,7 @@ class NetFit(Stateful):
 
     def best_net(self) -> NadeGenerator:
         self.average.load_state_dict(self.best_weights)
-        return self.average
+        return self.average.learned()
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "prior": self.mixture.prior, "means": self.mixture.means}
@@ -120,10 +182,9 @@ class NetFit(Stateful):
         self.latents = self.latents.to(self.seen.device)
 
 
-def new_net(length: int, mixture: Mixture, hidden: int) -> NadeGenerator:
+def new_net(length: int, mixture: Mixture, hidden: int) -> LearningNet:
     """A net for one fold that initially equals the mixture."""
-    count = len(mixture.prior)
-    net = NadeGenerator(length=length, hidden=hidden, nets=1, classes=count).to(mixture.means.device)
+    net = LearningNet(length, hidden, len(mixture.prior)).to(mixture.means.device)
     logits = torch.logit(mixture.means.clamp(EDGE, 1 - EDGE))
     with torch.no_grad():
         net.center.copy_((mixture.prior @ mixture.means)[None])
@@ -177,12 +238,12 @@ def rounds(nets: int, done: int = 0) -> int:
     return -(-first // distributed.world_size()) + -(-others // distributed.world_size())
 
 
-def new_optimizer(net: NadeGenerator) -> torch.optim.Optimizer:
+def new_optimizer(net: LearningNet) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [
         {"params": [net.output, net.direct], "weight_decay": 0.0, "sparsity": SPARSITY},
         {"params": [net.input, net.class_hidden], "decay": DECAY},
         {"params": [net.class_bias], "weight_decay": CLASS_BIAS_DECAY},
-        {"params": [net.bias, net.hidden_bias], "weight_decay": 0.0},
+        {"params": [net.bias, net.hidden_bias, net.lags], "weight_decay": 0.0},
         {"params": [net.local], "weight_decay": 0.0, "pace": max(LOCAL_PACE, net.length / LOCAL_LENGTH)},
     ]
     return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)

@@ -12,7 +12,7 @@ import click
 from tests.bench import tables
 
 SETS = ("digits", "movie-reviews", "chain", "topics")
-ALL_SETS = (*SETS, "survey", "wide", "long")  # rows of the last two have 1,000 bits and more, so they are slow
+ALL_SETS = (*SETS, "survey", "week", "wide", "long")  # rows of the last two have 1,000 bits and more, so they are slow
 
 
 @click.command()

@@ -692,6 +692,7 @@ def test_the_split_uses_every_row_once(n: int, holdout: float, validation: float
         ("chain", (20_000, 32)),
         ("topics", (20_000, 64)),
         ("survey", (5000, 26)),
+        ("week", (4000, 168)),
         ("wide", (6000, 1000)),
     ],
 )

@@ -81,10 +81,13 @@ def test_the_bound_of_a_net_approaches_the_entropy_of_the_chain() -> None:
 
 def test_what_chance_explains_is_not_learned() -> None:
     torch.manual_seed(0)
-    coins = fitted((torch.rand(3000, 12) < 0.3).to(torch.uint8), 8).best_net()
+    fit = fitted((torch.rand(3000, 12) < 0.3).to(torch.uint8), 8)
+    coins = fit.average
+    coins.load_state_dict(fit.best_weights)
     pairs = torch.ones(12, 12).tril(-1).bool()
     assert (coins.direct[0][pairs] == 0).float().mean() > 0.8
     assert (coins.output == 0).float().mean() > 0.8
+    assert coins.lags.abs().max() < 0.2
 
 
 def test_what_chance_does_not_explain_is() -> None:
@@ -99,10 +102,35 @@ def test_what_chance_does_not_explain_is() -> None:
     assert 2 < effect < 3  # the true effect is 2 log 4 = 2.77
 
 
+def test_few_rows_tell_what_happens_at_every_position() -> None:
+    """Each bit repeats the one twelve places before it, outside the window of the most recent bits."""
+    torch.manual_seed(0)
+    rows = (torch.rand(60, 60) < 0.5).to(torch.uint8)
+    for t in range(12, 60):
+        rows[:, t] = rows[:, t - 12] ^ (torch.rand(60) < 0.2)
+    net = fitted(rows, 4).best_net()
+    repeated = net.direct[0].diagonal(-12)
+    assert 2 < repeated.mean() < 3.5  # the true effect is 2 log 4 = 2.77
+    assert repeated.std() < 0.5
+
+
+def test_a_net_that_has_learned_computes_what_it_did() -> None:
+    torch.manual_seed(0)
+    net = warmup.LearningNet(length=20, hidden=4, classes=2)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_()
+    rows, latent = (torch.rand(50, 20) < 0.5).float(), torch.arange(50) % 2
+    learned = net.learned()
+    assert type(learned) is NadeGenerator
+    torch.testing.assert_close(learned.logits(rows, 0, latent), net.logits(rows, 0, latent))
+
+
 def independent_net(chances: list[list[float]]) -> NadeGenerator:
     """A net of equally common classes with independent bits within each."""
     means = torch.tensor(chances)
-    return warmup.new_net(means.shape[1], Mixture(prior=torch.ones(len(means)) / len(means), means=means), hidden=4)
+    classes = Mixture(prior=torch.ones(len(means)) / len(means), means=means)
+    return warmup.new_net(means.shape[1], classes, hidden=4).learned()
 
 
 def test_likelihoods_are_summed_over_classes() -> None:
