@@ -13,6 +13,7 @@ from torch import Tensor
 from train import (
     artifact,
     baselines,
+    calibration,
     cpus,
     evidence,
     judges,
@@ -22,7 +23,6 @@ from train import (
     text_draws,
     text_game,
     text_warmup,
-    warmup,
 )
 from train.codec import UNKNOWN, TokensCodec, class_names
 from train.config import Config
@@ -158,10 +158,10 @@ class BitsKind:
             return
         log.info("calibrating on training and validation rows")
         known = self._known()
-        means, ships_unimproved = warmup.likely_means(known), _have_equal_weights(generator, warm)
+        means, ships_unimproved = calibration.likely_means(known), _have_equal_weights(generator, warm)
         for each in (generator,) if ships_unimproved else (generator, warm):
-            warmup.keep_constraints(each, known)
-            warmup.calibrate(each, means, len(known))
+            calibration.keep_constraints(each, known)
+            calibration.calibrate(each, means, len(known))
         if ships_unimproved:
             warm.load_state_dict(generator.state_dict())
 

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from train import checkpoint, fit, job, loop, rundir, warmup
+from train import calibration, checkpoint, fit, job, loop, net_fit, rundir
 from train.__main__ import main
 
 ROOT = Path(__file__).parents[3]
@@ -83,8 +83,8 @@ def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(job, "CHECKPOINT_SECONDS", 0)
-    monkeypatch.setattr(warmup, "STEPS", 30)
-    monkeypatch.setattr(warmup, "CALIBRATION_ROWS", 500)
+    monkeypatch.setattr(net_fit, "STEPS", 30)
+    monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 500)
 
 
 def last_good() -> str:

@@ -22,7 +22,7 @@ from urllib3.util import Retry
 from serve import archive
 from tests.integration.train import driver
 from tests.ports import free_port
-from train import artifact, builtin, judges, kinds, rundir, warmup
+from train import artifact, builtin, judges, kinds, net_fit, rundir
 from train.__main__ import main
 from train.config import from_json
 from train.job import Game
@@ -41,7 +41,7 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _short_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What jobs leave and refuse does not depend on how well the nets are fitted and how well they are judged."""
-    monkeypatch.setattr(warmup, "STEPS", 30)
+    monkeypatch.setattr(net_fit, "STEPS", 30)
     monkeypatch.setattr(judges, "FOLDS", 2)
 
 

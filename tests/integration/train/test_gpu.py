@@ -13,17 +13,18 @@ from tests.pretend_gpu import NAME
 from train import (
     WEIGHTS,
     artifact,
+    calibration,
     checkpoint,
     evidence,
     fit,
     kinds,
     mixture,
+    net_fit,
     rundir,
     ship,
     text_metrics,
     text_warmup,
     tracking,
-    warmup,
 )
 from train.__main__ import main
 from train.gate import Verdict
@@ -45,9 +46,9 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOKALIKE_OUT", str(tmp_path / "runs"))
     monkeypatch.setattr(tracking, "SECONDS", 0.2)
     monkeypatch.setattr(mixture, "EM_STEPS", 5)
-    for name, few in (("STEPS", 30), ("CALIBRATION_ROWS", 200)):
-        monkeypatch.setattr(warmup, name, few)
-    monkeypatch.setattr(text_warmup, "CALIBRATION_ROWS", 200)
+    monkeypatch.setattr(net_fit, "STEPS", 30)
+    for module in (calibration, text_warmup):
+        monkeypatch.setattr(module, "CALIBRATION_ROWS", 200)
     monkeypatch.setattr(text_metrics, "CONV_EPOCHS", 1)
     monkeypatch.setattr(evidence, "TEMPERATURES", (1.0,))
     monkeypatch.setattr(kinds, "embedder", lambda: None)

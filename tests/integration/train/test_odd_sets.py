@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from train import artifact, builtin, rundir, warmup
+from train import artifact, builtin, net_fit, rundir
 from train.__main__ import main
 
 # Epochs, not minutes: what is learned must not depend on the load of the machine.
@@ -22,7 +22,7 @@ Bits = npt.NDArray[np.uint8]
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(warmup, "STEPS", 400)
+    monkeypatch.setattr(net_fit, "STEPS", 400)
     monkeypatch.setenv("LOOKALIKE_OUT", str(tmp_path / "runs"))
 
 

@@ -11,7 +11,19 @@ import pytest
 import torch
 
 from tests.asked import asked
-from train import artifact, baselines, evidence, generator, judges, kinds, loop, metrics, text_game, text_warmup, warmup
+from train import (
+    artifact,
+    baselines,
+    calibration,
+    evidence,
+    generator,
+    judges,
+    kinds,
+    loop,
+    metrics,
+    text_game,
+    text_warmup,
+)
 from train.codec import UNKNOWN, TokensCodec
 from train.config import resolve
 from train.generator import LabelledRows, sample_labelled
@@ -61,8 +73,8 @@ def test_a_complete_generator_has_the_means_of_training_and_validation_rows(
     made.load_state_dict(warm.state_dict())
     if improved:
         made.bias.data[0, -1] += 0.1
-    calibrate, times = warmup.calibrate, []
-    monkeypatch.setattr(warmup, "calibrate", lambda *given: (times.append(1), calibrate(*given)))
+    calibrate, times = calibration.calibrate, []
+    monkeypatch.setattr(calibration, "calibrate", lambda *given: (times.append(1), calibrate(*given)))
     kinds.of(kind.config, found).complete(made, warm)
     assert len(times) == (2 if improved else 1)
     wanted = torch.cat([found.train, found.validation]).float().mean(0)
