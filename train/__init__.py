@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 # Named here, because naming them must not import torch.
 MODEL_NAME = "lookalike"  # in MLflow's registry and in TorchServe
 CARD, WEIGHTS = "card.json", "generator.safetensors"  # the files of an artifact
-RUN_NAME = re.compile(r"(\d{5})-.+")  # the name of a run directory begins with the run's number
+RUN_NAME = re.compile(r"(\d{5,})-.+")  # the name of a run directory begins with the run's number
 ARTIFACT, ARCHIVE = "artifact", "lookalike.mar"  # what training leaves there for serving
 JAVA = 17  # the oldest version with which TorchServe runs
 # For `str.translate`: texts may hold characters that steer a terminal.

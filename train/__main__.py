@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from train.artifact import Artifact
 
 WORK_FAILED, WRONG_USAGE, GATE_FAILED = 1, 2, 3
+PRINT_JSON = {"--json", "--dry-run"}  # options whose answer is all of standard output
 GATE_ADVICE = (
     "All files are kept, but this model does not become champion (exit code 3): train longer (--max-minutes), use "
     "more data, or set other limits with --gate FILE or --gate none"
@@ -230,8 +231,8 @@ def cli() -> None:
 def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any) -> None:
     """Train a generator, judge it, and export it."""
     given = {name: value for name, value in values.items() if _was_given(context, name)}
+    from train import console, gate, prepare, rundir
     from train import fit as job  # torch and MLflow take seconds to import; --help should not
-    from train import gate, prepare, rundir
 
     if resume:
         run = rundir.newest(Path(given.pop("out", Config.out)))
@@ -239,7 +240,9 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
     else:
         run, config = None, resolve(given)
     if dry_run:
-        config = prepare.resolved(config, prepare.prepare(config))
+        prepared = prepare.prepare(config)
+        config = prepare.resolved(config, prepared)
+        console.warn(config, prepared)
         gate.read(config.gate, texts=config.codec == "tokens")
         click.echo(config.to_json(), nl=False)
         return
@@ -509,7 +512,8 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half-written is removed, as by Ctrl-C
     log = logging.getLogger("lookalike")
     log.setLevel(logging.DEBUG)  # the run's log file takes everything
-    console = _BesideTheBar(json_alone="--json" in (sys.argv if arguments is None else arguments))
+    given = sys.argv if arguments is None else arguments
+    console = _BesideTheBar(json_alone=not PRINT_JSON.isdisjoint(given))
     log.addHandler(console)
     try:
         with _interruptions_kept():

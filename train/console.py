@@ -34,12 +34,7 @@ def announce(run: RunDirectory, config: Config, prepared: Prepared, device_name:
         dataset.name, dataset.extent, config.codec, len(prepared.codec.columns),
         f"{len(parts.train):,}", f"{min(len(parts.validation), JUDGING_ROWS):,}", f"{len(prepared.heldout):,}",
     )  # fmt: skip
-    if useless := without_effect(config):
-        log.warning("no effect with codec %s and generator %s: %s", config.codec, config.generator, ", ".join(useless))
-    for line in dataset.skipped:
-        log.warning("skipped: %s", line)
-    if prepared.left_out:
-        log.warning("%s", prepared.left_out)
+    warn(config, prepared)
     known = {row.tobytes() for part in (prepared.train, prepared.validation) for row in part.numpy()}
     repeated = sum(row.tobytes() in known for row in prepared.heldout.numpy()) / len(prepared.heldout)
     if repeated > metrics.NOTABLE_REPEATS:
@@ -48,6 +43,16 @@ def announce(run: RunDirectory, config: Config, prepared: Prepared, device_name:
     if config.device == "cuda" and torch.cuda.device_count() > distributed.world_size():
         used = f"{distributed.world_size()} of {torch.cuda.device_count()} GPUs"
         log.info("using %s; --processes trains on more of them", used)
+
+
+def warn(config: Config, prepared: Prepared) -> None:
+    """Log which options have no effect, and which rows are not used."""
+    if useless := without_effect(config):
+        log.warning("no effect with codec %s and generator %s: %s", config.codec, config.generator, ", ".join(useless))
+    for line in prepared.dataset.skipped:
+        log.warning("skipped: %s", line)
+    if prepared.left_out:
+        log.warning("%s", prepared.left_out)
 
 
 def bar(title: str) -> "tqdm[Any]":

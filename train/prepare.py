@@ -147,7 +147,8 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
         raise InputError(
             f"all {which} texts have more than {codec.length - 1} tokens: {remedy}cut the texts into sentences, say"
         )
-    labels = None if dataset.classes is None else _labels(config, dataset.classes, names, train)
+    longest = f" of at most {codec.length - 1} tokens (--length)" if too_long else ""
+    labels = None if dataset.classes is None else _labels(config, dataset.classes, names, train, longest)
     learned = codes[train]
     return Prepared(
         dataset=dataset,
@@ -163,12 +164,13 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
     )
 
 
-def _labels(config: Config, classes: list[str], names: list[str], train: Tensor) -> Tensor:
+def _labels(config: Config, classes: list[str], names: list[str], train: Tensor, longest: str) -> Tensor:
     """The number of each row's class, int64 (rows,).
 
     Args:
         names: the classes in the order of their numbers.
         train: the numbers of the training rows.
+        longest: says how long these may be, where longer ones were left out.
 
     Raises:
         InputError: a class has no training row.
@@ -177,7 +179,7 @@ def _labels(config: Config, classes: list[str], names: list[str], train: Tensor)
     learned = set(labels[train].tolist())
     if lacking := [name for number, name in enumerate(names) if number not in learned]:
         raise InputError(
-            f"--label-column {config.label_column}: no training text is of class {data.some(lacking)}, so that cannot "
-            f"be learned; remove the rows, or hold out fewer with --holdout and --validation"
+            f"--label-column {config.label_column}: no training text{longest} is of class {data.some(lacking)}, so "
+            f"that cannot be learned; remove the rows, or hold out fewer with --holdout and --validation"
         )
     return labels

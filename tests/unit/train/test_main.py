@@ -167,6 +167,16 @@ def test_an_option_without_a_value_is_not_given(tmp_path: Path, capsys: pytest.C
     assert (config["words"], config["lowercase"]) == (64, False)
 
 
+def test_a_dry_run_tells_what_it_does_not_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text("text\n" + "a film\n" * 50 + '""\n')
+    assert commands.main(["fit", "--data", str(path), "--hidden", "7", "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["hidden"] == 7
+    assert "no effect with codec tokens and generator tokens: --hidden" in told.err
+    assert "skipped: reviews.csv row 51: no text" in told.err
+
+
 def test_a_dry_run_reads_the_gate(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["fit", "--data", "toy", "--gate", "nowhere.yaml", "--dry-run"]) == 2
     assert capsys.readouterr().err == "Error: --gate nowhere.yaml: No such file or directory\n"
