@@ -23,7 +23,7 @@ CLASS_BIAS_DECAY = 0.1
 # The table of the last bits learns this many times faster than the rest, and faster still in rows of more than 500
 # bits, because all positions of a row teach it.
 LOCAL_PACE, LOCAL_LENGTH = 5.0, 100
-LAG_STEPS, LAG_VALUES = 25, 1 << 21  # steps of the first fit of weights by distance, and the most values it reads
+LAG_STEPS, LAG_VALUES = 25, 1 << 19  # steps of the first fit of weights by distance, and the most values it reads
 CHECK_STEPS = 25
 PATIENCE = (1.7, 300)  # stop at 1.7 times the best step plus 300
 
@@ -85,7 +85,7 @@ class NetFit(Stateful):
 
     Attributes:
         best: the highest estimate so far of a lower bound on the unseen rows' mean log-likelihood, in nats.
-        seconds: spent in steps so far.
+        seconds: spent so far.
     """
 
     MODULES = ("net", "average", "optimizer")

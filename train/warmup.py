@@ -143,9 +143,12 @@ class WarmStart:
             fit = NetFit(seen, unseen, mixture, self.hidden)
             fit.load_state_dict(saved)
             return fit
+        started = time.monotonic()
         torch.manual_seed(self.seed + 1 + number)
         choice = self.choices[number if self.better is None else self.better]
-        return NetFit(seen, unseen, fit_mixture(seen, choice), self.hidden)
+        fit = NetFit(seen, unseen, fit_mixture(seen, choice), self.hidden)
+        fit.seconds = time.monotonic() - started  # else it would be missing in the end, to the last nets
+        return fit
 
     def _end_round(self) -> None:
         mine = None if self.fit is None else (self.fit.best, self.fit.best_net().state_dict())

@@ -244,17 +244,22 @@ def test_classes_are_chosen_by_rows_that_the_first_nets_have_not_seen(monkeypatc
 def test_nets_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 100)
     monkeypatch.setattr(warmup, "affordable_folds", lambda *_: 2)
-    seconds, descend = [0.0], net_fit.descend  # a step takes a second
+    seconds, descend, fit_mixture = [0.0], net_fit.descend, warmup.fit_mixture
 
     def take_a_second(*given: Any) -> None:
         seconds[0] += 1
         descend(*given)
 
+    def take_three_seconds(*given: Any) -> Mixture:
+        seconds[0] += 3
+        return fit_mixture(*given)
+
+    monkeypatch.setattr(warmup, "fit_mixture", take_three_seconds)
     monkeypatch.setattr(net_fit, "descend", take_a_second)
     monkeypatch.setattr(warmup.time, "monotonic", lambda: seconds[0])
     phase, steps = WarmStart(CHAIN[:200], hidden=4, folds=2), dict[int, int]()
     while not phase.run(90.0, lambda: True):
         if phase.fit is not None:
             steps[len(phase.fitted)] = phase.fit.steps
-    assert [steps[net] for net in range(3)] == pytest.approx([30, 30, 30], abs=1)
+    assert [steps[net] for net in range(3)] == pytest.approx([27, 27, 27], abs=1)
     assert phase.seconds == pytest.approx(90, abs=1)
