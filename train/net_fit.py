@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from train.average import move_average
 from train.game import NonFiniteError
-from train.mixture import EDGE, Mixture, draw_classes
+from train.mixture import EDGE, Mixture, draw_classes, is_lower
 from train.nade import NadeGenerator
 from train.phase import Stateful
 
@@ -24,6 +24,7 @@ CLASS_BIAS_DECAY = 0.1
 # bits, because all positions of a row teach it.
 LOCAL_PACE, LOCAL_LENGTH = 5.0, 100
 LAG_STEPS, LAG_VALUES = 25, 1 << 19  # steps of the first fit of weights by distance, and the most values it reads
+LAG_GAIN = 2.0  # standard errors by which it must make unseen rows likelier
 CHECK_STEPS = 25
 PATIENCE = (1.7, 300)  # stop at 1.7 times the best step plus 300
 
@@ -40,7 +41,14 @@ class LearningNet(NadeGenerator):
         self.lags = nn.Parameter(torch.zeros(length))  # the first is for bits next to each other
 
     def logits(self, rows: Tensor, net: int, latent: Tensor) -> Tensor:
-        return super().logits(rows, net, latent) + self._by_distance(rows - self.center[net])
+        others = super().logits(rows, net, latent)
+        return others + self._by_distance(rows - self.center[net]) if self.lags.requires_grad else others
+
+    def use_lags(self, use: bool) -> None:
+        """Whether to have weights by distance: where they tell nothing, they cost up to half of a step."""
+        self.lags.requires_grad_(use)
+        if not use:
+            nn.init.zeros_(self.lags)
 
     def _by_distance(self, centred: Tensor) -> Tensor:
         """What earlier bits add to each logit, (rows, length): a convolution, by fast Fourier transforms."""
@@ -109,12 +117,10 @@ class NetFit(Stateful):
         self.seconds = 0.0
 
     def _fit_lags(self) -> None:
-        """Start from the likeliest weights by distance, unless the unseen rows are no likelier for it."""
-        latent = self.latents[:, 0]
-        before = held_nats(self.net, self.unseen, latent)
+        """Start from the likeliest weights by distance, if the unseen rows are clearly likelier for it."""
+        before = row_nats(self.net, self.unseen, self.latents[:, 0])
         self.net.fit_lags(self.seen, draw_classes(self.posterior))
-        if held_nats(self.net, self.unseen, latent) >= before:
-            nn.init.zeros_(self.net.lags)
+        self.net.use_lags(is_lower(row_nats(self.net, self.unseen, self.latents[:, 0]), before, LAG_GAIN))
 
     def done(self, seconds: float) -> float:
         """The share of the schedule that is over, with at most this many seconds; 1 ends the fit."""
@@ -154,6 +160,8 @@ class NetFit(Stateful):
         """Continue a fit of the same rows; this object must have been made with the saved `prior` and `means`."""
         super().load_state_dict(saved)
         self.latents = self.latents.to(self.seen.device)
+        for net in (self.net, self.average):
+            net.use_lags(bool(net.lags.any()))
 
 
 def new_net(length: int, mixture: Mixture, hidden: int) -> LearningNet:
@@ -216,6 +224,12 @@ def set_schedule(optimizer: torch.optim.Optimizer, done: float) -> None:
 def _geometric(ends: tuple[float, float], done: float) -> float:
     start, end = ends
     return start * (end / start) ** done
+
+
+@torch.no_grad()
+def row_nats(net: NadeGenerator, rows: Tensor, latent: Tensor) -> Tensor:
+    """The net's negative log-likelihood of each row, given its class, in nats: (rows,)."""
+    return F.binary_cross_entropy_with_logits(net.logits(rows, 0, latent), rows, reduction="none").sum(1)
 
 
 @torch.no_grad()

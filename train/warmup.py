@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from train import calibration, distributed, metrics, net_fit
@@ -244,13 +243,8 @@ def better_classes(one: NadeGenerator, many: NadeGenerator, seen: Tensor, unseen
 def log_likelihoods(net: NadeGenerator, rows: Tensor) -> Tensor:
     """log p(row) in nats, over all classes of a single net: (rows,)."""
     every = torch.arange(net.classes, device=rows.device)
-    nats = torch.stack([_nats(net, rows, latent.expand(len(rows))) for latent in every])
+    nats = torch.stack([net_fit.row_nats(net, rows, latent.expand(len(rows))) for latent in every])
     return (net.prior[0].log()[:, None] - nats).logsumexp(0)
-
-
-def _nats(net: NadeGenerator, rows: Tensor, latent: Tensor) -> Tensor:
-    """The net's negative log-likelihood of each row, given its class, in nats: (rows,)."""
-    return F.binary_cross_entropy_with_logits(net.logits(rows, 0, latent), rows, reduction="none").sum(1)
 
 
 def join(nets: list[NadeGenerator]) -> NadeGenerator:
