@@ -32,8 +32,9 @@ PATIENCE = (1.7, 300)  # stop at 1.7 times the best step plus 300
 class LearningNet(NadeGenerator):
     """A single net while it learns: it has weights between bits by their distance as well, shared by all positions.
 
-    Where the same happens at many positions, such as every day of a week, all of these teach them, so that few rows are
-    enough. Afterwards they become a part of `direct`.
+    Where the same happens at many positions, such as every day of a week, all of these teach them, so that few rows
+    are enough. Afterwards they become a part of `direct`: rows are drawn from the net that `learned` returns, not from
+    this one.
     """
 
     def __init__(self, length: int, hidden: int, classes: int) -> None:
