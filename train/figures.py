@@ -33,6 +33,8 @@ STYLE: Any = {
     "savefig.transparent": True,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
+# As by default, but unless the place is asked for, matplotlib warns where finding it took a second: on a busy machine.
+LEGEND: Any = {"loc": "best", "frameon": False}
 ALTERNATIVES = {  # text alternatives of the pictures
     "correlations": "Three heat maps: the correlations of real rows, those of synthetic rows, and their difference",
     "moments": "Two scatter plots: column means, and moments of three columns, synthetic against real",
@@ -184,7 +186,7 @@ def _moments(evidence: Evidence) -> Figure:
         end = 1.05 * float(real.max(initial=0.01))  # fewer than three columns have no triples
         ax.plot([0, end], [0, end], color=INK, linewidth=0.8, alpha=0.5)
         ax.set(title=title, xlabel="real (held-out)", ylabel="synthetic")
-    left.legend(frameon=False)
+    left.legend(**LEGEND)
     return figure
 
 
@@ -217,7 +219,7 @@ def _histograms(counts: dict[str, Array], xlabel: str, ylabel: str) -> Figure:
         ax.stairs(shares, edges, color=color, label=name, linewidth=width)
     ax.set(xlabel=xlabel, ylabel=ylabel if step == 1 else f"{ylabel}, {step} counts a step")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # of equal rows there is one count
-    ax.legend(frameon=False)
+    ax.legend(**LEGEND)
     return figure
 
 
@@ -232,7 +234,7 @@ def _temperatures(evidence: Evidence) -> Figure:
             ax.annotate(f"{point.temperature:g}", (point.self_bleu, point.bleu), (4, -9), textcoords="offset points")
     ax.plot(real.self_bleu, real.bleu, "*", color=INK, markersize=11, label="real texts")
     ax.set(xlabel="self-BLEU-3: more of the same to the right", ylabel="BLEU-3 against real texts")
-    ax.legend(frameon=False)
+    ax.legend(**LEGEND)
     return figure
 
 
@@ -246,7 +248,7 @@ def _training(history: list[dict[str, float]]) -> Figure:
     for color, name in ((BLUE, "generator_loss"), (ORANGE, "discriminator_loss")):
         axes[0].plot(seen, [tick[name] for tick in history], color=color, label=name.replace("_", " "), marker=mark)
     axes[0].set(xlabel="sequences seen", ylabel="loss")
-    axes[0].legend(frameon=False)
+    axes[0].legend(**LEGEND)
     if validated:
         names = [name for name in validated[0] if name.startswith("validation_") and not name.endswith("_low")]
         names.sort(key="validation_score".__ne__)  # the deciding one first, as there may be more scores than colours
@@ -256,7 +258,7 @@ def _training(history: list[dict[str, float]]) -> Figure:
             axes[1].plot([tick["seen"] for tick in validated], values, color=color, label=label, marker=mark)
         axes[1].set(xlabel="sequences seen", ylabel="validation", yscale="log")
         axes[1].yaxis.set(major_locator=MaxNLocator(5), major_formatter="{x:g}", minor_locator=NullLocator())
-        axes[1].legend(frameon=False)
+        axes[1].legend(**LEGEND)
     for each in axes:
         each.xaxis.set(major_locator=MaxNLocator(4), major_formatter="{x:,.0f}")
     return figure

@@ -1,6 +1,7 @@
 """The pictures: they show what they say, whatever the columns are called."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,14 @@ def test_pictures_are_saved_as_files(found: Evidence, tmp_path: Path) -> None:
     figures.save(figures.draw(found, HISTORY), tmp_path / "plots")
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == ["correlations.png", "moments.png", "ones.png", "training.png"]
+
+
+def test_a_busy_machine_is_no_reason_for_a_warning(
+    found: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(step=2)
+    monkeypatch.setattr("matplotlib.legend.time.perf_counter", lambda: next(seconds))
+    figures.save(figures.draw(found, HISTORY), tmp_path)
 
 
 def test_few_columns_are_named_in_the_heat_map(found: Evidence) -> None:
