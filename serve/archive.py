@@ -37,6 +37,7 @@ LEAVES = {
 CONFIG = "model-config.yaml"
 MANIFEST = "MAR-INF/MANIFEST.json"
 CHECKSUMS = "MAR-INF/SHA256.json"
+ARCHIVER = "0.12.0"  # the torch-model-archiver whose format this is; without it TorchServe warns and advises an upgrade
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # becomes part of a file name and of a URL
 MAX_UNPACKED_BYTES = 2**31
@@ -236,4 +237,10 @@ def _checksums(contents: dict[str, bytes]) -> dict[str, str]:
 def _manifest(version: str) -> bytes:
     """MANIFEST.json as torch-model-archiver writes it, but with a fixed time."""
     model = {"modelName": MODEL_NAME, "handler": "handler.py", "modelVersion": version, "configFile": CONFIG}
-    return json.dumps({"createdOn": "01/01/1980 00:00:00", "runtime": "python", "model": model}, indent=2).encode()
+    manifest = {
+        "createdOn": "01/01/1980 00:00:00",
+        "runtime": "python",
+        "model": model,
+        "archiverVersion": ARCHIVER,
+    }
+    return json.dumps(manifest, indent=2).encode()
