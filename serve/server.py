@@ -189,7 +189,7 @@ def status(runs: Path) -> dict[str, Any] | None:
         "address": state.address,
         "metrics": f"http://{state.host}:{state.metrics_port}/metrics",
         "pid": state.pid,
-        "tokens": state.tokens,
+        "tokens": state.tokens or state.token_file is not None,
         "stopping": drain.has_begun(state.drain_lock),
         "logs": str(states.directory(runs) / "logs"),
         "versions": [{**version, "default": version["version"] == default} for version in versions],

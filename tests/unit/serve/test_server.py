@@ -94,6 +94,20 @@ def test_the_status_is_told_though_an_archive_is_damaged(
     assert [version["run_id"] for version in found["versions"]] == [None]
 
 
+@pytest.mark.parametrize(
+    ("facts", "tokens"), [({}, False), ({"tokens": True}, True), ({"token_file": "/scratch/token"}, True)]
+)
+def test_the_status_says_whether_predictions_need_a_token(
+    running: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], tokens: bool
+) -> None:
+    described: list[dict[str, Any]] = [{"modelVersion": "1", "workers": [], "jobQueueStatus": {}}]
+    monkeypatch.setattr(management, "ask", lambda *request: described)
+    states.write(tmp_path, dataclasses.replace(running, **facts))
+    found = server.status(tmp_path)
+    assert found
+    assert found["tokens"] is tokens
+
+
 def test_a_worker_that_is_loading_is_not_said_to_be_unloading() -> None:
     workers = [{"pid": 7, "status": "READY"}, {"pid": -1, "status": "UNLOADING"}]
     found = server._described({"modelVersion": "1", "workers": workers, "jobQueueStatus": {}}, {})
