@@ -23,8 +23,8 @@ from train import store as mlflow_store
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PROVING = "proving-"  # prefix of the temporary folders in which models are proved
 LOADS_NONE = (
-    "and without tokens this server loads no models, because any user of this machine could make it load code: "
-    "start it with --tokens (or --model-api), or with this --model"
+    "and without TorchServe's tokens this server loads no models, because any user of this machine could make it load "
+    "code: start it with --tokens (or --model-api), or with this --model"
 )
 REGISTERED = "models:/"  # prefix of names in MLflow's registry
 

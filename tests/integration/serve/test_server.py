@@ -708,7 +708,7 @@ def test_nobody_loads_code_into_a_server_without_tokens(fresh: Settings, command
         assert not (tmp_path / "ran").exists()
         refused = command("use", "--runs", fresh.runs, "2")
         assert refused.returncode == 2
-        assert "version 2 is not loaded, and without tokens this server loads no models" in refused.stderr
+        assert "version 2 is not loaded, and without TorchServe's tokens this server loads no models" in refused.stderr
     finally:
         server.stop(fresh.runs)
 

@@ -751,7 +751,7 @@ def test_a_version_that_cannot_be_loaded_is_refused_without_a_proof(
         source = archive.build(artifact_directory, tmp_path / "lookalike.mar")
     told: list[str] = []
     monkeypatch.setattr(management, "ask", lambda *_: [{"modelVersion": "7"}])
-    with pytest.raises(UsageError, match=r"^version 1 is not loaded, and without tokens"):
+    with pytest.raises(UsageError, match=r"^version 1 is not loaded, and without TorchServe's tokens"):
         server.use(tmp_path, str(source), told.append)
     assert told == []
     monkeypatch.setattr(management, "ask", lambda *_: [{"modelVersion": "1"}])
