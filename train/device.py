@@ -3,12 +3,19 @@
 import logging
 import os
 import platform
+import warnings
+from pathlib import Path
 
 import torch
 
 from train.errors import InputError
 
 log = logging.getLogger("lookalike")
+
+NO_GPU = "torch sees no GPU here"
+# What torch says of machines without a GPU, and where none is to be used (CUDA_VISIBLE_DEVICES).
+TOLD_OF_NONE = ("Found no NVIDIA driver", "No CUDA GPUs are available")
+DRIVER = Path("/proc/driver/nvidia/version")  # there is one where NVIDIA's driver is loaded, in containers on GPUs too
 
 
 def chosen(device: str, processes: int) -> str:
@@ -24,7 +31,7 @@ def chosen(device: str, processes: int) -> str:
         return "cuda"
     if device == "cuda":
         raise InputError(f"--device cuda: {problem}; `python -m train doctor` may say why; --device cpu needs none")
-    if torch.cuda.is_available():
+    if problem != NO_GPU:
         log.warning("training uses the CPU: %s", problem)
     return "cpu"
 
@@ -34,8 +41,9 @@ def gpu_problem(processes: int = 1) -> str | None:
 
     The GPU is really used, because torch also sees GPUs that it cannot use.
     """
-    if not torch.cuda.is_available():
-        return "torch sees no GPU here"
+    with warnings.catch_warnings(action="ignore"):  # torch warns of an old driver, which is told below
+        if not torch.cuda.is_available():
+            return _why_none_is_seen()
     gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     if gpus < processes:
         return f"there are {processes} processes here, but torch sees {gpus} GPUs"
@@ -44,6 +52,18 @@ def gpu_problem(processes: int = 1) -> str | None:
     except RuntimeError as problem:  # too old for this torch, or held exclusively by another process
         return str(problem).splitlines()[0]
     return None
+
+
+def _why_none_is_seen() -> str:
+    """Why torch sees no GPU: it cannot use the driver, say, which is no reason to take the CPU without a word."""
+    if torch.version.cuda is None:
+        return "there is an NVIDIA driver, but this torch is built without CUDA" if DRIVER.exists() else NO_GPU
+    try:
+        torch.cuda.init()
+    except RuntimeError as problem:
+        reason = str(problem).splitlines()[0]
+        return NO_GPU if reason.startswith(TOLD_OF_NONE) else reason
+    return NO_GPU
 
 
 def name(device: str, threads: int, processes: int) -> str:

@@ -1,5 +1,6 @@
 """From options to rows: which codec and generator texts and bits get, and what is left out."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from train import kinds, row_cache
+from train import device, kinds, row_cache
 from train.codec import END, SPACE, PresenceCodec, TokensCodec
 from train.config import Config, resolve
 from train.errors import InputError
@@ -58,6 +59,47 @@ def test_a_gpu_that_is_not_there_is_not_promised(reviews: Path, monkeypatch: pyt
     assert prepared(reviews)[0].device == "cpu"
     with pytest.raises(InputError, match="--device cuda: torch sees no GPU here"):
         prepared(reviews, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "said", "told"),
+    [
+        ("13.0", True, "The NVIDIA driver on your system is too old (found version 12020).\nMore", "too old"),
+        ("13.0", True, "Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized", "802"),
+        ("13.0", True, "No CUDA GPUs are available", ""),  # CUDA_VISIBLE_DEVICES is empty
+        ("13.0", False, "Found no NVIDIA driver on your system. Please check", ""),
+        (None, True, "", "built without CUDA"),
+        (None, False, "", ""),
+    ],
+)
+def test_a_gpu_that_torch_cannot_see_is_told(
+    reviews: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    cuda: str | None,
+    driver: bool,
+    said: str,
+    told: str,
+) -> None:
+    def fail() -> None:
+        raise RuntimeError(said)
+
+    def unseen() -> bool:
+        warnings.warn("CUDA initialization: …", stacklevel=1)  # as torch does; the tests take warnings for errors
+        return False
+
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(device, "DRIVER", Path(__file__) if driver else Path("absent"))
+    monkeypatch.setattr(torch.cuda, "is_available", unseen)
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    with caplog.at_level("WARNING", logger="lookalike"):
+        assert prepared(reviews)[0].device == "cpu"
+    assert len(caplog.messages) == bool(told)
+    with pytest.raises(InputError, match=f"--device cuda: .*{told or device.NO_GPU}.*; "):
+        prepared(reviews, device="cuda")
+    for message in caplog.messages:
+        assert message.startswith("training uses the CPU: ")
+        assert told in message
 
 
 @pytest.mark.usefixtures("_gpu")
