@@ -5,7 +5,10 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 
-OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
+# cuBLAS says only that it is not initialised where it finds no memory for that.
+OUT_OF_MEMORY = re.compile(
+    "out of memory|allocate memory|not enough memory|ALLOC(ATION)?_FAILED|CUBLAS_STATUS_NOT_INITIALIZED", re.IGNORECASE
+)
 
 
 class InputError(ValueError):

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 
 from train import WEIGHTS, artifact, processes, writers
 from train import __main__ as commands
@@ -60,7 +61,15 @@ def test_log_lines_leave_standard_output_to_the_json(
 
 
 @pytest.mark.parametrize(
-    "problem", [MemoryError("Unable to allocate 7.63 MiB"), RuntimeError("alloc_cpu.cpp:127: can't allocate memory")]
+    "problem",
+    [
+        MemoryError("Unable to allocate 7.63 MiB"),
+        RuntimeError("alloc_cpu.cpp:127: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasSgemm`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    ],
 )
 def test_whatever_runs_out_of_memory_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: Exception
