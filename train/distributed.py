@@ -62,7 +62,8 @@ def session(config: Config) -> Iterator[None]:
         workers: list[Worker] = []
         if "WORLD_SIZE" not in os.environ:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lookalike-"))
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())  # so that no other machine can take part
+            for library in ("GLOO", "NCCL"):  # so that no other machine can take part
+                os.environ.setdefault(f"{library}_SOCKET_IFNAME", _loopback())
             workers = stack.enter_context(started(number, ["follow"], **{RENDEZVOUS: str(Path(folder, "store"))}))
             group_options = _rendezvous(0, number, Path(folder, "store"), config, workers)
         elif RENDEZVOUS in os.environ:
