@@ -147,8 +147,11 @@ class SystemMetrics:
     def measure(self) -> None:
         line: dict[str, float] = {"step": self.step, "time": time.time()}
         for monitor in self.monitors:
-            monitor.collect_metrics()
-            line |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+            try:
+                monitor.collect_metrics()
+                line |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+            except Exception as problem:  # whatever a driver or a container leaves out must not end the thread
+                log.debug("system metrics: %s", store.one_line(problem))
             monitor.clear_metrics()
         whole = self.path.stat().st_size if self.path.exists() else 0
         try:

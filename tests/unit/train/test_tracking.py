@@ -287,6 +287,17 @@ def test_a_line_for_which_the_disk_has_no_room_leaves_no_half(tmp_path: Path) ->
     assert atomic.keep_lines(path) == 2
 
 
+def test_a_device_that_does_not_say_how_it_is_does_not_end_the_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = tracking.SystemMetrics(tmp_path / "system.jsonl")
+    monkeypatch.setattr(machine.monitors[0], "collect_metrics", lambda: 1 / 0)  # a GPU with a power limit of 0, say
+    machine.measure()
+    line = json.loads(machine.path.read_text())
+    assert "system/disk_usage_percentage" in line
+    assert not any(name.startswith("system/cpu") for name in line)
+
+
 def test_ticks_that_may_come_again_and_halves_of_lines_are_not_sent(tmp_path: Path) -> None:
     path = tmp_path / "stats.jsonl"
     path.write_text('{"seen": 1}\n{"seen": 2}\n{"seen": 3}\n{"se')
