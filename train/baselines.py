@@ -345,7 +345,7 @@ def _look(
 ) -> None:
     """Train on about as many rows as there are, but 2,000 to 10,000, drawn with replacement."""
     steps = min(max(len(rows), 2_000), 10_000) // BATCH
-    for batch in torch.randint(len(rows), (steps, BATCH)):
+    for batch in torch.randint(len(rows), (steps, BATCH)).to(rows.device):  # all at once, so that no step waits for it
         optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(
             generator.logits(rows[batch], *dropouts), rows[batch], reduction="sum"
