@@ -2,7 +2,8 @@
 
 It computes on the CPU, but tracks which memory was "moved to the GPU", reports that device, and refuses what CUDA
 refuses: tensors on two devices in one operation, NumPy views of GPU memory, GPU random numbers from a CPU generator,
-and recurrent weights scattered in memory (cuDNN only warns about them). On demand it also refuses synchronizing calls,
+recurrent weights scattered in memory (cuDNN only warns about them), and steps of fused optimizers whose tensors lie
+differently in memory (on a CPU they are taken, but wrongly). On demand it also refuses synchronizing calls,
 as `torch.cuda.set_sync_debug_mode` does. It sees the arguments and results of calls from Python, not what happens
 inside them; a gradient is on the device of its parameter. It supports one GPU and one thread.
 """
@@ -94,6 +95,10 @@ class PretendedGpu(TorchFunctionMode):
             raise RuntimeError("RNN module weights are not part of single contiguous chunk of memory.")
         if func.__name__ == "gru" and not args[1].is_contiguous():
             raise RuntimeError("rnn: hx is not contiguous")
+        if func.__name__ in ("_fused_adam_", "_fused_adamw_"):
+            weights, *others = ([layout(tensor) for tensor in part] for part in args[:4])  # with gradients and moments
+            if any(other != weights for other in others):
+                raise RuntimeError("params, grads, exp_avgs, and exp_avg_sqs must have same dtype, device, and layout")
         if func in (Tensor.__getitem__, Tensor.__setitem__):  # type: ignore[comparison-overlap]
             given = self.checked_index(*args)
         if len({self.holds(tensor) for tensor in given if tensor.dim() or self.holds(tensor)}) > 1:
@@ -223,6 +228,11 @@ def remember(memory: dict[int, StorageWeakRef], tensor: Tensor) -> None:
     if len(memory) > PRUNED:
         for number in [number for number, held in memory.items() if held.expired()]:
             del memory[number]
+
+
+def layout(tensor: Tensor) -> tuple[torch.dtype, list[tuple[int, int]]]:
+    """How a tensor lies in memory: its dtype, and size and stride of each dimension that has more than one place."""
+    return tensor.dtype, [(size, step) for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
 
 
 def tensors(values: Any) -> Iterator[Tensor]:

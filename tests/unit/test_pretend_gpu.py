@@ -193,6 +193,13 @@ def test_training_happens_where_the_weights_are(options: dict[str, bool]) -> Non
     assert not torch.equal(before, net.weight)
 
 
+def test_a_gradient_that_lies_otherwise_in_memory_is_no_fused_step() -> None:
+    weight = nn.Parameter(there())
+    weight.grad = there().T.contiguous().T
+    with pytest.raises(RuntimeError, match="same dtype, device, and layout"):
+        torch.optim.AdamW([weight], fused=True).step()
+
+
 def test_what_is_saved_is_read_on_a_machine_without_a_gpu() -> None:
     file = io.BytesIO()
     torch.save(nn.Linear(3, 1).to("cuda").state_dict(), file)
