@@ -4,8 +4,10 @@
 PYTHON ?=
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 TORCH ?= 2.13.0
-# The pip index of torch's CPU build, for boxes without an NVIDIA driver; empty: wherever pip looks.
+# The pip index of torch's CPU build, for boxes without an NVIDIA driver, and that of a build for an older CUDA, for boxes with
+# one that is too old for the usual build; empty: wherever pip looks.
 TORCH_INDEX ?=
+CUDA_INDEX ?=
 VENV ?= .venv
 ARGS ?=
 TEST_PROCESSES ?= 2
@@ -14,7 +16,8 @@ GPUS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-FROM_INDEX = $(if $(TORCH_INDEX),$(shell nvidia-smi --list-gpus >/dev/null 2>&1 || echo --extra-index-url $(TORCH_INDEX)))
+INDEX = $(if $(TORCH_INDEX)$(CUDA_INDEX),$(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo $(CUDA_INDEX) || echo $(TORCH_INDEX)))
+FROM_INDEX = $(addprefix --extra-index-url ,$(INDEX))
 HAS_PIP := $(BIN)/python -c 'import pip' 2>/dev/null
 # exec, because make passes SIGTERM on only to its own child, which would be a shell that keeps it to itself.
 RUN := exec env RUNTIME=$(RUNTIME) GPUS=$(GPUS) BIN=$(BIN) TORCH=$(TORCH) docker/runtime.sh

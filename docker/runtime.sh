@@ -6,12 +6,13 @@
 #   docker/runtime.sh compose [ARGUMENT...]                            run Compose on these services
 #
 # Environment:
-#   RUNTIME      auto (default), local or docker. auto: Docker where an engine and the NVIDIA runtime answer, else local
-#   GPUS         which GPUs: all (default with the NVIDIA runtime), none, or numbers such as 0,1
+#   RUNTIME      auto (default), local or docker. auto: Docker where an engine answers that knows NVIDIA's GPUs, else local
+#   GPUS         which GPUs: all (default where Docker knows them), none, or numbers such as 0,1, as nvidia-smi numbers them
 #   DOCKER       the client (default docker);  DOCKER_ARGS  more options for `docker run`
 #   DOCKER_COMPOSE   docker-compose 1.29 (default docker-compose), used if there is no `docker compose`
 #   CONTAINER    the name of make serve's container (default lookalike-serve);  PROJECT  of make up's (default lookalike)
 #   TORCH_INDEX  the pip index of torch's CPU build (PyTorch's installation page names it); empty: pip's default index
+#   CUDA_INDEX   the same of torch's build for an older CUDA, where the NVIDIA driver is too old for the usual one
 #   BASE         the base image, to pin it by its digest
 #   MODEL        for images: an archive to bake into lookalike-serve:baked, runs/…/lookalike.mar
 #   PORT, MLFLOW_PORT, RUNS, DATA and others   for the Compose services: see Compose in README.md
@@ -36,7 +37,8 @@ fail() { # CODE MESSAGE
 
 # --- Where ------------------------------------------------------------------------------------------------------------
 
-# Sets engine (yes, or the reason why there is none) and nvidia (yes or no).
+# Sets engine (yes, or the reason why there is none) and nvidia: whether Docker knows NVIDIA's GPUs by their runtime (yes),
+# only by the Container Device Interface (cdi), or not at all (no).
 examine() {
   nvidia=no
   if ! command -v "$docker" >/dev/null 2>&1; then
@@ -45,7 +47,10 @@ examine() {
     engine="no Docker engine answers"
   else
     engine=yes
-    case $runtimes in *nvidia*) nvidia=yes ;; esac
+    case $runtimes in
+    *nvidia*) nvidia=yes ;;
+    *) case $("$docker" info --format '{{json .}}' 2>/dev/null) in *'"nvidia.com/gpu='*) nvidia=cdi ;; esac ;;
+    esac
   fi
 }
 
@@ -63,6 +68,8 @@ choose() {
       where=local why=$engine
     elif [ $nvidia = yes ]; then
       where=docker why="Docker and the NVIDIA runtime answer"
+    elif [ $nvidia = cdi ]; then
+      where=docker why="Docker answers and has found NVIDIA's GPUs"
     else
       where=local why="Docker answers, but has no NVIDIA runtime; RUNTIME=docker uses it anyway"
     fi
@@ -70,13 +77,13 @@ choose() {
   *) fail 2 "RUNTIME must be auto, local or docker, not $RUNTIME" ;;
   esac
   case ${GPUS:-} in
-  '') if [ $nvidia = yes ]; then gpus=all; else gpus=none; fi ;;
+  '') if [ $nvidia = no ]; then gpus=none; else gpus=all; fi ;;
   none | all) gpus=$GPUS ;;
   *[!0-9,]* | ,* | *, | *,,*) fail 2 "GPUS must be all, none or numbers such as 0,1, not $GPUS" ;;
   *) gpus=$GPUS ;;
   esac
   if [ $where = docker ]; then
-    [ "$gpus" = none ] || [ $nvidia = yes ] ||
+    [ "$gpus" = none ] || [ $nvidia != no ] ||
       fail 1 "GPUS=$gpus: Docker has no NVIDIA runtime here; install nvidia-container-toolkit, or GPUS=none"
     echo "Runtime for $1: Docker ($why)"
   else
@@ -96,7 +103,7 @@ local_python() { # MODULE ARGUMENT...
   case ${GPUS:-all} in
   all) ;;
   none) export CUDA_VISIBLE_DEVICES= ;;
-  *) export CUDA_VISIBLE_DEVICES="$GPUS" ;;
+  *) export CUDA_VISIBLE_DEVICES="$GPUS" CUDA_DEVICE_ORDER=PCI_BUS_ID ;; # nvidia-smi's and Docker's; CUDA's own is by speed
   esac
   exec "$bin/python" -m "$@"
 }
@@ -117,7 +124,7 @@ build() { # FILE TAG OPTION...
 
 # Sets image, the training image, and index: for a GPU torch's CUDA build, otherwise what TORCH_INDEX provides.
 choose_image() {
-  if [ "$gpus" = none ]; then image=lookalike-train:cpu index=$cpu_index; else image=lookalike-train:cuda index=; fi
+  if [ "$gpus" = none ]; then image=lookalike-train:cpu index=$cpu_index; else image=lookalike-train:cuda index=${CUDA_INDEX-}; fi
 }
 
 build_train() {
@@ -282,9 +289,10 @@ train_in_docker() { # ARGUMENT...
   for name in $(env | sed -n 's/^\(MLFLOW_[A-Z0-9_]*\|LOOKALIKE_[A-Z0-9_]*\|OMP_NUM_THREADS\)=.*/\1/p'); do
     case $name in LOOKALIKE_CACHE | LOOKALIKE_SERVE_*) ;; *) set -- --env "$name" "$@" ;; esac
   done
-  case $gpus in
-  none) ;;
-  all) set -- --gpus all "$@" ;;
+  case $nvidia:$gpus in
+  *:none) ;;
+  cdi:*) for gpu in $(echo "$gpus" | tr , ' '); do set -- --device "nvidia.com/gpu=$gpu" "$@"; done ;;
+  *:all) set -- --gpus all "$@" ;;
   *) set -- --gpus "\"device=$gpus\"" "$@" ;;
   esac
   network=none

@@ -20,6 +20,7 @@ WAIT = """
 
 # Each call becomes one line of $NOTES, with tabs between its words. Its answers come from the environment:
 # $RUNTIMES: the engine's runtimes; if empty, there is no engine. $SECURITY: the engine's security options.
+# $DEVICES: what else the engine says of itself.
 # $SERVING: whether the serving container already runs. $COMPOSED: the id of the serving container of `make up`.
 # $TOKENS: not empty if the server requires tokens. $VERSION: what it serves.
 # $MOUNTED: the folder that is mounted at its /models. $SILENT: not empty if it does not answer.
@@ -31,6 +32,7 @@ printf '\\n' >> "$NOTES"
 case "$1 $*" in
 info*Runtimes*) [ -n "$RUNTIMES" ] && echo "$RUNTIMES" ;;
 info*Security*) echo "$SECURITY" ;;
+info*) echo "$DEVICES" ;;
 inspect*ExitCode*) echo "$ENDED" ;;
 inspect*Running*)
   if [ -n "$ENDED" ]; then echo false
@@ -60,8 +62,10 @@ esac
 PYTHON = f"""#!/bin/sh
 echo "local: $*"
 echo "CUDA_VISIBLE_DEVICES=${{CUDA_VISIBLE_DEVICES-unset}}"
+echo "CUDA_DEVICE_ORDER=${{CUDA_DEVICE_ORDER-unset}}"
 {WAIT}"""
 PLAIN = '{"runc":{"path":"runc"}}'
+FOUND = '{"DiscoveredDevices":[{"Source":"cdi","ID":"nvidia.com/gpu=0"},{"Source":"cdi","ID":"nvidia.com/gpu=all"}]}'
 NVIDIA = '{"nvidia":{"path":"nvidia-container-runtime"},"runc":{"path":"runc"}}'
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker.conftest import ROOT
-from tests.docker.fake import NVIDIA, PLAIN, Done, Machine, after, machine
+from tests.docker.fake import FOUND, NVIDIA, PLAIN, Done, Machine, after, machine
 from train.config import resolve
 
 
@@ -81,6 +81,27 @@ def test_gpus_chooses(box: Machine, out: str) -> None:
     assert after(run, "--gpus") == ['"device=0,1"'], "quoted, since the client splits its value at commas"
 
 
+def test_gpus_that_docker_knows_without_a_runtime_are_used(box: Machine, out: str) -> None:
+    settings = {"runtimes": PLAIN, "DEVICES": FOUND}
+    done = box.make("train", f"ARGS={out}", **settings)
+    assert "Runtime for training: Docker (Docker answers and has found NVIDIA's GPUs)" in done.output
+    run = done.call("docker", "run")
+    assert after(run, "--device") == ["nvidia.com/gpu=all"]
+    assert "--gpus" not in run
+    assert "lookalike-train:cuda" in run
+    chosen = box.make("train", f"ARGS={out}", GPUS="0,1", **settings).call("docker", "run")
+    assert sorted(after(chosen, "--device")) == ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]
+    assert "--device" not in box.make("train", f"ARGS={out}", GPUS="none", RUNTIME="docker", **settings).call(
+        "docker", "run"
+    )
+
+
+def test_torch_for_an_older_driver_goes_into_the_image_for_gpus(box: Machine, out: str) -> None:
+    index = "https://index.example/cu126"
+    done = box.make("train", f"ARGS={out}", runtimes=NVIDIA, CUDA_INDEX=index, TORCH_INDEX="https://index.example/cpu")
+    assert f"TORCH_INDEX={index}" in after(done.call("docker", "build"), "--build-arg")
+
+
 def test_gpus_none_takes_the_small_image(box: Machine, out: str) -> None:
     done = box.make("train", f"ARGS={out}", runtimes=NVIDIA, GPUS="none", TORCH_INDEX="https://index.example")
     assert "TORCH_INDEX=https://index.example" in after(done.call("docker", "build"), "--build-arg")
@@ -90,7 +111,9 @@ def test_gpus_none_takes_the_small_image(box: Machine, out: str) -> None:
 
 
 def test_gpus_holds_in_the_venv_too(box: Machine, out: str) -> None:
-    assert "CUDA_VISIBLE_DEVICES=1\n" in box.make("train", f"ARGS={out}", GPUS="1", RUNTIME="local").output
+    chosen = box.make("train", f"ARGS={out}", GPUS="1", RUNTIME="local").output
+    assert "CUDA_VISIBLE_DEVICES=1\n" in chosen
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID\n" in chosen, "the same GPU as in Docker"
     assert "CUDA_VISIBLE_DEVICES=\n" in box.make("train", f"ARGS={out}", GPUS="none", RUNTIME="local").output
     assert "CUDA_VISIBLE_DEVICES=unset" in box.make("train", f"ARGS={out}", RUNTIME="local").output
 
@@ -579,6 +602,8 @@ def test_a_box_without_a_driver_takes_the_small_torch_where_it_is_told(bare: Mac
     told = bare.make("-n", "setup", "TORCH_INDEX=https://index.example/cpu")
     assert told.output.count("install --quiet --extra-index-url https://index.example/cpu") == taken
     assert "extra-index-url" not in bare.make("-n", "setup").output
+    older = bare.make("-n", "setup", "CUDA_INDEX=https://index.example/cu126", "TORCH_INDEX=https://index.example/cpu")
+    assert older.output.count("--extra-index-url https://index.example/cu126") == 2 - taken
 
 
 def test_all_that_setup_installs_is_pinned(bare: Machine) -> None:
