@@ -85,7 +85,10 @@ def _gpu() -> Check:
         return Check("GPU", "optional", "no NVIDIA driver answers; training uses the CPU")
     advice = "install torch with CUDA: `make clean-venv setup`"
     if torch.version.cuda is not None:
-        advice = f"check that the driver is new enough for CUDA {torch.version.cuda} and that nothing else uses the GPU"
+        advice = (
+            f"check that driver and GPU are new enough for CUDA {torch.version.cuda} (else: CUDA_INDEX in "
+            "docker/README.md) and that nothing else uses the GPU"
+        )
     return Check("GPU", "optional", f"{driver}; training uses the CPU: {problem}", advice)
 
 
@@ -106,9 +109,10 @@ def _docker() -> Check:
 
 
 def _gpu_runtime() -> Check:
-    found = _first_line(["docker", "info", "--format", "{{json .Runtimes}}"]) or ""
-    if "nvidia" in found:
+    if "nvidia" in (_first_line(["docker", "info", "--format", "{{json .Runtimes}}"]) or ""):
         return Check("GPU in Docker", "ok", "the NVIDIA runtime is registered")
+    if '"nvidia.com/gpu=' in (_first_line(["docker", "info", "--format", "{{json .}}"]) or ""):
+        return Check("GPU in Docker", "ok", "NVIDIA's GPUs are among the engine's devices")
     advice = "needed only to train on a GPU inside Docker: install nvidia-container-toolkit"
     return Check("GPU in Docker", "optional", "no NVIDIA runtime", advice)
 

@@ -108,6 +108,21 @@ def test_the_gpu_is_what_training_would_use(
     assert advice in found.advice
 
 
+@pytest.mark.parametrize(
+    ("runtimes", "all_of_it", "state"),
+    [
+        ('{"nvidia":{"path":"nvidia-container-runtime"}}', "", "ok"),
+        ('{"runc":{}}', '{"DiscoveredDevices":[{"Source":"cdi","ID":"nvidia.com/gpu=0"}]}', "ok"),
+        ('{"runc":{}}', '{"Name":"nvidia.com"}', "optional"),
+    ],
+)
+def test_docker_knows_gpus_by_their_runtime_or_their_names(
+    monkeypatch: pytest.MonkeyPatch, runtimes: str, all_of_it: str, state: str
+) -> None:
+    monkeypatch.setattr(doctor, "_first_line", lambda command: runtimes if "Runtimes" in command[-1] else all_of_it)
+    assert doctor._gpu_runtime().state == state
+
+
 @pytest.mark.usefixtures("_gpu")
 def test_a_gpu_is_found_without_its_vendors_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_first_line", lambda command: None)
