@@ -268,5 +268,8 @@ def _lost_processes_named() -> Iterator[None]:
         if is_out_of_memory(problem):
             raise
         log.debug("%s", problem)
-        log.error("another process of this job was lost")  # torchrun may end this one before its last line
-        raise LostError("another process was lost") from problem
+        # NCCL's errors say more: with too little /dev/shm, say, nobody is lost.
+        nccl = isinstance(problem, dist.DistBackendError)
+        more = f", or NCCL failed: {' '.join(str(problem).split())}" if nccl else ""
+        log.error("another process of this job was lost%s", more)  # torchrun may end this one before its last line
+        raise LostError(f"another process was lost{more}") from problem

@@ -44,13 +44,15 @@ class Worker:
         """Whether it has ended successfully; False while it runs.
 
         Raises:
-            JobError: it has failed; the message is the last line that it printed.
+            JobError: it has failed; the message is the error that it printed, or else its last line.
         """
         if not (code := self.process.poll()):
             return code == 0
         self.said.seek(0)
         ended = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        reason = (self.said.read().strip().splitlines() or [ended])[-1].removeprefix("Error: ")
+        said = self.said.read().strip().splitlines()
+        # NCCL may have more to say when the process ends.
+        reason = ([line for line in said if line.startswith("Error: ")] or said or [ended])[-1].removeprefix("Error: ")
         raise JobError(f"process {self.rank} of {self.number} failed: {reason}")
 
 

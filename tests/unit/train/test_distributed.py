@@ -1,10 +1,12 @@
 """What processes do together, as far as can be tested in one process."""
 
+import io
 import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,6 +97,24 @@ def test_a_process_that_was_started_ends_with_the_one_that_started_it() -> None:
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(30) == 1
+
+
+def test_a_process_that_fails_says_why_whatever_nccl_says_after_it() -> None:
+    worker: Any = processes.Worker.__new__(processes.Worker)
+    worker.rank, worker.number, worker.process = 1, 2, SimpleNamespace(poll=lambda: 1)
+    worker.said = io.StringIO("Error: out of memory\n[rank1]:[W1201 ProcessGroupNCCL.cpp:1575] Warning: …\n")
+    with pytest.raises(JobError, match=r"^process 1 of 2 failed: out of memory$"):
+        worker.check()
+
+
+def test_what_nccl_says_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.distributed.DistBackendError("NCCL error in: …\nLast error:\nNo space left on device (28)")
+
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "all_reduce", fail)
+    with pytest.raises(distributed.LostError, match=r"or NCCL failed: NCCL error in: … Last error: No space left on"):
+        distributed.all_reduce_mean([torch.zeros(1)])
 
 
 class Counted:
