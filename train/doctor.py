@@ -75,13 +75,13 @@ def _gpu() -> Check:
     try:
         import torch
 
-        from train.device import gpu_problem
+        from train.device import NO_GPU, gpu_problem
     except ImportError:
         return Check("GPU", "optional", driver or "no NVIDIA driver answers")
     problem = gpu_problem()
     if problem is None:
         return Check("GPU", "ok", driver or torch.cuda.get_device_name())
-    if driver is None:
+    if driver is None and problem == NO_GPU:
         return Check("GPU", "optional", "no NVIDIA driver answers; training uses the CPU")
     advice = "install torch with CUDA: `make clean-venv setup`"
     if torch.version.cuda is not None:
@@ -89,7 +89,8 @@ def _gpu() -> Check:
             f"check that driver and GPU are new enough for CUDA {torch.version.cuda} (else: CUDA_INDEX in "
             "docker/README.md) and that nothing else uses the GPU"
         )
-    return Check("GPU", "optional", f"{driver}; training uses the CPU: {problem}", advice)
+    found = driver or "nvidia-smi does not answer"
+    return Check("GPU", "optional", f"{found}; training uses the CPU: {problem}", advice)
 
 
 def _docker() -> Check:

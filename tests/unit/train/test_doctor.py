@@ -88,6 +88,7 @@ def test_a_password_in_the_store_is_not_told(tmp_path: Path, monkeypatch: pytest
         ("H100", None, "12.8", "ok", "H100", ""),
         ("H100", "torch sees no GPU here", None, "optional", "H100; training uses the CPU", "torch with CUDA"),
         ("H100", "torch sees no GPU here", "12.8", "optional", "H100; training uses the CPU", "enough for CUDA 12.8"),
+        (None, "The driver is too old", "13.0", "optional", "training uses the CPU: The driver is", "CUDA_INDEX"),
     ],
 )
 def test_the_gpu_is_what_training_would_use(
