@@ -64,6 +64,9 @@ def session(config: Config) -> Iterator[None]:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lookalike-"))
             for library in ("GLOO", "NCCL"):  # so that no other machine can take part
                 os.environ.setdefault(f"{library}_SOCKET_IFNAME", _loopback())
+            # NCCL's process group would look into the folder each second, and after a failure, which removes it, the
+            # process would wait at its end, for five minutes, for it to come back.
+            os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
             workers = stack.enter_context(started(number, ["follow"], **{RENDEZVOUS: str(Path(folder, "store"))}))
             group_options = _rendezvous(0, number, Path(folder, "store"), config, workers)
         elif RENDEZVOUS in os.environ:

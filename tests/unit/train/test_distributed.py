@@ -58,13 +58,14 @@ def test_what_processes_add_up_for_their_rows_is_in_the_mean_what_one_adds_up(
 
 def test_a_process_that_cannot_take_part_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     libraries = [f"{name}_SOCKET_IFNAME" for name in ("GLOO", "NCCL")]
-    for name in libraries:
+    for name in (*libraries, "TORCH_NCCL_DUMP_ON_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
     config = resolve({"codec": "tokens", "device": "cpu", "processes": 2, "data": str(tmp_path / "gone.txt")})
     reason = r"process 1 of 2 failed: --data .*gone\.txt: no such file"
     with pytest.raises(JobError, match=reason), distributed.session(config):
         pass
     assert [os.environ[name] for name in libraries] == [distributed._loopback()] * 2, "no other machine can take part"
+    assert os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "0", "nothing looks into the folder that is gone by now"
 
 
 @pytest.mark.parametrize("number", [1, 4])
