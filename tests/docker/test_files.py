@@ -185,6 +185,12 @@ def test_the_serving_image_has_all_of_train_that_serving_uses() -> None:
     assert copied == [f"train/{module}" for module in SERVED]
 
 
+@pytest.mark.parametrize("name", ["train-job.yaml", "train-trainjob.yaml"])
+def test_pods_that_hold_a_gpu_train_on_nothing_else(name: str) -> None:
+    manifest = (DOCKER / "k8s" / name).read_text()
+    assert manifest.count("train fit") == manifest.count("--device cuda") > 0, "a CPU would pass unnoticed"
+
+
 def test_pods_that_train_can_ask_for_the_runtime_of_gpus() -> None:
     asked = [(name, template["spec"].get("runtimeClassName")) for name, template in pod_templates()]
     training = [runtime for name, runtime in asked if name.startswith("train")]
