@@ -15,7 +15,7 @@ log = logging.getLogger("lookalike")
 NO_GPU = "torch sees no GPU here"
 # What torch says of machines without a GPU, and where none is to be used (CUDA_VISIBLE_DEVICES).
 TOLD_OF_NONE = ("Found no NVIDIA driver", "No CUDA GPUs are available")
-DRIVER = Path("/proc/driver/nvidia/version")  # there is one where NVIDIA's driver is loaded, in containers on GPUs too
+DRIVER = Path("/dev/nvidiactl")  # there where NVIDIA's driver is loaded, and in containers that were given a GPU
 
 
 def chosen(device: str, processes: int) -> str:
@@ -57,7 +57,8 @@ def gpu_problem(processes: int = 1) -> str | None:
 def _why_none_is_seen() -> str:
     """Why torch sees no GPU: it cannot use the driver, say, which is no reason to take the CPU without a word."""
     if torch.version.cuda is None:
-        return "there is an NVIDIA driver, but this torch is built without CUDA" if DRIVER.exists() else NO_GPU
+        wanted = DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+        return "there is an NVIDIA driver, but this torch is built without CUDA" if wanted else NO_GPU
     try:
         torch.cuda.init()
     except RuntimeError as problem:

@@ -88,6 +88,7 @@ def test_a_gpu_that_torch_cannot_see_is_told(
         warnings.warn("CUDA initialization: …", stacklevel=1)  # as torch does; the tests take warnings for errors
         return False
 
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(device, "DRIVER", Path(__file__) if driver else Path("absent"))
     monkeypatch.setattr(torch.cuda, "is_available", unseen)
