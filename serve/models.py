@@ -58,10 +58,11 @@ def find(runs: Path, model: Path | str | None) -> Path:
         UsageError: there is no such model.
     """
     if model is None:
-        archives = [path for path in runs.glob(f"*/{ARCHIVE}") if RUN_NAME.fullmatch(path.parent.name)]
-        if not archives:
+        archives = {path: RUN_NAME.fullmatch(path.parent.name) for path in runs.glob(f"*/{ARCHIVE}")}
+        numbers = {path: int(match[1]) for path, match in archives.items() if match}
+        if not numbers:
             raise UsageError(f"there is no trained model under {runs}; train one with: make train")
-        return max(archives, key=lambda path: path.parent.name)
+        return max(numbers, key=lambda path: numbers[path])
     path = Path(model)
     for candidate in (path / ARCHIVE, path / ARTIFACT, path):
         if candidate.is_file() or (candidate / CARD).is_file():

@@ -724,6 +724,10 @@ def test_the_newest_run_is_the_model_and_no_other_folder(tmp_path: Path) -> None
         (tmp_path / name / "lookalike.mar").touch()
     (tmp_path / "00011-unfinished").mkdir()
     assert models.find(tmp_path, None) == tmp_path / "00010-digits" / "lookalike.mar"
+    for name in ("99999-toy", "100000-toy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lookalike.mar").touch()
+    assert models.find(tmp_path, None) == tmp_path / "100000-toy" / "lookalike.mar"
     with pytest.raises(UsageError, match=r"^/.*00011-unfinished: neither an archive, nor a run directory"):
         models.find(tmp_path, tmp_path / "00011-unfinished")
 

@@ -15,6 +15,9 @@ def test_runs_are_numbered_and_the_newest_is_found(tmp_path: Path) -> None:
     (tmp_path / "serve").mkdir()
     assert rundir.create(tmp_path, "my reviews/2-presence", "{}").path.name == "00042-my-reviews-2-presence"
     assert rundir.newest(tmp_path).number == 42
+    (tmp_path / "99999-toy").mkdir()
+    assert [rundir.create(tmp_path, "toy", "{}").number for _ in range(2)] == [100_000, 100_001]
+    assert rundir.newest(tmp_path).number == 100_001
 
 
 def test_runs_are_their_owners_alone(tmp_path: Path) -> None:
