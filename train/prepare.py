@@ -142,13 +142,11 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
     if not len(parts.validation):
         raise InputError(f"--validation {config.validation:g}: that leaves no validation text")
     if not len(train) or not len(validation):
-        which = "validation" if len(train) else "training"
-        remedy = f"raise --length (at most {LONGEST}), or " if codec.length < LONGEST else ""
-        raise InputError(
-            f"all {which} texts have more than {codec.length - 1} tokens: {remedy}cut the texts into sentences, say"
-        )
-    longest = f" of at most {codec.length - 1} tokens (--length)" if too_long else ""
-    labels = None if dataset.classes is None else _labels(config, dataset.classes, names, train, longest)
+        raise InputError(f"all {'validation' if len(train) else 'training'} texts {_too_long(codec)}")
+    labels = None
+    if dataset.classes is not None:
+        labels = torch.tensor([names.index(name) for name in dataset.classes])
+        _check_learned(config, names, labels, parts, train, codec)
     learned = codes[train]
     return Prepared(
         dataset=dataset,
@@ -164,22 +162,33 @@ def _prepare_tokens(config: Config, dataset: Dataset, parts: Split) -> Prepared:
     )
 
 
-def _labels(config: Config, classes: list[str], names: list[str], train: Tensor, longest: str) -> Tensor:
-    """The number of each row's class, int64 (rows,).
+def _too_long(codec: TokensCodec) -> str:
+    """What is wrong with texts that do not fit into the codec's rows, and what to do about it."""
+    remedy = f"raise --length (at most {LONGEST}), or " if codec.length < LONGEST else ""
+    return f"have more than {codec.length - 1} tokens: {remedy}cut the texts into sentences, say"
+
+
+def _check_learned(
+    config: Config, names: list[str], labels: Tensor, parts: Split, train: Tensor, codec: TokensCodec
+) -> None:
+    """Refuse classes that the generator would not learn.
 
     Args:
         names: the classes in the order of their numbers.
-        train: the numbers of the training rows.
-        longest: says how long these may be, where longer ones were left out.
+        labels: the number of each row's class, int64 (rows,).
+        train: the numbers of those training rows that are not too long.
 
     Raises:
-        InputError: a class has no training row.
+        InputError: a class has no such row.
     """
-    labels = torch.tensor([names.index(name) for name in classes])
-    learned = set(labels[train].tolist())
-    if lacking := [name for number, name in enumerate(names) if number not in learned]:
+    present, learned = (
+        {names[number] for number in labels[rows].unique()} for rows in (torch.from_numpy(parts.train), train)
+    )
+    option = f"--label-column {config.label_column}"
+    if absent := [name for name in names if name not in present]:
         raise InputError(
-            f"--label-column {config.label_column}: no training text{longest} is of class {data.some(lacking)}, so "
-            f"that cannot be learned; remove the rows, or hold out fewer with --holdout and --validation"
+            f"{option}: no training text is of class {data.some(absent)}, so that cannot be learned; remove the rows, "
+            "or hold out fewer with --holdout and --validation"
         )
-    return labels
+    if lacking := [name for name in names if name not in learned]:
+        raise InputError(f"{option}: all training texts of class {data.some(lacking)} {_too_long(codec)}")

@@ -188,11 +188,12 @@ def test_all_classes_that_nothing_teaches_are_named_at_once(tmp_path: Path) -> N
         prepared(path, column="text", label_column="kind")
 
 
-def test_a_class_of_long_texts_alone_is_told_as_such(tmp_path: Path) -> None:
+def test_a_class_of_texts_that_are_too_long_is_told_from_none(tmp_path: Path) -> None:
     path = tmp_path / "reviews.csv"
-    path.write_text("text,kind\n" + "a film,short\n" * 200 + "a very long film about films,long\n" * 2)
-    with pytest.raises(InputError, match=r"no training text of at most 2 tokens \(--length\) is of class long, so"):
-        prepared(path, column="text", label_column="kind", length=3)
+    path.write_text("text,kind\n" + "a film,good\n" * 60 + "a film that is far too long,endless\n" * 20)
+    message = "all training texts of class endless have more than 3 tokens: raise --length "
+    with pytest.raises(InputError, match=f"--label-column kind: {message}"):
+        prepared(path, column="text", label_column="kind", length=4)
 
 
 def test_what_judges_texts_is_bounded(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
