@@ -57,6 +57,12 @@ class Client:
         answer = self._post(fields)
         if answer.is_redirect:
             raise ServeError(f"{self.address} redirects to {safely(answer.headers['Location'])}; use that address")
+        if _lacks_token(answer):
+            fault = "refuses this token, which is wrong or has expired" if self.token else "needs a token"
+            raise ServeError(
+                f"{self.address} {fault}: give its own with --token or LOOKALIKE_SERVE_TOKEN; on the server's machine, "
+                "python -m serve token prints it"
+            )
         if answer.status_code != requests.codes.ok:
             raise ServeError(f"{self.address} refused with {answer.status_code}: {explain(answer.content)}")
         return answer.content
@@ -92,6 +98,13 @@ def _was_refused(problem: requests.ConnectionError) -> bool:
     """Whether no connection could be made."""
     reason = getattr(problem.args[0], "reason", None) if problem.args else None
     return isinstance(problem, requests.ConnectTimeout) or isinstance(reason, NewConnectionError)
+
+
+def _lacks_token(answer: requests.Response) -> bool:
+    """Whether a server refuses a request for its token: our handler with 401, TorchServe itself with 400."""
+    return answer.status_code == requests.codes.unauthorized or (
+        answer.status_code == requests.codes.bad_request and explain(answer.content).startswith("Token ")
+    )
 
 
 def _tls_reason(problem: requests.exceptions.SSLError) -> str:

@@ -200,6 +200,22 @@ def test_a_refusal_names_the_field(server: Server) -> None:
         Client(address=server.address).request(10)
 
 
+UNAUTHORIZED = {
+    400: b'{"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed. Token either ..."}',
+    401: b'{"error": {"field": "token", "message": "needs the server\'s token"}}',
+}
+
+
+@pytest.mark.parametrize("status", UNAUTHORIZED)
+@pytest.mark.parametrize(("token", "fault"), [(None, "needs a token: "), ("old", "refuses this token, ")])
+def test_a_server_with_tokens_is_told_from_one_that_refuses(
+    server: Server, status: int, token: str | None, fault: str
+) -> None:
+    server.answers = [(status, UNAUTHORIZED[status])]
+    with pytest.raises(ServeError, match=f"^{server.address} {fault}.*--token"):
+        Client(address=server.address, token=token).request(1)
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"error": 1}', b"[" * 100_000])
 def test_a_body_without_explanation_is_no_problem(body: bytes) -> None:
     assert clients.explain(body) == "no explanation"
