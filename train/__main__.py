@@ -242,8 +242,8 @@ def fit(context: click.Context, /, *, resume: bool, dry_run: bool, **values: Any
     if dry_run:
         prepared = prepare.prepare(config)
         config = prepare.resolved(config, prepared)
-        console.warn(config, prepared)
         gate.read(config.gate, texts=config.codec == "tokens")
+        console.warn(config, prepared)
         click.echo(config.to_json(), nl=False)
         return
     outcome = job.fit(config, run)

@@ -35,10 +35,6 @@ def announce(run: RunDirectory, config: Config, prepared: Prepared, device_name:
         f"{len(parts.train):,}", f"{min(len(parts.validation), JUDGING_ROWS):,}", f"{len(prepared.heldout):,}",
     )  # fmt: skip
     warn(config, prepared)
-    known = {row.tobytes() for part in (prepared.train, prepared.validation) for row in part.numpy()}
-    repeated = sum(row.tobytes() in known for row in prepared.heldout.numpy()) / len(prepared.heldout)
-    if repeated > metrics.NOTABLE_REPEATS:
-        log.warning("%s", metrics.repeated_rows(repeated, "texts" if config.codec == "tokens" else "rows"))
     log.info("run %s on %s", run.path, device_name)
     if config.device == "cuda" and torch.cuda.device_count() > distributed.world_size():
         used = f"{distributed.world_size()} of {torch.cuda.device_count()} GPUs"
@@ -46,13 +42,17 @@ def announce(run: RunDirectory, config: Config, prepared: Prepared, device_name:
 
 
 def warn(config: Config, prepared: Prepared) -> None:
-    """Log which options have no effect, and which rows are not used."""
+    """Log what of the options has no effect, and what of the data is not used or says little."""
     if useless := without_effect(config):
         log.warning("no effect with codec %s and generator %s: %s", config.codec, config.generator, ", ".join(useless))
     for line in prepared.dataset.skipped:
         log.warning("skipped: %s", line)
     if prepared.left_out:
         log.warning("%s", prepared.left_out)
+    known = {row.tobytes() for part in (prepared.train, prepared.validation) for row in part.numpy()}
+    repeated = sum(row.tobytes() in known for row in prepared.heldout.numpy()) / len(prepared.heldout)
+    if repeated > metrics.NOTABLE_REPEATS:
+        log.warning("%s", metrics.repeated_rows(repeated, "texts" if config.codec == "tokens" else "rows"))
 
 
 def bar(title: str) -> "tqdm[Any]":

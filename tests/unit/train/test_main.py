@@ -184,6 +184,7 @@ def test_a_dry_run_tells_what_it_does_not_use(tmp_path: Path, capsys: pytest.Cap
     assert json.loads(told.out)["hidden"] == 7
     assert "no effect with codec tokens and generator tokens: --hidden" in told.err
     assert "skipped: reviews.csv row 51: no text" in told.err
+    assert "100% of the held-out texts are also found among the training texts" in told.err
 
 
 def test_a_dry_run_reads_the_gate(capsys: pytest.CaptureFixture[str]) -> None:
