@@ -166,6 +166,7 @@ def load(
     codec: str = "auto",
     max_bad_rows: int = 0,
     packed: bool = False,
+    keep_empty: bool = False,
 ) -> Dataset:
     """Read a data set.
 
@@ -177,6 +178,7 @@ def load(
         codec: "bits", "presence" or "tokens" says what the rows are meant to be; "auto" decides by looking at them.
         max_bad_rows: how many rows may be skipped.
         packed: whether rows of 0/1 that are too many for memory may stay on disk, as `PackedRows`.
+        keep_empty: whether empty texts are used, too.
 
     Raises:
         InputError: there is no such data or column, the codec does not fit it, or too many rows cannot be used.
@@ -189,7 +191,7 @@ def load(
     if dataset is None and packed and column is None and codec in ("auto", "bits"):
         dataset = _load_packed(Path(data), codec, max_bad_rows)
     if dataset is None:
-        dataset = _load_files(Path(data), column, label_column, codec)
+        dataset = _load_files(Path(data), column, label_column, codec, keep_empty)
     if label_column is not None and dataset.bits is not None:
         if label_column not in dataset.columns:
             raise InputError(f"--label-column {label_column}: {_no_such_column(label_column, dataset.columns)}")
@@ -292,7 +294,7 @@ def _name(path: Path) -> str:
     return path.name.split(".")[0] or "data"
 
 
-def _load_files(path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
+def _load_files(path: Path, column: str | None, label_column: str | None, codec: str, keep_empty: bool) -> Dataset:
     files = _shards(path)
     parts: dict[Path, Dataset] = {}
     skipped: list[str] = []
@@ -302,7 +304,7 @@ def _load_files(path: Path, column: str | None, label_column: str | None, codec:
             skipped += table.bad
             continue
         meant = "bits" if any(part.bits is not None for part in parts.values()) else codec  # like the first shard
-        parts[file] = _of_file(file, table, column, label_column, meant)
+        parts[file] = _of_file(file, table, column, label_column, meant, keep_empty)
         skipped += parts[file].skipped
     if not parts:
         raise InputError(f"--data {path}: {skipped[0] if skipped else readers.NO_ROWS}")
@@ -437,14 +439,18 @@ def _usable(
     return usable, (*table.bad, *(bad[row] for row in sorted(bad)))
 
 
-def _of_file(path: Path, table: Table, column: str | None, label_column: str | None, codec: str) -> Dataset:
+def _of_file(
+    path: Path, table: Table, column: str | None, label_column: str | None, codec: str, keep_empty: bool
+) -> Dataset:
     try:
-        return _dataset(table, path, column, label_column, codec)
+        return _dataset(table, path, column, label_column, codec, keep_empty)
     except (InputError, pa.ArrowException) as problem:
         raise InputError(f"--data {path}: {problem}") from problem
 
 
-def _dataset(table: Table, path: Path, column: str | None, label_column: str | None, codec: str) -> Dataset:
+def _dataset(
+    table: Table, path: Path, column: str | None, label_column: str | None, codec: str, keep_empty: bool
+) -> Dataset:
     for option, name in (("--column", column), ("--label-column", label_column)):
         if name in table.left_out:
             raise InputError(f"{option} {name}: holds no text")
@@ -459,7 +465,7 @@ def _dataset(table: Table, path: Path, column: str | None, label_column: str | N
         raise InputError(f"--label-column {label_column}: there is no other column to read")
     if column is None and table.left_out:
         log.warning("%s: columns without text are left out: %s", path.name, ", ".join(table.left_out))
-    return _text_dataset(column or _text_column(others, table.columns), label_column, table, path)
+    return _text_dataset(column or _text_column(others, table.columns), label_column, table, path, keep_empty)
 
 
 def _looks_like_bits(columns: dict[str, pa.ChunkedArray]) -> bool:
@@ -475,15 +481,17 @@ def _bits_dataset(table: Table, path: Path) -> Dataset:
     return Dataset(name=_name(path), source=str(path), bits=bits, columns=tuple(table.columns), skipped=bad)
 
 
-def _text_dataset(column: str, label_column: str | None, table: Table, path: Path) -> Dataset:
+def _text_dataset(column: str, label_column: str | None, table: Table, path: Path, keep_empty: bool) -> Dataset:
     names = [column] if label_column is None else [column, label_column]
     rows = [[(cell or "").strip() for cell in table.columns[name].to_pylist()] for name in names]
     usable, bad = [], list(table.bad)
     for number, *cells in zip(table.row_numbers, *rows, strict=True):
-        if all(cells):
-            usable.append(cells)
+        if not cells[0] and not keep_empty:
+            bad.append(f"{path.name} row {number}: no text")
+        elif not all(cells[1:]):
+            bad.append(f"{path.name} row {number}: column {label_column} is empty")
         else:
-            bad.append(f"{path.name} row {number}: {'no text' if not cells[0] else f'column {label_column} is empty'}")
+            usable.append(cells)
     texts = [cells[0] for cells in usable]
     classes = None if label_column is None else [_class_name(cells[1]) for cells in usable]
     named = column if len(table.columns) > 1 else None

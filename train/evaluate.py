@@ -165,7 +165,8 @@ def _loaded(
             made = data.load_values(synthetic, max_bad_rows)
         else:
             theirs = synthetic_column or _text_column(column, synthetic)
-            made = load(str(synthetic), column=theirs, label_column=classes)
+            # Without its empty texts, a generator would seem better than it is.
+            made = load(str(synthetic), column=theirs, label_column=classes, keep_empty=True)
     except InputError as problem:
         files = {"--real": real, "--synthetic": synthetic, "--train": train}
         raise InputError(_with_option(str(problem), files)) from problem
@@ -183,6 +184,10 @@ def _warn(scores: dict[str, Any], given: Dataset, made: Dataset | Values, learne
                 log.warning("skipped: %s", line)
             first = readers.first_of(each.skipped)
             scores["warnings"].append(f"{len(each.skipped):,} unusable rows of {each.source} were skipped: {first}")
+    if isinstance(made, Dataset) and (empty := made.rows.count("")):
+        scores["warnings"].append(
+            f"{empty:,} of the {len(made):,} texts of {made.source} are empty: judged like others"
+        )
     if learned is None:
         _leave_out_near_copies(scores)
     elif learned.fingerprint() == given.fingerprint():

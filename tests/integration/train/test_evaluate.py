@@ -33,6 +33,20 @@ def test_evaluate_reads_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "Self-BLEU-2" in report.read_text()
 
 
+def test_empty_texts_of_a_generator_count_against_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reviews, _ = builtin.movie_reviews()
+    real, made = tmp_path / "real.txt", tmp_path / "made.jsonl"
+    real.write_text("\n".join(reviews[:120]))
+    texts = [*reviews[120:150], *[""] * 28, None, " "]
+    made.write_text("\n".join(json.dumps({"text": text, "kind": "x"}) for text in texts))
+    files = ["--real", str(real), "--synthetic", str(made), "--column", "text"]
+    assert main(["evaluate", *files, "--max-bad-rows", "0", "--json"]) == 0
+    judged = json.loads(capsys.readouterr().out)["scores"]["synthetic"]
+    assert judged["n"] == 60
+    assert judged["distinct_share"] == pytest.approx(31 / 60)
+    assert f"30 of the 60 texts of {made} are empty: judged like others" in judged["warnings"]
+
+
 @pytest.mark.parametrize(
     ("synthetic", "message"),
     [("nofile.npy", "nofile.npy: "), ("{narrow}", "3 columns where"), ("{text}", "not a number from 0 to 1")],
