@@ -12,6 +12,7 @@ from train import NO_WORDS, SHOWN_SAFELY, distributed, metrics
 from train.artifact import Artifact
 from train.codec import Codec, TokensCodec, class_names
 from train.config import Config, without_effect
+from train.evidence import with_classes
 from train.game import Tick
 from train.kinds import EVALUATION_SEED
 from train.prepare import JUDGING_ROWS, Prepared
@@ -130,7 +131,7 @@ def print_rows(shipped: Artifact, prepared: Prepared) -> None:
         texts = [" ".join(text.split()) for text in real.rows]  # decoded, they would lack unknown words
         plain = _sampled(shipped, temperature=LOW_TEMPERATURE)
         shown = {
-            "real texts": _with_classes(texts, real.classes),
+            "real texts": with_classes(texts, real.classes),
             "generated texts": generated,
             f"at temperature {LOW_TEMPERATURE}, plainer and less varied": plain,
         }
@@ -142,12 +143,7 @@ def print_rows(shipped: Artifact, prepared: Prepared) -> None:
 
 def _sampled(shipped: Artifact, **chosen: float) -> list[str]:
     rows = shipped.sample_labelled(PRINTED_ROWS, EVALUATION_SEED, **chosen)
-    return _with_classes(_lines(shipped.codec, rows.codes), class_names(shipped.codec, rows.labels))
-
-
-def _with_classes(lines: list[str], classes: list[str] | None) -> list[str]:
-    """Lines, each with its class before it if there are classes."""
-    return lines if classes is None else [f"[{name}] {line}" for name, line in zip(classes, lines, strict=True)]
+    return with_classes(_lines(shipped.codec, rows.codes), class_names(shipped.codec, rows.labels))
 
 
 def _lines(codec: Codec, codes: Tensor) -> list[str]:

@@ -79,6 +79,7 @@ class Evidence:
         scores: what `metrics.compare` returns for every contender, and the floor; for texts, what
             `text_metrics.compare_text` returns and, with classes, `label_scores`.
         texts: the texts themselves, where texts are judged; the codes then say which words they use.
+        labels: their classes, where they have any.
         curves: quality and diversity over temperatures, by contender.
         shipped: the name of the contender that the verdict is about.
     """
@@ -90,6 +91,7 @@ class Evidence:
     validation: Bits | None = None
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     texts: Strings | None = None
+    labels: Strings | None = None
     curves: dict[str, list[Point]] = field(default_factory=dict)
 
     @property
@@ -192,15 +194,24 @@ def judge_texts(
         columns=columns,
         scores=scores,
         texts=Strings(contenders=dict(contenders), heldout=heldout, train=train, validation=list(validation)),
+        labels=labels,
     )
 
 
-def labels_of(contenders: Mapping[str, list[str] | None], heldout: Dataset, train: Dataset) -> Strings | None:
+def labels_of(
+    contenders: Mapping[str, list[str] | None], heldout: Dataset, train: Dataset, validation: Dataset | None = None
+) -> Strings | None:
     """The classes of synthetic and of real texts; None if the real ones have none."""
     if heldout.classes is None or train.classes is None:
         return None
     there = {name: classes for name, classes in contenders.items() if classes is not None}
-    return Strings(contenders=there, heldout=heldout.classes, train=train.classes)
+    beside = [] if validation is None else validation.classes or []
+    return Strings(contenders=there, heldout=heldout.classes, train=train.classes, validation=beside)
+
+
+def with_classes(lines: list[str], classes: list[str] | None) -> list[str]:
+    """Lines for display, each with its class before it if there are classes."""
+    return lines if classes is None else [f"[{name}] {line}" for name, line in zip(classes, lines, strict=True)]
 
 
 def _each(

@@ -299,15 +299,15 @@ class TextKind:
         fitted = {"GAN": generator, "warm start": warm.with_options(candidates=1), **self._learned_baselines(seconds)}
         served = {name: artifact.for_serving(copy.deepcopy(each)) for name, each in fitted.items()}
         judges = prepared.parts.heldout[: len(prepared.heldout)]
-        real = [dataset.part(part) for part in (judges, prepared.parts.train)]
-        contenders, classes = self._contenders(served, min(map(len, real)))
+        real = [dataset.part(part) for part in (judges, prepared.parts.train, prepared.parts.validation)]
+        heldout, train, validation = (list(part.rows) for part in real)
+        contenders, classes = self._contenders(served, min(len(heldout), len(train)))
         _announce_judging(list(contenders), len(judges))
-        heldout, train = (list(part.rows) for part in real)
         found = evidence.judge_texts(
             contenders,
             heldout,
             train,
-            validation=dataset.take(prepared.parts.validation),
+            validation=validation,
             labels=evidence.labels_of(classes, *real),
             seed=EVALUATION_SEED,
             embed=embedder(),

@@ -19,7 +19,7 @@ from train import NO_WORDS, SHOWN_SAFELY
 from train.bits import Array, nearest
 from train.codec import words_of
 from train.diagnosis import diagnose
-from train.evidence import FLOOR, Evidence
+from train.evidence import FLOOR, Evidence, Strings, with_classes
 from train.figures import HEATMAP_COLUMNS, inline, most_varying
 from train.gate import Verdict
 from train.text_metrics import PASSAGE_WORDS
@@ -250,9 +250,11 @@ def neighbours(
     Args:
         train_known: whether the training rows are known; if not, the nearest of all real rows is shown.
     """
-    if (texts := evidence.texts) is not None:
-        others = texts.validation if train_known else texts.heldout
-        return _text_neighbours(texts.contenders[evidence.shipped], [*texts.train, *others])
+    if evidence.texts is not None:
+        texts = _made_and_known(evidence.texts, evidence.shipped, train_known)
+        if evidence.labels is None:
+            return _text_neighbours(*texts)
+        return _text_neighbours(*texts, _made_and_known(evidence.labels, evidence.shipped, train_known))
     synthetic = evidence.contenders[evidence.shipped][:NEIGHBOUR_ROWS]
     beside = evidence.validation if train_known else evidence.heldout
     known = evidence.train if beside is None else np.concatenate([evidence.train, beside])
@@ -268,15 +270,24 @@ def neighbours(
     ]
 
 
-def _text_neighbours(synthetic: list[str], real: list[str]) -> list[dict[str, Any]]:
+def _made_and_known(strings: Strings, shipped: str, train_known: bool) -> tuple[list[str], list[str]]:
+    """Those of the synthetic texts, and of the real ones among which the nearest are sought."""
+    others = strings.validation if train_known else strings.heldout
+    return strings.contenders[shipped], [*strings.train, *others]
+
+
+def _text_neighbours(
+    synthetic: list[str], real: list[str], classes: tuple[list[str] | None, list[str] | None] = (None, None)
+) -> list[dict[str, Any]]:
     known = [Counter(words_of(text)) for text in real]
+    made_lines, real_lines = with_classes(synthetic, classes[0]), with_classes(real, classes[1])
     found = []
     chosen = np.random.default_rng(0).permutation(len(synthetic))[:NEIGHBOUR_ROWS]  # a file may be sorted, by class say
-    for text in (synthetic[row] for row in np.sort(chosen)):
-        words = Counter(words_of(text))
+    for row in np.sort(chosen):
+        words = Counter(words_of(synthetic[row]))
         distances = [_distance(words, other) for other in known]
         nearest = int(np.argmin(distances))
-        found.append({"row": text, "nearest": real[nearest], "distance": f"{distances[nearest]:.2f}"})
+        found.append({"row": made_lines[row], "nearest": real_lines[nearest], "distance": f"{distances[nearest]:.2f}"})
     return found
 
 

@@ -197,13 +197,13 @@ def test_skipped_rows_are_named_up_to_the_limit(reviews: Path) -> None:
 def test_many_skipped_rows_are_named_in_the_log_and_make_one_warning(
     reviews: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = reviews.with_name("empty.csv")
-    made.write_text("review,stars\n" + ",1\n" * 20 + "a fine film,2\n" * 20)
+    made = reviews.with_name("wide.csv")
+    made.write_text("review,stars\n" + "a fine film,1,2\n" * 20 + "a fine film,2\n" * 20)
     with caplog.at_level(logging.WARNING, logger="lookalike"):
         found = judged(reviews, made, column="review", max_bad_rows=20)
-    assert caplog.text.count("skipped: empty.csv row") == 20
-    (warning,) = (each for each in found.scores[SYNTHETIC]["warnings"] if "empty.csv" in each)
-    assert warning.startswith(f"20 unusable rows of {made} were skipped: empty.csv row 1: no text; ")
+    assert caplog.text.count("skipped: wide.csv row") == 20
+    (warning,) = (each for each in found.scores[SYNTHETIC]["warnings"] if "wide.csv" in each)
+    assert warning.startswith(f"20 unusable rows of {made} were skipped: wide.csv row 1: 3 columns where the ")
 
 
 def test_synthetic_numbers_may_have_bad_rows_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

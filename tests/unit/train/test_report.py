@@ -175,6 +175,18 @@ def test_the_texts_that_are_shown_come_from_all_of_a_sorted_file() -> None:
     assert shown[-1] > "text 050"
 
 
+def test_texts_and_their_neighbours_are_shown_with_their_classes(found: Evidence) -> None:
+    texts = Strings(
+        contenders={"GAN": ["a film"]}, heldout=["a film"], train=["a dull film"], validation=["a fine film"]
+    )
+    labels = Strings(contenders={"GAN": ["good"]}, heldout=["none"], train=["bad"], validation=["<good>"])
+    judged = dataclasses.replace(found, texts=texts, labels=labels)
+    (pair,) = report.neighbours(judged, lambda codes: None)
+    assert (pair["row"], pair["nearest"]) == ("[good] a film", "[bad] a dull film")
+    (pair,) = report.neighbours(judged, lambda codes: None, train_known=False)
+    assert pair["nearest"] == "[none] a film"
+
+
 def test_the_nearest_training_text_stands_beside_a_text() -> None:
     train = ["a long story about nothing", "a fine film", "the plot"]
     (found,) = report._text_neighbours(["a very fine film"], train)
