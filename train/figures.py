@@ -43,6 +43,8 @@ ALTERNATIVES = {  # text alternatives of the pictures
     "temperatures": "A plot of BLEU against self-BLEU over temperatures, of each contender and of real texts",
     "training": "Curves over training: the losses, and the validation scores",
 }
+# Where the labels of each curve's points stand, or those of equal points would overlap: offset, alignment.
+SIDES: Any = (((-5, 4), "right"), ((5, -11), "left"), ((5, 4), "left"))
 BINS = 40  # of a histogram, roughly at most
 NAMED_COLUMNS, NAME_LETTERS = 12, 16  # the most columns, and letters of a name, for which a heat map has room
 FEW_POINTS = 30  # scatter plots with at most this many draw larger points
@@ -228,10 +230,11 @@ def _temperatures(evidence: Evidence) -> Figure:
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     ax = figure.subplots()
     *drawn, (_, (real,)) = evidence.curves.items()
-    for color, (name, points) in zip(SERIES, drawn, strict=False):
+    for color, (offset, side), (name, points) in zip(SERIES, SIDES, drawn, strict=False):
         ax.plot([p.self_bleu for p in points], [p.bleu for p in points], "o-", color=color, label=name, markersize=4)
         for point in points:
-            ax.annotate(f"{point.temperature:g}", (point.self_bleu, point.bleu), (4, -9), textcoords="offset points")
+            place = (point.self_bleu, point.bleu)
+            ax.annotate(f"{point.temperature:g}", place, offset, textcoords="offset points", ha=side, color=color)
     ax.plot(real.self_bleu, real.bleu, "*", color=INK, markersize=11, label="real texts")
     ax.set(xlabel="self-BLEU-3: more of the same to the right", ylabel="BLEU-3 against real texts")
     ax.legend(**LEGEND)

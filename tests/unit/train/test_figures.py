@@ -10,7 +10,7 @@ from matplotlib.patches import StepPatch
 
 from tests.history import HISTORY
 from train import evidence, figures
-from train.evidence import Evidence
+from train.evidence import Evidence, Point
 
 
 def test_steps_come_down_at_both_ends(found: Evidence) -> None:
@@ -49,6 +49,17 @@ def test_the_score_that_chooses_is_shown_among_many() -> None:
 def test_a_single_tick_can_be_seen() -> None:
     for history, mark in ((HISTORY[:1], "o"), (HISTORY, "None")):
         assert {line.get_marker() for line in figures._training(history).axes[0].get_lines()} == {mark}
+
+
+def test_the_temperatures_of_equal_curves_do_not_overlap(found: Evidence) -> None:
+    points = [Point(temperature=t, bleu=0.2 - t / 10, self_bleu=0.2 - t / 9) for t in evidence.TEMPERATURES]
+    real = [Point(temperature=None, bleu=0.1, self_bleu=0.1)]
+    judged = dataclasses.replace(found, curves={**dict.fromkeys(("GAN", "warm start", "RNN"), points), "floor": real})
+    figure = figures._temperatures(judged)
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].texts]
+    assert len(boxes) == 3 * len(points)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_pictures_are_saved_as_files(found: Evidence, tmp_path: Path) -> None:
