@@ -350,6 +350,8 @@ def export(run: Path, out: Path | None) -> None:
     if out is not None:
         writers.check_place(out)
     directory = _artifact_directory(run)
+    if out is not None and out.resolve().parent == directory.resolve():
+        raise InputError(f"--out {out}: the archive would be among the files of the artifact; name another folder")
     _load_artifact(run)  # a broken artifact must not become an archive
     click.echo(_archive(directory, out or directory.parent / ARCHIVE))
 

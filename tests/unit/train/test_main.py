@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from train import WEIGHTS, artifact, processes, writers
+from train import CARD, WEIGHTS, artifact, processes, writers
 from train import __main__ as commands
 from train import fit as job
 from train.codec import BitsCodec
@@ -304,6 +304,14 @@ def test_a_broken_artifact_does_not_become_an_archive(run: Path, capsys: pytest.
     assert commands.main(["export", str(run)]) == 2
     assert "the checksum does not match the card" in capsys.readouterr().err
     assert not (run / "lookalike.mar").exists()
+
+
+def test_an_archive_does_not_replace_a_file_of_its_artifact(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = run / "artifact" / CARD
+    before = card.read_bytes()
+    assert commands.main(["export", str(run), "--out", str(card)]) == 2
+    assert f"--out {card}: the archive would be among the files of the artifact" in capsys.readouterr().err
+    assert card.read_bytes() == before
 
 
 def test_an_archive_lies_beside_the_artifact_also_from_within_it(
