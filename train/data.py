@@ -373,11 +373,13 @@ def _files(path: Path) -> list[Path]:
 
 
 def columns_of(path: Path) -> tuple[str, ...]:
-    """The names of the columns in a file, or in the first shard of a folder.
+    """The names of the columns in a file, the first shard of a folder, or a built-in set; none for one of texts.
 
     Raises:
         InputError: it cannot be read.
     """
+    if (given := _load_builtin(str(path), None, None)) is not None:
+        return given.columns
     return tuple(readers.read(_shards(path)[0], may_be_empty=True).columns)
 
 

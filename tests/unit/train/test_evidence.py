@@ -157,6 +157,11 @@ def test_the_text_column_of_the_samples_can_be_named(reviews: Path) -> None:
         judged(reviews, samples, column="review", synthetic_column="text")
 
 
+def test_a_built_in_set_may_be_judged_though_its_column_has_no_name(reviews: Path) -> None:
+    found = judged(reviews, Path("movie-reviews"), column="review")
+    assert found.scores[SYNTHETIC]["synthetic_rows"] == 10_605
+
+
 def test_rows_of_bits_have_no_column_of_texts(tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.parquet", builtin.toy(40), NAMES)
     with pytest.raises(InputError, match=r"^--synthetic-column a: the real rows are 0/1, not texts$"):
