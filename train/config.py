@@ -127,7 +127,7 @@ class Config:
         return self.batch_size * self.turns
 
     def to_json(self) -> str:
-        # Not ASCII only: docker/runtime.sh reads file names here. Only what is not UTF-8 in a name is escaped.
+        # Not ASCII only: docker/train.sh reads file names here. Only what is not UTF-8 in a name is escaped.
         text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
         return text.encode(errors="backslashreplace").decode() + "\n"
 
