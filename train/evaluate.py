@@ -11,7 +11,8 @@ import torch
 
 from train import atomic, data, evidence, figures, gate, metrics, ratios, readers, report, text_metrics, writers
 from train.codec import BitsCodec, Codec, PresenceCodec, words_of
-from train.data import Dataset, Values
+from train.columns import some_names
+from train.dataset import Dataset, Values, check_classes, split
 from train.embeddings import embedder
 from train.errors import InputError
 from train.evidence import SYNTHETIC, Evidence, Strings
@@ -156,7 +157,7 @@ def _loaded(
     made: Dataset | Values
     try:
         given = load(str(real), column=column, label_column=label_column)
-        data.check_classes(given, label_column)
+        check_classes(given, label_column)
         classes = None if given.texts is None else label_column
         learned = None if train is None else load(str(train), column=column, label_column=classes)
         if given.texts is None and synthetic_column is not None:
@@ -232,9 +233,9 @@ def _places(given: Dataset, names: Sequence[str], source: str) -> list[int]:
     if len(names) == len(given.columns):
         facts = [f"different columns from {given.source}"]
     if lacking and not nameless:
-        facts.append(f"it lacks {data.some(lacking)}")
+        facts.append(f"it lacks {some_names(lacking)}")
     if others and not nameless:
-        facts.append(f"it also has {data.some(others)}")
+        facts.append(f"it also has {some_names(others)}")
     raise InputError(f"{source}: {'; '.join(facts)}")
 
 
@@ -262,5 +263,5 @@ def _of_presence(made: Dataset, heldout: Dataset, seen: Dataset, codec: Presence
 
 def _halves(given: Dataset) -> tuple[Dataset, Dataset]:
     """The half of the real rows that judges, and the half that stands in for the training rows."""
-    parts = data.split(len(given), holdout=0.5, validation=0.0, seed=HALVES_SEED)
+    parts = split(len(given), holdout=0.5, validation=0.0, seed=HALVES_SEED)
     return given.part(parts.heldout), given.part(parts.train)

@@ -11,7 +11,7 @@ import numpy as np
 from train import cpus, metrics, text_metrics
 from train.bits import Array, Bits
 from train.codec import words_of
-from train.data import Dataset
+from train.dataset import Dataset
 from train.progress import Progress
 
 Rows = TypeVar("Rows", bound=Sized)

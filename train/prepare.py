@@ -9,8 +9,9 @@ from torch import Tensor
 
 from train import data, device
 from train.codec import END, LABEL_COLUMN, LONGEST, BitsCodec, Codec, TokensCodec
+from train.columns import some_names
 from train.config import Config
-from train.data import Dataset, Split
+from train.dataset import Dataset, Split, check_classes, split
 from train.errors import InputError
 from train.packed import PackedRows
 
@@ -75,8 +76,8 @@ def prepare(config: Config) -> Prepared:
         max_bad_rows=config.max_bad_rows,
         packed=True,
     )
-    data.check_classes(dataset, config.label_column)
-    parts = data.split(len(dataset), holdout=config.holdout, validation=config.validation, seed=config.split_seed)
+    check_classes(dataset, config.label_column)
+    parts = split(len(dataset), holdout=config.holdout, validation=config.validation, seed=config.split_seed)
     if len(parts.train) < 2:
         shares = f"--holdout {config.holdout:g} and --validation {config.validation:g}"
         raise InputError(f"{shares} leave only {len(parts.train)} of {len(dataset)} rows to train on")
@@ -187,8 +188,8 @@ def _check_learned(
     option = f"--label-column {config.label_column}"
     if absent := [name for name in names if name not in present]:
         raise InputError(
-            f"{option}: no training text is of class {data.some(absent)}, so that cannot be learned; remove the rows, "
+            f"{option}: no training text is of class {some_names(absent)}, so that cannot be learned; remove the rows, "
             "or hold out fewer with --holdout and --validation"
         )
     if lacking := [name for name in names if name not in learned]:
-        raise InputError(f"{option}: all training texts of class {data.some(lacking)} {_too_long(codec)}")
+        raise InputError(f"{option}: all training texts of class {some_names(lacking)} {_too_long(codec)}")

@@ -23,10 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.bench.tables import machine
-from train import artifact, builtin, data, loop, losses, metrics, nade, row_cache, shards
+from train import artifact, builtin, loop, losses, metrics, nade, row_cache, shards
 from train.artifact import Artifact
 from train.codec import BitsCodec
 from train.config import Config, resolve
+from train.dataset import split
 from train.discriminator import ResidualDiscriminator, TextbookDiscriminator
 from train.generator import Generator, TextbookGenerator, generate, sample
 from train.loop import State
@@ -303,7 +304,7 @@ def _sampling(rounds: int, rows: int) -> None:
 def _time_to_quality(name: str) -> None:
     """Complete trainings with growing budgets, including the warm start, until `WANTED` is reached."""
     bits = torch.as_tensor(builtin.BITS[name]())
-    parts = data.split(len(bits), holdout=0.5, validation=0.15, seed=0)
+    parts = split(len(bits), holdout=0.5, validation=0.15, seed=0)
     train, heldout = bits[parts.train], bits[parts.heldout]
     for budget in BUDGETS:
         started = time.process_time()

@@ -1,4 +1,4 @@
-"""Reading data: every format, every kind of bad row, the split and the fingerprint."""
+"""Reading data: every format, and every kind of bad row."""
 
 import csv
 import gzip
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train import builtin, csv_text, data, readers, row_cache
+from train import csv_text, data, readers, row_cache
 from train.errors import InputError
 
 TEXTS = [f'film number {i}, "really"\nit says' for i in range(12)]
@@ -99,25 +99,6 @@ def test_an_array_of_the_other_byte_order_is_read(tmp_path: Path) -> None:
     assert np.array_equal(data.load(str(tmp_path / "a.npy")).rows, BITS)
 
 
-@pytest.mark.parametrize("words", [("False", "True"), ("FALSE", "TRUE"), ("false", "true"), (" 0", " 1")])
-def test_truth_values_are_bits(tmp_path: Path, words: tuple[str, str]) -> None:
-    lines = [",".join(words[bit] for bit in row) for row in BITS]
-    (tmp_path / "a.csv").write_text("\n".join([",".join(f"x{i}" for i in range(BITS.shape[1])), *lines]))
-    assert np.array_equal(data.load(str(tmp_path / "a.csv")).rows, BITS)
-
-
-def test_objects_beside_texts_are_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": {"en": text}, "name": f"n{text}"}) + "\n" for text in TEXTS))
-    assert data.load(str(path)).texts == [f"n{text}" for text in TEXTS]
-    assert "a.jsonl: columns without text are left out: text" in caplog.text
-    with pytest.raises(InputError, match="--column text: holds no text"):
-        data.load(str(path), column="text")
-    path.write_text('{"text": {"en": "x"}}\n' * 20)
-    with pytest.raises(InputError, match=r"a\.jsonl: no column holds text"):
-        data.load(str(path))
-
-
 def test_bad_rows_are_named_and_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(
@@ -183,22 +164,6 @@ def test_whatever_is_quoted_as_it_should_be_is_read(tmp_path_factory: pytest.Tem
     assert readers.read(path).columns["text"].to_pylist() == texts
 
 
-def test_columns_of_numbers_are_no_texts_though_some_are_nan(tmp_path: Path) -> None:
-    rows = np.zeros((100, 10))
-    rows[:60, 3] = np.nan
-    np.save(tmp_path / "a.npy", rows)
-    np.savetxt(tmp_path / "a.csv", rows, fmt="%g", delimiter=",", header=",".join("abcdefghij"), comments="")
-    for name, column in (("a.npy", "x4"), ("a.csv", "d")):
-        with pytest.raises(InputError, match=f"column {column} holds 'nan', neither 0 or 1 nor text"):
-            data.load(str(tmp_path / name))
-
-
-def test_dates_are_no_texts(tmp_path: Path) -> None:
-    when = pa.array([1_700_000_000 + i for i in range(20)], pa.timestamp("s"))
-    pa.parquet.write_table(pa.table({"when": when, "text": ["a film"] * 20}), tmp_path / "a.parquet")
-    assert data.load(str(tmp_path / "a.parquet")).texts == ["a film"] * 20
-
-
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
 def test_what_calls_itself_a_string_and_is_no_utf8_makes_a_bad_row(tmp_path: Path, kind: pa.DataType) -> None:
     offsets = pa.py_buffer(np.arange(0, 8 * 21, 8, dtype=np.int64 if kind == pa.large_string() else np.int32).tobytes())
@@ -238,31 +203,6 @@ def test_a_row_may_be_short_and_broken_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_a_value_that_is_no_bit_makes_a_bad_row(tmp_path: Path) -> None:
-    path = tmp_path / "b.csv"
-    path.write_text("a,b\n" + "0,1\n" * 20 + "1,7\n7,1\n")
-    assert data.load(str(path), max_bad_rows=2).skipped == (
-        "b.csv row 21: column b holds '7', not 0 or 1",
-        "b.csv row 22: column a holds '7', not 0 or 1",
-    )
-
-
-def test_a_few_other_lines_do_not_make_bits_a_text(tmp_path: Path) -> None:
-    path = tmp_path / "b.txt"
-    path.write_text("0 1 0 1\n" * 40 + "0 1 0\n,\na note\n")
-    found = data.load(str(path), max_bad_rows=3)
-    assert np.array_equal(found.rows, [[0, 1, 0, 1]] * 40)
-    assert found.skipped == (
-        "b.txt row 41: holds 3, not 4 values of 0 or 1",
-        "b.txt row 42: holds ',', not 4 values of 0 or 1",
-        "b.txt row 43: holds 'a note', not 4 values of 0 or 1",
-    )
-    with pytest.raises(InputError, match=r"3 unusable rows, more than --max-bad-rows 2: b\.txt row 41: holds 3, not"):
-        data.load(str(path), max_bad_rows=2)
-    path.write_text("0 1 0 1\n" * 17 + "0 1 0\n" * 2)
-    assert data.load(str(path)).texts is not None
-
-
 @pytest.mark.parametrize(
     ("name", "line"),
     [("a.txt", "a fine film"), ("b.txt", "0 1"), ("a.jsonl", '{"text": "a film"}'), ("b.jsonl", "[0, 1]")],
@@ -273,27 +213,6 @@ def test_blank_lines_are_no_rows(tmp_path: Path, name: str, line: str) -> None:
     assert len(data.load(str(path))) == 12
     path.write_bytes(f"{line}\n\n".encode() * 12 + b"\xff\n")
     assert [each.partition(":")[0] for each in data.load(str(path), max_bad_rows=1).skipped] == [f"{name} row 25"]
-
-
-def test_a_few_other_lines_do_not_make_lists_of_bits_a_text(tmp_path: Path) -> None:
-    path = tmp_path / "b.jsonl"
-    path.write_text("[0, 1, 0]\n" * 40 + '[0, 1, 0, 1]\n[0, 1]\n"a note"\n[0, 1,\n[0, 1, 2]\n')
-    found = data.load(str(path), max_bad_rows=5)
-    assert np.array_equal(found.rows, [[0, 1, 0]] * 40)
-    why = "not a list of 3 values"
-    assert found.skipped == (
-        *(f"b.jsonl row {row}: {why}" for row in (41, 42, 43)),
-        "b.jsonl row 44: not JSON",
-        "b.jsonl row 45: column x3 holds '2', not 0 or 1",
-    )
-
-
-def test_json_lists_are_no_texts(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "a film", "tags": ["long", "dull", "old"]}\n' * 11 + '{"text": ["a", "film"]}\n')
-    found = data.load(str(path), max_bad_rows=1)
-    assert found.texts == ["a film"] * 11
-    assert found.skipped == ("a.jsonl row 12: no text",)
 
 
 def test_json_lines_may_be_broken(tmp_path: Path) -> None:
@@ -338,12 +257,6 @@ def test_what_cannot_be_read_is_said_in_one_line(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(tmp_path / name) in str(caught.value)
-
-
-def test_a_few_texts_may_be_without_a_word(tmp_path: Path) -> None:
-    texts = ["a fine film", "!!!", ":)"] * 4
-    (tmp_path / "a.txt").write_text("\n".join(texts))
-    assert data.load(str(tmp_path / "a.txt")).texts == texts
 
 
 @pytest.mark.parametrize("shape", [(12, 0), (12,), (12, 2, 2)])
@@ -400,94 +313,6 @@ def test_texts_of_an_array_that_are_no_unicode_make_bad_rows(tmp_path: Path) -> 
     assert found.skipped == ("a.npy row 13: column text is not UTF-8",)
 
 
-def write_table(path: Path, **columns: pa.Array) -> str:
-    pa.parquet.write_table(pa.table({"review": TEXTS, **columns}), path)
-    return str(path)
-
-
-def test_columns_that_hold_no_text_are_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    lists, pictures = pa.array([[1, 2]] * 12), pa.array([b"\x89PNG\xff"] * 12)
-    name = write_table(path, tags=lists, facts=pa.array([{"a": 1}] * 12), picture=pictures)
-    assert data.load(name).texts == data.load(name, column="review").texts == TEXTS
-    for column in ("tags", "picture"):
-        with pytest.raises(InputError, match=f"--column {column}: holds no text"):
-            data.load(name, column=column)
-    with pytest.raises(InputError, match="tags holds neither 0 and 1 nor text"):
-        data.load(name, codec="bits")
-    pa.parquet.write_table(pa.table({"tags": lists}), path)
-    with pytest.raises(InputError, match=r"a\.parquet: no column holds text"):
-        data.load(name)
-
-
-@pytest.mark.parametrize("tags", [[None] * 12, [None] * 11 + [["funny"]]])
-def test_lists_are_left_out_though_most_are_missing(tmp_path: Path, tags: list[list[str] | None]) -> None:
-    table = pa.table({"review": TEXTS, "tags": pa.array(tags, pa.list_(pa.string()))})
-    for name, rows in (("a", table), ("b", table.slice(0, 0))):
-        pa.parquet.write_table(rows, tmp_path / f"{name}.parquet")
-    assert data.load(str(tmp_path)).texts == TEXTS
-
-
-def test_bytes_that_are_no_text_make_bad_rows(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    marked = "a caf\ufffd"  # U+FFFD, from an earlier lossy decoding, is valid text
-    name = write_table(path, text=pa.array([b"a fine film"] * 9 + [marked.encode(), None, b"caf\xe9"]))
-    found = data.load(name, column="text", max_bad_rows=2)
-    assert found.texts == ["a fine film"] * 9 + [marked]
-    assert found.skipped == ("a.parquet row 12: column text is not UTF-8", "a.parquet row 11: no text")
-
-
-@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.float16()])
-def test_numbers_that_are_missing_in_parquet_are_no_class(tmp_path: Path, kind: pa.DataType) -> None:
-    stars = pa.array([np.nan, None, *[4.5, 3.0] * 9], pa.float64()).cast(kind)
-    pa.parquet.write_table(pa.table({"text": ["a film"] * 20, "stars": stars}), tmp_path / "a.parquet")
-    found = data.load(str(tmp_path / "a.parquet"), label_column="stars", max_bad_rows=2)
-    assert sorted(set(found.classes or ())) == ["3", "4.5"]
-    assert [line.split(":")[0] for line in found.skipped] == ["a.parquet row 1", "a.parquet row 2"]
-
-
-def test_a_label_column_gives_the_texts_classes(tmp_path: Path) -> None:
-    path = tmp_path / "rated.csv"
-    path.write_text("stars,review\n" + "1,a dull film\n5,a fine film\n" * 10 + ",no stars\n")
-    found = data.load(str(path), label_column="stars", max_bad_rows=1)
-    assert found.texts == ["a dull film", "a fine film"] * 10
-    assert found.classes == ["1", "5"] * 10
-    assert found.skipped == ("rated.csv row 21: column stars is empty",)
-
-
-def test_the_built_in_reviews_have_classes_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builtin, "movie_reviews", lambda: (TEXTS, ["good", "bad"] * 6))
-    assert data.load("movie-reviews").classes is None
-    assert data.load("movie-reviews", label_column=builtin.REVIEWS_LABEL).classes == ["good", "bad"] * 6
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ("a,b", r"Name it with --column: a, b \(not rows of 0 and 1: column group holds 'control'\)"),
-        ("a", r"column a holds 0 and 1, or true and false, not text \(not rows of 0 and 1: column group"),
-    ],
-)
-def test_classes_of_bits_that_are_no_bits_are_named(tmp_path: Path, names: str, message: str) -> None:
-    path = tmp_path / "a.csv"
-    bits = names.replace("a", "1").replace("b", "0")
-    path.write_text(f"{names},group\n" + f"{bits},control\n{bits},treated\n" * 9)
-    with pytest.raises(InputError, match=message):
-        data.load(str(path), label_column="group")
-
-
-def test_classes_must_be_few(tmp_path: Path) -> None:
-    path = tmp_path / "named.csv"
-    path.write_text("name,review\n" + "".join(f"n{row},a film like any other\n" for row in range(101)))
-    with pytest.raises(InputError, match="--label-column name: 101 different values; there must be 2 to 100 classes"):
-        data.check_classes(data.load(str(path), label_column="name"), "name")
-    with pytest.raises(InputError, match="--label-column name: this column holds the texts"):
-        data.load(str(path), column="name", label_column="name")
-    path.write_text("name\n" + "a\nb\n" * 10)
-    with pytest.raises(InputError, match="--label-column name: there is no other column"):
-        data.load(str(path), label_column="name", codec="tokens")
-
-
 def test_options_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = text_files(tmp_path)[0]
     with pytest.raises(InputError, match="--column nope: the columns are id, review, stars"):
@@ -513,7 +338,7 @@ def test_options_that_do_not_fit_are_named(tmp_path: Path) -> None:
         data.load("digts")
 
 
-@given(st.binary(max_size=200), st.sampled_from(sorted(data.READERS)))
+@given(st.binary(max_size=200), st.sampled_from(sorted(readers.READERS)))
 def test_any_content_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str) -> None:
     path = tmp_path_factory.mktemp("any") / f"a{ending}"
     path.write_bytes(content)
@@ -664,92 +489,6 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path: Path, shape: str) 
             data.load(str(path), packed=packed)
 
 
-def test_a_part_has_the_chosen_rows_and_a_fingerprint_of_its_own() -> None:
-    bits, classes = data.Dataset(name="a", source="a", bits=BITS), [str(row) for row in range(12)]
-    texts = data.Dataset(name="a", source="a", texts=TEXTS, classes=classes)
-    chosen = np.array([7, 2])
-    assert np.array_equal(bits.part(chosen).rows, BITS[chosen])
-    assert texts.part(chosen).texts == [TEXTS[7], TEXTS[2]]
-    assert texts.part(chosen).classes == ["7", "2"]
-    known = data.Dataset(name="a", source="a", bits=BITS, known_fingerprint="of all rows")
-    assert known.part(chosen).fingerprint() == bits.part(chosen).fingerprint() != bits.fingerprint()
-
-
-@given(st.integers(10, 500), st.floats(0.01, 0.9), st.floats(0, 0.5), st.integers(0, 9))
-def test_the_split_uses_every_row_once(n: int, holdout: float, validation: float, seed: int) -> None:
-    parts = data.split(n, holdout=holdout, validation=validation, seed=seed)
-    together = np.concatenate([parts.train, parts.validation, parts.heldout])
-    assert sorted(together) == list(range(n))
-    again = data.split(n, holdout=holdout, validation=validation, seed=seed)
-    assert np.array_equal(parts.heldout, again.heldout)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("digits", (1797, 64)),
-        ("toy", (1000, 5)),
-        ("chain", (20_000, 32)),
-        ("topics", (20_000, 64)),
-        ("survey", (5000, 26)),
-        ("week", (4000, 168)),
-        ("wide", (6000, 1000)),
-    ],
-)
-def test_built_in_bits(name: str, shape: tuple[int, int]) -> None:
-    found = data.load(name)
-    assert found.bits is not None
-    assert found.bits.shape == shape
-    assert set(np.unique(found.bits)) == {0, 1}
-
-
-def test_the_survey_keeps_its_rules() -> None:
-    rows = builtin.survey()
-    assert (rows[:, :20].reshape(-1, 4, 5).sum(axis=2) == 1).all()
-    assert (rows[:, 24] == rows[:, 20]).all()
-    assert (rows[:, 25] != rows[:, 21]).all()
-
-
-def test_the_chain_has_the_documented_memory() -> None:
-    bits = builtin.chain(50_000, 12).astype(int)
-    before = 2 * bits[:, 5] + bits[:, 6]
-    risen = [bits[before == k, 7].mean() for k in range(4)]
-    np.testing.assert_allclose(risen, [0.15, 0.80, 0.45, 0.60], atol=0.015)
-
-
-@pytest.mark.parametrize("codec", ["auto", "tokens"])
-def test_numbers_of_rows_are_no_texts(tmp_path: Path, codec: str) -> None:
-    """pandas writes its index as a first column without a name."""
-    path = tmp_path / "bits.csv"
-    path.write_text(",a,b\n" + "".join(f"{row},{row % 2},1\n" for row in range(100, 200)))
-    with pytest.raises(InputError, match=r"bits\.csv: column without a name holds '100', neither 0 or 1 nor text"):
-        data.load(str(path), codec=codec)
-    path.write_text(",a,b\n" + "".join(f"{row},{row % 2},1\n" for row in range(12)))
-    named = r"--column: one without a name, a, b \(not rows of 0 and 1: column without a name holds '2'\)$"
-    with pytest.raises(InputError, match=named):
-        data.load(str(path), codec=codec)
-
-
-def test_names_of_rows_beside_bits_are_no_texts_unless_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "bits.csv"
-    path.write_text("patient,fever,cough\n" + "".join(f"P{row},{row % 2},1\n" for row in range(100, 200)))
-    with pytest.raises(InputError, match=r"column patient holds 'P100', and the others 0 and 1: remove it to use"):
-        data.load(str(path))
-    assert data.load(str(path), column="patient").texts == [f"P{row}" for row in range(100, 200)]
-    path.write_text("review,good\n" + "好看的电影,1\na film,0\n" * 10)
-    assert data.load(str(path)).text_column == "review"
-
-
-def test_the_column_that_was_read_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "reviews.csv"
-    path.write_text("stars,review\n" + "5,a very good film\n" * 20)
-    assert data.load(str(path)).extent == "20 rows of column review"
-    path.write_text("stars,review\n" + "5,a very good film\n" * 20 + "1,a very bad film\n")
-    assert data.load(str(path), label_column="stars").extent == "21 rows of column review in 2 classes"
-    path.write_text("review\n" + "a very good film\n" * 20)
-    assert data.load(str(path)).extent == "20 rows"
-
-
 @pytest.mark.parametrize("content", ["a;b\n" + "1;0\n" * 300, "1,0,0\n" * 300])
 def test_csv_is_not_read_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     """When a background reader outlived the refusal of a file, Python mostly aborted: exit code 134 instead of 2."""
@@ -787,61 +526,6 @@ def test_another_separator_is_told(tmp_path: Path) -> None:
     path.write_text("stars;review\n" + "5;a very good film, all in all\n" * 20)
     with pytest.raises(InputError, match="the columns seem to be separated by ';'"):
         data.load(str(path))
-
-
-def test_a_class_has_one_name_in_files_of_every_format(tmp_path: Path) -> None:
-    texts = [f"a film number {i}" for i in range(20)]
-    for kind, cells, names in (
-        ("numbers", [1.0, 2.0] * 10, {"1", "2"}),
-        ("truths", [True, False] * 10, {"true", "false"}),
-        ("halves", [1.5, 2.0] * 10, {"1.5", "2"}),
-    ):
-        table = pa.table({"text": texts, "class": cells})
-        pa.parquet.write_table(table, tmp_path / f"{kind}.parquet")
-        rows = zip(texts, cells, strict=True)
-        (tmp_path / f"{kind}.csv").write_text("text,class\n" + "".join(f"{text},{cell}\n" for text, cell in rows))
-        lines = (json.dumps({"text": text, "class": cell}) for text, cell in zip(texts, cells, strict=True))
-        (tmp_path / f"{kind}.jsonl").write_text("\n".join(lines))
-        for ending in ("parquet", "csv", "jsonl"):
-            found = data.load(str(tmp_path / f"{kind}.{ending}"), column="text", label_column="class")
-            assert set(found.classes or ()) == names, ending
-
-
-def test_a_class_that_is_always_the_same_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("fever,cough\n" + "1,0\n1,1\n" * 20)
-    dataset = data.load(str(tmp_path / "a.csv"), label_column="fever")
-    with pytest.raises(InputError, match="--label-column fever: 1 different values; there must be 2 to"):
-        data.check_classes(dataset, "fever")
-    data.check_classes(data.load(str(tmp_path / "a.csv"), label_column="cough"), "cough")
-
-
-def test_texts_with_other_classes_are_other_data() -> None:
-    made = [
-        data.Dataset(name="a", source="a", texts=texts, classes=classes)
-        for texts, classes in (
-            (["a film", "a plot"], ["1", "5"]),
-            (["a film", "a plot"], ["5", "1"]),
-            (["a film", "a plot"], None),
-            (["a film", "a plot", "1", "5"], None),
-            (["a film\0a plot"], None),
-        )
-    ]
-    assert len({each.fingerprint() for each in made}) == len(made)
-
-
-def test_bits_of_other_columns_are_other_data() -> None:
-    made = [
-        data.Dataset(name="a", source="a", bits=np.eye(2, dtype=np.uint8), columns=tuple(names))
-        for names in ("ab", "ba")
-    ]
-    assert made[0].fingerprint() != made[1].fingerprint()
-
-
-def test_the_parts_of_a_split_have_their_shares_and_another_seed_is_another_split() -> None:
-    one, other = (data.split(500, holdout=0.2, validation=0.15, seed=seed) for seed in (0, 1))
-    assert [len(part) for part in (one.train, one.validation, one.heldout)] == [340, 60, 100]
-    assert set(one.heldout) != set(other.heldout)
-    assert one.heldout.max() - one.heldout.min() > 400, "at random: files may be sorted"
 
 
 def test_a_shard_beside_its_compressed_self_is_refused(tmp_path: Path) -> None:
