@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shlex
 import signal
 import sys
@@ -21,9 +20,8 @@ from serve import state as states
 from serve.client import Client
 from serve.errors import ServeError, UsageError
 from serve.launch import Settings
-from train import MAX_SEED, MODEL_NAME, SHOWN_SAFELY
+from train import MAX_SEED, MODEL_NAME, exits
 
-WORK_FAILED, WRONG_USAGE = 1, 2
 RUNS = Path("runs")
 PORT = click.IntRange(1, 65535)
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -350,32 +348,7 @@ def _status_text(found: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; an expected problem is one line on standard error."""
-    try:
-        code = cli.main(arguments, prog_name="python -m serve", standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as problem:
-        click.echo(problem.format_message())
-        return WRONG_USAGE
-    except click.ClickException as problem:
-        return _fail(problem.format_message(), WRONG_USAGE)
-    except UsageError as problem:
-        return _fail(str(problem), WRONG_USAGE)
-    except OSError as problem:
-        return _fail(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem), WORK_FAILED)
-    except ServeError as problem:
-        return _fail(str(problem), WORK_FAILED)
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", WORK_FAILED)
-    except Exception as problem:
-        if os.environ.get("LOOKALIKE_DEBUG"):
-            raise
-        message = f"{type(problem).__name__}: {problem}"
-        return _fail(f"unexpected error, please report it: {message} (LOOKALIKE_DEBUG=1 shows where)", WORK_FAILED)
-
-
-def _fail(message: str, code: int) -> int:
-    click.echo(f"Error: {' '.join(message.split()).translate(SHOWN_SAFELY)}", err=True)
-    return code
+    return exits.run(cli, arguments, name="python -m serve", mistake=UsageError, failure=ServeError)
 
 
 if __name__ == "__main__":

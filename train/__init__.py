@@ -30,5 +30,5 @@ LEAVES = (
     "text_generator.py",
 )
 # All that serve imports of train, and its image has of it. What is no LEAF stays out of archives and imports the
-# standard library only.
-SERVED = (*LEAVES, "cpus.py", "store.py")
+# standard library, click and others of these only.
+SERVED = (*LEAVES, "cpus.py", "errors.py", "exits.py", "store.py")

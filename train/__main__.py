@@ -1,40 +1,29 @@
 """The commands: options in, a `Config` out, one call each. `python -m train --help` lists them."""
 
-import _thread
-import contextlib
 import dataclasses
-import io
 import json
-import logging
-import os
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
 from click.core import ParameterSource
-from tqdm import tqdm
 
-from train import ARCHIVE, CARD, MAX_SEED, SHOWN_SAFELY
+from train import ARCHIVE, CARD, MAX_SEED, entry
 from train.config import BASELINES, CODECS, DEVICES, GENERATORS, PRESETS, TOKENIZERS, Config, resolve
-from train.errors import InputError, JobError, did_you_mean, interruptions_shown, is_out_of_memory
-from train.processes import end_with_the_first
+from train.errors import InputError, JobError, did_you_mean
+from train.exits import GATE_FAILED, WORK_FAILED
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from train.artifact import Artifact
 
-WORK_FAILED, WRONG_USAGE, GATE_FAILED = 1, 2, 3
-PRINT_JSON = {"--json", "--dry-run"}  # options whose answer is all of standard output
 GATE_ADVICE = (
     "All files are kept, but this model does not become champion (exit code 3): train longer (--max-minutes), use "
     "more data, or set other limits with --gate FILE or --gate none"
 )
-AGAIN_SECONDS = 0.05  # a finalizer is over by then
 NULL = "tag:yaml.org,2002:null"
 FILE = click.Path(path_type=Path)
 # What stands in `fit --help` above the option with this name and those after it.
@@ -283,7 +272,7 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, processes: 
     A folder of Parquet shards may hold more rows than fit into memory. The same command continues an unfinished one.
     On several hosts, torchrun's processes share the work: torchrun … -m train sample RUN --n 100000000 --out FOLDER
     """
-    from train import writers
+    from train import sampling, writers
 
     into_shards = not out.suffix or out.is_dir()
     if str(out) == "-":
@@ -295,9 +284,9 @@ def sample(run: Path, n: int, seed: int, out: Path, shard_rows: int, processes: 
     if into_shards:
         plan = {"n": n, "seed": seed, "shard_rows": shard_rows}
         command = _command("sample", str(run), out=out, **plan, **chosen)
-        _sample_shards(loaded, out, {**plan, "options": chosen}, processes, command)
+        sampling.to_shards(loaded, out, {**plan, "options": chosen}, processes, command)
     else:
-        _sample_file(loaded, out, n, seed)
+        sampling.to_file(loaded, out, n, seed)
     click.echo(f"{out}: {n:,} sequences of {len(loaded.codec.columns)} values, seed {seed}")
 
 
@@ -426,47 +415,6 @@ def _why_no_artifact(run: Path) -> str:
     return f"{reason}; name one such as runs/00001-movie-reviews-tokens"
 
 
-def _sample_file(loaded: "Artifact", out: Path, n: int, seed: int) -> None:
-    import torch
-
-    from train import cpus, generator, writers
-    from train.progress import Progress
-
-    torch.set_num_threads(1)  # several passes at a time take half as long, more threads for each do not
-    try:
-        with Progress("sampling", n) as progress:
-            made = generator.sample_labelled(loaded.generator, n, seed, progress.add, each=cpus.in_threads)
-        writers.write(out, made, loaded.codec)
-    except (MemoryError, RuntimeError) as problem:
-        if not is_out_of_memory(problem):
-            raise
-        raise JobError(
-            f"--out {out}: out of memory; a folder (a name without extension) may hold more rows than memory does"
-        ) from problem
-
-
-def _sample_shards(loaded: "Artifact", out: Path, plan: dict[str, Any], processes: int, command: list[str]) -> None:
-    """This process's shards; unless torchrun has started the others, it starts them, with such a command."""
-    from train import shards
-    from train.processes import await_all, process_count, started
-
-    rank, number = int(os.environ.get("RANK", 0)), process_count(processes)
-    again = f"run the same command again to continue {out}"
-    try:
-        with started(1 if "WORLD_SIZE" in os.environ else number, command) as workers:
-
-            def check() -> None:  # now, because the shards of a lost process would be left for one process alone
-                for worker in workers:
-                    worker.check()
-
-            shards.write(out, loaded, **plan, rank=rank, processes=number, before_each=check)
-            await_all(workers)
-    except KeyboardInterrupt as problem:
-        raise JobError(f"interrupted; {again}") from problem
-    except JobError as problem:
-        raise JobError(f"{problem}; {again}") from problem
-
-
 def _command(*words: str, **options: Any) -> list[str]:
     """The arguments of a command with these options."""
     return [*words, *(f"--{name.replace('_', '-')}={value}" for name, value in options.items())]
@@ -489,108 +437,9 @@ def _archive(directory: Path, archive: Path) -> Path:
         raise JobError(str(problem)) from problem
 
 
-class _BesideTheBar(logging.Handler):
-    """Prints log lines without tearing the progress bar, to standard error if standard output is for JSON alone."""
-
-    def __init__(self, *, json_alone: bool = False) -> None:
-        super().__init__(logging.INFO)
-        self.json_alone = json_alone
-
-    def emit(self, record: logging.LogRecord) -> None:
-        stream = sys.stderr if self.json_alone else sys.stdout
-        try:
-            tqdm.write(self.format(record), file=stream)
-        except OSError:  # nobody reads any more (| head), or the disk is full: a run's log.txt has it all
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())  # not a new stream: Python would still flush the old one at its end
-            os.close(nowhere)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; every foreseen problem is one line on standard error."""
-    _open_streams()
-    end_with_the_first()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half-written is removed, as by Ctrl-C
-    log = logging.getLogger("lookalike")
-    log.setLevel(logging.DEBUG)  # the run's log file takes everything
-    given = sys.argv if arguments is None else arguments
-    console = _BesideTheBar(json_alone=not PRINT_JSON.isdisjoint(given))
-    log.addHandler(console)
-    try:
-        with _interruptions_kept():
-            return _run(arguments)
-    finally:
-        log.removeHandler(console)
-
-
-def _open_streams() -> None:
-    """Give a process that was started without standard output or error (2>&-) ones that swallow all.
-
-    Else the next files to be opened would take their descriptors, and get what libraries print there; and tqdm's lock
-    would be held for ever. Characters that the terminal's encoding lacks are escaped: they must not end a job.
-    """
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - it stays open
-        elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-@contextlib.contextmanager
-def _interruptions_kept() -> Iterator[None]:
-    """Python drops an interruption that comes during a finalizer; here it comes again when that is over."""
-    again: list[threading.Timer] = []
-    before = sys.unraisablehook
-
-    def hook(problem: "sys.UnraisableHookArgs") -> None:
-        if not issubclass(problem.exc_type, KeyboardInterrupt):
-            before(problem)
-            return
-        number = signal.SIGTERM if signal.getsignal(signal.SIGINT) == signal.SIG_IGN else signal.SIGINT
-        again.append(threading.Timer(AGAIN_SECONDS, _thread.interrupt_main, [number]))
-        again[-1].start()
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
-        for timer in again:
-            timer.cancel()
-
-
-def _run(arguments: list[str] | None) -> int:
-    try:
-        with interruptions_shown():
-            code = cli.main(arguments, prog_name="python -m train", standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as problem:
-        click.echo(problem.format_message())
-        return WRONG_USAGE
-    except click.ClickException as problem:
-        return _fail(problem.format_message(), WRONG_USAGE)
-    except InputError as problem:
-        return _fail(str(problem), WRONG_USAGE)
-    except OSError as problem:
-        return _fail(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem), WORK_FAILED)
-    except JobError as problem:
-        return _fail(str(problem), WORK_FAILED)
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", WORK_FAILED)
-    except Exception as problem:
-        if os.environ.get("LOOKALIKE_DEBUG"):
-            raise
-        if is_out_of_memory(problem):
-            return _fail("out of memory: free some, or use fewer rows or columns", WORK_FAILED)
-        message = f"{type(problem).__name__}: {problem}"
-        return _fail(f"unexpected error, please report it: {message} (LOOKALIKE_DEBUG=1 shows where)", WORK_FAILED)
-
-
-def _fail(message: str, code: int) -> int:
-    click.echo(f"Error: {' '.join(message.split()).translate(SHOWN_SAFELY)}", err=True)
-    return code
+    return entry.run(cli, arguments)
 
 
 if __name__ == "__main__":

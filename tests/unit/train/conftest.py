@@ -1,13 +1,16 @@
-"""Shared by several modules: rows of 0/1 in three sets (synthetic, held-out, training), and evidence of some."""
+"""Shared by several modules: rows of 0/1 in three sets (synthetic, held-out, training), evidence of some, and a run."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from train import builtin, evidence
+from train import artifact, builtin, evidence
 from train.bits import Bits
+from train.codec import BitsCodec
 from train.evidence import Evidence
+from train.nade import NadeGenerator
 
 Sets = tuple[Bits, Bits, Bits]
 DATA: dict[str, Callable[[], Bits]] = {
@@ -38,3 +41,11 @@ def found() -> Evidence:
     shuffled = np.random.default_rng(0).permuted(rows[:300], axis=0)
     contenders = {"GAN": rows[600:], "marginals": shuffled}
     return evidence.judge(contenders, rows[:300], rows[300:600], columns=list("abcde"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run directory with nothing but an artifact, of an untrained generator."""
+    generator = NadeGenerator(length=6, hidden=3, nets=2, classes=2)
+    artifact.save(tmp_path / "artifact", generator, BitsCodec("abcdef"), {})
+    return tmp_path
