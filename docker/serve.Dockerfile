@@ -54,8 +54,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     LOOKALIKE_SERVE_HOST=0.0.0.0 \
     LOOKALIKE_SERVE_MODEL_API=true
 COPY train/__init__.py train/artifact.py train/atomic.py train/catalogue.py train/codec.py train/generator.py \
-     train/nade.py train/ngram.py train/text_generator.py train/cpus.py train/errors.py train/exits.py train/store.py \
-     /opt/lookalike/train/
+     train/language_model.py train/nade.py train/ngram.py train/scorer.py train/text_generator.py train/cpus.py \
+     train/errors.py train/exits.py train/store.py /opt/lookalike/train/
 COPY serve /opt/lookalike/serve
 COPY docker/entrypoint.py docker/healthcheck.py /opt/lookalike/
 # The checkout may be readable by its owner only, and the server runs as another user.

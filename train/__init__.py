@@ -25,8 +25,10 @@ LEAVES = (
     "catalogue.py",
     "codec.py",
     "generator.py",
+    "language_model.py",
     "nade.py",
     "ngram.py",
+    "scorer.py",
     "text_generator.py",
 )
 # All that serve imports of train, and its image has of it. What is no LEAF stays out of archives and imports the

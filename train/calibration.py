@@ -10,10 +10,10 @@ from train.constraints import Constraints, expected_violations, satisfied_by
 from train.generator import draw_noise, sample
 from train.nade import NadeGenerator
 
-CALIBRATION_ROWS, CALIBRATION_ROUNDS = 20_000, 6
-CALIBRATION_VALUES = 5_000_000  # fewer of long rows, which take longer to draw
+ROWS, ROUNDS = 20_000, 6
+VALUES = 5_000_000  # fewer of long rows, which take longer to draw
 FEWEST_VIOLATIONS = 0.05  # of constraints, among as many draws as there are known rows, where none are expected
-CALIBRATION_SEED = 777_777  # of the first round, plus 1 for each further one; judges use other seeds, so other rows
+SEED = 777_777  # of the first round, plus 1 for each further one; judges use other seeds, so other rows
 
 
 def likely_means(rows: Tensor) -> Tensor:
@@ -51,8 +51,8 @@ def calibrate(generator: NadeGenerator, means: Tensor, rows: int) -> None:
     edge = 0.5 / rows
     drawn = _affordable_rows(generator)
     wanted = torch.logit(means.clamp(edge, 1 - edge))
-    for step in range(CALIBRATION_ROUNDS):
-        noise = draw_noise(generator, drawn, CALIBRATION_SEED + step).to(generator.bias)
+    for step in range(ROUNDS):
+        noise = draw_noise(generator, drawn, SEED + step).to(generator.bias)
         blocks = noise.split(generator.rows_per_pass)
         found = torch.cat([generator.probabilities(block) for block in blocks]).mean(0)
         generator.bias.add_((wanted - torch.logit(found.clamp(edge, 1 - edge))) / max(1, step))
@@ -72,7 +72,7 @@ def keep_constraints(generator: NadeGenerator, rows: Tensor) -> None:
     found = satisfied_by(known)
     if not len(found):
         return
-    drawn = sample(generator, _affordable_rows(generator), CALIBRATION_SEED + CALIBRATION_ROUNDS).numpy()
+    drawn = sample(generator, _affordable_rows(generator), SEED + ROUNDS).numpy()
     least = FEWEST_VIOLATIONS / len(known)
 
     def excess(some: Constraints, expected: float) -> float:
@@ -99,4 +99,4 @@ def keep_constraints(generator: NadeGenerator, rows: Tensor) -> None:
 
 
 def _affordable_rows(generator: NadeGenerator) -> int:
-    return min(CALIBRATION_ROWS, -(-CALIBRATION_VALUES // generator.length))
+    return min(ROWS, -(-VALUES // generator.length))

@@ -20,9 +20,9 @@ from train import (
     loop,
     metrics,
     ratios,
+    text_calibration,
     text_draws,
     text_game,
-    text_warmup,
 )
 from train.codec import UNKNOWN, TokensCodec, class_names
 from train.config import Config
@@ -37,9 +37,10 @@ from train.phase import ColdStart, Phase
 from train.prepare import Prepared
 from train.rules import RULES
 from train.text_baseline import draw_trigrams, fit_rnn
+from train.text_counts import new_generator
 from train.text_game import TextState
 from train.text_generator import TokenGenerator
-from train.text_warmup import TextWarmStart, new_generator
+from train.text_warmup import TextWarmStart
 from train.warmup import WarmStart
 
 log = logging.getLogger("lookalike")
@@ -291,8 +292,8 @@ class TextKind:
             _, scale = text_game.nats_won(generator.scorer, *self._checked(generator))
             generator.scorer.rescale(scale)
             known = torch.cat([self.prepared.train, self.prepared.validation]).to(self.config.device)
-            text_warmup.recount(generator, known)
-            text_warmup.recount(warm, known, chosen=False)  # the start has no trained discriminator to choose by
+            text_calibration.recount(generator, known)
+            text_calibration.recount(warm, known, chosen=False)  # the start has no trained discriminator to choose by
 
     def judge(self, generator: TokenGenerator, warm: TokenGenerator, seconds: float) -> Evidence:
         prepared, dataset = self.prepared, self.prepared.dataset

@@ -11,7 +11,8 @@ from torch import Tensor
 from train import distributed
 from train.codec import END, PADDING
 from train.generator import LabelledRows, Map, draw_noise, generate_labelled
-from train.text_generator import TokenGenerator, scores_of
+from train.scorer import scores_of
+from train.text_generator import TokenGenerator
 
 REDRAWS = 8
 GROUPINGS = 16  # random groups of candidates for each draw, to estimate how often it would be chosen

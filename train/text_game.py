@@ -22,8 +22,9 @@ from train.codec import PADDING, UNKNOWN
 from train.config import Config
 from train.game import Ending, GameState, Tick, check_finite
 from train.generator import LabelledRows
+from train.scorer import Scorer, scores_of
 from train.text_draws import draw_together
-from train.text_generator import Scorer, TokenGenerator, scores_of
+from train.text_generator import TokenGenerator
 
 PASS_ROWS = 5000  # real rows in a pass, and as many draws
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.1

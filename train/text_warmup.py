@@ -4,12 +4,7 @@ N-grams are counted first. The net then learns what they miss: while it trains, 
 comes from the other folds of the training rows, as it would for unseen rows. The weights are averaged over steps, and
 those under which the validation rows are likeliest are kept.
 
-Finally the net is sharpened, because likelihood spreads it over too many tokens, and draws have too few of the phrases
-that real texts share (Braverman et al. 2020, "Calibration, entropy rates, and memory in language models"). Sharpening
-makes common tokens commoner still, so the net's output is then shifted over some rounds until draws contain each token
-about as often as the training rows do, and end where those end.
-
-Once validation rows have nothing more to decide, `recount` includes them in the counts.
+Finally the net is sharpened and calibrated; see `text_calibration`.
 """
 
 import copy
@@ -24,36 +19,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train import cpus, distributed
+from train import distributed, text_calibration
 from train.average import move_average
-from train.codec import END, PADDING, UNKNOWN
+from train.codec import PADDING, UNKNOWN
 from train.game import NonFiniteError
-from train.generator import LabelledRows, Map
+from train.generator import LabelledRows
+from train.language_model import Dropped, LanguageModel, backoff_share
 from train.ngram import NgramModel, fit_ngrams, windows
 from train.phase import Stateful
-from train.progress import Progress
-from train.text_draws import chances, draw_together
-from train.text_generator import Dropped, LanguageModel, TokenGenerator, backoff_share
+from train.text_calibration import calibrate, sharpen
+from train.text_counts import NGRAM_ROWS
+from train.text_generator import TokenGenerator
 
 log = logging.getLogger("lookalike")
 
-NGRAM_ROWS = 20_000  # at most this many rows are counted, because the table ships with the generator
 FOLDS = 10
 BATCH, LEARNING_RATE, WEIGHT_DECAY, AVERAGE = 32, 4e-3, 0.01, 0.995
-WORD_DROPOUT, DROPOUT = 0.1, 0.4  # shares of the tokens read and of the features, see `text_generator.Dropped`
+WORD_DROPOUT, DROPOUT = 0.1, 0.4  # shares of the tokens read and of the features, see `language_model.Dropped`
 CHECK_STEPS = 500  # between two checks; an epoch, if that is shorter
 PATIENCE = 3  # checks without improvement that end the training
-TEMPERATURE = 0.8  # the net's logits are divided by it after training
-CALIBRATION_ROUNDS, RECOUNT_ROUNDS = 12, 8
-CALIBRATION_ROWS = 4000
-CALIBRATION_TOKENS = 200_000  # fewer rows of long texts, which take longer to draw
-# More draws than this for each given row, beyond the fewest, tell little: the given rows are the smaller sample then.
-DRAWS_A_ROW, FEWEST_CALIBRATION_ROWS = 10, 500
-CALIBRATION_SEED = 777_777  # of the first round's draws; the game's passes use --seed and the numbers after it
 CALIBRATION_SHARE, CALIBRATION_SECONDS = 0.2, 30.0  # reserved for calibration: a share of the time, and the most
-PSEUDOCOUNT = 10.0  # dampens corrections of tokens drawn less often, which are mostly chance
-ENDING_PSEUDOCOUNT = 30.0  # the same for the rows that end at a position
-ENDING_COUNT = 10  # occurrences that a token needs to count as one that ends rows
 JITTER = 3.0  # tokens of random noise in the sorting of rows by length
 
 
@@ -150,7 +135,7 @@ class TextWarmStart(Stateful):
         train: LabelledRows,
         validation: LabelledRows,
         *,
-        rounds: int = CALIBRATION_ROUNDS,
+        rounds: int = text_calibration.ROUNDS,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
@@ -205,7 +190,7 @@ class TextWarmStart(Stateful):
         while self.calibrated < self.rounds and self.seconds < seconds:
             if not self.calibrated:
                 sharpen(self.model)
-            calibrate(alone, self.train.codes, CALIBRATION_SEED + self.calibrated)
+            calibrate(alone, self.train.codes, text_calibration.SEED + self.calibrated)
             self.calibrated += 1
             stop, self.seconds = distributed.all_reduce_max(interrupted(), time.monotonic() - started)
             if stop:
@@ -260,90 +245,6 @@ class TextWarmStart(Stateful):
         log.debug("warm start: step %d, %.2f nats a row", self.step, loss)
 
 
-def new_generator(
-    codes: Tensor,
-    *,
-    vocabulary: int,
-    head: int,
-    embedding: int = 128,
-    hidden: int,
-    labels: Tensor | None = None,
-    classes: int = 0,
-    candidates: int,
-) -> TokenGenerator:
-    """A generator with the n-grams of the training rows and an untrained net.
-
-    Args:
-        codes: token ids, (rows, length); the commoner a token, the lower its id.
-        vocabulary: how many tokens there are.
-        head: how many of them the net knows; the rest are left to the n-grams.
-        labels: the rows' classes, from 0 on (rows,); None without classes.
-        classes: how many there are.
-    """
-    ending = ending_tokens(codes, min(head, vocabulary))
-    ngrams, rare = count_ngrams(codes, vocabulary, head, ending)
-    grams = len(ngrams.grams), len(rare.grams)
-    generator = TokenGenerator(codes.shape[1], vocabulary, head, embedding, hidden, classes, *grams, candidates)
-    for ours, counted in ((generator.model.ngrams, ngrams), (generator.model.rare, rare)):
-        if ours is not None:
-            ours.load_state_dict(counted.state_dict())
-    generator.model.ending.copy_(ending)
-    if labels is not None:
-        generator.shares.copy_(labels.bincount(minlength=classes) / len(labels))
-    return generator
-
-
-def count_ngrams(codes: Tensor, vocabulary: int, head: int, ending: Tensor) -> tuple[NgramModel, NgramModel]:
-    """The n-grams of token ids, (rows, length): those that predict common tokens, and those that predict rare ones.
-
-    Args:
-        ending: whether a common token is left to the net, (head,).
-    """
-    counted = codes[:NGRAM_ROWS]
-    return fit_ngrams(counted, vocabulary, head, deferred=ending), fit_ngrams(counted, vocabulary, head, rare=True)
-
-
-def ending_tokens(codes: Tensor, head: int) -> Tensor:
-    """Whether a token ends a row, bool (head,): END, and tokens that END follows more often than not.
-
-    Args:
-        codes: token ids, (rows, length).
-    """
-    codes = codes.long()
-    last = F.pad(codes[:, 1:], (0, 1)) == END
-    found, ended = (each.bincount(minlength=head)[:head] for each in (codes.flatten(), codes[last]))
-    ending = (found >= ENDING_COUNT) & (2 * ended > found)
-    ending[[PADDING, END, UNKNOWN]] = torch.tensor([False, True, False])
-    return ending
-
-
-def recount(generator: TokenGenerator, codes: Tensor, *, chosen: bool = True) -> None:
-    """Replace the n-grams by those of these rows, and calibrate to these rows; the net's other weights stay.
-
-    Args:
-        codes: token ids, (rows, length), on the generator's device.
-        chosen: calibrate what is chosen among candidates, else single draws.
-    """
-    model = generator.model
-    model.gru.flatten_parameters()  # cuDNN wants contiguous weights, and copying has scattered them
-    if model.rare is None:  # the model cannot draw rare tokens
-        codes = codes.masked_fill(codes >= model.head, UNKNOWN)
-    if model.ngrams is not None:
-        counted = count_ngrams(codes.cpu(), generator.vocabulary, model.head, model.ending.cpu())
-        ngrams, rare = (each.to(codes.device) for each in counted)
-        model.ngrams, generator.grams = ngrams, len(ngrams.grams)
-        if model.rare is not None:
-            model.rare, generator.rare_grams = rare, len(rare.grams)
-    drawing = generator if chosen else generator.with_options(candidates=1)
-    each: Map = map if codes.is_cuda else cpus.in_threads
-    work = "calibrating" if chosen else "calibrating the warm start"
-    with Progress(work, RECOUNT_ROUNDS, unit="round") as progress:
-        for done in range(RECOUNT_ROUNDS):
-            seed = CALIBRATION_SEED + CALIBRATION_ROUNDS + done
-            calibrate(drawing, codes, seed, rate=1 / max(1, done - 1), each=each)
-            progress.add(1)
-
-
 def draw_dropped(model: LanguageModel, rows: int, width: int) -> Dropped:
     """Random dropout masks for a batch of `rows` rows of `width` tokens."""
     weight = model.embedding.weight
@@ -358,69 +259,6 @@ def batches_by_length(lengths: Tensor, size: int, seed: int) -> list[Tensor]:
     order = (lengths + JITTER * torch.rand(len(lengths), generator=rng)).argsort()
     parts = order.split(size)
     return [parts[i] for i in torch.randperm(len(parts), generator=rng).tolist()]
-
-
-@torch.no_grad()
-def sharpen(model: LanguageModel) -> None:
-    """Divide the net's logits by `TEMPERATURE`, without changing what it reads and what the gate sees."""
-    label = () if model.label_output is None else model.label_output.parameters()
-    for parameter in (*model.project.parameters(), model.bias, *label):
-        parameter.div_(TEMPERATURE)
-
-
-@torch.no_grad()
-def calibrate(generator: TokenGenerator, codes: Tensor, seed: int, rate: float = 1.0, each: Map = map) -> None:
-    """Shift the net's output towards draws that contain each token as often as the given rows, and end where they do.
-
-    With several candidates, draws are weighted by their chance of being chosen. Rare tokens are counted as one. The
-    tokens that end a row are shifted by position instead, so that of the rows that reach a position, the same share
-    begins to end there. Several rounds are needed, because the n-grams' share of the draws is not shifted, and because
-    a shifted token also changes what follows it.
-
-    Args:
-        codes: token ids, (rows, length).
-        seed: of the draws.
-        rate: the share of the estimated shift that is applied.
-        each: how passes are mapped to draws; in training one after the other, because the minutes that a baseline gets
-            are spent by one thread, too.
-    """
-    model, k = generator.model, generator.candidates
-    affordable = min(CALIBRATION_ROWS, -(-CALIBRATION_TOKENS // generator.length))
-    telling = max(FEWEST_CALIBRATION_ROWS, DRAWS_A_ROW * len(codes))
-    drawn = draw_together(generator, max(k, min(affordable, telling)), seed, each).to(codes.device)
-    chosen = chances(generator, drawn, seed)
-    shares = None if chosen is None else chosen.to(codes.device)
-    wanted, found = _counts(model, codes), _counts(model, drawn.codes, shares)
-    wanted *= found.sum() / wanted.sum().clamp(min=1)  # in one-word texts all tokens may be ones that end a row
-    model.bias.add_(rate * ((wanted + PSEUDOCOUNT) / (found + PSEUDOCOUNT)).log())
-    (wanted, lasting), (found, going_on) = _ends(model, codes), _ends(model, drawn.codes, shares)
-    wanted *= going_on / lasting.clamp(min=1)
-    model.ending_shift.add_(rate * ((wanted + ENDING_PSEUDOCOUNT) / (found + ENDING_PSEUDOCOUNT)).log())
-
-
-def _counts(model: LanguageModel, rows: Tensor, weights: Tensor | None = None) -> Tensor:
-    """How often each token occurs in rows of token ids, UNKNOWN standing for all rare ones: float64 (head,).
-
-    Tokens that end a row are not counted.
-
-    Args:
-        weights: how much each row counts, (rows,); None for 1.
-    """
-    known = (rows != PADDING) & (rows != UNKNOWN)
-    each = None if weights is None else weights[:, None].expand_as(rows)[known]
-    counts = model.common(rows[known].long()).bincount(each, minlength=len(model.bias))
-    return counts.double().masked_fill(model.ending, 0)
-
-
-def _ends(model: LanguageModel, rows: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """How many rows of token ids begin to end at each position, and how many reach it: both float64 (length,).
-
-    A row begins to end after its last token that does not end rows. The weights are as in `_counts`.
-    """
-    going = (rows != PADDING) & ~model.ending[model.common(rows.long())]
-    first = (going * torch.arange(1, rows.shape[1] + 1, device=rows.device)).amax(1)
-    ends = first.bincount(weights, minlength=rows.shape[1] + 1).double()
-    return ends[:-1], ends.flip(0).cumsum(0).flip(0)[:-1]
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
     """Run the command with everything small; returns its exit code."""
     job.CHECKPOINT_SECONDS = float(os.environ.get("LOOKALIKE_TEST_CHECKPOINT_SECONDS", "0"))  # type: ignore[assignment]
     tracking.SECONDS = 0.2  # type: ignore[assignment]
-    net_fit.STEPS, warmup.STEPS_ALONE, mixture.EM_STEPS, calibration.CALIBRATION_ROWS = 30, 1, 5, 500
+    net_fit.STEPS, warmup.STEPS_ALONE, mixture.EM_STEPS, calibration.ROWS = 30, 1, 5, 500
     judges.FOLDS = 2  # type: ignore[assignment]
     job.Game._on_tick = hold  # type: ignore[method-assign]
     return main(arguments)

@@ -41,7 +41,7 @@ assert psutil.Process().num_threads() == alone
 
 TEXTS = """
 import json, torch
-from train import distributed, text_game, text_warmup
+from train import distributed, text_calibration, text_counts, text_game, text_warmup
 from train.config import Config
 from train.generator import LabelledRows
 
@@ -50,7 +50,7 @@ with distributed.session(Config(device="cpu", codec="tokens")):
     torch.manual_seed(0)
     rows = torch.randint(3, 60, (333, 12))  # so that the last batch of a pass cannot be shared equally
     rows[:, 11], labels = 1, rows[:, 0] % 2
-    generator = text_warmup.new_generator(
+    generator = text_counts.new_generator(
         rows, vocabulary=60, head=40, embedding=8, hidden=16, labels=labels, classes=2, candidates=4
     )
     learned = LabelledRows(codes=rows, labels=labels)
@@ -60,7 +60,7 @@ with distributed.session(Config(device="cpu", codec="tokens")):
         start.run(600, lambda: True)
         losses.append(text_warmup.mean_loss(start.model, start.validation))
     assert start.step == 50
-    text_warmup.calibrate(generator, rows, seed=1)
+    text_calibration.calibrate(generator, rows, seed=1)
     losses += generator.model.bias.tolist() + generator.model.ending_shift.tolist()
     game = text_game.TextState(generator)
     for seed in range(2):

@@ -84,7 +84,7 @@ def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(job, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(net_fit, "STEPS", 30)
-    monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 500)
+    monkeypatch.setattr(calibration, "ROWS", 500)
 
 
 def last_good() -> str:

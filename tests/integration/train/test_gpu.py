@@ -22,8 +22,8 @@ from train import (
     net_fit,
     rundir,
     ship,
+    text_calibration,
     text_metrics,
-    text_warmup,
     tracking,
 )
 from train.__main__ import main
@@ -47,8 +47,8 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "SECONDS", 0.2)
     monkeypatch.setattr(mixture, "EM_STEPS", 5)
     monkeypatch.setattr(net_fit, "STEPS", 30)
-    for module in (calibration, text_warmup):
-        monkeypatch.setattr(module, "CALIBRATION_ROWS", 200)
+    for module in (calibration, text_calibration):
+        monkeypatch.setattr(module, "ROWS", 200)
     monkeypatch.setattr(text_metrics, "CONV_EPOCHS", 1)
     monkeypatch.setattr(evidence, "TEMPERATURES", (1.0,))
     monkeypatch.setattr(kinds, "embedder", lambda: None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train import artifact, rundir, text_metrics, text_warmup
+from train import artifact, rundir, text_calibration, text_metrics
 from train.__main__ import main
 
 SUBJECTS, VERBS, ENDS = ("the film", "a story", "this plot"), ("is", "was", "seems"), ("dull", "fine", "long", "odd")
@@ -18,7 +18,7 @@ OPTIONS = ["--text-hidden", "16", "--candidates", "4", "--gate", "none", "--devi
 def _quick() -> Iterator[None]:
     """Draw few texts to calibrate, and judge briefly: the sentences are simple."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_warmup, "CALIBRATION_ROWS", 400)
+        patch.setattr(text_calibration, "ROWS", 400)
         patch.setattr(text_metrics, "CONV_EPOCHS", 1)
         yield
 

@@ -1,16 +1,21 @@
-"""Shared by several modules: rows of 0/1 in three sets (synthetic, held-out, training), evidence of some, and a run."""
+"""Shared by several modules: rows of 0/1 in three sets (synthetic, held-out, training), evidence of some, a run, and a
+generator of texts."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from train import artifact, builtin, evidence
+from tests.grammar import VOCABULARY, grammar
+from train import artifact, builtin, evidence, text_warmup
 from train.bits import Bits
 from train.codec import BitsCodec
 from train.evidence import Evidence
 from train.nade import NadeGenerator
+from train.text_counts import new_generator
+from train.text_generator import TokenGenerator
 
 Sets = tuple[Bits, Bits, Bits]
 DATA: dict[str, Callable[[], Bits]] = {
@@ -49,3 +54,19 @@ def run(tmp_path: Path) -> Path:
     generator = NadeGenerator(length=6, hidden=3, nets=2, classes=2)
     artifact.save(tmp_path / "artifact", generator, BitsCodec("abcdef"), {})
     return tmp_path
+
+
+@pytest.fixture
+def generator() -> TokenGenerator:
+    """A text generator of the toy grammar, with n-grams and an untrained net."""
+    torch.manual_seed(0)
+    rows = grammar(50)
+    made = new_generator(rows, vocabulary=VOCABULARY, head=VOCABULARY, embedding=8, hidden=16, candidates=3)
+    return made.double().eval()
+
+
+@pytest.fixture
+def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The net learns fast, without dropout."""
+    for name, value in {"DROPOUT": 0.0, "WORD_DROPOUT": 0.0, "LEARNING_RATE": 1e-2, "PATIENCE": 100}.items():
+        monkeypatch.setattr(text_warmup, name, value)

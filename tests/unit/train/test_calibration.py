@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.drawn import coins
-from train import builtin, calibration, generator, kinds, text_warmup
+from train import builtin, calibration, generator, kinds, text_calibration
 from train.constraints import satisfied_by
 from train.nade import NadeGenerator
 
@@ -61,7 +61,7 @@ def test_calibration_brings_the_wanted_means_to_long_rows_too() -> None:
 
 
 def test_the_rounds_of_calibration_average_out_the_scatter_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 400)
+    monkeypatch.setattr(calibration, "ROWS", 400)
     torch.manual_seed(0)
     made = NadeGenerator(length=60, hidden=4, nets=1, classes=1)
     torch.nn.init.normal_(made.direct, std=0.5)
@@ -105,6 +105,6 @@ def test_violations_that_fresh_rows_would_have_as_often_are_left_alone(monkeypat
 
 
 def test_rows_that_calibrate_are_not_judged() -> None:
-    for each in (calibration, text_warmup):
-        first = each.CALIBRATION_SEED
-        assert kinds.EVALUATION_SEED not in range(first, first + each.CALIBRATION_ROUNDS)
+    for each in (calibration, text_calibration):
+        first = each.SEED
+        assert kinds.EVALUATION_SEED not in range(first, first + each.ROUNDS)

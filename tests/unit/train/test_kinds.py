@@ -21,16 +21,16 @@ from train import (
     kinds,
     loop,
     metrics,
+    text_calibration,
     text_game,
-    text_warmup,
 )
 from train.codec import UNKNOWN, TokensCodec
 from train.config import resolve
 from train.generator import LabelledRows, sample_labelled
 from train.nade import NadeGenerator
 from train.prepare import Prepared, prepare, resolved
+from train.text_counts import new_generator
 from train.text_generator import TokenGenerator
-from train.text_warmup import new_generator
 from train.warmup import WarmStart
 
 
@@ -278,7 +278,7 @@ def test_what_learns_of_texts_is_given_no_held_out_text(tmp_path: Path) -> None:
     state = kind.new_state(made)
     (_, shown, _), _ = asked(text_game, "play", lambda: kind.play(state, lambda tick: False, lambda: False))
     assert torch.equal(shown.codes, found.train.long())
-    (_, counted), _ = asked(text_warmup, "recount", lambda: kind.complete(made, made))
+    (_, counted), _ = asked(text_calibration, "recount", lambda: kind.complete(made, made))
     assert torch.equal(counted, known)
     found, kind = text_job(tmp_path, baselines="fast")
     (counted, _), _ = asked(kinds, "fit_ngrams", lambda: judged(kind, made))
@@ -296,7 +296,7 @@ def test_validation_texts_are_counted_in_as_each_generator_draws(
     def recount(generator: TokenGenerator, _: torch.Tensor, *, chosen: bool = True) -> None:
         recounted.append((generator, chosen))
 
-    monkeypatch.setattr(text_warmup, "recount", recount)
+    monkeypatch.setattr(text_calibration, "recount", recount)
     kind.complete(made, warm)
     assert [chosen for _, chosen in recounted] == [True, False]
     assert [generator for generator, _ in recounted] == [made, warm]

@@ -6,8 +6,8 @@ import torch
 from train import cpus, text_draws, text_generator
 from train.codec import END, UNKNOWN
 from train.generator import LabelledRows, draw_noise, generate, sample_labelled
+from train.text_counts import new_generator
 from train.text_generator import TokenGenerator
-from train.text_warmup import new_generator
 
 ROWS = torch.tensor([[3, 6, 7, 1, 0, 0], [4, 6, 6, 8, 1, 0], [5, 6, 6, 6, 9, 1]]).repeat(40, 1)
 

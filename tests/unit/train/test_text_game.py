@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from train import text_draws, text_game, text_generator
+from train import scorer, text_draws, text_game
 from train.config import resolve
 from train.game import NonFiniteError, Tick
 from train.generator import LabelledRows, draw_noise, generate_labelled
+from train.text_calibration import ROUNDS, calibrate
+from train.text_counts import new_generator
 from train.text_game import TextState
 from train.text_generator import TokenGenerator
-from train.text_warmup import CALIBRATION_ROUNDS, calibrate, new_generator
 
 ROWS = torch.tensor([[3, 6, 7, 1, 0, 0], [4, 6, 6, 8, 1, 0], [5, 6, 6, 6, 9, 1]]).repeat(40, 1)
 REAL = LabelledRows(codes=ROWS)
@@ -55,7 +56,7 @@ def test_choosing_brings_the_words_of_the_class(monkeypatch: pytest.MonkeyPatch)
     torch.manual_seed(0)
     monkeypatch.setattr(text_game, "LINEAR_RATE", 0.1)  # there are only 16 updates
     made = new_generator(ROWS, vocabulary=12, head=12, embedding=8, hidden=16, labels=labels, classes=2, candidates=16)
-    for seed in range(CALIBRATION_ROUNDS):  # as before a real game: the texts are as long as the rows
+    for seed in range(ROUNDS):  # as before a real game: the texts are as long as the rows
         calibrate(made, ROWS, seed)
     before = share_of_its_own(made)
     assert play(TextState(made), rows=LabelledRows(codes=ROWS, labels=labels))[0] == "epochs"
@@ -111,7 +112,7 @@ class Scores(torch.nn.Module):
     """The score is the first token's number."""
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        assert len(codes) <= text_generator.SCORED_ROWS  # so that memory does not grow with the rows
+        assert len(codes) <= scorer.SCORED_ROWS  # so that memory does not grow with the rows
         return codes[:, 0].float()
 
 

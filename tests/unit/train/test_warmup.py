@@ -128,7 +128,7 @@ def test_tiny_and_degenerate_sets_end_in_a_sane_generator(rows: int) -> None:
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(net_fit, "STEPS", 60)
     monkeypatch.setattr(mixture, "EM_STEPS", 3)
-    monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 100)
+    monkeypatch.setattr(calibration, "ROWS", 100)
 
 
 def every(steps: int) -> Callable[[], bool]:
@@ -193,7 +193,7 @@ def test_a_finished_warm_start_comes_back_finished() -> None:
 
 def test_the_seconds_of_all_sessions_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock advances a second with each reading, so time is up long before the last step."""
-    monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 100)
+    monkeypatch.setattr(calibration, "ROWS", 100)
     ticks = iter(range(10**9))
     monkeypatch.setattr(warmup.time, "monotonic", lambda: float(next(ticks)))
     phase, seconds, sessions = WarmStart(CHAIN[:200], hidden=4, folds=2), 0.0, 0
@@ -219,7 +219,7 @@ def test_progress_only_grows_and_ends_at_one() -> None:
 
 def test_classes_are_chosen_by_rows_that_the_first_nets_have_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(net_fit, "STEPS", 30)
-    monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 100)
+    monkeypatch.setattr(calibration, "ROWS", 100)
     shown: dict[str, list[torch.Tensor]] = {}
 
     def spied(module: ModuleType, name: str) -> Any:
@@ -242,7 +242,7 @@ def test_classes_are_chosen_by_rows_that_the_first_nets_have_not_seen(monkeypatc
 
 
 def test_nets_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 100)
+    monkeypatch.setattr(calibration, "ROWS", 100)
     monkeypatch.setattr(warmup, "affordable_folds", lambda *_: 2)
     seconds, descend, fit_mixture = [0.0], net_fit.descend, warmup.fit_mixture
 
